@@ -1,0 +1,2 @@
+//! The shipped fleet.
+fn main() {}

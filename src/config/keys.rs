@@ -1,0 +1,140 @@
+//! The table of every setting: the one place that knows its name, default and what is allowed.
+
+/// One setting as an operator sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Key {
+    /// Dotted path, as in the file: `workers.count`. A `*` stands for a name of the operator's choice.
+    pub path: &'static str,
+    /// Value when nobody sets it; empty when there is none.
+    pub default: &'static str,
+    /// What may be given, for error messages and the printed reference.
+    pub allowed: &'static str,
+    /// One line of what it does.
+    pub about: &'static str,
+}
+
+const fn key(path: &'static str, default: &'static str, allowed: &'static str, about: &'static str) -> Key {
+    Key { path, default, allowed, about }
+}
+
+const DURATION: &str = "a duration such as 250ms, 3s, 5m or 24h";
+const ADDRESSES: &str = "addresses such as 0.0.0.0:3000 or [::]:3000, separated by commas";
+const SIZE: &str = "a size in bytes such as 65536, 64KiB or 2MiB";
+
+/// Every setting there is; an unknown name is an error.
+pub const KEYS: &[Key] = &[
+    key("listen", "0.0.0.0:3000", ADDRESSES, "public addresses"),
+    key("admin.listen", "127.0.0.1:3001", "one address such as 127.0.0.1:3001", "operators' address"),
+    key("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
+    key("workers.boot_timeout", "30s", DURATION, "longest time until a new worker is READY"),
+    key("drain.grace", "0s", DURATION, "keep accepting this long after readiness has failed"),
+    key("drain.idle", "500ms", DURATION, "keep idle connections this long, for requests under way"),
+    key("drain.timeout", "30s", DURATION, "longest drain; what still runs then is cut and logged"),
+    key(
+        "redis.url",
+        "",
+        "redis://host:port/db, rediss://… or unix:///path",
+        "the shared Redis; none: a private one",
+    ),
+    key("redis.prefix", "regatta", "1 to 64 letters, digits, - _ . or :", "first part of every key"),
+    key("redis.mode", "auto", "auto, fcall or evalsha", "how server-side code is called"),
+    key("redis.command_timeout", "25ms", DURATION, "longest wait for one reply of Redis"),
+    key("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),
+    key(
+        "session.secrets",
+        "",
+        "keys of at least 32 bytes, separated by commas",
+        "cookie signing keys; the first signs",
+    ),
+    key("session.idle", "24h", DURATION, "an unused session is gone after this"),
+    key("session.absolute", "30d", DURATION, "any session is gone after this"),
+    key("session.secure", "auto", "auto, always or never", "whether the cookie is sent over TLS only"),
+    key("limits.*.per", "client", "client, session, route or global", "whose requests are counted together"),
+    key("limits.*.rate", "", "requests per time such as 100/s, 600/min or 5000/h", "sustained rate"),
+    key(
+        "limits.*.burst",
+        "",
+        "a number from 1 to 1000000",
+        "requests at once; twice the rate per second if unset",
+    ),
+    key(
+        "limits.*.routes",
+        "",
+        "path prefixes such as /login, separated by commas",
+        "where the policy applies; none: everywhere",
+    ),
+    key(
+        "proxy.trusted",
+        "127.0.0.0/8, ::1/128",
+        "networks such as 10.0.0.0/8, separated by commas",
+        "trusted proxies",
+    ),
+    key("proxy.header", "x-forwarded-for", "x-forwarded-for or forwarded", "the header a trusted proxy sets"),
+    key("http.header_timeout", "10s", DURATION, "a request's header must be complete by then"),
+    key("http.body_timeout", "30s", DURATION, "longest pause within a request's body"),
+    key("http.keep_alive", "75s", DURATION, "an idle connection is closed after this"),
+    key("http.header_limit", "64KiB", SIZE, "largest request header"),
+    key("http.body_limit", "2MiB", SIZE, "largest request body"),
+    key("http.connections", "16384", "a number from 1 to 1000000", "open connections per worker"),
+    key("run_dir", "", "a folder", "lock and control socket"),
+    key("data_dir", "", "a folder", "the private Redis's data"),
+    key("log.format", "auto", "auto, pretty or json", "form of log lines"),
+    key("log.level", "info", "tracing directives such as info or regatta=debug", "what is logged"),
+];
+
+/// The entry for a dotted path, matching `*` against one part.
+pub fn find(path: &str) -> Option<&'static Key> {
+    KEYS.iter().find(|key| matches(key.path, path))
+}
+
+fn matches(pattern: &str, path: &str) -> bool {
+    let mut wanted = pattern.split('.');
+    let mut given = path.split('.');
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return true,
+            (Some("*"), Some(name)) if !name.is_empty() => {}
+            (Some(want), Some(name)) if want == name => {}
+            _ => return false,
+        }
+    }
+}
+
+/// The known path that looks most like a mistyped one, if any is close.
+pub fn nearest(path: &str) -> Option<&'static str> {
+    let distances = KEYS.iter().map(|key| (distance(key.path, path), key.path));
+    distances.min().filter(|(far, known)| *far <= 1 + known.len() / 4).map(|(_, known)| known)
+}
+
+/// Levenshtein's edit distance, one row at a time.
+fn distance(left: &str, right: &str) -> usize {
+    let mut row: Vec<usize> = (0..=right.len()).collect();
+    for (i, a) in left.bytes().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, b) in right.bytes().enumerate() {
+            let substituted = diagonal + usize::from(a != b);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row[right.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_limits_are_free() {
+        assert!(find("limits.login.rate").is_some());
+        assert!(find("limits.rate").is_none());
+        assert!(find("workers.count.x").is_none());
+    }
+
+    #[test]
+    fn a_slip_is_recognised_and_nonsense_is_not() {
+        assert_eq!(nearest("workers.cuont"), Some("workers.count"));
+        assert_eq!(nearest("completely.else"), None);
+    }
+}

@@ -1,0 +1,285 @@
+//! The sources of settings laid over each other; each value remembers where it came from.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use config::FileFormat;
+use config::Source;
+use config::Value;
+use config::ValueKind;
+
+use crate::config::Error;
+use crate::config::Origin;
+use crate::config::keys;
+use crate::config::keys::KEYS;
+use crate::config::parse::Reason;
+
+/// File read when none is named, if it is there.
+const DEFAULT_FILE: &str = "regatta.toml";
+
+/// Conventional variables and the settings they stand for; the `REGATTA_` form of the same setting wins.
+const CONVENTIONAL: &[(&str, &str)] =
+    &[("REDIS_URL", "redis.url"), ("WEB_CONCURRENCY", "workers.count"), ("RUST_LOG", "log.level")];
+
+/// Everything outside the program that decides its configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Inputs {
+    /// The environment.
+    pub environment: BTreeMap<String, String>,
+    /// The file named on the command line; `None`: `regatta.toml` if it exists.
+    pub file: Option<PathBuf>,
+    /// Flags as (setting, value, the flag as typed).
+    pub flags: Vec<(String, String, String)>,
+    /// The working folder.
+    pub folder: PathBuf,
+}
+
+impl Inputs {
+    /// The environment and working folder of this process, without file or flags.
+    pub fn of_process() -> Self {
+        let readable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
+            Some((name.into_string().ok()?, value.into_string().ok()?))
+        };
+        Self {
+            environment: std::env::vars_os().filter_map(readable).collect(),
+            folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+            ..Self::default()
+        }
+    }
+
+    /// `$XDG_RUNTIME_DIR/regatta`, else `/run/regatta` for root, else `.regatta` here.
+    pub(super) fn default_run_dir(&self) -> PathBuf {
+        match self.environment.get("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+            Some(dir) => Path::new(dir).join("regatta"),
+            None if is_root() => PathBuf::from("/run/regatta"),
+            None => self.folder.join(".regatta"),
+        }
+    }
+
+    /// systemd's `$STATE_DIRECTORY`, else `.regatta` here: what must outlive a reboot is not kept in `/run`.
+    pub(super) fn default_data_dir(&self) -> PathBuf {
+        match self.environment.get("STATE_DIRECTORY").filter(|dir| !dir.is_empty()) {
+            Some(dirs) => PathBuf::from(dirs.split(':').next().unwrap_or(dirs)),
+            None => self.folder.join(".regatta"),
+        }
+    }
+}
+
+/// Whether this process is root's: `/proc/self` belongs to the effective user, proc(5).
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+struct Given {
+    items: Vec<String>,
+    origin: Origin,
+}
+
+impl Given {
+    fn text(&self) -> String {
+        self.items.join(", ")
+    }
+}
+
+/// All sources, the stronger over the weaker.
+pub(super) struct Layers {
+    given: BTreeMap<String, Given>,
+}
+
+impl Layers {
+    pub(super) fn collect(inputs: &Inputs) -> Result<Self, Error> {
+        let mut layers = Self { given: BTreeMap::new() };
+        layers.defaults();
+        layers.file(inputs)?;
+        layers.environment(&inputs.environment)?;
+        for (key, value, flag) in &inputs.flags {
+            layers.put(key.clone(), vec![value.clone()], Origin::Flag(flag.clone()))?;
+        }
+        Ok(layers)
+    }
+
+    fn defaults(&mut self) {
+        for key in KEYS.iter().filter(|key| !key.default.is_empty() && !key.path.contains('*')) {
+            let given = Given { items: vec![key.default.to_owned()], origin: Origin::Default };
+            self.given.insert(key.path.to_owned(), given);
+        }
+        // Generous: it is there to stop a runaway client, not to shape traffic.
+        let policy = [("limits.default.rate", "1000/s"), ("limits.default.burst", "2000")];
+        for (path, value) in policy {
+            self.given.insert(path.into(), Given { items: vec![value.into()], origin: Origin::Default });
+        }
+    }
+
+    fn file(&mut self, inputs: &Inputs) -> Result<(), Error> {
+        let path = match &inputs.file {
+            Some(path) => inputs.folder.join(path),
+            None => match inputs.folder.join(DEFAULT_FILE) {
+                path if path.exists() => path,
+                _ => return Ok(()),
+            },
+        };
+        let failed = |reason: String| Error::File { path: path.clone(), reason };
+        let text = std::fs::read_to_string(&path).map_err(|source| failed(source.to_string()))?;
+        let source = config::File::from_str(&text, FileFormat::Toml);
+        let values =
+            source.collect().map_err(|source| failed(source.to_string().trim().replace('\n', " ")))?;
+        if let Some(limits) = values.get("limits") {
+            self.forget_default_burst(limits);
+        }
+        let mut flat = Vec::new();
+        for (key, value) in values {
+            flatten(key, value, &mut flat);
+        }
+        flat.into_iter().try_for_each(|(key, items)| self.put(key, items, Origin::File(path.clone())))
+    }
+
+    /// A file that sets its own default rate gets a burst that fits it, not the built-in one.
+    fn forget_default_burst(&mut self, limits: &Value) {
+        let ValueKind::Table(limits) = &limits.kind else { return };
+        if limits.get("default").is_some() {
+            self.given.remove("limits.default.burst");
+        }
+    }
+
+    fn environment(&mut self, environment: &BTreeMap<String, String>) -> Result<(), Error> {
+        let origin = |name: &str| Origin::Environment(name.to_owned());
+        if let Some(port) = environment.get("PORT") {
+            self.put("listen".into(), vec![format!("0.0.0.0:{port}")], origin("PORT"))?;
+        }
+        for (name, path) in CONVENTIONAL {
+            if let Some(value) = environment.get(*name).filter(|value| !value.is_empty()) {
+                self.put((*path).to_owned(), vec![value.clone()], origin(name))?;
+            }
+        }
+        let own: BTreeMap<_, _> = environment
+            .iter()
+            .filter(|(name, value)| name.starts_with("REGATTA_") && !is_injected(name, value))
+            .collect();
+        if own.contains_key(&"REGATTA_LIMITS__DEFAULT__RATE".to_owned()) {
+            self.given.remove("limits.default.burst");
+        }
+        for (name, value) in own {
+            let path = name["REGATTA_".len()..].to_ascii_lowercase().replace("__", ".");
+            self.put(path, vec![value.clone()], origin(name))?;
+        }
+        Ok(())
+    }
+
+    fn put(&mut self, path: String, items: Vec<String>, origin: Origin) -> Result<(), Error> {
+        if keys::find(&path).is_none() {
+            let hint = keys::nearest(&path);
+            return Err(Error::Unknown { key: path, origin, hint });
+        }
+        self.given.insert(path, Given { items, origin });
+        Ok(())
+    }
+
+    /// A value that always has one, be it the default.
+    pub(super) fn one<T>(&self, path: &str, parse: impl Fn(&str) -> Result<T, Reason>) -> Result<T, Error> {
+        match self.optional(path, parse)? {
+            Some(value) => Ok(value),
+            None => Err(Error::Missing { key: path.into(), reason: "it has no default".into() }),
+        }
+    }
+
+    /// A value that may be missing.
+    pub(super) fn optional<T>(
+        &self,
+        path: &str,
+        parse: impl Fn(&str) -> Result<T, Reason>,
+    ) -> Result<Option<T>, Error> {
+        let Some(given) = self.given.get(path) else { return Ok(None) };
+        let value = match given.items.as_slice() {
+            [only] => parse(only.trim()),
+            _ => Err("one value is wanted, not several".into()),
+        };
+        value.map(Some).map_err(|reason| self.refuse(path, given, reason))
+    }
+
+    /// Several values: a list in the file, or one text separated by commas.
+    pub(super) fn list<T: Default>(
+        &self,
+        path: &str,
+        parse: impl Fn(&[String]) -> Result<T, Reason>,
+    ) -> Result<T, Error> {
+        let Some(given) = self.given.get(path) else { return Ok(T::default()) };
+        let split = |item: &String| item.split(',').map(|part| part.trim().to_owned()).collect::<Vec<_>>();
+        let items: Vec<String> = given.items.iter().flat_map(split).filter(|item| !item.is_empty()).collect();
+        parse(&items).map_err(|reason| self.refuse(path, given, reason))
+    }
+
+    /// The names an operator chose below `section`, sorted.
+    pub(super) fn names(&self, section: &str) -> BTreeSet<String> {
+        let below = |path: &String| {
+            let rest = path.strip_prefix(section)?.strip_prefix('.')?;
+            rest.split_once('.').map(|(name, _)| name.to_owned())
+        };
+        self.given.keys().filter_map(below).collect()
+    }
+
+    /// Checks a name an operator chose below `section`.
+    pub(super) fn check_name(
+        &self,
+        section: &str,
+        name: &str,
+        parse: impl Fn(&str) -> Result<String, Reason>,
+    ) -> Result<(), Error> {
+        let Err(reason) = parse(name) else { return Ok(()) };
+        let key = format!("{section}.{name}");
+        let first = self.given.iter().find(|(path, _)| path.starts_with(&key));
+        let origin = first.map_or(Origin::Default, |(_, given)| given.origin.clone());
+        let allowed = "names of 1 to 32 letters, digits, - or _";
+        Err(Error::Value { key, value: name.into(), origin, reason, allowed })
+    }
+
+    /// An error about `path` that another value causes.
+    pub(super) fn contradiction(&self, path: &str, reason: String) -> Error {
+        let given = self.given.get(path);
+        Error::Contradiction {
+            key: path.into(),
+            value: given.map(Given::text).unwrap_or_default(),
+            origin: given.map_or(Origin::Default, |given| given.origin.clone()),
+            reason,
+        }
+    }
+
+    fn refuse(&self, path: &str, given: &Given, reason: Reason) -> Error {
+        let key = keys::find(path);
+        let value = match path {
+            "session.secrets" => "***".to_owned(),
+            "redis.url" => without_password(&given.text()),
+            _ => given.text(),
+        };
+        let allowed = key.map_or("", |key| key.allowed);
+        Error::Value { key: path.into(), value, origin: given.origin.clone(), reason, allowed }
+    }
+}
+
+/// What stands between `:` and `@` is nobody's business in a log, even in a URL that does not parse.
+fn without_password(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}***{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
+    }
+}
+
+/// Variables that Docker links and Kubernetes services named `regatta` put into every container.
+fn is_injected(name: &str, value: &str) -> bool {
+    let rest = &name["REGATTA_".len()..];
+    rest.starts_with("SERVICE_") || rest.starts_with("PORT_") || (rest == "PORT" && value.contains("://"))
+}
+
+fn flatten(path: String, value: Value, flat: &mut Vec<(String, Vec<String>)>) {
+    match value.kind {
+        ValueKind::Table(table) => {
+            for (name, value) in table {
+                flatten(format!("{path}.{name}"), value, flat);
+            }
+        }
+        ValueKind::Array(items) => flat.push((path, items.iter().map(ToString::to_string).collect())),
+        _ => flat.push((path, vec![value.to_string()])),
+    }
+}

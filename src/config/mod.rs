@@ -1,0 +1,304 @@
+//! Configuration: flags over environment over file over defaults, checked before anything starts.
+//!
+//! Guarantees that every value is within its bounds and that an error names key, value, source and what is allowed.
+//! It is the only room that reads the environment, and it builds nothing.
+
+pub mod keys;
+mod layers;
+mod parse;
+pub mod schema;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+pub use layers::Inputs;
+use layers::Layers;
+use parse::Reason;
+use schema::Admin;
+use schema::Config;
+use schema::Drain;
+use schema::Http;
+use schema::Limit;
+use schema::Log;
+use schema::Proxy;
+use schema::Redis;
+use schema::Session;
+use schema::Workers;
+
+/// What is wrong with the configuration, in one sentence.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A file cannot be read or is not TOML.
+    #[error("cannot read the configuration file {}: {reason}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// Why, in the reader's words.
+        reason: String,
+    },
+    /// There is no such setting.
+    #[error("unknown setting {key} from {origin}{}", hint.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
+    Unknown {
+        /// The name as given.
+        key: String,
+        /// Where it was given.
+        origin: Origin,
+        /// The known name that looks most like it.
+        hint: Option<&'static str>,
+    },
+    /// A value is not allowed.
+    #[error("{key} is {value:?} (from {origin}), but {reason}; allowed: {allowed}")]
+    Value {
+        /// Dotted path of the setting.
+        key: String,
+        /// The value as given; hidden for secrets.
+        value: String,
+        /// Where it was given.
+        origin: Origin,
+        /// What is wrong with it.
+        reason: String,
+        /// What may be given.
+        allowed: &'static str,
+    },
+    /// Two values contradict each other.
+    #[error("{key} is {value} (from {origin}), but {reason}")]
+    Contradiction {
+        /// The setting to change.
+        key: String,
+        /// Its value.
+        value: String,
+        /// Where it was given.
+        origin: Origin,
+        /// What it contradicts.
+        reason: String,
+    },
+    /// A needed value is missing.
+    #[error("{key} is missing: {reason}")]
+    Missing {
+        /// Dotted path of the setting.
+        key: String,
+        /// What needs it.
+        reason: String,
+    },
+}
+
+/// Where a value was given.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// Nobody gave it.
+    Default,
+    /// The configuration file.
+    File(PathBuf),
+    /// An environment variable.
+    Environment(String),
+    /// The command line.
+    Flag(String),
+}
+
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Default => f.write_str("the defaults"),
+            Self::File(path) => write!(f, "the file {}", path.display()),
+            Self::Environment(name) => write!(f, "the environment variable {name}"),
+            Self::Flag(name) => write!(f, "the flag {name}"),
+        }
+    }
+}
+
+/// Reads every source and checks every value.
+///
+/// # Errors
+/// The first mistake found; nothing has been started or bound by then.
+pub fn load(inputs: &Inputs) -> Result<Config, Error> {
+    let layers = Layers::collect(inputs)?;
+    let config = Config {
+        listen: layers.list("listen", parse::addresses)?,
+        admin: Admin { listen: layers.one("admin.listen", parse::address)? },
+        workers: Workers {
+            count: layers.one("workers.count", parse::count)?,
+            boot_timeout: layers.one("workers.boot_timeout", parse::positive_duration)?,
+        },
+        drain: drain(&layers)?,
+        redis: Redis {
+            url: layers.optional("redis.url", parse::redis_url)?,
+            prefix: layers.one("redis.prefix", parse::prefix)?,
+            mode: layers.one("redis.mode", parse::mode)?,
+            command_timeout: layers.one("redis.command_timeout", parse::positive_duration)?,
+        },
+        session: session(&layers)?,
+        limits: layers
+            .names("limits")
+            .into_iter()
+            .map(|name| limit(&layers, name))
+            .collect::<Result<_, _>>()?,
+        proxy: Proxy {
+            trusted: layers.list("proxy.trusted", parse::networks)?,
+            header: layers.one("proxy.header", parse::forward_header)?,
+        },
+        http: http(&layers)?,
+        run_dir: layers.optional("run_dir", folder)?.unwrap_or_else(|| inputs.default_run_dir()),
+        data_dir: layers.optional("data_dir", folder)?.unwrap_or_else(|| inputs.default_data_dir()),
+        log: Log {
+            format: layers.one("log.format", parse::log_format)?,
+            level: layers.one("log.level", |text| Ok(text.to_owned()))?,
+        },
+    };
+    agree(&layers, &config)?;
+    Ok(config)
+}
+
+fn folder(text: &str) -> Result<PathBuf, Reason> {
+    if text.is_empty() { Err("it is empty".into()) } else { Ok(PathBuf::from(text)) }
+}
+
+fn drain(layers: &Layers) -> Result<Drain, Error> {
+    Ok(Drain {
+        grace: layers.one("drain.grace", parse::duration)?,
+        idle: layers.one("drain.idle", parse::duration)?,
+        timeout: layers.one("drain.timeout", parse::positive_duration)?,
+    })
+}
+
+fn session(layers: &Layers) -> Result<Session, Error> {
+    Ok(Session {
+        cookie: layers.one("session.cookie", parse::cookie_name)?,
+        secrets: layers.list("session.secrets", parse::secrets)?,
+        idle: layers.one("session.idle", parse::positive_duration)?,
+        absolute: layers.one("session.absolute", parse::positive_duration)?,
+        secure: layers.one("session.secure", parse::secure)?,
+    })
+}
+
+fn http(layers: &Layers) -> Result<Http, Error> {
+    let connections = layers.one("http.connections", |text| parse::number(text, 1_000_000))?;
+    Ok(Http {
+        header_timeout: layers.one("http.header_timeout", parse::positive_duration)?,
+        body_timeout: layers.one("http.body_timeout", parse::positive_duration)?,
+        keep_alive: layers.one("http.keep_alive", parse::positive_duration)?,
+        header_limit: layers.one("http.header_limit", parse::size)?,
+        body_limit: layers.one("http.body_limit", parse::size)?,
+        connections: usize::try_from(connections).unwrap_or(usize::MAX),
+    })
+}
+
+fn limit(layers: &Layers, name: String) -> Result<(String, Limit), Error> {
+    let path = |field: &str| format!("limits.{name}.{field}");
+    layers.check_name("limits", &name, parse::policy_name)?;
+    let Some(rate) = layers.optional(&path("rate"), parse::rate)? else {
+        return Err(Error::Missing {
+            key: path("rate"),
+            reason: format!("the policy {name} needs a rate such as 100/s"),
+        });
+    };
+    let twice = (2 * rate.count / rate.period.as_secs()).max(1);
+    let limit = Limit {
+        per: layers.optional(&path("per"), parse::per)?.unwrap_or(schema::Per::Client),
+        rate,
+        burst: layers.optional(&path("burst"), |text| parse::number(text, 1_000_000))?.unwrap_or(twice),
+        routes: layers.list(&path("routes"), parse::routes)?,
+    };
+    Ok((name, limit))
+}
+
+/// What no single value can be blamed for.
+fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
+    let shared = config.listen.iter().find(|public| {
+        let admin = config.admin.listen;
+        let same_host =
+            public.ip() == admin.ip() || public.ip().is_unspecified() || admin.ip().is_unspecified();
+        admin.port() != 0 && public.port() == admin.port() && same_host
+    });
+    if let Some(public) = shared {
+        let reason = format!("listen has the same port ({public}); give the operators one of their own");
+        return Err(layers.contradiction("admin.listen", reason));
+    }
+    if config.session.idle > config.session.absolute {
+        return Err(layers.contradiction("session.idle", "session.absolute is shorter".into()));
+    }
+    if config.session.idle < Duration::from_secs(1) {
+        return Err(layers.contradiction("session.idle", "sessions live at least 1s".into()));
+    }
+    if config.drain.grace + config.drain.idle > config.drain.timeout {
+        return Err(
+            layers.contradiction("drain.timeout", "drain.grace and drain.idle together are longer".into())
+        );
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(env: &[(&str, &str)], file: Option<&str>) -> Result<Config, Error> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("regatta.toml");
+        if let Some(text) = file {
+            std::fs::write(&path, text).unwrap();
+        }
+        let environment = env.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        load(&Inputs {
+            environment,
+            file: file.map(|_| path),
+            flags: Vec::new(),
+            folder: folder.path().into(),
+        })
+    }
+
+    fn message(env: &[(&str, &str)], file: Option<&str>) -> String {
+        with(env, file).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn defaults_stand_alone() {
+        let config = with(&[], None).unwrap();
+        assert_eq!(config.listen, ["0.0.0.0:3000".parse().unwrap()]);
+        assert_eq!(config.limits["default"].burst, 2000);
+        assert!(config.redis.url.is_none());
+    }
+
+    #[test]
+    fn flags_beat_environment_beats_file() {
+        let file = Some("[workers]\ncount = 3\n[drain]\ngrace = \"1s\"");
+        let config = with(&[("WEB_CONCURRENCY", "5")], file).unwrap();
+        assert_eq!(config.workers.count, schema::Count::Fixed(5));
+        assert_eq!(config.drain.grace, Duration::from_secs(1));
+        let both = [("WEB_CONCURRENCY", "5"), ("REGATTA_WORKERS__COUNT", "7")];
+        assert_eq!(with(&both, file).unwrap().workers.count, schema::Count::Fixed(7));
+    }
+
+    #[test]
+    fn mistakes_name_key_value_source_and_what_is_allowed() {
+        let text = message(&[("WEB_CONCURRENCY", "0")], None);
+        for part in ["workers.count", "\"0\"", "WEB_CONCURRENCY", "1 to 1024"] {
+            assert!(text.contains(part), "{text}");
+        }
+        let text = message(&[], Some("[workers]\ncuont = 3"));
+        assert!(text.contains("workers.cuont") && text.contains("did you mean workers.count?"), "{text}");
+        let text = message(&[("REGATTA_LIMITS__X__BURST", "3")], None);
+        assert!(text.contains("limits.x.rate is missing"), "{text}");
+        assert!(message(&[("REGATTA_SESSION__SECRETS", "short")], None).contains("5 bytes"));
+        assert!(!message(&[("REGATTA_SESSION__SECRETS", "short")], None).contains("\"short\""));
+        assert!(message(&[], Some("listen = [")).contains("regatta.toml"));
+        assert!(message(&[], Some("workers = 3")).contains("workers"));
+    }
+
+    #[test]
+    fn contradictions_are_named() {
+        assert!(message(&[("PORT", "3001")], None).contains("admin.listen"));
+        assert!(message(&[("REGATTA_SESSION__IDLE", "60d")], None).contains("session.absolute"));
+    }
+
+    #[test]
+    fn variables_that_container_platforms_inject_are_not_settings() {
+        let injected = [
+            ("REGATTA_PORT", "tcp://10.0.0.1:80"),
+            ("REGATTA_PORT_80_TCP", "tcp://10.0.0.1:80"),
+            ("REGATTA_SERVICE_HOST", "10.0.0.1"),
+            ("REGATTA_SERVICE_PORT_HTTP", "80"),
+        ];
+        assert!(with(&injected, None).is_ok());
+    }
+}

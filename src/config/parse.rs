@@ -1,0 +1,247 @@
+//! Text of one setting → its value; an error is the reason, without the setting's name.
+
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use ipnet::IpNet;
+
+use crate::config::schema::Count;
+use crate::config::schema::ForwardHeader;
+use crate::config::schema::LogFormat;
+use crate::config::schema::MAX_WORKERS;
+use crate::config::schema::Mode;
+use crate::config::schema::Per;
+use crate::config::schema::Rate;
+use crate::config::schema::RedisUrl;
+use crate::config::schema::Secret;
+use crate::config::schema::Secure;
+
+/// Why a text is not a value; completes the sentence "… is X, but …".
+pub(super) type Reason = String;
+
+/// Fewest bytes of a signing key: the digest's size, as RFC 2104 §3 asks.
+const SECRET_MIN: usize = 32;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+fn not_allowed() -> Reason {
+    "that is not allowed".into()
+}
+
+pub(super) fn duration(text: &str) -> Result<Duration, Reason> {
+    if text == "0" {
+        return Ok(Duration::ZERO);
+    }
+    if text.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err("a unit is missing".into());
+    }
+    let duration = humantime::parse_duration(text).map_err(|source| source.to_string())?;
+    if duration > 3660 * DAY { Err("that is more than ten years".into()) } else { Ok(duration) }
+}
+
+pub(super) fn positive_duration(text: &str) -> Result<Duration, Reason> {
+    let duration = duration(text)?;
+    if duration.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(duration) }
+}
+
+pub(super) fn size(text: &str) -> Result<usize, Reason> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: usize = number.parse().map_err(|_| not_allowed())?;
+    let unit = match unit.trim() {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        _ => return Err("the unit is unknown".into()),
+    };
+    match number.checked_mul(unit) {
+        Some(0) | None => Err("it is out of range".into()),
+        Some(bytes) => Ok(bytes),
+    }
+}
+
+pub(super) fn number(text: &str, max: u64) -> Result<u64, Reason> {
+    let number: u64 = text.parse().map_err(|_| "that is not a number in range".to_owned())?;
+    if (1..=max).contains(&number) { Ok(number) } else { Err("it is out of range".into()) }
+}
+
+pub(super) fn count(text: &str) -> Result<Count, Reason> {
+    if text == "auto" {
+        return Ok(Count::Auto);
+    }
+    let number = number(text, MAX_WORKERS as u64)?;
+    usize::try_from(number).map(Count::Fixed).map_err(|_| not_allowed())
+}
+
+pub(super) fn address(text: &str) -> Result<SocketAddr, Reason> {
+    text.parse().map_err(|_| "that is not an IP address with a port".into())
+}
+
+pub(super) fn addresses(items: &[String]) -> Result<Vec<SocketAddr>, Reason> {
+    let addresses: Vec<_> = items.iter().map(|item| address(item)).collect::<Result<_, _>>()?;
+    for (index, address) in addresses.iter().enumerate() {
+        if address.port() != 0 && addresses[..index].contains(address) {
+            return Err(format!("{address} stands there twice"));
+        }
+    }
+    if addresses.is_empty() { Err("at least one is needed".into()) } else { Ok(addresses) }
+}
+
+pub(super) fn networks(items: &[String]) -> Result<Vec<IpNet>, Reason> {
+    let network = |item: &String| {
+        let net = IpNet::from_str(item).or_else(|_| item.parse::<IpAddr>().map(IpNet::from));
+        net.map_err(|_| format!("{item} is not a network"))
+    };
+    items.iter().map(network).collect()
+}
+
+pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
+    let url = url::Url::parse(text).map_err(|source| source.to_string())?;
+    match url.scheme() {
+        "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => Err("the host is missing".into()),
+        "redis" | "rediss" => match url.path().trim_start_matches('/') {
+            "" => Ok(RedisUrl(text.to_owned())),
+            database if database.parse::<u8>().is_ok() => Ok(RedisUrl(text.to_owned())),
+            _ => Err("the database must be a number from 0 to 255".into()),
+        },
+        "unix" if url.path().len() > 1 => Ok(RedisUrl(text.to_owned())),
+        "unix" => Err("the socket's path is missing".into()),
+        other => Err(format!("the scheme {other} is unknown")),
+    }
+}
+
+fn word(text: &str, max: usize, also: &str) -> Result<String, Reason> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || also.contains(c);
+    match text.len() {
+        0 => Err("it is empty".into()),
+        len if len > max => Err("it is too long".into()),
+        _ if !text.chars().all(fits) => Err("it has a character that is not allowed".into()),
+        _ => Ok(text.to_owned()),
+    }
+}
+
+pub(super) fn prefix(text: &str) -> Result<String, Reason> {
+    word(text, 64, "-_.:")
+}
+
+pub(super) fn cookie_name(text: &str) -> Result<String, Reason> {
+    word(text, 32, "-_")
+}
+
+pub(super) fn policy_name(text: &str) -> Result<String, Reason> {
+    word(text, 32, "-_")
+}
+
+/// A key as base64 behind `base64:`, or as plain text.
+pub(super) fn secret(text: &str) -> Result<Secret, Reason> {
+    let bytes = match text.strip_prefix("base64:") {
+        Some(encoded) => STANDARD.decode(encoded).map_err(|_| "it is not base64".to_owned())?,
+        None => text.as_bytes().to_vec(),
+    };
+    match bytes.len() {
+        len if len < SECRET_MIN => Err(format!("a key has {len} bytes, fewer than {SECRET_MIN}")),
+        _ => Ok(Secret(bytes)),
+    }
+}
+
+pub(super) fn secrets(items: &[String]) -> Result<Vec<Secret>, Reason> {
+    items.iter().map(|item| secret(item)).collect()
+}
+
+pub(super) fn rate(text: &str) -> Result<Rate, Reason> {
+    let (count, period) = text.split_once('/').ok_or_else(|| "the time is missing".to_owned())?;
+    let count = number(count.trim(), 1_000_000)?;
+    let period = match period.trim() {
+        "s" => Duration::from_secs(1),
+        "min" | "m" => Duration::from_secs(60),
+        "h" => Duration::from_secs(3600),
+        "d" => DAY,
+        other => positive_duration(other)?,
+    };
+    if period < Duration::from_secs(1) || period > 31 * DAY || period.subsec_nanos() != 0 {
+        return Err("the time must be whole seconds, from 1s to 31d".into());
+    }
+    Ok(Rate { count, period })
+}
+
+pub(super) fn routes(items: &[String]) -> Result<Vec<String>, Reason> {
+    match items.iter().find(|item| !item.starts_with('/')) {
+        Some(bad) => Err(format!("{bad} does not begin with /")),
+        None => Ok(items.to_vec()),
+    }
+}
+
+/// One word of a fixed set.
+pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Reason> {
+    let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
+    found.map(|(_, value)| *value).ok_or_else(not_allowed)
+}
+
+pub(super) fn mode(text: &str) -> Result<Mode, Reason> {
+    choice(text, &[("auto", Mode::Auto), ("fcall", Mode::Fcall), ("evalsha", Mode::Evalsha)])
+}
+
+pub(super) fn secure(text: &str) -> Result<Secure, Reason> {
+    choice(text, &[("auto", Secure::Auto), ("always", Secure::Always), ("never", Secure::Never)])
+}
+
+pub(super) fn per(text: &str) -> Result<Per, Reason> {
+    let choices =
+        [("client", Per::Client), ("session", Per::Session), ("route", Per::Route), ("global", Per::Global)];
+    choice(text, &choices)
+}
+
+pub(super) fn forward_header(text: &str) -> Result<ForwardHeader, Reason> {
+    let choices =
+        [("x-forwarded-for", ForwardHeader::XForwardedFor), ("forwarded", ForwardHeader::Forwarded)];
+    choice(text, &choices)
+}
+
+pub(super) fn log_format(text: &str) -> Result<LogFormat, Reason> {
+    choice(text, &[("auto", LogFormat::Auto), ("pretty", LogFormat::Pretty), ("json", LogFormat::Json)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rates_name_a_count_and_whole_seconds() {
+        assert_eq!(rate("100/s").unwrap(), Rate { count: 100, period: Duration::from_secs(1) });
+        assert_eq!(rate("5 / 10s").unwrap(), Rate { count: 5, period: Duration::from_secs(10) });
+        for bad in ["100", "0/s", "/s", "1/0s", "1/500ms", "x/s", "1/s/s", "1/32d"] {
+            assert!(rate(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn urls_need_what_a_client_needs() {
+        for good in ["redis://h", "redis://:p@h:6379/3", "rediss://u:p@h/0", "unix:///tmp/r.sock"] {
+            assert!(redis_url(good).is_ok(), "{good}");
+        }
+        for bad in ["h:6379", "redis://", "redis://h/x", "http://h", "unix://", "redis://h:99999"] {
+            assert!(redis_url(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn passwords_and_secrets_never_print() {
+        let url = redis_url("redis://user:hunter22@h/0").unwrap();
+        assert!(!format!("{url} {url:?}").contains("hunter22"));
+        let secret = secret("correct horse battery staple and more").unwrap();
+        assert!(!format!("{secret:?}").contains("horse"));
+    }
+
+    #[test]
+    fn sizes_and_durations_refuse_what_is_ambiguous() {
+        assert_eq!(size("64KiB").unwrap(), 65536);
+        assert!(size("64kb").is_err() && size("0").is_err() && size("").is_err());
+        assert!(duration("5").is_err() && duration("-1s").is_err());
+        assert_eq!(duration("1m 30s").unwrap(), Duration::from_secs(90));
+    }
+}

@@ -1,0 +1,277 @@
+//! Every setting, its unit, its default and its bounds, as plain data.
+//!
+//! A component receives its own section, never the whole [`Config`]. Nothing here opens, binds or connects.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+/// The most slots one fleet can have: the scoreboard has a fixed number of rows.
+pub const MAX_WORKERS: usize = 1024;
+
+/// Everything a fleet needs to know before it starts.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Public addresses, at least one; port 0 lets the kernel choose.
+    pub listen: Vec<SocketAddr>,
+    /// The operators' address and what is served on it.
+    pub admin: Admin,
+    /// How many workers, and how patient the supervisor is with them.
+    pub workers: Workers,
+    /// How a worker leaves.
+    pub drain: Drain,
+    /// Where the shared state lives.
+    pub redis: Redis,
+    /// The visitor's cookie and how long a session lives.
+    pub session: Session,
+    /// Rate limit policies by name, in the order of their names.
+    pub limits: BTreeMap<String, Limit>,
+    /// Which peers may speak for a client.
+    pub proxy: Proxy,
+    /// Bounds on what a client may send, and how slowly.
+    pub http: Http,
+    /// Folder of the fleet's lock and control socket; private to its user.
+    pub run_dir: PathBuf,
+    /// Folder in which the private Redis keeps its data and its socket.
+    pub data_dir: PathBuf,
+    /// What is logged, and in which form.
+    pub log: Log,
+}
+
+/// The operators' listener (`/livez`, `/readyz`, `/metrics`, `/fleet.json`).
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// Address, separate from the public ones so that it is never exposed by accident.
+    pub listen: SocketAddr,
+}
+
+/// How many workers, and the supervisor's patience with them.
+#[derive(Debug, Clone)]
+pub struct Workers {
+    /// Number of slots.
+    pub count: Count,
+    /// A worker that is not READY after this long is killed and counts as a boot failure.
+    pub boot_timeout: Duration,
+}
+
+/// A number of workers as configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Count {
+    /// One per core that affinity and the cgroup's quota allow.
+    Auto,
+    /// Exactly this many, 1 to [`MAX_WORKERS`], more than there are cores if wanted.
+    Fixed(usize),
+}
+
+/// How a worker leaves (lame duck).
+#[derive(Debug, Clone)]
+pub struct Drain {
+    /// Readiness has failed already, but new connections are still accepted for this long.
+    pub grace: Duration,
+    /// Idle connections stay open for this long, so that a request already under way on one is answered.
+    pub idle: Duration,
+    /// After this long in all, whatever still runs is cut and named in the log.
+    pub timeout: Duration,
+}
+
+/// Where the shared state lives and how long a request waits for it.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// `redis://`, `rediss://` or `unix://`; `None` means a private server, started by the supervisor.
+    pub url: Option<RedisUrl>,
+    /// First part of every key; two fleets with the same prefix share everything, with different ones nothing.
+    pub prefix: String,
+    /// How server-side code is called.
+    pub mode: Mode,
+    /// Longest wait for the reply to one command on a request's path.
+    pub command_timeout: Duration,
+}
+
+/// The address of a Redis, which may hold a password: `Debug` and `Display` hide it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(pub(super) String);
+
+impl RedisUrl {
+    /// A server's Unix socket.
+    pub fn unix(path: &std::path::Path) -> Self {
+        Self(format!("unix://{}", path.display()))
+    }
+
+    /// The URL with its password, for the client only.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(mut shown) = url::Url::parse(&self.0) else { return f.write_str("(unreadable URL)") };
+        if shown.password().is_some() && shown.set_password(Some("***")).is_err() {
+            return f.write_str("(hidden URL)");
+        }
+        write!(f, "{shown}")
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisUrl({self})")
+    }
+}
+
+/// How server-side code is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Functions where the server has them, scripts elsewhere; found out at connect.
+    Auto,
+    /// Redis functions (Redis ≥ 7, Valkey).
+    Fcall,
+    /// Scripts by digest (Dragonfly, `KeyDB`, Redis 6).
+    Evalsha,
+}
+
+/// The visitor's cookie and how long a session lives.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Name of the cookie, without the `__Host-` that is put before it when it is secure.
+    pub cookie: String,
+    /// Signing keys: the first signs, all are accepted. Empty: one is generated and kept in Redis.
+    pub secrets: Vec<Secret>,
+    /// A session nobody used for this long is gone.
+    pub idle: Duration,
+    /// A session this old is gone, however much it is used.
+    pub absolute: Duration,
+    /// Whether the cookie carries `Secure`.
+    pub secure: Secure,
+}
+
+/// A signing key of at least 32 bytes; `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub(super) Vec<u8>);
+
+impl Secret {
+    /// The key's bytes, for the keyring only.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret(***, {} bytes)", self.0.len())
+    }
+}
+
+/// Whether the session cookie is sent over TLS only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secure {
+    /// Secure when the request came over TLS, as a trusted proxy's `X-Forwarded-Proto` says.
+    Auto,
+    /// Always, with the `__Host-` prefix.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// One rate limit policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// Whose requests are counted together.
+    pub per: Per,
+    /// Requests per period, sustained.
+    pub rate: Rate,
+    /// Requests that may come at once, ≥ 1.
+    pub burst: u64,
+    /// Path prefixes the policy applies to; empty: every request that uses state.
+    pub routes: Vec<String>,
+}
+
+/// Whose requests a policy counts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Per {
+    /// One client address (IPv6: one /64).
+    Client,
+    /// One session; requests without a valid cookie count by client.
+    Session,
+    /// One client address and one of the policy's routes.
+    Route,
+    /// Everybody together.
+    Global,
+}
+
+/// A number of requests per period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests, 1 to 1,000,000.
+    pub count: u64,
+    /// In this time, 1 s to 31 days.
+    pub period: Duration,
+}
+
+/// Which peers may speak for a client.
+#[derive(Debug, Clone)]
+pub struct Proxy {
+    /// Peers whose header is believed, and the hops that are walked past from the right.
+    pub trusted: Vec<IpNet>,
+    /// The one header they set. A second one would be the client's to forge.
+    pub header: ForwardHeader,
+}
+
+impl Proxy {
+    /// Whether this address is one of the trusted proxies.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted.iter().any(|net| net.contains(&address))
+    }
+}
+
+/// The header in which a trusted proxy names the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ForwardHeader {
+    /// `X-Forwarded-For` and `X-Forwarded-Proto`.
+    XForwardedFor,
+    /// `Forwarded` (RFC 7239).
+    Forwarded,
+}
+
+/// Bounds on what a client may send, and how slowly.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// A request's header must be complete after this long.
+    pub header_timeout: Duration,
+    /// Longest pause within a request's body.
+    pub body_timeout: Duration,
+    /// A connection without a request under way is closed after this long.
+    pub keep_alive: Duration,
+    /// Largest request header, bytes.
+    pub header_limit: usize,
+    /// Largest request body, bytes.
+    pub body_limit: usize,
+    /// Open connections per worker; more wait in the slot's queue.
+    pub connections: usize,
+}
+
+/// What is logged, and in which form.
+#[derive(Debug, Clone)]
+pub struct Log {
+    /// Form of a line.
+    pub format: LogFormat,
+    /// `tracing` filter directives, as in `RUST_LOG`.
+    pub level: String,
+}
+
+/// Form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Pretty on a terminal, JSON elsewhere.
+    Auto,
+    /// For people.
+    Pretty,
+    /// For machines: one JSON object a line.
+    Json,
+}

@@ -1,0 +1,3 @@
+//! Regatta runs an axum application as a fleet of worker processes.
+pub mod config;
+pub mod sys;
