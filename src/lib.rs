@@ -1,3 +1,4 @@
 //! Regatta runs an axum application as a fleet of worker processes.
 pub mod config;
+pub mod scoreboard;
 pub mod sys;
