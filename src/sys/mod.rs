@@ -4,4 +4,11 @@
     reason = "the wall of the house: system calls without a safe face live here and nowhere else"
 )]
 
+pub mod cpu;
+pub mod fd;
+pub mod fork;
+pub mod proc;
 pub mod shm;
+pub mod signal;
+pub mod socket;
+pub mod time;
