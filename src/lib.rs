@@ -4,3 +4,4 @@ pub mod listener;
 pub mod scoreboard;
 pub mod supervisor;
 pub mod sys;
+pub mod telemetry;
