@@ -1,0 +1,130 @@
+//! A stack under measurement: its processes, its Redis, where it answers and what it can do.
+
+use std::fs;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+
+use crate::Outcome;
+use crate::client;
+use crate::options::Options;
+use crate::peers::Peer;
+use crate::process;
+use crate::process::Running;
+use crate::redis::Server;
+
+/// The program under test, built by cargo with the release profile.
+const REGATTA: &str = env!("CARGO_BIN_EXE_regatta");
+
+/// Limits on, but never reached: a denied request would be cheaper than an answered one.
+const LIMIT: (&str, &str) = ("1000000/s", "1000000");
+
+/// What a contender's processes are to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// A supervisor that serves nothing, and workers.
+    Supervised,
+    /// A first process that hands out connections, and workers.
+    Cluster,
+    /// One process with threads.
+    Threads,
+}
+
+/// One stack, running.
+#[derive(Debug)]
+pub(crate) struct Contender {
+    /// Its name in the tables.
+    pub(crate) name: &'static str,
+    /// What its processes are to each other.
+    pub(crate) shape: Shape,
+    /// Where it answers.
+    pub(crate) address: SocketAddr,
+    /// What it wrote to its standard output and error.
+    log: PathBuf,
+    // Fields are dropped in this order: the program leaves while its Redis still answers.
+    running: Running,
+    redis: Server,
+}
+
+impl Contender {
+    /// Starts the shipped program, everything on.
+    pub(crate) fn regatta(folder: &Path, options: &Options) -> Outcome<Self> {
+        let folder = folder.join("regatta");
+        let redis = Server::start(&folder.join("redis"), options.appendonly)?;
+        let (address, admin) = (free_address()?, free_address()?);
+        let mut command = Command::new(REGATTA);
+        // A setting of whoever runs the benchmark must not change what is measured.
+        command.env_clear().current_dir(&folder);
+        command.env("REGATTA_LISTEN", address.to_string());
+        command.env("REGATTA_ADMIN__LISTEN", admin.to_string());
+        command.env("REGATTA_WORKERS__COUNT", options.workers.to_string());
+        command.env("REGATTA_REDIS__URL", format!("unix://{}", redis.socket().display()));
+        command.env("REGATTA_LIMITS__DEFAULT__RATE", LIMIT.0);
+        command.env("REGATTA_LIMITS__DEFAULT__BURST", LIMIT.1);
+        command.env("REGATTA_RUN_DIR", folder.join("run"));
+        command.env("REGATTA_DATA_DIR", folder.join("data"));
+        let log = folder.join("log");
+        let running = Running::start(command, &log)?;
+        let contender = Self { name: "regatta", shape: Shape::Supervised, address, log, running, redis };
+        contender.wait_for_answers(options)?;
+        Ok(contender)
+    }
+
+    /// Starts another stack.
+    pub(crate) fn peer(peer: Peer, folder: &Path, options: &Options) -> Outcome<Self> {
+        let folder = folder.join(peer.name);
+        let redis = Server::start(&folder.join("redis"), options.appendonly)?;
+        let address = free_address()?;
+        let mut command = peer.command;
+        command.arg(address.to_string()).arg(redis.socket()).arg(options.workers.to_string());
+        command.env("NODE_ENV", "production");
+        let log = folder.join("log");
+        let running = Running::start(command, &log)?;
+        let contender = Self { name: peer.name, shape: peer.shape, address, log, running, redis };
+        contender.wait_for_answers(options)?;
+        Ok(contender)
+    }
+
+    /// Waits until all its processes are there and both routes answer.
+    fn wait_for_answers(&self, options: &Options) -> Outcome<()> {
+        let complete = || self.shape == Shape::Threads || self.workers().len() == options.workers;
+        let answers = |path| client::ask_once(self.address, path).is_ok_and(|answer| answer.status == 200);
+        let waited = process::wait_until("it answers", || complete() && answers("/hello") && answers("/"));
+        waited.map_err(|error| {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            format!("{}: {error}; it wrote:\n{log}", self.name).into()
+        })
+    }
+
+    /// Its Redis.
+    pub(crate) fn redis(&self) -> &Server {
+        &self.redis
+    }
+
+    /// The process that only supervises, if there is one.
+    pub(crate) fn supervisor(&self) -> Option<u32> {
+        (self.shape == Shape::Supervised).then(|| self.running.pid())
+    }
+
+    /// The processes that may be killed and come back; none for a single process.
+    pub(crate) fn workers(&self) -> Vec<u32> {
+        process::descendants(self.running.pid())
+    }
+
+    /// Every process whose CPU time goes into answers.
+    pub(crate) fn serving(&self) -> Vec<u32> {
+        let mut pids = self.workers();
+        if self.shape != Shape::Supervised {
+            pids.push(self.running.pid());
+        }
+        pids
+    }
+}
+
+/// An address nobody listens on: taken from the kernel and given back.
+fn free_address() -> Outcome<SocketAddr> {
+    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
+}

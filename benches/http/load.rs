@@ -1,0 +1,168 @@
+//! Load on one route by `wrk`, and what the processes and Redis spent meanwhile.
+
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use crate::Outcome;
+use crate::contender::Contender;
+use crate::options::Options;
+use crate::process;
+
+/// The script that rotates over the pool of cookies.
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/http/visits.lua");
+
+/// A kind of request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Route {
+    /// `/hello`: no state at all.
+    Hello,
+    /// `/` as text: limit, session, view count and total.
+    Visit,
+    /// `/` as a browser's page, with the same state; its connection is closed after each answer.
+    Page,
+}
+
+impl Route {
+    /// All of them, in the order they are measured.
+    pub(crate) const ALL: [Self; 3] = [Self::Hello, Self::Visit, Self::Page];
+
+    /// Its name in the tables.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Hello => "/hello",
+            Self::Visit => "/ (text)",
+            Self::Page => "/ (page)",
+        }
+    }
+
+    /// The path asked for.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Hello => "/hello",
+            Self::Visit | Self::Page => "/",
+        }
+    }
+
+    fn accept(self) -> &'static str {
+        match self {
+            Self::Hello | Self::Visit => "*/*",
+            Self::Page => "text/html",
+        }
+    }
+}
+
+/// What wrk saw.
+#[derive(Debug, Clone)]
+pub(crate) struct Seen {
+    /// Requests answered.
+    pub(crate) requests: f64,
+    /// Length of the measurement, seconds.
+    pub(crate) seconds: f64,
+    /// Median latency, milliseconds.
+    pub(crate) p50_ms: f64,
+    /// 99th percentile of latency, milliseconds.
+    pub(crate) p99_ms: f64,
+    /// Longest latency, milliseconds.
+    pub(crate) max_ms: f64,
+    /// Answers with a status above 399.
+    pub(crate) refused: f64,
+    /// Connections that failed, broke off or gave no answer for 2 s.
+    pub(crate) broken: f64,
+}
+
+/// One measurement: what wrk saw, and what it cost, in all.
+#[derive(Debug, Clone)]
+pub(crate) struct Run {
+    /// What wrk saw.
+    pub(crate) seen: Seen,
+    /// CPU time of the serving processes, microseconds.
+    pub(crate) app_us: f64,
+    /// CPU time of the supervisor, microseconds.
+    pub(crate) supervisor_us: f64,
+    /// CPU time of Redis, microseconds.
+    pub(crate) redis_us: f64,
+    /// Commands Redis executed, those inside scripts included.
+    pub(crate) commands: f64,
+    /// Times Redis read from a socket; one read may bring several commands.
+    pub(crate) reads: f64,
+}
+
+impl Run {
+    /// Answers a second.
+    pub(crate) fn rate(&self) -> f64 {
+        self.seen.requests / self.seen.seconds
+    }
+}
+
+/// Threads of wrk: half the cores, so that on two cores one drives and the contenders are not starved by two.
+pub(crate) fn threads() -> usize {
+    thread::available_parallelism().map_or(1, |cores| (cores.get() / 2).max(1))
+}
+
+/// Loads the route for this many seconds.
+pub(crate) fn drive(
+    contender: &Contender,
+    route: Route,
+    cookies: &Path,
+    seconds: u64,
+    options: &Options,
+) -> Outcome<Seen> {
+    let mut wrk = Command::new("wrk");
+    wrk.arg(format!("--threads={}", threads())).arg(format!("--connections={}", options.connections));
+    wrk.arg(format!("--duration={seconds}s")).args(["--latency", "--script", SCRIPT]);
+    wrk.arg(format!("http://{}", contender.address)).args(["--", route.path(), route.accept()]);
+    if route != Route::Hello {
+        wrk.arg(cookies);
+    }
+    let output = wrk.output().map_err(|error| format!("cannot run wrk: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|line| line.strip_prefix("figures "));
+    let line = line.ok_or_else(|| format!("wrk printed no figures: {text}"))?;
+    let figures: Vec<f64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+    let [requests, duration_us, p50_us, p99_us, max_us, refused, connect, broken, timeout] = figures[..]
+    else {
+        return Err(format!("wrk printed other figures: {line}").into());
+    };
+    Ok(Seen {
+        requests,
+        seconds: duration_us / 1e6,
+        p50_ms: p50_us / 1e3,
+        p99_ms: p99_us / 1e3,
+        max_ms: max_us / 1e3,
+        refused,
+        broken: connect + broken + timeout,
+    })
+}
+
+/// Loads the route and takes the difference of everything that is counted before and after.
+pub(crate) fn measure(
+    contender: &Contender,
+    route: Route,
+    cookies: &Path,
+    options: &Options,
+) -> Outcome<Run> {
+    let serving = contender.serving();
+    let supervisor: Vec<u32> = contender.supervisor().into_iter().collect();
+    let redis = [contender.redis().pid()];
+    let mut link = contender.redis().connect()?;
+    let mut counted = || -> Outcome<[f64; 5]> {
+        let calls: u64 = link.calls()?.values().sum();
+        let reads = link.reads()?;
+        let cpu = [process::cpu_us(&serving)?, process::cpu_us(&supervisor)?, process::cpu_us(&redis)?];
+        Ok([cpu[0], cpu[1], cpu[2], float(calls), float(reads)])
+    };
+    let before = counted()?;
+    let seen = drive(contender, route, cookies, options.seconds, options)?;
+    let after = counted()?;
+    if contender.serving() != serving {
+        return Err(format!("{} lost a process under load", contender.name).into());
+    }
+    let [app_us, supervisor_us, redis_us, commands, reads] = std::array::from_fn(|i| after[i] - before[i]);
+    Ok(Run { seen, app_us, supervisor_us, redis_us, commands, reads })
+}
+
+/// A count as a number to divide: exact, since counts here stay far below 2^52.
+pub(crate) fn float(count: u64) -> f64 {
+    count as f64
+}

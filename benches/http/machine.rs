@@ -1,0 +1,40 @@
+//! What the figures were measured on.
+
+use std::fs;
+use std::process::Command;
+use std::thread;
+
+use crate::Outcome;
+
+/// The machine and the versions, as rows of a table; fails when a program that is needed is missing.
+pub(crate) fn describe(peers: bool) -> Outcome<Vec<(&'static str, String)>> {
+    let cpu = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model =
+        cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ").map(|(_, name)| name));
+    let cores = thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    let load = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let mut rows = vec![
+        ("CPU", format!("{}, {cores} cores usable", model.unwrap_or("unknown"))),
+        ("Kernel", fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned()),
+        (
+            "Load before the run",
+            load.split(' ').take(2).collect::<Vec<_>>().join(", ") + " (1 and 5 minutes)",
+        ),
+        ("Redis", version("redis-server", "--version", "redis-server")?),
+        ("Load generator", version("wrk", "-v", "wrk")?),
+        ("Compiler", version("rustc", "--version", "rustc")?),
+    ];
+    if peers {
+        rows.push(("Node", version("node", "--version", "nodejs")?));
+    }
+    Ok(rows)
+}
+
+/// The first words of what a program says about itself.
+fn version(program: &str, flag: &str, package: &str) -> Outcome<String> {
+    let output = Command::new(program).arg(flag).output();
+    let output = output.map_err(|error| format!("{program} (Debian: {package}) is needed: {error}"))?;
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let line = text.lines().next().unwrap_or_default();
+    Ok(line.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+}

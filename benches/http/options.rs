@@ -1,0 +1,78 @@
+//! What can be asked for on the command line.
+
+use std::str::FromStr;
+
+use crate::Outcome;
+
+/// How much is measured, and what is written down about it.
+#[derive(Debug, Clone)]
+pub(crate) struct Options {
+    /// `--peers`: build and measure the other stacks in the same run.
+    pub(crate) peers: bool,
+    /// `--appendonly`: Redis keeps an append-only file, written every second.
+    pub(crate) appendonly: bool,
+    /// `--rounds`: how often each route of each contender is measured; the median counts.
+    pub(crate) rounds: usize,
+    /// `--seconds`: length of one measurement.
+    pub(crate) seconds: u64,
+    /// `--warm-up`: load before each measurement, seconds.
+    pub(crate) warm_up: u64,
+    /// `--workers`: worker processes (threads for a peer that has no processes).
+    pub(crate) workers: usize,
+    /// `--connections`: kept open by wrk.
+    pub(crate) connections: usize,
+    /// `--sessions`: cookies in the pool.
+    pub(crate) sessions: usize,
+    /// `--kills`: workers killed for the crash figures; 0 leaves them out.
+    pub(crate) kills: usize,
+    /// `--date`: the day to note in `docs/BENCHMARKS.md`; without it nothing is written.
+    pub(crate) date: Option<String>,
+    /// `--note`: a sentence to note there, such as what else ran on the machine.
+    pub(crate) note: Option<String>,
+}
+
+impl Options {
+    /// Reads the arguments after the program's name.
+    pub(crate) fn parse(mut arguments: impl Iterator<Item = String>) -> Outcome<Self> {
+        let mut options = Self {
+            peers: false,
+            appendonly: false,
+            rounds: 3,
+            seconds: 10,
+            warm_up: 2,
+            workers: 2,
+            connections: 64,
+            sessions: 10_000,
+            kills: 50,
+            date: None,
+            note: None,
+        };
+        while let Some(argument) = arguments.next() {
+            let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
+            match argument.as_str() {
+                // Given by cargo.
+                "--bench" => {}
+                "--peers" => options.peers = true,
+                "--appendonly" => options.appendonly = true,
+                "--rounds" => options.rounds = number(&value()?)?,
+                "--seconds" => options.seconds = number(&value()?)?,
+                "--warm-up" => options.warm_up = number(&value()?)?,
+                "--workers" => options.workers = number(&value()?)?,
+                "--connections" => options.connections = number(&value()?)?,
+                "--sessions" => options.sessions = number(&value()?)?,
+                "--kills" => options.kills = number(&value()?)?,
+                "--date" => options.date = Some(value()?),
+                "--note" => options.note = Some(value()?),
+                unknown => return Err(format!("unknown option {unknown}").into()),
+            }
+        }
+        if options.rounds == 0 || options.seconds == 0 || options.workers == 0 || options.sessions == 0 {
+            return Err("--rounds, --seconds, --workers and --sessions are at least 1".into());
+        }
+        Ok(options)
+    }
+}
+
+fn number<T: FromStr>(text: &str) -> Outcome<T> {
+    text.parse().map_err(|_| format!("{text} is not a number that fits").into())
+}

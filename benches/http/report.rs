@@ -1,0 +1,119 @@
+//! The page `docs/BENCHMARKS.md`: what was measured, how, and how to repeat it.
+
+use std::fs;
+
+use crate::Outcome;
+use crate::load;
+use crate::options::Options;
+use crate::rounds::Figures;
+use crate::tables;
+
+/// Where the page goes.
+const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/BENCHMARKS.md");
+
+/// The whole page.
+pub(crate) fn page(machine: &[(&'static str, String)], options: &Options, measured: &[Figures]) -> String {
+    let mut page = String::from("# Benchmarks\n\n");
+    page.push_str(
+        "Written by `cargo bench --bench http`; see the end for how to repeat it. Ratios within one run ",
+    );
+    page.push_str("mean something; absolute figures depend on the machine.\n\n");
+    if let Some(date) = &options.date {
+        page.push_str(&format!("Measured on {date}."));
+    }
+    if let Some(note) = &options.note {
+        page.push_str(&format!(" {note}"));
+    }
+    page.push_str("\n\n");
+    page.push_str(&tables::machine(machine));
+    let sections = [
+        ("Targets", tables::targets(measured), TARGETS),
+        ("Speed and cost of a request", Some(tables::routes(measured)), SPEED),
+        ("Against the peers", tables::ratios(measured), RATIOS),
+        ("Commands and round trips of a request", Some(tables::accounting(measured)), ACCOUNTING),
+        ("Memory", Some(tables::memory(measured)), MEMORY),
+        ("Does every visit count?", Some(tables::exactness(measured)), EXACT),
+        ("A worker killed by SIGKILL", tables::crashes(measured), CRASHES),
+        ("Spread", Some(tables::rounds(measured)), SPREAD),
+    ];
+    for (title, table, text) in sections {
+        if let Some(table) = table {
+            page.push_str(&format!("\n## {title}\n\n{text}\n\n{table}"));
+        }
+    }
+    page.push_str(&method(options));
+    page
+}
+
+const TARGETS: &str = "From the design. CPU is user and system time.";
+
+const SPEED: &str = "Medians over the rounds, CPU in microseconds for each request. *App* is all processes that serve \
+(Node's first process hands out connections and is one of them). *Redis commands* includes those inside scripts. \
+*Redis reads* is how often Redis read from a socket: below one, requests that arrive together share a read. \
+*Failed* is answers above 399 and broken connections, over all rounds. The page closes its connection after each \
+answer, so that a browser meets another worker on reload: its figures include a new TCP connection for each request.";
+
+const RATIOS: &str = "Above 1 Regatta is faster, or the peer spends more. The peers do the job as their \
+documentation shows it: session views, a shared total, and a fixed-window limit whose two commands share a round \
+trip in their favour. Regatta's limit is GCRA, its cookies are signed, its sessions have idle and absolute \
+lifetimes, and all of it was on.";
+
+const ACCOUNTING: &str = "One connection, one request after the other, under `MONITOR`; nothing can share a round \
+trip here. A figure slightly above the whole number is a client's own housekeeping.";
+
+const MEMORY: &str = "`Private_Clean` + `Private_Dirty` of `smaps_rollup`: what one more process costs.";
+
+const EXACT: &str = "200 visits with one cookie, 20 at a time; and the views of all sessions of the pool, added up \
+after the load, against the visits that were answered. Up to one visit for each connection and wrk run may be \
+counted although wrk was gone before the answer.";
+
+const CRASHES: &str = "From the kill to the first answer of the successor. Connections of their own are opened one \
+after the other; one that the kernel puts in the dead worker's queue waits there for its successor, and the clock \
+stops when a process that was not there before answers. A worker has served for more than a second when it is \
+killed. With 50 kills p99 is the longest. *Broken* are connections the victim had accepted.";
+
+const SPREAD: &str = "The rounds one by one.";
+
+fn method(options: &Options) -> String {
+    let Options { rounds, seconds, warm_up, workers, connections, sessions, kills, .. } = options;
+    let threads = load::threads();
+    let file =
+        if options.appendonly { "on, written every second" } else { "off (`--appendonly` turns it on)" };
+    let peers = if options.peers { " --peers" } else { "" };
+    format!(
+        "
+## Method
+
+Each contender has {workers} workers and a Redis of its own on a Unix socket, append-only file {file}. wrk drives \
+{connections} connections from {threads} thread(s) on the same machine; a request takes the next of {sessions} \
+session cookies, each made by a real first visit. Each figure is the median of {rounds} round(s) of {seconds} s \
+after {warm_up} s of warm-up; within a round the contenders take turns, so that a slow minute of the machine meets \
+all of them. Workers killed: {kills}. Regatta runs with its defaults and a limit that is checked and never reached.
+
+## Repeat it
+
+Needs `wrk` and `redis-server` (Debian's packages of these names), with `--peers` also `node` and `npm`.
+
+```sh
+cargo bench --bench http --{peers} --date \"$(date +%F)\"
+```
+
+Without `--date` the page is printed and not written. Shorter: `--rounds 1 --seconds 3 --kills 5`. All options are \
+in `benches/http/options.rs`, the peers' sources in `benches/peers/`.
+"
+    )
+}
+
+/// Writes the page, if a date was given for it.
+pub(crate) fn write(page: &str, options: &Options) -> Outcome<()> {
+    if options.date.is_none() {
+        println!("no --date: docs/BENCHMARKS.md was left as it is");
+        return Ok(());
+    }
+    if let Some(folder) = std::path::Path::new(PAGE).parent() {
+        fs::create_dir_all(folder)?;
+    }
+    fs::write(PAGE, page)?;
+    println!("written to docs/BENCHMARKS.md");
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! The figures as tables in Markdown.
+
+use crate::exact;
+use crate::load::Route;
+use crate::rounds::Figures;
+use crate::rounds::Memory;
+use crate::rounds::each;
+use crate::rounds::mib;
+
+/// A table: its head and its rows, one cell a column.
+fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+    let mut lines = vec![format!("| {} |", head.join(" | "))];
+    lines.push(format!("|{}", "---|".repeat(head.len())));
+    lines.extend(rows.into_iter().map(|row| format!("| {} |", row.join(" | "))));
+    lines.join("\n") + "\n"
+}
+
+/// The machine and the versions.
+pub(crate) fn machine(rows: &[(&'static str, String)]) -> String {
+    table(&["", ""], rows.iter().map(|(name, value)| vec![(*name).to_owned(), value.clone()]).collect())
+}
+
+/// Speed and cost of each route of each contender, medians over the rounds.
+pub(crate) fn routes(measured: &[Figures]) -> String {
+    let head = [
+        "",
+        "route",
+        "req/s",
+        "p50 ms",
+        "p99 ms",
+        "app µs",
+        "supervisor µs",
+        "redis µs",
+        "Redis commands",
+        "Redis reads",
+        "failed",
+    ];
+    let mut rows = Vec::new();
+    for figures in measured {
+        for route in Route::ALL {
+            rows.extend(speed(figures, route));
+        }
+    }
+    table(&head, rows)
+}
+
+fn speed(figures: &Figures, route: Route) -> Option<Vec<String>> {
+    let of_route = figures.runs.iter().filter(|(known, _)| *known == route);
+    let failed: f64 = of_route.map(|(_, run)| run.seen.refused + run.seen.broken).sum();
+    Some(vec![
+        figures.name.to_owned(),
+        format!("`{}`", route.label()),
+        format!("{:.0}", figures.median(route, |run| run.rate())?),
+        format!("{:.2}", figures.median(route, |run| run.seen.p50_ms)?),
+        format!("{:.2}", figures.median(route, |run| run.seen.p99_ms)?),
+        format!("{:.1}", figures.median(route, each(|run| run.app_us))?),
+        format!("{:.2}", figures.median(route, each(|run| run.supervisor_us))?),
+        format!("{:.1}", figures.median(route, each(|run| run.redis_us))?),
+        format!("{:.2}", figures.median(route, each(|run| run.commands))?),
+        format!("{:.2}", figures.median(route, each(|run| run.reads))?),
+        format!("{failed:.0}"),
+    ])
+}
+
+/// Each round by itself, so that the spread can be seen.
+pub(crate) fn rounds(measured: &[Figures]) -> String {
+    let mut rows = Vec::new();
+    for figures in measured {
+        for route in Route::ALL {
+            let of_route = figures.runs.iter().filter(|(known, _)| *known == route);
+            let rates: Vec<String> = of_route.map(|(_, run)| format!("{:.0}", run.rate())).collect();
+            if !rates.is_empty() {
+                rows.push(vec![figures.name.to_owned(), format!("`{}`", route.label()), rates.join(", ")]);
+            }
+        }
+    }
+    table(&["", "route", "req/s of each round"], rows)
+}
+
+/// Commands and round trips of one request.
+pub(crate) fn accounting(measured: &[Figures]) -> String {
+    let mut rows = Vec::new();
+    for figures in measured {
+        for (route, counted) in &figures.accounting {
+            rows.push(vec![
+                figures.name.to_owned(),
+                format!("`{}`", route.label()),
+                format!("{:.2}", counted.round_trips),
+                format!("{:.2}", counted.sent),
+                format!("{:.2}", counted.inside),
+                counted.names.clone(),
+            ]);
+        }
+    }
+    table(&["", "route", "round trips", "commands sent", "commands in scripts", "which"], rows)
+}
+
+/// How the shipped program compares, from the medians of the visit as text.
+pub(crate) fn ratios(measured: &[Figures]) -> Option<String> {
+    let (own, peers) = measured.split_first()?;
+    let rate = |figures: &Figures, route| figures.median(route, |run| run.rate());
+    let cpu = |figures: &Figures| figures.median(Route::Visit, each(|run| run.app_us + run.supervisor_us));
+    let redis = |figures: &Figures| figures.median(Route::Visit, each(|run| run.redis_us));
+    let row = |peer: &Figures| {
+        Some(vec![
+            peer.name.to_owned(),
+            format!("{:.2} ×", rate(own, Route::Visit)? / rate(peer, Route::Visit)?),
+            format!("{:.2} ×", rate(own, Route::Hello)? / rate(peer, Route::Hello)?),
+            format!("{:.2} ×", cpu(peer)? / cpu(own)?),
+            format!("{:.2} ×", redis(peer)? / redis(own)?),
+        ])
+    };
+    let rows: Vec<_> = peers.iter().filter_map(row).collect();
+    let head = ["Regatta against", "req/s of `/`", "req/s of `/hello`", "its app CPU", "its Redis CPU"];
+    (!rows.is_empty()).then(|| table(&head, rows))
+}
+
+/// What the shipped program is meant to reach, and what it reached.
+pub(crate) fn targets(measured: &[Figures]) -> Option<String> {
+    let (own, peers) = measured.split_first()?;
+    let rate = |figures: &Figures| figures.median(Route::Visit, |run| run.rate());
+    let cpu = |route| own.median(route, each(|run| run.app_us + run.redis_us));
+    let mut rows = Vec::new();
+    let mut row =
+        |what: &str, target: &str, reached: String| rows.push(vec![what.into(), target.into(), reached]);
+    for (name, target) in [("actix", "≥ 1.4 ×"), ("node", "≥ 6 ×")] {
+        if let Some(peer) = peers.iter().find(|peer| peer.name == name) {
+            row(&format!("`/` against {name}"), target, format!("{:.2} ×", rate(own)? / rate(peer)?));
+        }
+    }
+    row("`/`, app + Redis CPU", "≤ 28 µs", format!("{:.1} µs", cpu(Route::Visit)?));
+    row("… as a multiple of `/hello`", "≤ 3 ×", format!("{:.2} ×", cpu(Route::Visit)? / cpu(Route::Hello)?));
+    let supervisor = own.total(|run| run.supervisor_us) / own.total(|run| run.seen.seconds * 1e6);
+    row("supervisor, CPU under load", "< 0.5 % of a core", format!("{:.2} %", supervisor * 100.0));
+    row("supervisor, private memory", "< 8 MB", format!("{:.1} MB", megabytes(own.at_rest.supervisor?)));
+    let worker = own.at_rest.serving.iter().max()?;
+    row("worker, private memory at rest", "< 12 MB", format!("{:.1} MB", megabytes(*worker)));
+    if let Some(crashes) = &own.crashes {
+        row("slot without a worker, p99", "≤ 50 ms", format!("{:.1} ms", crashes.percentile(99)));
+    }
+    Some(table(&["", "target", "measured"], rows))
+}
+
+fn megabytes(kib: u64) -> f64 {
+    mib(kib) * 1.048_576
+}
+
+/// Private memory before and after the load.
+pub(crate) fn memory(measured: &[Figures]) -> String {
+    let line = |name: &str, moment: &str, memory: &Memory| {
+        let supervisor = memory.supervisor.map_or("–".to_owned(), |kib| format!("{:.1}", mib(kib)));
+        let serving: Vec<String> = memory.serving.iter().map(|kib| format!("{:.1}", mib(*kib))).collect();
+        vec![name.to_owned(), moment.to_owned(), supervisor, serving.join(", ")]
+    };
+    let both = |figures: &Figures| {
+        [
+            line(figures.name, "at rest", &figures.at_rest),
+            line(figures.name, "after the load", &figures.after_load),
+        ]
+    };
+    table(&["", "", "supervisor MiB", "each serving process MiB"], measured.iter().flat_map(both).collect())
+}
+
+/// Whether every visit counts.
+pub(crate) fn exactness(measured: &[Figures]) -> String {
+    let row = |figures: &Figures| {
+        let pool = if figures.pool_is_exact() {
+            format!("none (+{}, of at most {} cut by wrk)", figures.surplus, figures.cut)
+        } else {
+            format!("{} or more", figures.surplus.min(0).abs())
+        };
+        vec![figures.name.to_owned(), format!("{} of {}", figures.exact, exact::VISITS), pool]
+    };
+    let head = ["", "one session, 20 visits at a time: counted", "pool under load: answered visits lost"];
+    table(&head, measured.iter().map(row).collect())
+}
+
+/// What a SIGKILL of a worker costs.
+pub(crate) fn crashes(measured: &[Figures]) -> Option<String> {
+    let row = |figures: &Figures| {
+        let crashes = figures.crashes.as_ref()?;
+        Some(vec![
+            figures.name.to_owned(),
+            crashes.gaps_ms.len().to_string(),
+            format!("{:.1}", crashes.percentile(50)),
+            format!("{:.1}", crashes.percentile(99)),
+            format!("{:.1}", crashes.percentile(100)),
+            crashes.broken.to_string(),
+            crashes.refused.to_string(),
+        ])
+    };
+    let rows: Vec<_> = measured.iter().filter_map(row).collect();
+    let head = ["", "kills", "p50 ms", "p99 ms", "max ms", "connections broken", "connections refused"];
+    (!rows.is_empty()).then(|| table(&head, rows))
+}

@@ -1,0 +1,40 @@
+-- wrk's part of `cargo bench --bench http`: each request carries the next cookie of the pool.
+--
+-- Arguments after `--`: the path, the value of Accept, and the file with one cookie a line (none: no cookies).
+-- The requests are built before the load starts, so that the generator costs as little as it can.
+
+local threads = 0
+
+function setup(thread)
+  thread:set("offset", threads)
+  threads = threads + 1
+end
+
+function init(arguments)
+  requests = {}
+  if arguments[3] then
+    for cookie in io.lines(arguments[3]) do
+      local headers = { Accept = arguments[2], Cookie = cookie }
+      requests[#requests + 1] = wrk.format("GET", arguments[1], headers)
+    end
+  else
+    requests[1] = wrk.format("GET", arguments[1], { Accept = arguments[2] })
+  end
+  -- Threads start at different cookies; 7919 is a prime, so that they stay apart.
+  position = (offset * 7919) % #requests
+end
+
+function request()
+  position = position % #requests + 1
+  return requests[position]
+end
+
+function done(summary, latency)
+  local errors = summary.errors
+  io.write(string.format(
+    "figures %d %d %d %d %d %d %d %d %d\n",
+    summary.requests, summary.duration,
+    latency:percentile(50), latency:percentile(99), latency.max,
+    errors.status, errors.connect, errors.read + errors.write, errors.timeout
+  ))
+end
