@@ -1,0 +1,5 @@
+//! HTTP.
+pub mod identity;
+pub mod offload;
+pub mod problem;
+pub mod security;
