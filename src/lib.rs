@@ -9,3 +9,15 @@ pub mod scoreboard;
 pub mod session;
 pub mod supervisor;
 pub mod sys;
+
+// The names an application is written with: one import each, whatever room they live in.
+pub use http::error::Error;
+pub use http::extract::ClientAddr;
+pub use http::extract::Counters;
+pub use http::extract::Limit;
+pub use http::extract::Visit;
+pub use http::state::State;
+pub use http::state::Worker;
+pub use redis::Health as RedisHealth;
+pub use scoreboard::snapshot::SlotSnapshot;
+pub use tower_sessions::Session;

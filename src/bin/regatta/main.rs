@@ -1,2 +1,6 @@
 //! The shipped fleet.
-fn main() {}
+mod app;
+
+fn main() {
+    let _ = app::router;
+}
