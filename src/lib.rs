@@ -9,6 +9,7 @@ pub mod scoreboard;
 pub mod session;
 pub mod supervisor;
 pub mod sys;
+pub mod telemetry;
 
 // The names an application is written with: one import each, whatever room they live in.
 pub use http::error::Error;

@@ -46,14 +46,6 @@ impl AsFd for Signals {
     }
 }
 
-/// Lets every signal through again, as a newly forked worker needs it.
-///
-/// # Errors
-/// When the kernel refuses the mask.
-pub fn unblock_all() -> io::Result<()> {
-    Ok(nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
-}
-
 /// Sends a signal; a process that is gone already is no error.
 ///
 /// # Errors
@@ -63,4 +55,13 @@ pub fn send(pid: Pid, signal: Signal) -> io::Result<()> {
         Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
         Err(refused) => Err(refused.into()),
     }
+}
+
+/// Lets every signal through but these, as a newly forked worker needs it.
+///
+/// # Errors
+/// When the kernel refuses the mask.
+pub fn block_only(signals: &[Signal]) -> io::Result<()> {
+    let set: SigSet = signals.iter().copied().collect();
+    Ok(nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?)
 }
