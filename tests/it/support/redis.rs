@@ -11,6 +11,8 @@ use std::time::Instant;
 use regatta::config::schema;
 use regatta::config::schema::Mode;
 use regatta::config::schema::RedisUrl;
+use regatta::redis::Health;
+use regatta::redis::Redis;
 use tempfile::TempDir;
 
 /// Longest wait for a server to answer.
@@ -18,7 +20,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// A `redis-server` process.
 #[derive(Debug)]
-pub struct RedisServer {
+pub(crate) struct RedisServer {
     folder: TempDir,
     process: Option<Child>,
     extra: Vec<String>,
@@ -26,42 +28,42 @@ pub struct RedisServer {
 
 impl RedisServer {
     /// A server that answers, without persistence.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self::start_with(&[])
     }
 
     /// A server with more arguments, e.g. `["--appendonly", "yes"]`.
-    pub fn start_with(extra: &[&str]) -> Self {
+    pub(crate) fn start_with(extra: &[&str]) -> Self {
         let mut server = Self::absent(extra);
         server.restart();
         server
     }
 
     /// A server that is not running yet; its socket's path is known.
-    pub fn absent(extra: &[&str]) -> Self {
+    pub(crate) fn absent(extra: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("make a temporary folder");
         Self { folder, process: None, extra: extra.iter().map(ToString::to_string).collect() }
     }
 
     /// Path of its socket.
-    pub fn socket(&self) -> PathBuf {
+    pub(crate) fn socket(&self) -> PathBuf {
         self.folder.path().join("redis.sock")
     }
 
     /// Its URL for the configuration.
-    pub fn url(&self) -> RedisUrl {
+    pub(crate) fn url(&self) -> RedisUrl {
         RedisUrl::unix(&self.socket())
     }
 
     /// Settings for it.
-    pub fn settings(&self, prefix: &str, mode: Mode) -> schema::Redis {
+    pub(crate) fn settings(&self, prefix: &str, mode: Mode) -> schema::Redis {
         // Longer than the default: a test machine under load must not fail a test that asserts no speed.
         let command_timeout = Duration::from_millis(500);
         schema::Redis { url: Some(self.url()), prefix: prefix.to_owned(), mode, command_timeout }
     }
 
     /// Kills it if it runs, starts it and waits until it answers.
-    pub fn restart(&mut self) {
+    pub(crate) fn restart(&mut self) {
         self.kill();
         let process = Command::new("redis-server")
             .args(["--port", "0", "--save", "", "--unixsocket"])
@@ -75,14 +77,17 @@ impl RedisServer {
             .expect("start redis-server");
         self.process = Some(process);
         let deadline = Instant::now() + DEADLINE;
-        while !self.try_cli(&["PING"]).is_some_and(|answer| answer.contains("PONG") || answer.contains("NOAUTH")) {
+        while !self
+            .try_cli(&["PING"])
+            .is_some_and(|answer| answer.contains("PONG") || answer.contains("NOAUTH"))
+        {
             assert!(Instant::now() < deadline, "redis-server does not answer");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 
     /// SIGKILL.
-    pub fn kill(&mut self) {
+    pub(crate) fn kill(&mut self) {
         if let Some(mut process) = self.process.take() {
             let _ = process.kill();
             let _ = process.wait();
@@ -91,12 +96,12 @@ impl RedisServer {
     }
 
     /// SIGSTOP: it keeps its connections and answers nothing.
-    pub fn stop(&self) {
+    pub(crate) fn stop(&self) {
         self.signal("-STOP");
     }
 
     /// SIGCONT.
-    pub fn cont(&self) {
+    pub(crate) fn cont(&self) {
         self.signal("-CONT");
     }
 
@@ -106,7 +111,7 @@ impl RedisServer {
     }
 
     /// What `redis-cli` prints for a command.
-    pub fn cli(&self, args: &[&str]) -> String {
+    pub(crate) fn cli(&self, args: &[&str]) -> String {
         self.try_cli(args).expect("run redis-cli")
     }
 
@@ -116,7 +121,7 @@ impl RedisServer {
     }
 
     /// Calls by command since the last `CONFIG RESETSTAT`, those within scripts included.
-    pub fn commands(&self) -> BTreeMap<String, u64> {
+    pub(crate) fn commands(&self) -> BTreeMap<String, u64> {
         let info = self.cli(&["INFO", "commandstats"]);
         let entry = |line: &str| {
             let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(':')?;
@@ -127,7 +132,7 @@ impl RedisServer {
     }
 
     /// Every key.
-    pub fn keys(&self) -> Vec<String> {
+    pub(crate) fn keys(&self) -> Vec<String> {
         let mut keys: Vec<String> = self.cli(&["--scan"]).lines().map(str::to_owned).collect();
         keys.sort();
         keys
@@ -137,5 +142,22 @@ impl RedisServer {
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
+    }
+}
+
+/// A worker's connection to a server, ready.
+pub(crate) async fn connect(server: &RedisServer, prefix: &str, mode: Mode) -> Redis {
+    let redis = Redis::new(&server.settings(prefix, mode), &server.url(), "test").expect("a usable URL");
+    redis.start();
+    assert_eq!(redis.first_attempt().await, Health::Up);
+    redis
+}
+
+/// Waits until something is true; panics with `what` after the deadline.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
