@@ -1,4 +1,9 @@
 //! Integration tests: one binary, one module per subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "whatever fails in a test shall end it, helpers included"
+)]
 
 mod state_begin;
 mod state_faults;
