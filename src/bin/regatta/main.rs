@@ -1,6 +1,6 @@
-//! The shipped fleet.
+//! The shipped fleet: the library's command line around the application in `app/`.
 mod app;
 
-fn main() {
-    let _ = app::router;
+fn main() -> std::process::ExitCode {
+    regatta::Fleet::new(app::router).run()
 }
