@@ -1,1 +1,12 @@
 //! Integration tests: one binary, one module per subject.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "whatever fails in a test shall end it, helpers included"
+)]
+
+mod state_begin;
+mod state_faults;
+mod state_migrations;
+mod state_session;
+mod support;
