@@ -63,8 +63,6 @@ pub(crate) struct Seen {
     pub(crate) p50_ms: f64,
     /// 99th percentile of latency, milliseconds.
     pub(crate) p99_ms: f64,
-    /// Longest latency, milliseconds.
-    pub(crate) max_ms: f64,
     /// Answers with a status above 399.
     pub(crate) refused: f64,
     /// Connections that failed, broke off or gave no answer for 2 s.
@@ -120,7 +118,7 @@ pub(crate) fn drive(
     let line = text.lines().find_map(|line| line.strip_prefix("figures "));
     let line = line.ok_or_else(|| format!("wrk printed no figures: {text}"))?;
     let figures: Vec<f64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-    let [requests, duration_us, p50_us, p99_us, max_us, refused, connect, broken, timeout] = figures[..]
+    let [requests, duration_us, p50_us, p99_us, refused, connect, broken, timeout] = figures[..]
     else {
         return Err(format!("wrk printed other figures: {line}").into());
     };
@@ -129,7 +127,6 @@ pub(crate) fn drive(
         seconds: duration_us / 1e6,
         p50_ms: p50_us / 1e3,
         p99_ms: p99_us / 1e3,
-        max_ms: max_us / 1e3,
         refused,
         broken: connect + broken + timeout,
     })
