@@ -58,11 +58,7 @@ fn app() -> App {
                         .map_err(|error| (http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
                 }),
             )
-            .route(
-                "/panic",
-                get(explode)
-                    .post(|body: Bytes| async move { body.len().to_string() }),
-            )
+            .route("/panic", get(explode).post(|body: Bytes| async move { body.len().to_string() }))
             .with_state(state)
     })
 }
@@ -175,10 +171,8 @@ async fn a_request_that_is_dropped_is_not_in_flight_any_more() {
     let call =
         face.call(Request::get("/hello").body(Body::empty()).unwrap(), SocketAddr::from(([127, 0, 0, 1], 9)));
     drop(call);
-    let waiting = public(
-        &parts,
-        &(Arc::new(|_| Router::new().route("/", get(|| std::future::pending::<()>()))) as App),
-    );
+    let waiting =
+        public(&parts, &(Arc::new(|_| Router::new().route("/", get(std::future::pending::<()>))) as App));
     let mut call = Box::pin(
         waiting.call(Request::get("/").body(Body::empty()).unwrap(), SocketAddr::from(([127, 0, 0, 1], 9))),
     );
