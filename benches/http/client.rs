@@ -51,20 +51,21 @@ impl Answer {
 #[derive(Debug)]
 pub(crate) struct Client {
     address: SocketAddr,
+    patience: Duration,
     connection: Option<BufReader<TcpStream>>,
 }
 
 impl Client {
     /// Nothing is opened before the first request.
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, connection: None }
+        Self { address, patience: PATIENCE, connection: None }
     }
 
     /// Asks for a path, with a cookie if there is one.
     pub(crate) fn ask(&mut self, path: &str, cookie: Option<&str>) -> io::Result<Answer> {
         let mut connection = match self.connection.take() {
             Some(connection) => connection,
-            None => connect(self.address)?,
+            None => connect(self.address, self.patience)?,
         };
         let cookie = cookie.map(|cookie| format!("Cookie: {cookie}\r\n")).unwrap_or_default();
         let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n{cookie}\r\n");
@@ -79,13 +80,18 @@ impl Client {
 
 /// One request on a connection of its own.
 pub(crate) fn ask_once(address: SocketAddr, path: &str) -> io::Result<Answer> {
-    Client::new(address).ask(path, None)
+    ask_within(address, path, PATIENCE)
 }
 
-fn connect(address: SocketAddr) -> io::Result<BufReader<TcpStream>> {
-    let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+/// One request on a connection of its own, given up when nothing comes for this long.
+pub(crate) fn ask_within(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Answer> {
+    Client { address, patience, connection: None }.ask(path, None)
+}
+
+fn connect(address: SocketAddr, patience: Duration) -> io::Result<BufReader<TcpStream>> {
+    let stream = TcpStream::connect_timeout(&address, patience)?;
     stream.set_nodelay(true)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(patience))?;
     Ok(BufReader::new(stream))
 }
 

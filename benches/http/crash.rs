@@ -21,6 +21,9 @@ use crate::process;
 /// A worker is killed only after it has served for longer than this: at once after its start, back-off is right.
 const SERVED: Duration = Duration::from_millis(1100);
 
+/// A probe that gets no answer for so long is given up and counted as hanging; the next one is opened.
+const PROBE: Duration = Duration::from_millis(250);
+
 /// Longest wait for a successor.
 const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -31,6 +34,8 @@ pub(crate) struct Crashes {
     pub(crate) gaps_ms: Vec<f64>,
     /// Connections that broke: those the victim had accepted.
     pub(crate) broken: u64,
+    /// Connections that were taken and not answered within 250 ms.
+    pub(crate) hanging: u64,
     /// Connections that were refused.
     pub(crate) refused: u64,
 }
@@ -46,7 +51,7 @@ impl Crashes {
 /// Kills this many workers, one after the other, always the one that has served longest.
 pub(crate) fn kill_workers(contender: &Contender, kills: usize) -> Outcome<Crashes> {
     let mut workers: VecDeque<u32> = contender.workers().into();
-    let mut crashes = Crashes { gaps_ms: Vec::with_capacity(kills), broken: 0, refused: 0 };
+    let mut crashes = Crashes { gaps_ms: Vec::with_capacity(kills), broken: 0, hanging: 0, refused: 0 };
     for _ in 0..kills {
         // Not a wait for something: the age of the next victim is part of the measurement.
         thread::sleep(SERVED);
@@ -69,13 +74,17 @@ fn kill_one(
     let killed = Instant::now();
     process::kill(victim, Signal::SIGKILL)?;
     while killed.elapsed() < PATIENCE {
-        match client::ask_once(contender.address, "/hello") {
+        match client::ask_within(contender.address, "/hello", PROBE) {
             Ok(answer) => match answer.pid() {
                 Some(pid) if !known.contains(&pid) => return Ok((killed.elapsed(), pid)),
                 _ => {}
             },
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => crashes.refused += 1,
-            Err(_) => crashes.broken += 1,
+            Err(error) => match error.kind() {
+                io::ErrorKind::ConnectionRefused => crashes.refused += 1,
+                // A read that times out is the former on Linux, a connect that does is the latter.
+                io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => crashes.hanging += 1,
+                _ => crashes.broken += 1,
+            },
         }
     }
     Err(format!("{}: no successor of {victim} answered", contender.name).into())

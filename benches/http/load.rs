@@ -118,8 +118,7 @@ pub(crate) fn drive(
     let line = text.lines().find_map(|line| line.strip_prefix("figures "));
     let line = line.ok_or_else(|| format!("wrk printed no figures: {text}"))?;
     let figures: Vec<f64> = line.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-    let [requests, duration_us, p50_us, p99_us, refused, connect, broken, timeout] = figures[..]
-    else {
+    let [requests, duration_us, p50_us, p99_us, refused, connect, broken, timeout] = figures[..] else {
         return Err(format!("wrk printed other figures: {line}").into());
     };
     Ok(Seen {

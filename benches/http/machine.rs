@@ -36,5 +36,9 @@ fn version(program: &str, flag: &str, package: &str) -> Outcome<String> {
     let output = output.map_err(|error| format!("{program} (Debian: {package}) is needed: {error}"))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     let line = text.lines().next().unwrap_or_default();
-    Ok(line.split_whitespace().take(3).collect::<Vec<_>>().join(" "))
+    Ok(line
+        .split_whitespace()
+        .take_while(|word| !word.starts_with(['(', '[', 's']))
+        .collect::<Vec<_>>()
+        .join(" "))
 }

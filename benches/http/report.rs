@@ -19,12 +19,8 @@ pub(crate) fn page(machine: &[(&'static str, String)], options: &Options, measur
     );
     page.push_str("mean something; absolute figures depend on the machine.\n\n");
     if let Some(date) = &options.date {
-        page.push_str(&format!("Measured on {date}."));
+        page.push_str(&format!("Measured on {date}. {}\n\n", options.note.as_deref().unwrap_or_default()));
     }
-    if let Some(note) = &options.note {
-        page.push_str(&format!(" {note}"));
-    }
-    page.push_str("\n\n");
     page.push_str(&tables::machine(machine));
     let sections = [
         ("Targets", tables::targets(measured), TARGETS),
@@ -50,7 +46,7 @@ const TARGETS: &str = "From the design. CPU is user and system time.";
 const SPEED: &str = "Medians over the rounds, CPU in microseconds for each request. *App* is all processes that serve \
 (Node's first process hands out connections and is one of them). *Redis commands* includes those inside scripts. \
 *Redis reads* is how often Redis read from a socket: below one, requests that arrive together share a read. \
-*Failed* is answers above 399 and broken connections, over all rounds. The page closes its connection after each \
+*4xx/5xx* and *broken* (connections that failed or gave no answer for 2 s) are over all rounds. The page closes its connection after each \
 answer, so that a browser meets another worker on reload: its figures include a new TCP connection for each request.";
 
 const RATIOS: &str = "Above 1 Regatta is faster, or the peer spends more. The peers do the job as their \
@@ -70,7 +66,8 @@ counted although wrk was gone before the answer.";
 const CRASHES: &str = "From the kill to the first answer of the successor. Connections of their own are opened one \
 after the other; one that the kernel puts in the dead worker's queue waits there for its successor, and the clock \
 stops when a process that was not there before answers. A worker has served for more than a second when it is \
-killed. With 50 kills p99 is the longest. *Broken* are connections the victim had accepted.";
+killed. With 50 kills p99 is the longest. *Broken* are connections the victim had accepted, *hanging* those \
+that were taken and not answered within 250 ms.";
 
 const SPREAD: &str = "The rounds one by one.";
 

@@ -149,7 +149,7 @@ fn one(
     let run = load::measure(contender, route, &cookies, options)?;
     figures.note(route, run.seen.requests, options);
     println!(
-        "{:<12} {:<9} {:>8.0} req/s  p50 {:>7.2} ms  p99 {:>7.2} ms  app {:>6.1} us  redis {:>5.1} us  failed {}",
+        "{:<12} {:<9} {:>8.0} req/s  p50 {:>7.2} ms  p99 {:>7.2} ms  app {:>6.1} us  redis {:>5.1} us  4xx/5xx {}  broken {}",
         contender.name,
         route.label(),
         run.rate(),
@@ -157,7 +157,8 @@ fn one(
         run.seen.p99_ms,
         run.app_us / run.seen.requests,
         run.redis_us / run.seen.requests,
-        run.seen.refused + run.seen.broken,
+        run.seen.refused,
+        run.seen.broken,
     );
     figures.runs.push((route, run));
     Ok(())

@@ -33,7 +33,8 @@ pub(crate) fn routes(measured: &[Figures]) -> String {
         "redis µs",
         "Redis commands",
         "Redis reads",
-        "failed",
+        "4xx/5xx",
+        "broken",
     ];
     let mut rows = Vec::new();
     for figures in measured {
@@ -46,7 +47,8 @@ pub(crate) fn routes(measured: &[Figures]) -> String {
 
 fn speed(figures: &Figures, route: Route) -> Option<Vec<String>> {
     let of_route = figures.runs.iter().filter(|(known, _)| *known == route);
-    let failed: f64 = of_route.map(|(_, run)| run.seen.refused + run.seen.broken).sum();
+    let refused: f64 = of_route.clone().map(|(_, run)| run.seen.refused).sum();
+    let broken: f64 = of_route.map(|(_, run)| run.seen.broken).sum();
     Some(vec![
         figures.name.to_owned(),
         format!("`{}`", route.label()),
@@ -58,7 +60,8 @@ fn speed(figures: &Figures, route: Route) -> Option<Vec<String>> {
         format!("{:.1}", figures.median(route, each(|run| run.redis_us))?),
         format!("{:.2}", figures.median(route, each(|run| run.commands))?),
         format!("{:.2}", figures.median(route, each(|run| run.reads))?),
-        format!("{failed:.0}"),
+        format!("{refused:.0}"),
+        format!("{broken:.0}"),
     ])
 }
 
@@ -186,10 +189,11 @@ pub(crate) fn crashes(measured: &[Figures]) -> Option<String> {
             format!("{:.1}", crashes.percentile(99)),
             format!("{:.1}", crashes.percentile(100)),
             crashes.broken.to_string(),
+            crashes.hanging.to_string(),
             crashes.refused.to_string(),
         ])
     };
     let rows: Vec<_> = measured.iter().filter_map(row).collect();
-    let head = ["", "kills", "p50 ms", "p99 ms", "max ms", "connections broken", "connections refused"];
+    let head = ["", "kills", "p50 ms", "p99 ms", "max ms", "broken", "hanging", "refused"];
     (!rows.is_empty()).then(|| table(&head, rows))
 }
