@@ -22,6 +22,9 @@ const REGATTA: &str = env!("CARGO_BIN_EXE_regatta");
 /// Limits on, but never reached: a denied request would be cheaper than an answered one.
 const LIMIT: (&str, &str) = ("1000000/s", "1000000");
 
+/// Lines of a log that are shown with a failure.
+const LAST_WORDS: usize = 10;
+
 /// What a contender's processes are to each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Shape {
@@ -93,10 +96,14 @@ impl Contender {
         let complete = || self.shape == Shape::Threads || self.workers().len() == options.workers;
         let answers = |path| client::ask_once(self.address, path).is_ok_and(|answer| answer.status == 200);
         let waited = process::wait_until("it answers", || complete() && answers("/hello") && answers("/"));
-        waited.map_err(|error| {
-            let log = fs::read_to_string(&self.log).unwrap_or_default();
-            format!("{}: {error}; it wrote:\n{log}", self.name).into()
-        })
+        waited.map_err(|error| format!("{}: {error}; it wrote:\n{}", self.name, self.last_words()).into())
+    }
+
+    /// The end of what it wrote, to explain a failure.
+    pub(crate) fn last_words(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")
     }
 
     /// Its Redis.

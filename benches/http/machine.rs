@@ -30,15 +30,13 @@ pub(crate) fn describe(peers: bool) -> Outcome<Vec<(&'static str, String)>> {
     Ok(rows)
 }
 
-/// The first words of what a program says about itself.
+/// A program and the version it says it has.
 fn version(program: &str, flag: &str, package: &str) -> Outcome<String> {
     let output = Command::new(program).arg(flag).output();
     let output = output.map_err(|error| format!("{program} (Debian: {package}) is needed: {error}"))?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let line = text.lines().next().unwrap_or_default();
-    Ok(line
-        .split_whitespace()
-        .take_while(|word| !word.starts_with(['(', '[', 's']))
-        .collect::<Vec<_>>()
-        .join(" "))
+    let text = String::from_utf8_lossy(&output.stdout);
+    // The first word with a dot and a digit in it: `v=7.0.15`, `debian/4.1.0-3+b2`, `1.95.0`, `v20.20.2`.
+    let numbered = |word: &&str| word.contains('.') && word.contains(|c: char| c.is_ascii_digit());
+    let version = text.split_whitespace().find(numbered).unwrap_or("of unknown version");
+    Ok(format!("{program} {}", version.trim_start_matches("v=")))
 }

@@ -160,6 +160,9 @@ fn one(
         run.seen.refused,
         run.seen.broken,
     );
+    if run.seen.refused + run.seen.broken > 0.0 {
+        println!("{}", contender.last_words());
+    }
     figures.runs.push((route, run));
     Ok(())
 }
