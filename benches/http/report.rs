@@ -49,7 +49,8 @@ const SPEED: &str = "Medians over the rounds, CPU in microseconds for each reque
 *4xx/5xx* and *broken* (connections that failed or gave no answer for 2 s) are over all rounds. The page closes its connection after each \
 answer, so that a browser meets another worker on reload: its figures include a new TCP connection for each request.";
 
-const RATIOS: &str = "Above 1 Regatta is faster, or the peer spends more. The peers do the job as their \
+const RATIOS: &str = "Above 1 Regatta is faster, or the peer spends more (for each `/` as text). CPU is the steadier \
+figure where other programs share the cores. The peers do the job as their \
 documentation shows it: session views, a shared total, and a fixed-window limit whose two commands share a round \
 trip in their favour. Regatta's limit is GCRA, its cookies are signed, its sessions have idle and absolute \
 lifetimes, and all of it was on.";

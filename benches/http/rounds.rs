@@ -13,6 +13,7 @@ use crate::exact;
 use crate::load;
 use crate::load::Route;
 use crate::load::Run;
+use crate::load::Seen;
 use crate::load::float;
 use crate::options::Options;
 use crate::process;
@@ -67,6 +68,15 @@ impl Figures {
             return figures.get(middle).copied();
         }
         Some(f64::midpoint(*figures.get(middle.checked_sub(1)?)?, *figures.get(middle)?))
+    }
+
+    /// Notes visits that were answered, and those that may have been counted although they were not.
+    fn note(&mut self, route: Route, seen: &Seen, options: &Options) {
+        if route != Route::Hello {
+            // Whole numbers, as wrk printed them. A refusal after a deadline leaves open whether it was counted.
+            self.answered += (seen.requests - seen.refused) as u64;
+            self.cut += options.connections as u64 + seen.refused as u64;
+        }
     }
 
     /// The sum over all measurements of a figure.
@@ -144,10 +154,10 @@ fn one(
     std::fs::write(&cookies, figures.cookies.join("\n"))?;
     if options.warm_up > 0 {
         let seen = load::drive(contender, route, &cookies, options.warm_up, options)?;
-        figures.note(route, seen.requests, options);
+        figures.note(route, &seen, options);
     }
     let run = load::measure(contender, route, &cookies, options)?;
-    figures.note(route, run.seen.requests, options);
+    figures.note(route, &run.seen, options);
     println!(
         "{:<12} {:<9} {:>8.0} req/s  p50 {:>7.2} ms  p99 {:>7.2} ms  app {:>6.1} us  redis {:>5.1} us  4xx/5xx {}  broken {}",
         contender.name,
@@ -165,17 +175,6 @@ fn one(
     }
     figures.runs.push((route, run));
     Ok(())
-}
-
-impl Figures {
-    /// Notes visits that were answered, and those whose answers wrk did not wait for.
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a count that wrk printed")]
-    fn note(&mut self, route: Route, requests: f64, options: &Options) {
-        if route != Route::Hello {
-            self.answered += requests as u64;
-            self.cut += options.connections as u64;
-        }
-    }
 }
 
 /// Memory after the load, exactness, and last the kills, which give the worker's memory a new beginning.

@@ -104,6 +104,7 @@ pub(crate) fn ratios(measured: &[Figures]) -> Option<String> {
     let rate = |figures: &Figures, route| figures.median(route, |run| run.rate());
     let cpu = |figures: &Figures| figures.median(Route::Visit, each(|run| run.app_us + run.supervisor_us));
     let redis = |figures: &Figures| figures.median(Route::Visit, each(|run| run.redis_us));
+    let both = |figures: &Figures| Some(cpu(figures)? + redis(figures)?);
     let row = |peer: &Figures| {
         Some(vec![
             peer.name.to_owned(),
@@ -111,10 +112,12 @@ pub(crate) fn ratios(measured: &[Figures]) -> Option<String> {
             format!("{:.2} ×", rate(own, Route::Hello)? / rate(peer, Route::Hello)?),
             format!("{:.2} ×", cpu(peer)? / cpu(own)?),
             format!("{:.2} ×", redis(peer)? / redis(own)?),
+            format!("{:.2} ×", both(peer)? / both(own)?),
         ])
     };
     let rows: Vec<_> = peers.iter().filter_map(row).collect();
-    let head = ["Regatta against", "req/s of `/`", "req/s of `/hello`", "its app CPU", "its Redis CPU"];
+    let head =
+        ["Regatta against", "req/s of `/`", "req/s of `/hello`", "its app CPU", "its Redis CPU", "both CPU"];
     (!rows.is_empty()).then(|| table(&head, rows))
 }
 
