@@ -6,4 +6,18 @@
     reason = "a test that cannot go on says so by panicking, also from the harness"
 )]
 
+mod browser; // the page in a real browser
+mod config_errors; // mistakes are one sentence and an exit code
+mod cookies; // only our own cookies count
+mod crash; // what a crash costs, and what not
+mod exact; // counts are exact
+mod heal; // what Redis forgets is put back
+mod http_bounds; // what a client may send, and how slowly
 mod layers; // the house rules: floors, walls, sizes
+mod limits; // rate limits hold over all workers
+mod metrics; // what operators read
+mod proxy; // who a client is
+mod redis_away; // Redis away is a defined state
+mod serve; // the main job
+mod stop; // nothing begun is dropped
+mod support; // the harness
