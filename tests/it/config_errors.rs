@@ -198,7 +198,7 @@ fn wrong_usage_is_64_and_help_is_0() {
 
 #[test]
 fn check_says_what_would_start_and_starts_nothing() {
-    let redis = RedisServer::start();
+    let mut redis = RedisServer::start();
     let plan = Plan::on(&redis).args(&["check"]);
     let (code, printed) = plan.run();
     assert_eq!(code, 0, "{printed}");

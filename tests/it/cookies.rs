@@ -12,16 +12,6 @@ use crate::support::fleet::Plan;
 use crate::support::load;
 use crate::support::redis::RedisServer;
 
-/// How often Redis ran each command, those inside functions too.
-fn commands(redis: &RedisServer) -> BTreeMap<String, u64> {
-    let stats = redis.cli(&["INFO", "commandstats"]);
-    let line = |line: &str| {
-        let (name, rest) = line.trim().strip_prefix("cmdstat_")?.split_once(":calls=")?;
-        Some((name.to_ascii_lowercase(), rest.split(',').next()?.parse().ok()?))
-    };
-    stats.lines().filter_map(line).collect()
-}
-
 /// Commands only a session needs.
 fn session_commands(redis: &RedisServer) -> u64 {
     let of_hashes = |(name, _): &(&String, &u64)| {
@@ -29,13 +19,7 @@ fn session_commands(redis: &RedisServer) -> u64 {
             || name.starts_with("pexpire")
             || *name == "expire"
     };
-    commands(redis).iter().filter(of_hashes).map(|(_, calls)| calls).sum()
-}
-
-fn keys(redis: &RedisServer) -> Vec<String> {
-    let mut keys: Vec<_> = redis.cli(&["KEYS", "*"]).lines().map(str::to_owned).collect();
-    keys.sort();
-    keys
+    redis.commands().iter().filter(of_hashes).map(|(_, calls)| calls).sum()
 }
 
 fn letters(length: usize) -> String {
@@ -68,7 +52,7 @@ fn ten_thousand_random_cookies_cost_no_session_command_and_no_key() {
     let (mut visitor, real) = known(&fleet);
     // Counted from here, with the counter's and the limit's keys in place.
     fleet.get("/counters/x");
-    let (keys_before, commands_before) = (keys(&redis), session_commands(&redis));
+    let (keys_before, commands_before) = (redis.keys(), session_commands(&redis));
     load::parallel(4, 25, |_| {
         let mut connection = Connection::open(fleet.listen).unwrap();
         for _ in 0..100 {
@@ -79,7 +63,7 @@ fn ten_thousand_random_cookies_cost_no_session_command_and_no_key() {
         }
     });
     assert_eq!(session_commands(&redis), commands_before);
-    assert_eq!(keys(&redis), keys_before);
+    assert_eq!(redis.keys(), keys_before);
     assert_eq!(visitor.visit(fleet.listen).1, 2);
 }
 
@@ -179,10 +163,10 @@ fn the_store_never_holds_what_a_cookie_says() {
     let fleet = Plan::on(&redis).start();
     let (_, real) = known(&fleet);
     let id = real.split('.').nth(2).unwrap();
-    for key in keys(&redis) {
+    for key in redis.keys() {
         assert!(!key.contains(id), "{key}");
     }
-    assert!(keys(&redis).iter().any(|key| key.contains(":s:")), "{:?}", keys(&redis));
+    assert!(redis.keys().iter().any(|key| key.contains(":s:")), "{:?}", redis.keys());
 }
 
 #[test]
@@ -190,7 +174,7 @@ fn a_session_that_is_gone_stays_gone() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).start();
     let (mut visitor, _) = known(&fleet);
-    let before = keys(&redis);
+    let before = redis.keys();
     let gone = before.iter().find(|key| key.contains(":s:")).unwrap();
     redis.cli(&["DEL", gone]);
     let first = visitor.ask(fleet.listen, Request::get("/"));
@@ -200,7 +184,7 @@ fn a_session_that_is_gone_stays_gone() {
     }
     let views = visitor.visit(fleet.listen).1;
     assert!(views <= 2, "{views}");
-    assert!(!keys(&redis).contains(gone), "it came back under its old key");
+    assert!(!redis.keys().contains(gone), "it came back under its old key");
 }
 
 #[test]

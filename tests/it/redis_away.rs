@@ -44,8 +44,7 @@ fn assert_stateless_routes_serve(fleet: &Fleet) {
 
 #[test]
 fn boots_without_redis_and_serves_state_once_it_is_there() {
-    let redis = RedisServer::start();
-    redis.kill();
+    let mut redis = RedisServer::absent(&[]);
     let fleet = fleet(&redis).start();
     assert_stateless_routes_serve(&fleet);
     for _ in 0..10 {
@@ -111,7 +110,7 @@ fn assert_defined(results: Vec<Vec<(Result<Response, Failure>, Duration)>>) -> u
 
 #[test]
 fn redis_killed_and_restarted_under_load() {
-    let redis = RedisServer::start();
+    let mut redis = RedisServer::start();
     let fleet = fleet(&redis).start();
     let load = visits(&fleet);
     wait::until("visits", wait::LONG, || load.seen() > 100);
@@ -190,8 +189,7 @@ fn a_full_redis_is_a_refusal_and_not_an_error() {
 
 #[test]
 fn a_fleet_that_waits_for_redis_stops_all_the_same() {
-    let redis = RedisServer::start();
-    redis.kill();
+    let redis = RedisServer::absent(&[]);
     let mut fleet = fleet(&redis).start();
     assert_eq!(fleet.stop(), 0);
 }

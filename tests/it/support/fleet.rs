@@ -63,7 +63,7 @@ impl Plan {
     pub(crate) fn on(redis: &RedisServer) -> Self {
         let plan = Self::new();
         let prefix = plan.folder.path().file_name().unwrap().to_str().unwrap().replace('.', "-");
-        plan.set("REGATTA_REDIS__URL", &redis.url()).set("REGATTA_REDIS__PREFIX", &prefix)
+        plan.set("REGATTA_REDIS__URL", redis.url().expose()).set("REGATTA_REDIS__PREFIX", &prefix)
     }
 
     pub(crate) fn workers(self, count: usize) -> Self {
