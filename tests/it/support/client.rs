@@ -180,11 +180,6 @@ impl Connection {
         self.stream.get_mut().write_all(bytes).map_err(Failure::from)
     }
 
-    /// Says that nothing more will be sent.
-    pub(crate) fn finish_sending(&self) {
-        self.stream.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
-    }
-
     /// Sends a request and waits for its answer.
     pub(crate) fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
         self.send(&request.bytes())?;
