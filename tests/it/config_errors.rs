@@ -4,12 +4,14 @@ use std::fs;
 use std::net::TcpListener;
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use regatta::supervisor::redis_server::RedisServer as RedisChild;
 
 use crate::support::client::Visitor;
 use crate::support::fleet::Plan;
 use crate::support::process;
 use crate::support::redis::RedisServer;
+use crate::support::wait;
 
 const USAGE: i32 = 64;
 const UNAVAILABLE: i32 = 69;
@@ -107,11 +109,15 @@ fn a_port_that_somebody_else_serves_is_refused() {
     let redis = RedisServer::start();
     let foreign = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = foreign.local_addr().unwrap().to_string();
-    refused(&Plan::on(&redis).set("REGATTA_LISTEN", &address), USAGE, &["listen", &address, "in use"]);
+    refused(
+        &Plan::on(&redis).set("REGATTA_LISTEN", &address),
+        USAGE,
+        &["listen", &address, "serves that port already"],
+    );
     refused(
         &Plan::on(&redis).set("REGATTA_ADMIN__LISTEN", &address),
         USAGE,
-        &["admin.listen", &address, "in use"],
+        &["admin.listen", &address, "serves that port already"],
     );
 }
 
@@ -120,12 +126,16 @@ fn a_port_that_another_fleet_serves_is_refused() {
     let redis = RedisServer::start();
     let first = Plan::on(&redis).start();
     let address = first.listen.to_string();
-    refused(&Plan::on(&redis).set("REGATTA_LISTEN", &address), USAGE, &["listen", &address, "in use"]);
+    refused(
+        &Plan::on(&redis).set("REGATTA_LISTEN", &address),
+        USAGE,
+        &["listen", &address, "serves that port already"],
+    );
     let admin = first.admin.to_string();
     refused(
         &Plan::on(&redis).set("REGATTA_ADMIN__LISTEN", &admin),
         USAGE,
-        &["admin.listen", &admin, "in use"],
+        &["admin.listen", &admin, "serves that port already"],
     );
     let workers = first.workers();
     for _ in 0..20 {
@@ -151,8 +161,8 @@ fn a_fleet_that_was_killed_leaves_nothing_in_the_way() {
     let mut killed = plan.start();
     let mut visitor = Visitor::default();
     visitor.visit(killed.listen);
-    killed.signal(nix::sys::signal::Signal::SIGKILL);
-    killed.exit_code(crate::support::wait::LONG);
+    killed.signal(Signal::SIGKILL);
+    killed.exit_code(wait::LONG);
     let next = plan.start();
     assert_eq!(visitor.visit(next.listen).1, 2);
 }
@@ -224,4 +234,13 @@ fn health_asks_a_running_fleet() {
     assert_eq!(fleet.stop(), 0);
     assert!(!process::alive(supervisor));
     assert_ne!(ask(&live).0, 0);
+}
+
+#[test]
+fn a_program_that_has_started_threads_is_refused() {
+    let redis = RedisServer::start();
+    let (code, printed) = Plan::on(&redis).example("faulty").set("FAULTY_THREAD", "1").run();
+    assert_ne!(code, 0, "{printed}");
+    assert!(printed.contains("thread"), "{printed}");
+    assert!(!printed.contains("worker started") && !printed.contains("panicked"), "{printed}");
 }

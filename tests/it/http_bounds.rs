@@ -201,3 +201,15 @@ fn a_client_that_leaves_early_hurts_nobody() {
     }
     still_serves(&fleet);
 }
+
+#[test]
+fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
+    let redis = RedisServer::start();
+    let fleet = bounded(&redis);
+    let mut connection = Connection::open(fleet.listen).unwrap();
+    let head = "POST /counters/x HTTP/1.1\r\nHost: fleet.test\r\nContent-Type: application/x-www-form-urlencoded\r\n";
+    connection.send(format!("{head}Expect: 100-continue\r\nContent-Length: 4\r\n\r\n").as_bytes()).unwrap();
+    assert_eq!(connection.receive(false).unwrap().status, 100);
+    connection.send(b"by=4").unwrap();
+    assert_eq!(connection.receive(false).unwrap().json()["value"], 4);
+}

@@ -12,6 +12,7 @@ mod cookies; // only our own cookies count
 mod crash; // what a crash costs, and what not
 mod exact; // counts are exact
 mod heal; // what Redis forgets is put back
+mod http2; // HTTP/2 without TLS
 mod http_bounds; // what a client may send, and how slowly
 mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers

@@ -16,7 +16,7 @@ use crate::support::redis::RedisServer;
 use crate::support::wait;
 
 /// Requests answered to the public, all workers and statuses together.
-const REQUESTS: &str = "regatta_http_requests_total";
+const REQUESTS: &str = "regatta_requests_total";
 
 /// The sum of a metric over all series that have these labels.
 #[track_caller]
@@ -52,8 +52,8 @@ fn totals_equal_what_the_clients_counted_and_every_worker_tells_the_same() {
         let (worker, text) = scrape(&fleet);
         answered_by.insert(worker);
         assert_eq!(sum(&text, REQUESTS, &[]), 300.0);
-        assert_eq!(sum(&text, REQUESTS, &["4xx"]), 50.0);
-        assert_eq!(sum(&text, REQUESTS, &["2xx"]), 250.0);
+        assert_eq!(sum(&text, REQUESTS, &["class=\"4xx\""]), 50.0);
+        assert_eq!(sum(&text, REQUESTS, &["class=\"2xx\""]), 250.0);
     }
     assert_eq!(answered_by.len(), 4, "every worker was asked");
 }
@@ -99,12 +99,12 @@ fn the_exposition_is_well_formed() {
         if let Some(rest) = line.strip_prefix("# TYPE ") {
             let name = rest.split(' ').next().unwrap();
             assert!(typed.insert(name.to_owned()), "{name} is declared twice");
+            assert!(name.starts_with("regatta_"), "{line}");
         } else if !line.starts_with('#') && !line.is_empty() {
             let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
             assert!(value.parse::<f64>().is_ok(), "{line}");
             let name = series.split('{').next().unwrap();
             assert!(typed.iter().any(|known| name.starts_with(known.as_str())), "{line} has no type");
-            assert!(name.starts_with("regatta_"), "{line}");
         }
     }
 }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use nix::sched::CpuSet;
+use nix::sched::sched_getaffinity;
+use nix::sched::sched_setaffinity;
 use nix::sys::signal::Signal;
+use nix::unistd::Pid;
 
 use crate::support::client;
 use crate::support::client::Connection;
@@ -183,4 +187,41 @@ fn many_requests_on_one_connection_are_all_answered_by_its_worker() {
     let served: BTreeSet<_> =
         (0..100).map(|_| connection.ask(&Request::get("/hello")).unwrap().worker()).collect();
     assert_eq!(served.len(), 1);
+}
+
+#[test]
+fn requests_sent_ahead_are_answered_in_order() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).start();
+    let mut connection = Connection::open(fleet.listen).unwrap();
+    let targets = ["/hello", "/counters/ahead", "/nothing/here", "/hello"];
+    let sent: Vec<u8> = targets.iter().flat_map(|target| Request::get(target).bytes()).collect();
+    connection.send(&sent).unwrap();
+    let statuses: Vec<_> = targets.iter().map(|_| connection.receive(false).unwrap().status).collect();
+    assert_eq!(statuses, [200, 200, 404, 200]);
+}
+
+#[test]
+fn every_configured_address_is_served() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).set("REGATTA_LISTEN", "127.0.0.1:0, 127.0.0.2:0").start();
+    assert_eq!(fleet.also.len(), 1);
+    let mut visitor = Visitor::default();
+    assert_eq!(visitor.visit(fleet.listen).1, 1);
+    assert_eq!(visitor.visit(fleet.also[0]).1, 2);
+}
+
+#[test]
+fn one_worker_a_core_that_affinity_allows() {
+    let redis = RedisServer::start();
+    let this_thread = Pid::from_raw(0);
+    let allowed = sched_getaffinity(this_thread).unwrap();
+    let first = (0..CpuSet::count()).find(|cpu| allowed.is_set(*cpu).unwrap()).unwrap();
+    let mut one = CpuSet::new();
+    one.set(first).unwrap();
+    // Inherited by what this thread starts.
+    sched_setaffinity(this_thread, &one).unwrap();
+    let fleet = Plan::on(&redis).unset("WEB_CONCURRENCY").start();
+    sched_setaffinity(this_thread, &allowed).unwrap();
+    assert_eq!(fleet.workers().len(), 1);
 }

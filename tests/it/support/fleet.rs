@@ -117,7 +117,8 @@ impl Plan {
             follow(child.stderr.take().unwrap(), Arc::clone(&log)),
         ];
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
-        Fleet { plan: self.clone(), child, log, readers, listen: nowhere, admin: nowhere, ended: None }
+        let also = Vec::new();
+        Fleet { plan: self.clone(), child, log, readers, listen: nowhere, also, admin: nowhere, ended: None }
     }
 
     /// Starts it and waits until its addresses are bound, whatever the workers do.
@@ -158,6 +159,8 @@ pub(crate) struct Fleet {
     readers: Vec<JoinHandle<()>>,
     /// Where visitors are served.
     pub(crate) listen: SocketAddr,
+    /// The other addresses where visitors are served.
+    pub(crate) also: Vec<SocketAddr>,
     /// Where operators are.
     pub(crate) admin: SocketAddr,
     ended: Option<i32>,
@@ -171,7 +174,8 @@ impl Fleet {
             assert!(ended.is_none(), "it ended with {ended:?} before it was {message}");
             self.said(message).into_iter().next()
         });
-        self.listen = addresses(&field(&line, "listen"))[0];
+        self.also = addresses(&field(&line, "listen"));
+        self.listen = self.also.remove(0);
         self.admin = addresses(&field(&line, "admin"))[0];
         self
     }
