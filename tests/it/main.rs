@@ -20,5 +20,9 @@ mod metrics; // what operators read
 mod proxy; // who a client is
 mod redis_away; // Redis away is a defined state
 mod serve; // the main job
+mod state_begin; // the one round trip, and what it leaves in Redis
+mod state_faults; // the client library under faults
+mod state_migrations; // ledger, checksum, lock
+mod state_session; // sessions merge, end, and stay ended
 mod stop; // nothing begun is dropped
 mod support; // the harness
