@@ -1,4 +1,4 @@
-//! The page as people see it: a real browser, driven over WebDriver (W3C), of which only four commands are needed.
+//! The page as people see it: a real browser, driven over `WebDriver` (W3C), of which only four commands are needed.
 
 use std::collections::BTreeSet;
 use std::fs;
