@@ -70,9 +70,11 @@ fn after_flushall_old_and_new_workers_agree_on_cookies() {
         let response = fleet.get("/");
         response.status == 200 && response.worker() == new
     });
-    let mut visitor = Visitor::default();
-    let views: Vec<_> = (0..30).map(|_| visitor.visit(fleet.listen).1).collect();
-    assert_eq!(views, (1..=30).collect::<Vec<_>>());
+    // The generated signing key is gone from Redis too: the new worker may have put another one there.
+    wait::until("a cookie of any worker is good at every other", wait::LONG, || {
+        let mut visitor = Visitor::default();
+        (1..=20).all(|views| visitor.visit(fleet.listen).1 == views)
+    });
 }
 
 #[test]
