@@ -1,6 +1,7 @@
 //! Regatta runs an axum application as a fleet of worker processes.
 pub mod config;
 pub mod counter;
+pub mod http;
 pub mod limiter;
 pub mod listener;
 pub mod redis;
