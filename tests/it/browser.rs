@@ -36,8 +36,9 @@ impl Browser {
         driver.arg("--port=0").env("HOME", profile.path()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut driver = driver.spawn().expect("chromedriver is installed (`make test` does it)");
         let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port =
-            lines.find_map(|line| line.ok()?.split("on port ").nth(1)?.trim_end_matches('.').parse().ok());
+        let port = lines.find_map(|line| {
+            line.ok()?.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok()
+        });
         let address = SocketAddr::from(([127, 0, 0, 1], port.expect("chromedriver says its port")));
         let mut browser = Self { driver, address, session: String::new(), _profile: profile };
         let profile = format!("--user-data-dir={}", browser._profile.path().display());
@@ -95,10 +96,10 @@ impl Drop for Browser {
 }
 
 /// The number that an element of the page shows.
-fn shown(browser: &Browser, id: &str) -> u64 {
-    let text = browser.run(&format!("return document.getElementById({id:?})?.textContent"));
-    let text = text.as_str().unwrap_or_else(|| panic!("the page has no element {id}"));
-    text.trim().parse().unwrap_or_else(|_| panic!("{id} shows {text:?}"))
+fn shown(browser: &Browser, selector: &str) -> u64 {
+    let text = browser.run(&format!("return document.querySelector({selector:?})?.textContent"));
+    let text = text.as_str().unwrap_or_else(|| panic!("the page has no {selector}"));
+    text.trim().parse().unwrap_or_else(|_| panic!("{selector} shows {text:?}"))
 }
 
 #[test]
@@ -110,8 +111,8 @@ fn a_browser_sees_its_views_count_up_and_its_worker_vary() {
     let mut served = BTreeSet::new();
     for views in 1..=16 {
         browser.go(&format!("http://{}/", fleet.listen));
-        assert_eq!(shown(&browser, "views"), views);
-        let pid = shown(&browser, "pid");
+        assert_eq!(shown(&browser, ".figures dd"), views);
+        let pid = shown(&browser, ".served strong");
         assert!(workers.contains(&pid), "{pid}");
         served.insert(pid);
     }

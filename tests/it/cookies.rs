@@ -190,8 +190,10 @@ fn a_session_that_is_gone_stays_gone() {
 #[test]
 fn keys_can_be_rotated() {
     let redis = RedisServer::start();
-    let (old, new) =
-        ("the old key of this test, 32 bytes and more", "the new key of this test, 32 bytes and more");
+    let (old, new) = (
+        "the old key of this test is longer than 32 bytes",
+        "the new key of this test is longer than 32 bytes",
+    );
     let plan = Plan::on(&redis).workers(1);
     let fleet = plan.clone().set("REGATTA_SESSION__SECRETS", old).start();
     let (mut visitor, signed_by_old) = known(&fleet);

@@ -26,7 +26,7 @@ const FLOORS: &[(&str, u8)] = &[
 struct Wall(&'static str, &'static [&'static str]);
 
 /// The loops: everything else is told what time it is.
-const LOOPS: &[&str] = &["supervisor/mod.rs", "worker/", "http/", "redis/", "cli/", "telemetry/"];
+const LOOPS: &[&str] = &["supervisor/mod.rs", "worker/", "http/", "redis/", "cli/", "telemetry/", "bin/"];
 
 const WALLS: &[Wall] = &[
     // Workers are forked, and tokio survives that only if the supervisor has never used it.

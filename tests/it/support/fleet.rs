@@ -130,7 +130,7 @@ impl Plan {
     /// Starts it and waits until all workers are READY.
     #[track_caller]
     pub(crate) fn start(&self) -> Fleet {
-        self.spawn().after("serving")
+        self.spawn().after("serving on")
     }
 
     /// Runs it to its end: exit code and everything it printed.
