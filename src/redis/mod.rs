@@ -11,6 +11,7 @@ pub mod keys;
 pub mod library;
 mod link;
 pub mod migrations;
+mod once;
 mod secret;
 
 use std::fmt;
@@ -32,6 +33,7 @@ pub use error::Error;
 pub use error::Refusal;
 use library::Entry;
 use link::Live;
+pub use once::once;
 
 /// Calls that may wait for Redis at the same time, per worker; more are refused at once.
 const IN_FLIGHT_MAX: usize = 512;

@@ -76,8 +76,7 @@ fn streams_under_way_are_finished_before_their_worker_leaves() {
         let response = client.runtime.block_on(stream).unwrap().expect("it is answered");
         assert_eq!(response.status(), StatusCode::OK);
     }
-    let after = client
-        .runtime
-        .block_on(tokio::time::timeout(Duration::from_secs(5), async { client.ask("/hello").await }));
+    let late = async { tokio::time::timeout(Duration::from_secs(5), client.ask("/hello")).await };
+    let after = client.runtime.block_on(late);
     assert!(after.expect("an error at once").is_err(), "nobody is there any more");
 }
