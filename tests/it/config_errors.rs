@@ -7,6 +7,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use regatta::supervisor::redis_server::RedisServer as RedisChild;
 
+use crate::support::client::Request;
 use crate::support::client::Visitor;
 use crate::support::fleet::Plan;
 use crate::support::process;
@@ -164,7 +165,11 @@ fn a_fleet_that_was_killed_leaves_nothing_in_the_way() {
     killed.signal(Signal::SIGKILL);
     killed.exit_code(wait::LONG);
     let next = plan.start();
-    assert_eq!(visitor.visit(next.listen).1, 2);
+    let views = wait::until_some("visits are served", wait::LONG, || {
+        let response = visitor.ask(next.listen, Request::get("/"));
+        (response.status == 200).then(|| response.visit().1)
+    });
+    assert_eq!(views, 2);
 }
 
 #[test]

@@ -12,6 +12,7 @@ use crate::support::client;
 use crate::support::client::Connection;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
+use crate::support::fleet::Fleet;
 use crate::support::fleet::Plan;
 use crate::support::load;
 use crate::support::process;
@@ -20,6 +21,15 @@ use crate::support::wait;
 
 /// A signing key that several fleets are given.
 const SECRET: &str = "one key that every fleet of this test is given";
+
+/// The visitor's next views; a Redis that still reads its data makes him wait.
+fn next_views(visitor: &mut Visitor, fleet: &Fleet) -> u64 {
+    wait::until_some("visits are served", wait::LONG, || {
+        let response = visitor.ask(fleet.listen, Request::get("/"));
+        assert!(matches!(response.status, 200 | 503), "{response:?}");
+        (response.status == 200).then(|| response.visit().1)
+    })
+}
 
 #[test]
 fn pids_vary_and_views_count_up_over_all_workers() {
@@ -48,7 +58,7 @@ fn views_persist_over_a_restart_of_the_whole_fleet() {
     assert_eq!(first.stop(), 0);
     assert!(!process::alive(redis), "the private Redis outlived its fleet");
     let second = plan.start();
-    assert_eq!(visitor.visit(second.listen).1, 6);
+    assert_eq!(next_views(&mut visitor, &second), 6);
 }
 
 #[test]
@@ -61,12 +71,7 @@ fn a_killed_private_redis_is_restarted_and_loses_no_view() {
     let killed = fleet.others()[0];
     process::signal(killed, Signal::SIGKILL);
     wait::until("another private Redis runs", wait::LONG, || fleet.others().iter().any(|pid| *pid != killed));
-    let views = wait::until_some("visits are served again", wait::LONG, || {
-        let response = visitor.ask(fleet.listen, Request::get("/"));
-        assert!(matches!(response.status, 200 | 503), "{response:?}");
-        (response.status == 200).then(|| response.visit().1)
-    });
-    assert_eq!(views, 6);
+    assert_eq!(next_views(&mut visitor, &fleet), 6);
 }
 
 #[test]
