@@ -207,3 +207,19 @@ fn keys_can_be_rotated() {
     let reissued = visitor.cookies["sid"] != signed_by_old;
     assert_eq!(visitor.visit(after.listen).1, if reissued { 3 } else { 1 }, "a removed key signs nothing");
 }
+
+#[test]
+fn the_log_never_holds_a_cookie() {
+    let redis = RedisServer::start();
+    let secret = "a signing key that nobody may read";
+    let plan = Plan::on(&redis).set("RUST_LOG", "trace").set("REGATTA_SESSION__SECRETS", secret);
+    let fleet = plan.start();
+    let (mut visitor, real) = known(&fleet);
+    visitor.visit(fleet.listen);
+    let log = fleet.log();
+    assert!(log.contains("worker ready"), "it was kept");
+    for part in real.split('.').skip(2) {
+        assert!(!log.contains(part), "{part} stands in the log");
+    }
+    assert!(!log.contains(secret));
+}

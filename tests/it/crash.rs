@@ -325,3 +325,21 @@ fn crashes_under_load_hurt_only_what_the_crashed_worker_held() {
         "at most what 4 clients had in the hands of {crashes} workers: {failed:?}"
     );
 }
+
+#[test]
+fn a_suspended_supervisor_stops_no_worker() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).start();
+    let workers = fleet.workers();
+    process::stop(fleet.pid());
+    let mut visitor = Visitor::default();
+    for views in 1..=30 {
+        assert_eq!(visitor.visit(fleet.listen).1, views);
+    }
+    wait::let_pass(Duration::from_secs(2));
+    fleet.signal(Signal::SIGCONT);
+    for views in 31..=60 {
+        assert_eq!(visitor.visit(fleet.listen).1, views);
+    }
+    assert_eq!(fleet.workers(), workers);
+}

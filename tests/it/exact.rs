@@ -1,5 +1,6 @@
 //! Counts are exact: nothing is counted twice, nothing that was answered is lost.
 
+use std::collections::BTreeMap;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -91,4 +92,35 @@ fn killed_workers_lose_nothing_that_was_answered() {
         (least..=least + failed as u64).contains(&views),
         "{views} views, {least} answered, {failed} failed"
     );
+}
+
+/// What Redis was asked during `act`, without the fleet's own watching and this test's asking.
+fn asked(redis: &RedisServer, act: impl FnOnce()) -> BTreeMap<String, u64> {
+    let before = redis.commands();
+    act();
+    let after = redis.commands().into_iter();
+    let since = after.map(|(name, calls)| (name.clone(), calls - before.get(&name).unwrap_or(&0)));
+    since.filter(|(name, calls)| *calls > 0 && !matches!(name.as_str(), "info" | "ping")).collect()
+}
+
+#[test]
+fn a_visit_is_one_round_trip_and_few_commands() {
+    let redis = RedisServer::start();
+    // Its own signing key, so that nobody looks after the one in Redis meanwhile.
+    let secret = "a signing key of this test's own choice";
+    let fleet = Plan::on(&redis).workers(3).set("REGATTA_SESSION__SECRETS", secret).start();
+    let mut visitor = Visitor::default();
+    visitor.visit(fleet.listen);
+    let calls = asked(&redis, || (0..100).for_each(|_| _ = visitor.visit(fleet.listen)));
+    assert_eq!(calls["fcall"], 100, "{calls:?}");
+    let within: u64 = calls.iter().filter(|(name, _)| *name != "fcall").map(|(_, calls)| calls).sum();
+    assert!(within <= 610, "about 6 commands a visit, all within the call: {calls:?}");
+    let calls = asked(&redis, || (0..50).for_each(|_| _ = fleet.get("/counters/x")));
+    assert_eq!(calls["fcall"], 50, "{calls:?}");
+    let calls = asked(&redis, || {
+        for target in ["/hello", "/health", "/heavy?n=100", "/nothing/here"].iter().cycle().take(40) {
+            fleet.get(target);
+        }
+    });
+    assert_eq!(calls.get("fcall"), None, "what needs no state asks for none: {calls:?}");
 }

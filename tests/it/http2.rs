@@ -80,3 +80,20 @@ fn streams_under_way_are_finished_before_their_worker_leaves() {
     let after = client.runtime.block_on(late);
     assert!(after.expect("an error at once").is_err(), "nobody is there any more");
 }
+
+#[test]
+fn a_header_that_is_too_large_costs_its_stream_only() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).set("REGATTA_HTTP__HEADER_LIMIT", "16KiB").start();
+    let client = Multiplexed::new(fleet.listen);
+    client.runtime.block_on(async {
+        client.ask("/hello").await.unwrap();
+        let large =
+            Request::get(format!("http://{}/hello", fleet.listen)).header("X-Large", "x".repeat(40_000));
+        match client.client.request(large.body(Body::empty()).unwrap()).await {
+            Ok(response) => assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            Err(error) => assert!(!error.is_connect(), "{error}"),
+        }
+        assert_eq!(client.ask("/hello").await.unwrap().status(), StatusCode::OK);
+    });
+}

@@ -213,3 +213,40 @@ fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
     connection.send(b"by=4").unwrap();
     assert_eq!(connection.receive(false).unwrap().json()["value"], 4);
 }
+
+#[test]
+fn connections_beyond_the_bound_wait_and_are_served_later() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).set("REGATTA_HTTP__CONNECTIONS", "5").start();
+    let hello = Request::get("/hello");
+    let mut inside: Vec<_> = (0..5).map(|_| Connection::open(fleet.listen).unwrap()).collect();
+    for connection in &mut inside {
+        assert_eq!(connection.ask(&hello).unwrap().status, 200);
+    }
+    let mut outside: Vec<_> = (0..5).map(|_| Connection::open(fleet.listen).unwrap()).collect();
+    for connection in &mut outside {
+        connection.send(&hello.bytes()).unwrap();
+        connection.patience(Duration::from_millis(50));
+        assert_eq!(connection.receive(false).unwrap_err(), Failure::TimedOut, "it waits");
+    }
+    drop(inside);
+    for connection in &mut outside {
+        connection.patience(Duration::from_secs(10));
+        assert_eq!(connection.receive(false).unwrap().status, 200);
+    }
+}
+
+#[test]
+fn operators_are_answered_while_visitors_fill_every_place() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).set("REGATTA_HTTP__CONNECTIONS", "3").start();
+    let _crowd: Vec<_> = (0..20).map(|_| Connection::open(fleet.listen).unwrap()).collect();
+    for _ in 0..5 {
+        for target in ["/livez", "/readyz", "/metrics"] {
+            let mut connection = Connection::open(fleet.admin).unwrap();
+            connection.patience(Duration::from_secs(3));
+            let response = connection.ask(&Request::get(target).header("Connection", "close"));
+            assert_eq!(response.expect(target).status, 200, "{target}");
+        }
+    }
+}

@@ -196,3 +196,49 @@ fn a_fleet_that_waits_for_redis_stops_all_the_same() {
     let mut fleet = fleet(&redis).start();
     assert_eq!(fleet.stop(), 0);
 }
+
+#[test]
+fn a_read_only_replica_is_a_refusal_until_it_is_promoted() {
+    let redis = RedisServer::start();
+    let fleet = fleet(&redis).start();
+    let mut visitor = Visitor::default();
+    visitor.visit(fleet.listen);
+    // Of a primary that is not there.
+    redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    wait::until("visits are refused", HANG, || fleet.get("/").status == 503);
+    for _ in 0..10 {
+        assert_away(&fleet.get("/"));
+    }
+    redis.cli(&["REPLICAOF", "NO", "ONE"]);
+    wait::until("every worker is back", BACK, || (0..20).all(|_| fleet.get("/").status == 200));
+    assert_eq!(visitor.visit(fleet.listen).1, 2);
+}
+
+#[test]
+fn a_redis_busy_with_a_script_is_a_refusal_and_no_storm() {
+    let redis = RedisServer::start();
+    redis.cli(&["CONFIG", "SET", "busy-reply-threshold", "10"]);
+    let fleet = fleet(&redis).start();
+    let mut visitor = Visitor::default();
+    visitor.visit(fleet.listen);
+    let connections = || {
+        redis
+            .cli(&["INFO", "stats"])
+            .lines()
+            .find_map(|line| line.trim().strip_prefix("total_connections_received:")?.parse::<u64>().ok())
+    };
+    let before = connections().unwrap();
+    std::thread::scope(|scope| {
+        scope.spawn(|| redis.cli(&["EVAL", "while true do end", "0"]));
+        wait::until("visits are refused", HANG, || fleet.get("/").status == 503);
+        for _ in 0..20 {
+            assert_away(&fleet.get("/"));
+        }
+        assert_stateless_routes_serve(&fleet);
+        wait::until("the script is killed", HANG, || redis.cli(&["SCRIPT", "KILL"]).contains("OK"));
+    });
+    wait::until("every worker is back", BACK, || (0..20).all(|_| fleet.get("/").status == 200));
+    assert_eq!(visitor.visit(fleet.listen).1, 2);
+    let since = connections().unwrap() - before;
+    assert!(since < 30, "{since} connections: nobody reconnects to a server that is only busy");
+}

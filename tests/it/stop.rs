@@ -226,3 +226,30 @@ fn a_new_fleet_takes_the_port_at_once() {
     let second = plan.set("REGATTA_LISTEN", &listen).set("REGATTA_ADMIN__LISTEN", &admin).start();
     assert_eq!(visitor.visit(second.listen).1, 2);
 }
+
+#[test]
+fn many_stops_are_one() {
+    let redis = RedisServer::start();
+    let mut fleet = Plan::on(&redis).start();
+    for _ in 0..20 {
+        fleet.signal(Signal::SIGTERM);
+    }
+    assert_eq!(fleet.exit_code(wait::LONG), 0);
+}
+
+#[test]
+fn a_fleet_whose_workers_have_just_died_stops() {
+    let redis = RedisServer::start();
+    for _ in 0..5 {
+        let mut fleet = Plan::on(&redis).workers(3).start();
+        fleet.workers().into_iter().for_each(|pid| process::signal(pid, Signal::SIGKILL));
+        assert_eq!(fleet.stop(), 0, "{}", fleet.log());
+    }
+}
+
+#[test]
+fn a_fleet_whose_private_redis_has_just_died_stops() {
+    let mut fleet = Plan::new().start();
+    process::signal(fleet.others()[0], Signal::SIGKILL);
+    assert_eq!(fleet.stop(), 0, "{}", fleet.log());
+}
