@@ -1,0 +1,106 @@
+//! Shared counters: exact over all workers and machines, because Redis adds.
+//!
+//! Guarantees that only well-formed names reach Redis and that an overflow is an error, never a wrong number.
+
+use std::fmt;
+
+use crate::redis;
+use crate::redis::Redis;
+use crate::redis::begin::CounterArg;
+use crate::redis::keys;
+
+/// Longest name, bytes.
+pub const NAME_MAX: usize = 64;
+
+/// Why a counter could not be changed or read.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The name is not allowed; the caller's mistake.
+    #[error("a counter's name has 1 to 64 of A-Z a-z 0-9 _ - . :")]
+    Name,
+    /// The value would leave the range of 64-bit integers; nothing was changed.
+    #[error("the counter would leave the range of 64-bit integers")]
+    Overflow,
+    /// Redis did not do it.
+    #[error("the counter is not reachable")]
+    Redis(#[source] redis::Error),
+}
+
+impl From<redis::Error> for Error {
+    fn from(error: redis::Error) -> Self {
+        match error {
+            redis::Error::Overflow => Self::Overflow,
+            other => Self::Redis(other),
+        }
+    }
+}
+
+/// A counter's name: 1 to 64 of `A–Z a–z 0–9 _ - . :`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Name(String);
+
+impl Name {
+    /// Checks a name.
+    ///
+    /// # Errors
+    /// [`Error::Name`] when it is empty, too long or has another character.
+    pub fn parse(text: &str) -> Result<Self, Error> {
+        let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"_-.:".contains(&byte);
+        if text.is_empty() || text.len() > NAME_MAX || !text.bytes().all(fits) {
+            return Err(Error::Name);
+        }
+        Ok(Self(text.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    /// This counter as part of a request's first call; `by` 0 only reads.
+    pub fn arg(&self, prefix: &str, by: i64) -> CounterArg {
+        CounterArg { key: keys::counter(prefix, &self.0), by }
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// Adds to a counter outside a request's first call and returns the sum.
+///
+/// # Errors
+/// [`Error::Overflow`], or [`Error::Redis`]; after a timeout it is unknown whether it was added.
+///
+/// # Cancel safety
+/// Dropping the future leaves it unknown whether it was added.
+pub async fn add(redis: &Redis, prefix: &str, name: &Name, by: i64) -> Result<i64, Error> {
+    Ok(redis.count(&keys::counter(prefix, name.as_str()), by).await?)
+}
+
+/// Reads a counter outside a request's first call; one that nobody added to is 0.
+///
+/// # Errors
+/// [`Error::Redis`].
+pub async fn value(redis: &Redis, prefix: &str, name: &Name) -> Result<i64, Error> {
+    add(redis, prefix, name, 0).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_could_leave_their_key_space_are_refused() {
+        let long = "x".repeat(NAME_MAX + 1);
+        for bad in ["", "a b", "a/b", "ä", "a\r\n", "{a}", "*", &long] {
+            assert_eq!(Name::parse(bad), Err(Error::Name), "{bad:?}");
+        }
+        for good in ["a", "page:home", "A-Z_0.9", &long[1..]] {
+            assert_eq!(Name::parse(good).map(|name| name.to_string()), Ok(good.to_owned()));
+        }
+    }
+}

@@ -1,0 +1,243 @@
+//! What one request asks of Redis at its start, and the answer: plain data and its wire form.
+//!
+//! The form is described at the head of `migrations/0001_regatta_v1.lua`; nothing here talks to a server.
+
+use bytes::Bytes;
+use fred::types::Key;
+use fred::types::Value;
+
+use crate::redis::error::Error;
+
+/// Everything one request needs, decided and done in one step.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Request<'a> {
+    /// Rate limits; all of them must allow, or nothing at all happens.
+    pub limits: &'a [LimitArg],
+    /// The visitor's session, if there is one to read or to make.
+    pub session: Option<&'a SessionArg>,
+    /// Shared counters to add to or read.
+    pub counters: &'a [CounterArg],
+}
+
+/// One rate limit of one subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LimitArg {
+    /// Key of the theoretical arrival time.
+    pub key: String,
+    /// Time one request costs, µs, ≥ 1.
+    pub interval_us: u64,
+    /// Time that may be spent at once, µs: interval × burst.
+    pub tolerance_us: u64,
+    /// Requests charged; 0 only looks.
+    pub cost: u64,
+}
+
+/// What to do with the visitor's session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionArg {
+    /// Key of the session's hash.
+    pub key: String,
+    /// Read it, or count a view as well.
+    pub mode: SessionMode,
+    /// The id was made just now: the session is created. Otherwise a missing one is answered with `Gone`.
+    pub create: bool,
+    /// Lifetime without use, ms.
+    pub idle_ms: u64,
+    /// Lifetime in all, ms.
+    pub absolute_ms: u64,
+}
+
+/// How a session is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionMode {
+    /// Its fields are read.
+    Read,
+    /// Its fields are read and its views go up by one.
+    Visit,
+}
+
+/// A counter and what to add to it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CounterArg {
+    /// Key of the number.
+    pub key: String,
+    /// What to add; 0 only reads.
+    pub by: i64,
+}
+
+/// The answer to a [`Request`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reply {
+    /// A limit refused; nothing was charged, counted, read or made.
+    Denied {
+        /// One entry per limit asked, in its order.
+        limits: Vec<LimitReply>,
+    },
+    /// Everything asked was done.
+    Granted {
+        /// One entry per limit asked, in its order.
+        limits: Vec<LimitReply>,
+        /// The session, if one was asked for.
+        session: SessionReply,
+        /// The counters' values after the addition, in their order.
+        counters: Vec<i64>,
+    },
+}
+
+/// One limit's decision.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LimitReply {
+    /// Whether this limit allows the request.
+    pub allowed: bool,
+    /// Requests that would be allowed right now.
+    pub remaining: u64,
+    /// When the request would be allowed, µs from now; `None` if allowed, or if it can never be.
+    pub retry_after_us: Option<u64>,
+    /// When the limit is as if never used, µs from now.
+    pub reset_us: u64,
+}
+
+/// The session as found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionReply {
+    /// None was asked for.
+    None,
+    /// It expired, was deleted, or never was.
+    Gone,
+    /// It lives.
+    Live {
+        /// When it was created, ms since 1970 by Redis's clock.
+        created_ms: u64,
+        /// Its views, this one included.
+        views: u64,
+        /// The application's fields as stored, reserved ones left out, in no order.
+        fields: Vec<(String, Bytes)>,
+    },
+}
+
+/// Keys and arguments in wire order.
+pub(super) fn encode(request: &Request<'_>) -> (Vec<Key>, Vec<Value>) {
+    let Request { limits, session, counters } = *request;
+    let mut keys = Vec::with_capacity(limits.len() + counters.len() + 1);
+    let mut args = Vec::with_capacity(2 + 3 * limits.len() + 2 + counters.len());
+    keys.extend(limits.iter().map(|limit| Key::from(limit.key.as_str())));
+    keys.extend(session.iter().map(|session| Key::from(session.key.as_str())));
+    keys.extend(counters.iter().map(|counter| Key::from(counter.key.as_str())));
+    args.push(number(limits.len() as u64));
+    args.push(Value::from_static_str(match session {
+        None => "-",
+        Some(SessionArg { mode: SessionMode::Read, create: false, .. }) => "r",
+        Some(SessionArg { mode: SessionMode::Visit, create: false, .. }) => "v",
+        Some(SessionArg { mode: SessionMode::Read, create: true, .. }) => "cr",
+        Some(SessionArg { mode: SessionMode::Visit, create: true, .. }) => "cv",
+    }));
+    for limit in limits {
+        args.extend([number(limit.interval_us), number(limit.tolerance_us), number(limit.cost)]);
+    }
+    if let Some(session) = session {
+        args.extend([number(session.idle_ms), number(session.absolute_ms)]);
+    }
+    args.extend(counters.iter().map(|counter| Value::Integer(counter.by)));
+    (keys, args)
+}
+
+fn number(value: u64) -> Value {
+    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+/// Reads the reply to what [`encode`] sent.
+///
+/// # Errors
+/// `Protocol` when the server's answer has another form.
+pub(super) fn decode(request: &Request<'_>, reply: Value) -> Result<Reply, Error> {
+    let Value::Array(items) = reply else { return Err(Error::protocol("begin did not answer with a list")) };
+    let mut items = items.into_iter();
+    let granted = integer(items.next())? == 1;
+    let limits = request.limits.iter().map(|_| limit(&mut items)).collect::<Result<Vec<_>, _>>()?;
+    if !granted {
+        return Ok(Reply::Denied { limits });
+    }
+    let counters = request.counters.iter().map(|_| integer(items.next())).collect::<Result<Vec<_>, _>>()?;
+    let session = match request.session {
+        None => SessionReply::None,
+        Some(_) => session(&mut items)?,
+    };
+    Ok(Reply::Granted { limits, session, counters })
+}
+
+fn limit(items: &mut impl Iterator<Item = Value>) -> Result<LimitReply, Error> {
+    let allowed = integer(items.next())? == 1;
+    let remaining = unsigned(items.next())?;
+    let retry_after_us = u64::try_from(integer(items.next())?).ok();
+    Ok(LimitReply { allowed, remaining, retry_after_us, reset_us: unsigned(items.next())? })
+}
+
+fn session(items: &mut impl Iterator<Item = Value>) -> Result<SessionReply, Error> {
+    if integer(items.next())? == 0 {
+        return Ok(SessionReply::Gone);
+    }
+    let created_ms = unsigned(items.next())?;
+    let views = unsigned(items.next())?;
+    let mut fields = Vec::new();
+    if let Some(Value::Array(flat)) = items.next() {
+        let mut flat = flat.into_iter();
+        while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+            if let Some(name) = name.as_str().as_deref().and_then(application_field) {
+                fields.push((name.to_owned(), value.into_bytes().unwrap_or_default()));
+            }
+        }
+    }
+    Ok(SessionReply::Live { created_ms, views, fields })
+}
+
+/// The application's name of a stored field; `None` for the reserved ones, which begin with one `_`.
+fn application_field(stored: &str) -> Option<&str> {
+    match stored.strip_prefix('_') {
+        None => Some(stored),
+        Some(rest) if rest.starts_with('_') => Some(rest),
+        Some(_) => None,
+    }
+}
+
+/// How an application's field is stored: names that begin with `_` get a second one, so they never meet ours.
+pub(super) fn stored_field(name: &str) -> String {
+    if name.starts_with('_') { format!("_{name}") } else { name.to_owned() }
+}
+
+fn integer(value: Option<Value>) -> Result<i64, Error> {
+    value.and_then(|value| value.as_i64()).ok_or_else(|| Error::protocol("a number is missing in the reply"))
+}
+
+fn unsigned(value: Option<Value>) -> Result<u64, Error> {
+    Ok(u64::try_from(integer(value)?).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_an_underscore_survive_the_way_there_and_back() {
+        for name in ["cart", "_csrf", "__x", "_", "_c", "a_b"] {
+            assert_eq!(application_field(&stored_field(name)), Some(name));
+        }
+        for reserved in ["_c", "_t", "_v"] {
+            assert_eq!(application_field(reserved), None);
+        }
+    }
+
+    #[test]
+    fn a_reply_of_another_form_is_an_error_not_a_panic() {
+        let session = SessionArg {
+            key: "k".into(),
+            mode: SessionMode::Read,
+            create: false,
+            idle_ms: 1,
+            absolute_ms: 1,
+        };
+        let request = Request { limits: &[], session: Some(&session), counters: &[] };
+        for reply in [Value::Null, Value::Array(vec![]), Value::Array(vec![Value::Integer(1)])] {
+            assert!(decode(&request, reply).is_err());
+        }
+    }
+}

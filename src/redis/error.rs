@@ -1,0 +1,171 @@
+//! Why Redis did not do what was asked, sorted by what the caller can do about it.
+//!
+//! The client reports most refusals as unknown errors, so they are told apart by the reply's first word.
+
+use std::time::Duration;
+
+use fred::error::ErrorKind;
+
+/// Why a call to Redis failed.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Not connected, or too many calls wait already; nothing was sent.
+    #[error("Redis is not reachable: {reason}")]
+    Unavailable {
+        /// Why, in a few words.
+        reason: String,
+    },
+    /// No answer in time; whether it was executed is unknown.
+    #[error("Redis did not answer in time")]
+    Timeout,
+    /// The server said no; nothing was executed.
+    #[error("Redis refused: {reason}")]
+    Refused {
+        /// Which no it was.
+        refusal: Refusal,
+        /// The server's words.
+        reason: String,
+    },
+    /// A counter would leave the range of 64-bit integers; nothing was changed.
+    #[error("the counter would overflow")]
+    Overflow,
+    /// The answer has a form that nobody here knows, or the code on the server is not ours.
+    #[error("Redis answered unexpectedly: {reason}")]
+    Protocol {
+        /// What was wrong with it.
+        reason: String,
+    },
+}
+
+/// Which no a server said.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`: it will be able to soon.
+    NotReady,
+    /// `BUSY`: a script runs too long.
+    Busy,
+    /// `READONLY`: it is a replica.
+    ReadOnly,
+    /// `OOM`, `MISCONF`, `NOREPLICAS`: it takes no writes at present.
+    NoWrites,
+    /// `NOAUTH`, `WRONGPASS`, `NOPERM`: the configuration is wrong.
+    Permission,
+    /// `WRONGTYPE`: something else lies under the key.
+    WrongType,
+    /// `NOSCRIPT`, or the function is not found: our code is missing there.
+    CodeMissing,
+    /// Anything else.
+    Other,
+}
+
+impl Error {
+    pub(super) fn unavailable(reason: impl Into<String>) -> Self {
+        Self::Unavailable { reason: reason.into() }
+    }
+
+    pub(super) fn protocol(reason: impl Into<String>) -> Self {
+        Self::Protocol { reason: reason.into() }
+    }
+
+    /// How long a client should wait before it tries again.
+    pub fn retry_after(&self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Refused { refusal: Refusal::NoWrites | Refusal::Permission, .. } => 5,
+            Self::Refused { refusal: Refusal::NotReady | Refusal::Busy, .. } => 2,
+            _ => 1,
+        })
+    }
+
+    /// Whether our code is not on the server: it was not executed, so loading it and calling again is safe.
+    pub(super) fn code_missing(&self) -> bool {
+        matches!(self, Self::Refused { refusal: Refusal::CodeMissing, .. })
+    }
+
+    /// Whether the server does not know or not allow this command at all.
+    pub(super) fn unsupported(&self) -> bool {
+        let Self::Refused { refusal, reason } = self else { return false };
+        let reason = reason.to_ascii_lowercase();
+        *refusal == Refusal::Permission && reason.starts_with("noperm")
+            || reason.contains("unknown command")
+            || reason.contains("unknown subcommand")
+    }
+}
+
+impl From<fred::error::Error> for Error {
+    fn from(error: fred::error::Error) -> Self {
+        let details = error.details();
+        match error.kind() {
+            ErrorKind::Timeout => return Self::Timeout,
+            ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Tls => {
+                return Self::unavailable(details.trim());
+            }
+            ErrorKind::Parse | ErrorKind::Protocol if !details.starts_with("NO") => {
+                return Self::protocol(details);
+            }
+            _ => {}
+        }
+        if details.contains("would overflow") {
+            return Self::Overflow;
+        }
+        Self::Refused { refusal: Refusal::of(details), reason: details.to_owned() }
+    }
+}
+
+impl Refusal {
+    fn of(details: &str) -> Self {
+        match details.split_ascii_whitespace().next().unwrap_or_default() {
+            "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => Self::NotReady,
+            "BUSY" => Self::Busy,
+            "READONLY" => Self::ReadOnly,
+            "OOM" | "MISCONF" | "NOREPLICAS" => Self::NoWrites,
+            "NOAUTH" | "WRONGPASS" | "NOPERM" => Self::Permission,
+            "WRONGTYPE" => Self::WrongType,
+            "NOSCRIPT" => Self::CodeMissing,
+            _ if details.contains("Function not found") => Self::CodeMissing,
+            _ if details.contains("invalid username-password pair") => Self::Permission,
+            _ => Self::Other,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(kind: ErrorKind, details: &'static str) -> Error {
+        fred::error::Error::new(kind, details).into()
+    }
+
+    #[test]
+    fn refusals_are_told_apart_by_their_first_word() {
+        let cases = [
+            ("LOADING Redis is loading the dataset in memory", Refusal::NotReady),
+            ("BUSY Redis is busy running a script", Refusal::Busy),
+            ("READONLY You can't write against a read only replica.", Refusal::ReadOnly),
+            ("OOM command not allowed when used memory > 'maxmemory'.", Refusal::NoWrites),
+            ("MISCONF Redis is configured to save RDB snapshots", Refusal::NoWrites),
+            ("NOAUTH Authentication required.", Refusal::Permission),
+            ("WRONGTYPE Operation against a key", Refusal::WrongType),
+            ("NOSCRIPT No matching script.", Refusal::CodeMissing),
+            ("ERR Function not found", Refusal::CodeMissing),
+            ("ERR something new", Refusal::Other),
+        ];
+        for (details, expected) in cases {
+            let Error::Refused { refusal, .. } = of(ErrorKind::Unknown, details) else { panic!("{details}") };
+            assert_eq!(refusal, expected, "{details}");
+        }
+        assert_eq!(of(ErrorKind::Timeout, "Request timed out."), Error::Timeout);
+        assert!(matches!(of(ErrorKind::IO, "reset"), Error::Unavailable { .. }));
+        assert_eq!(of(ErrorKind::Unknown, "ERR increment or decrement would overflow"), Error::Overflow);
+    }
+
+    #[test]
+    fn a_server_without_functions_is_recognised() {
+        assert!(of(ErrorKind::Unknown, "ERR unknown command 'FUNCTION', with args").unsupported());
+        assert!(
+            of(ErrorKind::Auth, "NOPERM this user has no permissions to run 'function|list'").unsupported()
+        );
+        assert!(!of(ErrorKind::Unknown, "LOADING Redis is loading").unsupported());
+    }
+}

@@ -1,0 +1,102 @@
+//! A plain copy of the table: what status, metrics and dashboards look at.
+
+use crate::scoreboard::latency;
+use crate::scoreboard::row::SlotState;
+
+/// Version of the snapshot's fields, as `/fleet.json` shows it.
+pub const VERSION: u32 = 1;
+
+/// The whole fleet at one moment.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    /// Version of these fields.
+    pub version: u32,
+    /// The supervisor's process.
+    pub supervisor_pid: u32,
+    /// When the fleet started, Unix milliseconds.
+    pub started_ms: u64,
+    /// Number of the configuration and binary in use, from 1.
+    pub generation: u64,
+    /// Whether Redis was ever reached.
+    pub redis_reached: bool,
+    /// Every slot that is or was in use, by index.
+    pub slots: Vec<SlotSnapshot>,
+}
+
+/// One slot at one moment; totals count over all workers that ever sat in it.
+#[derive(Debug, Clone)]
+pub struct SlotSnapshot {
+    /// The slot's index, from 0.
+    pub slot: usize,
+    /// Where it stands.
+    pub state: SlotState,
+    /// Its worker's process, 0 when there is none.
+    pub pid: u32,
+    /// Generation of its worker.
+    pub generation: u64,
+    /// When its worker was forked, Unix milliseconds.
+    pub started_ms: u64,
+    /// Last sign of life, milliseconds of the monotonic clock; 0 before the first.
+    pub heartbeat_ms: u64,
+    /// Workers started in this slot.
+    pub starts: u64,
+    /// Workers that ended without being asked to.
+    pub crashes: u64,
+    /// Private memory of its worker, bytes.
+    pub memory_bytes: u64,
+    /// CPU time of its worker, microseconds.
+    pub cpu_us: u64,
+    /// Whether its worker has Redis.
+    pub redis_up: bool,
+    /// Open connections.
+    pub connections: u64,
+    /// Requests being answered.
+    pub in_flight: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Connections cut at a drain's deadline.
+    pub cut: u64,
+    /// Bytes of response bodies whose length was known.
+    pub bytes: u64,
+    /// Page views counted.
+    pub views: u64,
+    /// Requests denied by a rate limit.
+    pub limited: u64,
+    /// Requests refused because Redis was away.
+    pub unavailable: u64,
+    /// Responses by the first digit of their status; index 0 holds anything else.
+    pub responses: [u64; 6],
+    /// Sum of all latencies, microseconds.
+    pub latency_sum_us: u64,
+    /// Requests by [`latency::bucket`].
+    pub latency: [u64; latency::BUCKETS],
+}
+
+impl SlotSnapshot {
+    /// Responses of this slot, whatever their status.
+    pub fn requests(&self) -> u64 {
+        self.responses.iter().sum()
+    }
+}
+
+impl Snapshot {
+    /// Responses of the whole fleet.
+    pub fn requests(&self) -> u64 {
+        self.total(SlotSnapshot::requests)
+    }
+
+    /// The sum of one number over all slots.
+    pub fn total(&self, number: impl Fn(&SlotSnapshot) -> u64) -> u64 {
+        self.slots.iter().map(number).sum()
+    }
+
+    /// The fleet's latency histogram.
+    pub fn latency(&self) -> [u64; latency::BUCKETS] {
+        std::array::from_fn(|bucket| self.total(|slot| slot.latency[bucket]))
+    }
+
+    /// Slots whose worker serves.
+    pub fn ready(&self) -> usize {
+        self.slots.iter().filter(|slot| slot.state == SlotState::Ready).count()
+    }
+}

@@ -1,0 +1,249 @@
+//! The session cookie: `v1.<key>.<id>.<signature>`, signed over its name and value with HMAC-SHA256 (RFC 2104).
+//!
+//! The name is signed too, so a value cannot be moved to another cookie. Whatever is not genuine counts as no cookie;
+//! reading never fails and is bounded, however many cookies a client sends (RFC 6265 §5.4, and §4.1.2 for writing).
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use ring::digest;
+use ring::hmac;
+use ring::rand::SecureRandom;
+use ring::rand::SystemRandom;
+use tower_sessions::session::Id;
+
+/// Length of a genuine value: `v1` and 6, 22 and 43 characters, each after a dot.
+const VALUE_LEN: usize = 76;
+/// Most bytes of cookie headers that are looked at.
+const HEADER_MAX: usize = 16 * 1024;
+/// Most cookies of our name whose signature is checked: duplicates are legal, floods are not.
+const CANDIDATES_MAX: usize = 4;
+
+/// Signing keys: the first signs, all are accepted, so that keys can be replaced without logging anybody out.
+#[derive(Clone)]
+pub struct Keyring {
+    keys: Vec<Key>,
+}
+
+#[derive(Clone)]
+struct Key {
+    /// First 6 characters of the secret's hash: finds the right key at once, tells nothing about it.
+    name: String,
+    key: hmac::Key,
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_list().entries(self.keys.iter().map(|key| &key.name)).finish()
+    }
+}
+
+/// Whose cookie it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Visitor {
+    /// The session's id, which we once gave out.
+    pub id: Id,
+    /// It was signed with an older key: sign it anew when a cookie is sent anyway.
+    pub renew: bool,
+}
+
+/// An id from the operating system's generator, safe in forked processes.
+///
+/// # Errors
+/// When the operating system has no random bytes.
+pub fn new_id() -> Result<Id, NoRandomness> {
+    let mut bytes = [0; 16];
+    SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
+    Ok(Id(i128::from_le_bytes(bytes)))
+}
+
+/// The operating system gave no random bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the operating system has no random bytes")]
+pub struct NoRandomness;
+
+/// The cookie's name as sent: secure ones get the prefix that keeps other hosts from setting them.
+pub fn name(base: &str, secure: bool) -> String {
+    if secure { format!("__Host-{base}") } else { base.to_owned() }
+}
+
+impl Keyring {
+    /// A keyring of these secrets, each of at least 32 bytes; `None` if there is none.
+    pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {
+        let key = |secret: &[u8]| {
+            let digest = digest::digest(&digest::SHA256, secret);
+            let name = URL_SAFE_NO_PAD.encode(&digest.as_ref()[..9])[..6].to_owned();
+            Key { name, key: hmac::Key::new(hmac::HMAC_SHA256, secret) }
+        };
+        let keys: Vec<_> = secrets.into_iter().map(key).collect();
+        (!keys.is_empty()).then_some(Self { keys })
+    }
+
+    /// The value of the cookie `name` for this session.
+    pub fn sign(&self, name: &str, id: Id) -> String {
+        let mut value = String::with_capacity(VALUE_LEN);
+        let Some(key) = self.keys.first() else { return value };
+        value.push_str("v1.");
+        value.push_str(&key.name);
+        value.push('.');
+        URL_SAFE_NO_PAD.encode_string(id.0.to_le_bytes(), &mut value);
+        let tag = signature(&key.key, name, &value);
+        value.push('.');
+        URL_SAFE_NO_PAD.encode_string(tag.as_ref(), &mut value);
+        value
+    }
+
+    /// The visitor that a value of the cookie `name` stands for, if we signed it.
+    pub fn verify(&self, name: &str, value: &str) -> Option<Visitor> {
+        if value.len() != VALUE_LEN || !value.starts_with("v1.") {
+            return None;
+        }
+        let (signed, tag) = value.rsplit_once('.')?;
+        let (key_name, id) = signed.strip_prefix("v1.")?.split_once('.')?;
+        let mut bytes = [0; 32];
+        let length = URL_SAFE_NO_PAD.decode_slice(tag, &mut bytes).ok()?;
+        let genuine = |key: &Key| {
+            let mut context = hmac::Context::with_key(&key.key);
+            update(&mut context, name, signed);
+            let expected = context.sign();
+            length == bytes.len() && constant_time_eq(expected.as_ref(), &bytes)
+        };
+        let index = self.keys.iter().position(|key| key.name == key_name && genuine(key))?;
+        Some(Visitor { id: id.parse().ok()?, renew: index > 0 })
+    }
+
+    /// The visitor that the request's `Cookie` headers name; the first genuine cookie of that name counts.
+    pub fn read<'a>(&self, headers: impl IntoIterator<Item = &'a [u8]>, name: &str) -> Option<Visitor> {
+        let mut budget = HEADER_MAX;
+        let mut candidates = 0;
+        for header in headers {
+            budget = budget.checked_sub(header.len())?;
+            for pair in header.split(|byte| *byte == b';') {
+                let Some(value) = value_of(pair.trim_ascii(), name) else { continue };
+                candidates += 1;
+                if candidates > CANDIDATES_MAX {
+                    return None;
+                }
+                if let Some(visitor) =
+                    std::str::from_utf8(value).ok().and_then(|text| self.verify(name, text))
+                {
+                    return Some(visitor);
+                }
+            }
+        }
+        None
+    }
+}
+
+fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
+}
+
+fn signature(key: &hmac::Key, name: &str, signed: &str) -> hmac::Tag {
+    let mut context = hmac::Context::with_key(key);
+    update(&mut context, name, signed);
+    context.sign()
+}
+
+fn update(context: &mut hmac::Context, name: &str, signed: &str) {
+    context.update(name.as_bytes());
+    context.update(b"=");
+    context.update(signed.as_bytes());
+}
+
+/// Compares without telling by its time where the difference is.
+fn constant_time_eq(one: &[u8], other: &[u8]) -> bool {
+    one.len() == other.len() && one.iter().zip(other).fold(0, |different, (a, b)| different | (a ^ b)) == 0
+}
+
+/// A `Set-Cookie` value that gives the visitor a session.
+pub fn set_cookie(name: &str, value: &str, secure: bool, max_age: Duration) -> String {
+    let secure = if secure { "; Secure" } else { "" };
+    format!("{name}={value}; Path=/; Max-Age={}; HttpOnly; SameSite=Lax{secure}", max_age.as_secs())
+}
+
+/// A `Set-Cookie` value that takes it away; it has every attribute of the original, or browsers would ignore it.
+pub fn removal_cookie(name: &str, secure: bool) -> String {
+    set_cookie(name, "", secure, Duration::ZERO)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const OLD: &[u8] = b"an old secret of thirty-two bytes";
+    const NEW: &[u8] = b"a new secret with thirty-two bytes";
+
+    fn ring(secrets: &[&[u8]]) -> Keyring {
+        Keyring::new(secrets.iter().copied()).unwrap()
+    }
+
+    #[test]
+    fn a_signed_value_is_read_back_and_has_the_documented_form() {
+        let ring = ring(&[NEW]);
+        let id = new_id().unwrap();
+        let value = ring.sign("sid", id);
+        let lengths: Vec<usize> = value.split('.').map(str::len).collect();
+        assert_eq!((value.len(), lengths), (VALUE_LEN, vec![2, 6, 22, 43]));
+        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, renew: false }));
+    }
+
+    #[test]
+    fn keys_rotate_without_losing_a_session() {
+        let id = new_id().unwrap();
+        let value = ring(&[OLD]).sign("sid", id);
+        assert_eq!(ring(&[NEW, OLD]).verify("sid", &value), Some(Visitor { id, renew: true }));
+        assert_eq!(ring(&[NEW]).verify("sid", &value), None);
+        assert!(Keyring::new([]).is_none());
+    }
+
+    #[test]
+    fn a_value_of_another_cookie_or_with_one_bit_changed_is_refused() {
+        let ring = ring(&[NEW]);
+        let value = ring.sign("sid", new_id().unwrap());
+        assert_eq!(ring.verify("__Host-sid", &value), None);
+        for index in 0..value.len() {
+            let mut forged = value.clone().into_bytes();
+            forged[index] = if forged[index] == b'A' { b'B' } else { b'A' };
+            assert_eq!(ring.verify("sid", std::str::from_utf8(&forged).unwrap()), None, "{index}");
+        }
+    }
+
+    #[test]
+    fn the_first_genuine_cookie_counts_among_duplicates() {
+        let ring = ring(&[NEW]);
+        let id = new_id().unwrap();
+        let header = format!("a=1; sid=forged; xsid=2;sid={}; sid=", ring.sign("sid", id));
+        assert_eq!(
+            ring.read([&b"sid=%00\xff"[..], header.as_bytes()], "sid").map(|found| found.id),
+            Some(id)
+        );
+        let flood = format!("{} sid={}", "sid=x;".repeat(CANDIDATES_MAX), ring.sign("sid", id));
+        assert_eq!(ring.read([flood.as_bytes()], "sid"), None);
+        assert_eq!(ring.read([vec![b'a'; HEADER_MAX + 1].as_slice()], "sid"), None);
+    }
+
+    #[test]
+    fn cookies_have_every_attribute_and_are_removed_with_the_same() {
+        let name = name("sid", true);
+        let set = set_cookie(&name, "v", true, Duration::from_secs(60));
+        assert_eq!(set, "__Host-sid=v; Path=/; Max-Age=60; HttpOnly; SameSite=Lax; Secure");
+        assert_eq!(
+            removal_cookie(&name, true),
+            "__Host-sid=; Path=/; Max-Age=0; HttpOnly; SameSite=Lax; Secure"
+        );
+        assert!(!set_cookie("sid", "v", false, Duration::from_secs(60)).contains("Secure"));
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_a_client_sends_is_accepted_or_panics(header: Vec<u8>, value in ".{0,100}") {
+            let ring = ring(&[NEW, OLD]);
+            prop_assert_eq!(ring.read([header.as_slice()], "sid"), None);
+            prop_assert_eq!(ring.verify("sid", &value), None);
+        }
+    }
+}

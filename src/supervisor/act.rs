@@ -1,0 +1,152 @@
+//! Carries out what the plan says, one action at a time.
+
+use std::fs::File;
+use std::time::Duration;
+
+use crate::scoreboard::row::SlotState;
+use crate::supervisor::Outcome;
+use crate::supervisor::Private;
+use crate::supervisor::Supervisor;
+use crate::supervisor::backoff::Death;
+use crate::supervisor::plan::Action;
+use crate::supervisor::plan::Target;
+use crate::supervisor::slot::Lifecycle;
+use crate::supervisor::slot::Report;
+use crate::supervisor::spawn;
+use crate::sys::proc;
+use crate::sys::proc::Exit;
+use crate::sys::proc::Pid;
+use crate::sys::signal;
+use crate::sys::signal::Signal;
+use crate::sys::time;
+
+/// How long the private Redis may take to load its data before workers start without it.
+const REDIS_BOOT: Duration = Duration::from_secs(5);
+
+/// How long it may take to save and leave.
+const REDIS_STOP: Duration = Duration::from_secs(10);
+
+/// Step in which the two waits above look again; nothing else runs in this process meanwhile.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+impl Supervisor<'_> {
+    /// Does one thing; an outcome ends the loop.
+    pub(super) fn act(&mut self, action: Action, now: Duration) -> Option<Outcome> {
+        match action {
+            Action::Spawn { slot } => self.spawn(slot, now),
+            Action::Drain { slot, pid, kill_at } => {
+                self.send(pid, Signal::SIGTERM);
+                self.slots[slot].lifecycle = Lifecycle::Draining { pid, kill_at };
+                self.scoreboard.row(slot).set_state(SlotState::Draining);
+                tracing::info!(slot, pid = pid.as_raw(), "worker drains");
+            }
+            Action::Kill { slot, pid, cause } => {
+                self.send(pid, Signal::SIGKILL);
+                self.slots[slot].lifecycle = Lifecycle::Killed { pid };
+                self.killed += usize::from(self.target != Target::StopNow);
+                tracing::warn!(slot, pid = pid.as_raw(), %cause, "worker killed: {cause}");
+            }
+            Action::GiveUp => return Some(Outcome::BootFailed { reason: self.last_failure.clone() }),
+            Action::Finish => return Some(Outcome::Stopped { killed: self.killed }),
+        }
+        None
+    }
+
+    fn send(&self, pid: Pid, signal: Signal) {
+        if let Err(error) = signal::send(pid, signal) {
+            tracing::error!(pid = pid.as_raw(), signal = %signal, %error, "cannot signal a worker");
+        }
+    }
+
+    fn spawn(&mut self, index: usize, now: Duration) {
+        let generation = self.scoreboard.generation();
+        let slot = &mut self.slots[index];
+        match spawn::spawn(index, generation, &slot.listeners, &self.lifeline, self.entry) {
+            Ok((pid, pipe)) => {
+                slot.lifecycle = Lifecycle::Booting { pid, deadline: now + self.settings.boot_timeout };
+                slot.report = Some(Report { pipe: Some(File::from(pipe)), text: String::new() });
+                let now_ms = u64::try_from(time::unix().as_millis()).unwrap_or(0);
+                self.scoreboard.row(index).occupy(pid.as_raw().unsigned_abs(), generation, now_ms);
+                tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
+            }
+            Err(error) => {
+                let delay = slot.backoff.after(Death::BeforeReady, rand::random());
+                slot.lifecycle = Lifecycle::BackedOff { until: now + delay };
+                self.scoreboard.row(index).set_state(SlotState::BackedOff);
+                self.last_failure = format!("cannot fork: {error}");
+                tracing::error!(slot = index, %error, "cannot fork a worker");
+            }
+        }
+    }
+
+    /// Starts the private Redis, if the fleet has one.
+    pub(super) fn start_private_redis(&mut self) {
+        let Some(private) = &mut self.private else { return };
+        private.started = time::monotonic();
+        match private.server.start() {
+            Ok(pid) => {
+                private.pid = Some(pid);
+                tracing::info!(pid = pid.as_raw(), socket = %private.server.socket().display(), "private Redis started");
+            }
+            Err(error) => {
+                let delay = private.backoff.after(Death::BeforeReady, rand::random());
+                private.restart_at = private.started + delay;
+                tracing::error!(%error, "cannot start the private Redis");
+            }
+        }
+    }
+
+    /// Gives the private Redis a moment, so that the first visit already finds it.
+    pub(super) fn await_private_redis(&mut self) {
+        let until = time::monotonic() + REDIS_BOOT;
+        while time::monotonic() < until {
+            let Some(private) = &self.private else { return };
+            if private.pid.is_none() || private.server.answers() {
+                return;
+            }
+            if self.reap().is_err() {
+                return;
+            }
+            std::thread::sleep(LOOK_AGAIN);
+        }
+    }
+
+    /// Starts it again when its delay has passed.
+    pub(super) fn revive_private_redis(&mut self, now: Duration) {
+        let due = |private: &Private| private.pid.is_none() && private.restart_at <= now;
+        if self.private.as_ref().is_some_and(due) {
+            self.start_private_redis();
+        }
+    }
+
+    /// It ended without being asked to.
+    pub(super) fn private_redis_ended(&mut self, pid: Pid, exit: Exit, now: Duration) {
+        let Some(private) = &mut self.private else { return };
+        private.pid = None;
+        let delay =
+            private.backoff.after(Death::AfterServing(now.saturating_sub(private.started)), rand::random());
+        private.restart_at = now + delay;
+        let (pid, log) = (pid.as_raw(), private.server.log());
+        tracing::error!(pid, cause = %exit, log = %log.display(), "private Redis died: {exit}");
+    }
+
+    /// Lets it save and leave; the workers that need it are gone by now.
+    pub(super) fn stop_private_redis(&mut self) {
+        let Some(Private { pid: Some(pid), .. }) = self.private else { return };
+        self.send(pid, Signal::SIGTERM);
+        let until = time::monotonic() + REDIS_STOP;
+        while time::monotonic() < until {
+            match proc::reap() {
+                Ok(Some((ended, exit))) if ended == pid => {
+                    tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis stopped");
+                    return;
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => std::thread::sleep(LOOK_AGAIN),
+                Err(_) => return,
+            }
+        }
+        tracing::warn!(pid = pid.as_raw(), "private Redis killed: it did not leave in time");
+        self.send(pid, Signal::SIGKILL);
+    }
+}

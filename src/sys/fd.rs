@@ -1,0 +1,79 @@
+//! Descriptors: pipes, waiting on several, and closing what a child must not keep.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use nix::fcntl::Flock;
+use nix::fcntl::FlockArg;
+use nix::fcntl::OFlag;
+use nix::poll::PollFd;
+use nix::poll::PollFlags;
+use nix::poll::PollTimeout;
+
+/// A pipe's read end and write end, closed on exec; both ends never block.
+///
+/// # Errors
+/// When no descriptor is left.
+pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?)
+}
+
+/// Waits until one of `fds` can be read or is closed at its other end, or until `timeout` has passed.
+///
+/// Returns for each whether it is worth reading. An interrupted wait returns early with none.
+///
+/// # Errors
+/// When the kernel refuses to wait.
+pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
+    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let timeout = match timeout {
+        // Rounded up, so that a deadline has really passed when the wait ends by it.
+        Some(timeout) => {
+            PollTimeout::try_from(timeout.as_micros().div_ceil(1000)).unwrap_or(PollTimeout::MAX)
+        }
+        None => PollTimeout::NONE,
+    };
+    match nix::poll::poll(&mut polled, timeout) {
+        Ok(_) | Err(nix::Error::EINTR) => {}
+        Err(refused) => return Err(refused.into()),
+    }
+    Ok(polled.iter().map(|fd| fd.any().unwrap_or(false)).collect())
+}
+
+/// A file that is locked until this, and every process that inherited it, is gone.
+pub type Lock = Flock<File>;
+
+/// Locks a file for this process until it is dropped; `None` when another process holds it. flock(2).
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn try_lock(file: File) -> io::Result<Option<Lock>> {
+    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+        Ok(lock) => Ok(Some(lock)),
+        Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
+        Err((_, refused)) => Err(refused.into()),
+    }
+}
+
+/// Closes every descriptor of this process but standard ones and those in `keep`.
+///
+/// Only for a child right after the fork: whatever owned a closed descriptor must never be used or dropped.
+///
+/// # Errors
+/// When `/proc/self/fd` cannot be read.
+pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut open = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        open.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    for fd in open.into_iter().filter(|fd| *fd > 2 && !keep.contains(fd)) {
+        // SAFETY: after the fork this copy of the owner is never used again, as the contract above demands. The
+        // descriptor of the listing itself is closed already; closing it again fails and does nothing.
+        unsafe { libc::close(fd) };
+    }
+    Ok(())
+}

@@ -1,0 +1,140 @@
+//! Processes: who ended and how, ties to the supervisor, memory, programs of others.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use nix::fcntl::FcntlArg;
+use nix::fcntl::FdFlag;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::SigmaskHow;
+use nix::sys::signal::Signal;
+use nix::sys::wait::WaitPidFlag;
+use nix::sys::wait::WaitStatus;
+
+pub use nix::unistd::Pid;
+
+/// How a process ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It returned this code.
+    Code(i32),
+    /// A signal ended it.
+    Signal(Signal),
+}
+
+impl std::fmt::Display for Exit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Code(code) => write!(f, "exit code {code}"),
+            Self::Signal(Signal::SIGKILL) => f.write_str("SIGKILL (killed, perhaps for want of memory)"),
+            Self::Signal(signal) => write!(f, "signal {signal}"),
+        }
+    }
+}
+
+/// The next child that has ended, if any; whoever's it is, so that orphans of a PID 1 are reaped too.
+///
+/// # Errors
+/// When waiting fails for another reason than that there is no child.
+pub fn reap() -> io::Result<Option<(Pid, Exit)>> {
+    loop {
+        match nix::sys::wait::waitpid(None, Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::Exited(pid, code)) => return Ok(Some((pid, Exit::Code(code)))),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => return Ok(Some((pid, Exit::Signal(signal)))),
+            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(None),
+            Ok(_) | Err(nix::Error::EINTR) => {}
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+}
+
+/// This process.
+pub fn pid() -> Pid {
+    nix::unistd::getpid()
+}
+
+/// Has the kernel send `signal` to this process when the one that forked it ends; `PR_SET_PDEATHSIG`, prctl(2).
+///
+/// # Errors
+/// When the supervisor is gone already, so that the signal would never come.
+pub fn die_with(supervisor: Pid, signal: Signal) -> io::Result<()> {
+    nix::sys::prctl::set_pdeathsig(signal)?;
+    if nix::unistd::getppid() == supervisor {
+        Ok(())
+    } else {
+        Err(io::Error::other("the supervisor is gone"))
+    }
+}
+
+/// Makes orphaned grandchildren children of this process, so that it can reap them; prctl(2).
+///
+/// # Errors
+/// When the kernel is too old.
+pub fn adopt_orphans() -> io::Result<()> {
+    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+}
+
+/// Memory no other process shares with this one, bytes; `/proc/self/smaps_rollup`, proc(5).
+pub fn private_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let kib = |name: &str| -> Option<u64> {
+        text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
+    };
+    Some((kib("Private_Clean:")? + kib("Private_Dirty:")?) * 1024)
+}
+
+/// The machine's name.
+pub fn hostname() -> String {
+    nix::unistd::gethostname()
+        .ok()
+        .and_then(|name| name.into_string().ok())
+        .unwrap_or_else(|| "localhost".into())
+}
+
+/// The first of `names` that is a program on `path` (as in the environment's PATH).
+pub fn find_program(names: &[&str], path: &OsStr) -> Option<PathBuf> {
+    let folders: Vec<PathBuf> = std::env::split_paths(path).collect();
+    let candidates = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    let runs =
+        |file: &PathBuf| file.is_file() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok();
+    candidates.into_iter().find(runs)
+}
+
+/// Starts another program that ends when this process does: it is sent SIGTERM, whatever way this one goes.
+///
+/// It inherits `kept`, a descriptor it knows nothing of, so that a lock is held as long as it runs.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn spawn_program(
+    program: &Path,
+    arguments: &[&OsStr],
+    folder: &Path,
+    kept: &impl AsFd,
+) -> io::Result<Pid> {
+    let kept = kept.as_fd().as_raw_fd();
+    let supervisor = pid();
+    let mut command = Command::new(program);
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
+    // A process group of its own: Ctrl-C on the terminal must not stop it before the workers that need it.
+    command.process_group(0);
+    let prepare = move || {
+        // SAFETY: the descriptor is open in this copy of the process until exec, because its owner is never dropped.
+        let kept = unsafe { BorrowedFd::borrow_raw(kept) };
+        nix::fcntl::fcntl(kept, FcntlArg::F_SETFD(FdFlag::empty()))?;
+        nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        die_with(supervisor, Signal::SIGTERM)
+    };
+    // SAFETY: between fork and exec it makes four system calls and allocates nothing on success.
+    unsafe { command.pre_exec(prepare) };
+    let child = command.spawn()?;
+    i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
+}

@@ -1,0 +1,94 @@
+//! Memory that forked processes share: words of a memfd, and nothing but atomics.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::Deref;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::ptr::NonNull;
+use std::sync::atomic::AtomicU64;
+
+use nix::sys::memfd::MFdFlags;
+use nix::sys::mman::MapFlags;
+use nix::sys::mman::ProtFlags;
+
+/// A fixed number of 64-bit words, zero at first, that every process forked later sees and may change.
+///
+/// The words live in a memfd (`memfd_create(2)`), so they can also be handed to another program by descriptor.
+pub struct Words {
+    start: NonNull<AtomicU64>,
+    len: usize,
+    file: OwnedFd,
+}
+
+// SAFETY: the mapping is plain shared memory that is only reachable as atomics, valid until the drop.
+unsafe impl Send for Words {}
+// SAFETY: as above; every access through `&Words` is atomic.
+unsafe impl Sync for Words {}
+
+impl Words {
+    /// Makes `len` words, all zero; untouched pages cost nothing.
+    ///
+    /// # Errors
+    /// When the kernel refuses the memory.
+    pub fn create(name: &CStr, len: NonZeroUsize) -> io::Result<Self> {
+        let file = nix::sys::memfd::memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
+        let bytes = len.checked_mul(NonZeroUsize::new(size_of::<AtomicU64>()).unwrap_or(NonZeroUsize::MIN));
+        let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
+        let file = File::from(file);
+        file.set_len(bytes.get() as u64)?;
+        let file = OwnedFd::from(file);
+        let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
+        // SAFETY: a fresh shared mapping at an address of the kernel's choice aliases nothing.
+        let start = unsafe { nix::sys::mman::mmap(None, bytes, access, MapFlags::MAP_SHARED, &file, 0) }?;
+        Ok(Self { start: start.cast(), len: len.get(), file })
+    }
+}
+
+impl Deref for Words {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: the mapping holds `len` aligned words, any bit pattern is an AtomicU64, and it lives as long as self.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl AsFd for Words {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
+impl Drop for Words {
+    fn drop(&mut self) {
+        let bytes = self.len * size_of::<AtomicU64>();
+        // SAFETY: the mapping is ours, and no borrow of it outlives self. A failure leaves it mapped, which is harmless.
+        let _ = unsafe { nix::sys::mman::munmap(self.start.cast(), bytes) };
+    }
+}
+
+impl fmt::Debug for Words {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Words").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::*;
+
+    #[test]
+    fn words_begin_at_zero_and_keep_what_is_stored() {
+        let words = Words::create(c"test", NonZeroUsize::new(1000).unwrap()).unwrap();
+        assert!(words.iter().all(|word| word.load(Ordering::Relaxed) == 0));
+        words[999].fetch_add(7, Ordering::Relaxed);
+        assert_eq!(words[999].load(Ordering::Relaxed), 7);
+    }
+}

@@ -1,0 +1,67 @@
+//! Signals as values: blocked, then read from a descriptor in the one loop. No handler does any work.
+
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+
+use nix::sys::signal::SigSet;
+use nix::sys::signal::SigmaskHow;
+use nix::sys::signalfd::SfdFlags;
+use nix::sys::signalfd::SignalFd;
+use nix::unistd::Pid;
+
+pub use nix::sys::signal::Signal;
+
+/// The signals of a set, readable as values; signalfd(2).
+#[derive(Debug)]
+pub struct Signals {
+    fd: SignalFd,
+}
+
+impl Signals {
+    /// Blocks `signals` for this process and makes them readable.
+    ///
+    /// # Errors
+    /// When the kernel refuses the descriptor.
+    pub fn take(signals: &[Signal]) -> io::Result<Self> {
+        let set: SigSet = signals.iter().copied().collect();
+        set.thread_block()?;
+        Ok(Self { fd: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
+    }
+
+    /// The next signal that has come, if any.
+    ///
+    /// # Errors
+    /// When the descriptor cannot be read.
+    pub fn next(&self) -> io::Result<Option<Signal>> {
+        let Some(info) = self.fd.read_signal()? else { return Ok(None) };
+        let number = i32::try_from(info.ssi_signo).unwrap_or(0);
+        Ok(Signal::try_from(number).ok())
+    }
+}
+
+impl AsFd for Signals {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Sends a signal; a process that is gone already is no error.
+///
+/// # Errors
+/// When this process may not signal that one.
+pub fn send(pid: Pid, signal: Signal) -> io::Result<()> {
+    match nix::sys::signal::kill(pid, signal) {
+        Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
+        Err(refused) => Err(refused.into()),
+    }
+}
+
+/// Lets every signal through but these, as a newly forked worker needs it.
+///
+/// # Errors
+/// When the kernel refuses the mask.
+pub fn block_only(signals: &[Signal]) -> io::Result<()> {
+    let set: SigSet = signals.iter().copied().collect();
+    Ok(nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?)
+}

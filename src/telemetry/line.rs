@@ -1,0 +1,150 @@
+//! One event → one line, for people or for machines, with the process it comes from.
+
+use std::fmt;
+use std::fmt::Write;
+
+use serde_json::Map;
+use serde_json::Value;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tracing::Event;
+use tracing::Level;
+use tracing::Subscriber;
+use tracing::field::Field;
+use tracing::field::Visit;
+use tracing_subscriber::fmt::FmtContext;
+use tracing_subscriber::fmt::FormatEvent;
+use tracing_subscriber::fmt::FormatFields;
+use tracing_subscriber::fmt::format::Writer;
+use tracing_subscriber::registry::LookupSpan;
+
+use crate::sys::time::unix;
+
+/// What a line looks like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Form {
+    /// One JSON object.
+    Json,
+    /// Time, level, who, sentence, fields.
+    Pretty {
+        /// With terminal colours.
+        colours: bool,
+    },
+}
+
+/// Formats events.
+#[derive(Debug)]
+pub(super) struct Lines {
+    form: Form,
+}
+
+impl Lines {
+    pub(super) fn new(form: Form) -> Self {
+        Self { form }
+    }
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        mut writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
+        let mut fields = Fields::default();
+        event.record(&mut fields);
+        let now = OffsetDateTime::from_unix_timestamp_nanos(
+            i128::try_from(unix().as_millis()).unwrap_or(0) * 1_000_000,
+        );
+        let at = now.ok().and_then(|now| now.format(&Rfc3339).ok()).unwrap_or_default();
+        let line = match self.form {
+            Form::Json => json(&at, event, fields),
+            Form::Pretty { colours } => pretty(&at, event, &fields, colours),
+        };
+        writeln!(writer, "{line}")
+    }
+}
+
+fn json(at: &str, event: &Event<'_>, fields: Fields) -> String {
+    let mut object = Map::new();
+    object.insert("at".into(), at.into());
+    object.insert("level".into(), event.metadata().level().as_str().to_ascii_lowercase().into());
+    object.insert("message".into(), fields.message.into());
+    if let Some(slot) = crate::telemetry::worker_slot() {
+        object.insert("slot".into(), slot.into());
+        object.insert("pid".into(), std::process::id().into());
+    }
+    object.extend(fields.others);
+    object.insert("target".into(), event.metadata().target().into());
+    Value::Object(object).to_string()
+}
+
+fn pretty(at: &str, event: &Event<'_>, fields: &Fields, colours: bool) -> String {
+    let level = *event.metadata().level();
+    let (start, dim, end) = match (colours, level) {
+        (false, _) => ("", "", ""),
+        (true, Level::ERROR) => ("\x1b[31m", "\x1b[2m", "\x1b[0m"),
+        (true, Level::WARN) => ("\x1b[33m", "\x1b[2m", "\x1b[0m"),
+        (true, Level::INFO) => ("\x1b[32m", "\x1b[2m", "\x1b[0m"),
+        (true, _) => ("\x1b[34m", "\x1b[2m", "\x1b[0m"),
+    };
+    let who =
+        crate::telemetry::worker_slot().map_or("supervisor".to_owned(), |slot| format!("worker {slot}"));
+    let clock = at.get(11..23).unwrap_or(at);
+    let mut line = format!("{dim}{clock}{end} {start}{level:5}{end} {who:10} {}", fields.message);
+    for (name, value) in &fields.others {
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        // A cause is in the sentence already, for people.
+        if !fields.message.contains(&text) {
+            let _ = write!(line, " {dim}{name}={end}{text}");
+        }
+    }
+    line
+}
+
+/// An event's message and its other fields, in order.
+#[derive(Debug, Default)]
+struct Fields {
+    message: String,
+    others: Map<String, Value>,
+}
+
+impl Fields {
+    fn put(&mut self, field: &Field, value: Value) {
+        if field.name() == "message" {
+            self.message = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        } else {
+            self.others.insert(field.name().to_owned(), value);
+        }
+    }
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, format!("{value:?}").into());
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.put(field, value.into());
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.put(field, value.into());
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.put(field, value.into());
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.put(field, value.into());
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.put(field, value.into());
+    }
+}

@@ -1,0 +1,63 @@
+//! Log lines: set up once, before the first fork and without a thread, so that workers inherit it.
+
+mod line;
+
+use std::io::IsTerminal;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
+
+use crate::config::schema::Log;
+use crate::config::schema::LogFormat;
+use line::Form;
+use line::Lines;
+
+/// Slot of this process plus one; 0 is the supervisor. A process has one role for life, so one word is enough.
+static ROLE: AtomicUsize = AtomicUsize::new(0);
+
+/// Says on every further line of this process that it is the worker of `slot`.
+pub fn become_worker(slot: usize) {
+    ROLE.store(slot + 1, Relaxed);
+}
+
+/// The slot whose worker this process is.
+fn worker_slot() -> Option<usize> {
+    ROLE.load(Relaxed).checked_sub(1)
+}
+
+/// The log cannot be set up.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The filter is not one.
+    #[error("log.level {directives:?} is not a filter such as info or regatta=debug,fred=warn: {reason}")]
+    Filter {
+        /// As configured.
+        directives: String,
+        /// Why.
+        reason: String,
+    },
+    /// Another subscriber is installed already.
+    #[error("the program has set up its own tracing subscriber")]
+    Taken,
+}
+
+/// Sends every event of this process, and of all it forks, to standard error.
+///
+/// # Errors
+/// See [`Error`].
+pub fn install(log: &Log) -> Result<(), Error> {
+    let filter = EnvFilter::try_new(&log.level)
+        .map_err(|source| Error::Filter { directives: log.level.clone(), reason: source.to_string() })?;
+    let terminal = std::io::stderr().is_terminal();
+    let form = match (log.format, terminal) {
+        (LogFormat::Json, _) | (LogFormat::Auto, false) => Form::Json,
+        (LogFormat::Pretty, colours) => Form::Pretty { colours },
+        (LogFormat::Auto, true) => Form::Pretty { colours: true },
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(Lines::new(form));
+    tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| Error::Taken)
+}
