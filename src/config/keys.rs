@@ -73,7 +73,7 @@ pub const KEYS: &[Key] = &[
     key("http.header_timeout", "10s", DURATION, "a request's header must be complete by then"),
     key("http.body_timeout", "30s", DURATION, "longest pause within a request's body"),
     key("http.keep_alive", "75s", DURATION, "an idle connection is closed after this"),
-    key("http.header_limit", "64KiB", SIZE, "largest request header"),
+    key("http.header_limit", "64KiB", "a size from 8KiB to 1GiB", "largest request header"),
     key("http.body_limit", "2MiB", SIZE, "largest request body"),
     key("http.connections", "16384", "a number from 1 to 1000000", "open connections per worker"),
     key("run_dir", "", "a folder", "lock and control socket"),

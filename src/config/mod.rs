@@ -177,7 +177,7 @@ fn http(layers: &Layers) -> Result<Http, Error> {
         header_timeout: layers.one("http.header_timeout", parse::positive_duration)?,
         body_timeout: layers.one("http.body_timeout", parse::positive_duration)?,
         keep_alive: layers.one("http.keep_alive", parse::positive_duration)?,
-        header_limit: layers.one("http.header_limit", parse::size)?,
+        header_limit: layers.one("http.header_limit", parse::header_size)?,
         body_limit: layers.one("http.body_limit", parse::size)?,
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
     })
@@ -300,5 +300,15 @@ mod tests {
             ("REGATTA_SERVICE_PORT_HTTP", "80"),
         ];
         assert!(with(&injected, None).is_ok());
+    }
+
+    #[test]
+    fn every_setting_is_documented_with_its_default() {
+        let text = include_str!("../../docs/CONFIGURATION.md");
+        for key in keys::KEYS {
+            let row = text.lines().find(|line| line.starts_with(&format!("| `{}` |", key.path)));
+            let row = row.unwrap_or_else(|| panic!("{} is not in docs/CONFIGURATION.md", key.path));
+            assert!(row.contains(key.default), "{}: its default is {}", key.path, key.default);
+        }
     }
 }

@@ -65,6 +65,12 @@ pub(super) fn size(text: &str) -> Result<usize, Reason> {
     }
 }
 
+/// hyper cannot read headers into a smaller buffer than 8 KiB.
+pub(super) fn header_size(text: &str) -> Result<usize, Reason> {
+    let size = size(text)?;
+    if (8 << 10..=1 << 30).contains(&size) { Ok(size) } else { Err("it is out of range".into()) }
+}
+
 pub(super) fn number(text: &str, max: u64) -> Result<u64, Reason> {
     let number: u64 = text.parse().map_err(|_| "that is not a number in range".to_owned())?;
     if (1..=max).contains(&number) { Ok(number) } else { Err("it is out of range".into()) }

@@ -12,6 +12,7 @@ pub mod slot;
 mod spawn;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
@@ -232,6 +233,21 @@ impl<'a> Supervisor<'a> {
             .filter_map(|one| Some(one.local_addr().ok()?.to_string()))
             .collect();
         let admin = first.listeners.admin.local_addr().map(|address| address.to_string()).unwrap_or_default();
-        tracing::info!(listen = joined(public), admin, workers = self.slots.len(), "serving");
+        let url = first
+            .listeners
+            .public
+            .first()
+            .and_then(|one| one.local_addr().ok())
+            .map(shown)
+            .unwrap_or_default();
+        tracing::info!(listen = joined(public), admin, workers = self.slots.len(), "serving on {url}");
+    }
+}
+
+/// The address as a person types it.
+fn shown(address: SocketAddr) -> String {
+    match address.ip().is_unspecified() {
+        true => format!("http://localhost:{}", address.port()),
+        false => format!("http://{address}"),
     }
 }

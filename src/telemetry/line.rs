@@ -6,7 +6,8 @@ use std::fmt::Write;
 use serde_json::Map;
 use serde_json::Value;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
 use tracing::Event;
 use tracing::Level;
 use tracing::Subscriber;
@@ -19,6 +20,10 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::sys::time::unix;
+
+/// RFC 3339 with milliseconds, always of one length.
+const INSTANT: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
 
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +65,7 @@ where
         let now = OffsetDateTime::from_unix_timestamp_nanos(
             i128::try_from(unix().as_millis()).unwrap_or(0) * 1_000_000,
         );
-        let at = now.ok().and_then(|now| now.format(&Rfc3339).ok()).unwrap_or_default();
+        let at = now.ok().and_then(|now| now.format(INSTANT).ok()).unwrap_or_default();
         let line = match self.form {
             Form::Json => json(&at, event, fields),
             Form::Pretty { colours } => pretty(&at, event, &fields, colours),

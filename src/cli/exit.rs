@@ -1,0 +1,49 @@
+//! Exit codes, a contract with scripts and service managers; sysexits(3) where it has a word.
+
+use std::process::ExitCode;
+
+/// Done as asked.
+pub(super) const OK: u8 = 0;
+/// The operation failed.
+pub(super) const FAILED: u8 = 1;
+/// Migrations are pending (`migrate --check`).
+pub(super) const PENDING: u8 = 3;
+/// Bad usage or configuration; nothing was started.
+pub(super) const USAGE: u8 = 64;
+/// A needed service is missing.
+pub(super) const UNAVAILABLE: u8 = 69;
+/// No worker could be brought up.
+pub(super) const BOOT: u8 = 70;
+
+/// A sentence for the operator and the code for the caller.
+#[derive(Debug)]
+pub(super) struct Failure {
+    pub(super) code: u8,
+    pub(super) sentence: String,
+}
+
+impl Failure {
+    /// The error and all its causes in one sentence.
+    pub(super) fn new(code: u8, error: &dyn std::error::Error) -> Self {
+        let mut sentence = error.to_string();
+        let mut cause = error.source();
+        while let Some(error) = cause {
+            sentence.push_str(": ");
+            sentence.push_str(&error.to_string());
+            cause = error.source();
+        }
+        Self { code, sentence }
+    }
+}
+
+/// Says the failure, if it is one, on standard error.
+#[allow(clippy::print_stderr, reason = "the verdict of a command belongs on the terminal, not in the log")]
+pub(super) fn verdict(name: &str, result: Result<u8, Failure>) -> ExitCode {
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(failure) => {
+            eprintln!("{name}: {}", failure.sentence);
+            ExitCode::from(failure.code)
+        }
+    }
+}

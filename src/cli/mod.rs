@@ -1,0 +1,81 @@
+//! The command line of any program built on the library, and the one place where all rooms meet.
+
+mod args;
+mod check;
+mod exit;
+mod health;
+mod migrate;
+mod print;
+mod serve;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use args::Command;
+use exit::Failure;
+
+use crate::http::App;
+use crate::http::Router;
+use crate::http::State;
+
+/// A fleet of workers that serve one application.
+///
+/// ```no_run
+/// fn main() -> std::process::ExitCode {
+///     regatta::Fleet::new(|_: regatta::State| {
+///         axum::Router::new().route("/", axum::routing::get(|| async { "hello\n" }))
+///     })
+///     .run()
+/// }
+/// ```
+pub struct Fleet {
+    app: App,
+}
+
+impl std::fmt::Debug for Fleet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Fleet").finish_non_exhaustive()
+    }
+}
+
+impl Fleet {
+    /// A fleet whose workers each build their router with `app`, once, after the fork and inside their runtime.
+    ///
+    /// A panic in `app` is a boot failure of that worker: it is tried again, and a fleet of which no worker ever
+    /// boots ends with exit code 70 and the panic's message.
+    pub fn new(app: impl Fn(State) -> Router + Send + Sync + 'static) -> Self {
+        Self { app: Arc::new(app) }
+    }
+
+    /// Does what the command line says (`serve` if it says nothing) and returns the exit code.
+    ///
+    /// Call it first thing in `main`: the supervisor must be the only thread of its process and must not have used
+    /// tokio, because it forks its workers; where that is broken it says so and ends.
+    pub fn run(self) -> ExitCode {
+        let mut arguments = std::env::args_os().peekable();
+        let program = arguments.peek().map(std::path::PathBuf::from);
+        let name = program.as_deref().and_then(std::path::Path::file_name);
+        let name = name.map_or("regatta".into(), |name| name.to_string_lossy().into_owned());
+        match args::parse(arguments) {
+            Ok(line) => exit::verdict(&name, self.execute(line)),
+            Err(code) => ExitCode::from(code),
+        }
+    }
+
+    fn execute(self, line: args::Line) -> Result<u8, Failure> {
+        match &line.command {
+            Some(Command::Signals) => return Ok(print::signals()),
+            Some(Command::Settings) => return Ok(print::settings()),
+            _ => {}
+        }
+        let inputs = line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
+        let config = crate::config::load(&inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
+        match line.command {
+            None | Some(Command::Serve) => serve::serve(config, &inputs, self.app),
+            Some(Command::Check) => check::check(&config, &inputs),
+            Some(Command::Health { url }) => health::health(&config, url.as_deref()),
+            Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),
+            Some(Command::Settings | Command::Signals) => Ok(exit::OK),
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! The composition root: configuration → listeners → private Redis → scoreboard → supervisor, given the worker's life.
+
+use std::ffi::OsString;
+use std::fs::DirBuilder;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::num::NonZeroUsize;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::cli::exit;
+use crate::cli::exit::Failure;
+use crate::config::Inputs;
+use crate::config::schema::Config;
+use crate::config::schema::Count;
+use crate::config::schema::RedisUrl;
+use crate::http::App;
+use crate::listener;
+use crate::scoreboard::Scoreboard;
+use crate::supervisor;
+use crate::supervisor::Outcome;
+use crate::supervisor::Seat;
+use crate::supervisor::Supervisor;
+use crate::supervisor::redis_server;
+use crate::supervisor::redis_server::RedisServer;
+use crate::sys::cpu;
+use crate::sys::fd;
+use crate::sys::proc;
+use crate::sys::time;
+use crate::telemetry;
+use crate::worker;
+use crate::worker::Start;
+
+/// How long a killed fleet's private Redis may take to finish before the next fleet gives up on its folder.
+const REDIS_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Rows of the scoreboard beyond the slots in use, for a fleet that grows.
+const SPARE_ROWS: usize = 64;
+
+/// Why a fleet could not be run.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot use the folder {} (run_dir)", folder.display())]
+    RunDir { folder: PathBuf, source: io::Error },
+    #[error("the folder {} (run_dir) is in use by the fleet with pid {pid}; give this one a run_dir of its own", folder.display())]
+    Running { folder: PathBuf, pid: String },
+    #[error("cannot make the scoreboard")]
+    Scoreboard(#[source] io::Error),
+    #[error("the supervisor failed")]
+    Supervisor(#[source] io::Error),
+    #[error("no worker could be brought up: {reason}")]
+    Boot { reason: String },
+}
+
+/// Runs the fleet until it has stopped.
+pub(super) fn serve(config: Config, inputs: &Inputs, app: App) -> Result<u8, Failure> {
+    telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let _running = claim(&config.run_dir).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let slots = slots(&config);
+    let (addresses, listeners) = listener::open(&config.listen, config.admin.listen, slots)
+        .map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let server = private_redis(&config, inputs)?;
+    let redis_url = match (&config.redis.url, &server) {
+        (Some(url), _) => url.clone(),
+        (None, Some(server)) => RedisUrl::unix(&server.socket()),
+        (None, None) => return Err(Failure::new(exit::UNAVAILABLE, &redis_server::Error::NotInstalled)),
+    };
+    let capacity = NonZeroUsize::new(slots + SPARE_ROWS).unwrap_or(NonZeroUsize::MIN);
+    let started_ms = u64::try_from(time::unix().as_millis()).unwrap_or(0);
+    let scoreboard = Scoreboard::create(capacity, proc::pid().as_raw().unsigned_abs(), started_ms)
+        .map_err(|source| Failure::new(exit::BOOT, &Error::Scoreboard(source)))?;
+    let scoreboard = Arc::new(scoreboard);
+    let public: Vec<String> = addresses.public.iter().map(ToString::to_string).collect();
+    let pid = proc::pid().as_raw();
+    tracing::info!(listen = public.join(","), admin = %addresses.admin, workers = slots, redis = %redis_url, pid, "listening");
+    let settings = supervisor::Settings {
+        boot_timeout: config.workers.boot_timeout,
+        drain_timeout: config.drain.timeout,
+    };
+    let config = Arc::new(config);
+    let entry = |seat: Seat| {
+        worker::run(Start {
+            slot: seat.slot,
+            generation: seat.generation,
+            listeners: seat.listeners,
+            report: seat.report,
+            lifeline: seat.lifeline,
+            config: Arc::clone(&config),
+            redis_url: redis_url.clone(),
+            scoreboard: Arc::clone(&scoreboard),
+            app: Arc::clone(&app),
+        })
+    };
+    let supervisor = Supervisor::new(settings, listeners, server, &scoreboard, &entry);
+    let outcome = supervisor.and_then(Supervisor::run);
+    ended(outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))?)
+}
+
+fn ended(outcome: Outcome) -> Result<u8, Failure> {
+    match outcome {
+        Outcome::Stopped { killed } => {
+            tracing::info!(killed, "stopped");
+            Ok(exit::OK)
+        }
+        Outcome::BootFailed { reason } => Err(Failure::new(exit::BOOT, &Error::Boot { reason })),
+    }
+}
+
+/// The number of slots, as configured or as the machine allows.
+pub(super) fn slots(config: &Config) -> usize {
+    match config.workers.count {
+        Count::Auto => cpu::allowed(),
+        Count::Fixed(count) => count,
+    }
+}
+
+/// The private Redis of a fleet that was given none.
+fn private_redis(config: &Config, inputs: &Inputs) -> Result<Option<RedisServer>, Failure> {
+    if config.redis.url.is_some() {
+        return Ok(None);
+    }
+    let prepared = RedisServer::prepare(&config.data_dir, &search_path(inputs), REDIS_PATIENCE);
+    prepared.map(Some).map_err(|error| match error {
+        redis_server::Error::NotInstalled => Failure::new(exit::UNAVAILABLE, &error),
+        _ => Failure::new(exit::USAGE, &error),
+    })
+}
+
+/// Where programs are looked for: PATH, and the places Debian keeps servers that a user's PATH often lacks.
+pub(super) fn search_path(inputs: &Inputs) -> OsString {
+    let path = inputs.environment.get("PATH").map_or("", String::as_str);
+    OsString::from(format!("{path}:/usr/local/bin:/usr/bin:/usr/sbin"))
+}
+
+/// Makes the run folder and locks it for this fleet.
+fn claim(folder: &Path) -> Result<fd::Lock, Error> {
+    let failed = |source| Error::RunDir { folder: folder.into(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+    let path = folder.join("regatta.pid");
+    let mut file =
+        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
+    let mut pid = String::new();
+    file.read_to_string(&mut pid).map_err(failed)?;
+    let Some(mut lock) = fd::try_lock(file).map_err(failed)? else {
+        return Err(Error::Running { folder: folder.into(), pid: pid.trim().to_owned() });
+    };
+    lock.set_len(0).map_err(failed)?;
+    io::Seek::rewind(&mut *lock).map_err(failed)?;
+    writeln!(lock, "{}", proc::pid()).map_err(failed)?;
+    Ok(lock)
+}

@@ -1,0 +1,166 @@
+//! Takes connections from one listener and serves HTTP/1.1 or h2c on each.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::Waker;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http::Response;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioExecutor;
+use hyper_util::rt::TokioIo;
+use hyper_util::rt::TokioTimer;
+use hyper_util::server::conn::auto;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
+
+use crate::scoreboard::Scoreboard;
+use crate::worker::connection::Connections;
+use crate::worker::connection::Entry;
+use crate::worker::connection::Order;
+use crate::worker::connection::Sending;
+
+/// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
+const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
+
+/// What answers requests: the application, or the operators' routes.
+pub(super) trait Answer: Clone + Send + Sync + 'static {
+    /// Body of a response.
+    type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + Unpin
+        + 'static;
+
+    /// Answers one request of the client at `peer`.
+    fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Response<Self::Body>> + Send + use<Self>;
+}
+
+/// What every connection of a worker shares.
+#[derive(Debug, Clone)]
+pub(super) struct Hall {
+    /// Builder of hyper's connections, with all bounds set.
+    pub(super) builder: Arc<auto::Builder<TokioExecutor>>,
+    /// All open connections.
+    pub(super) connections: Arc<Connections>,
+    /// One permit per connection.
+    pub(super) permits: Arc<Semaphore>,
+    /// Where they are counted.
+    pub(super) scoreboard: Arc<Scoreboard>,
+    /// This worker's slot.
+    pub(super) slot: usize,
+}
+
+/// hyper's connections with our bounds.
+pub(super) fn builder(header_limit: usize) -> auto::Builder<TokioExecutor> {
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    // No header timer: see the connection module. Responses are written without waiting for a second buffer.
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(header_limit);
+    let streams = 256;
+    let header_list = u32::try_from(header_limit).unwrap_or(u32::MAX);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(streams)
+        .max_header_list_size(header_list);
+    builder
+}
+
+impl Hall {
+    /// Accepts for ever; the caller drops the future to stop.
+    ///
+    /// # Cancel safety
+    /// A connection is either still in the listener's queue or served by a task of its own.
+    pub(super) async fn accept<A: Answer>(self, listener: Arc<TcpListener>, answer: A) {
+        loop {
+            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
+            match listener.accept().await {
+                Ok((stream, peer)) => self.admit(stream, peer, answer.clone(), permit),
+                Err(error) if is_of_one_connection(&error) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "cannot accept: {error}");
+                    tokio::time::sleep(OUT_OF_RESOURCES).await;
+                }
+            }
+        }
+    }
+
+    /// Accepts what waits in the queue now; false when there was nothing.
+    ///
+    /// Without a permit left it says true: something may wait that cannot be taken yet.
+    pub(super) fn accept_queued<A: Answer>(&self, listener: &TcpListener, answer: &A) -> bool {
+        let mut any = false;
+        let mut context = Context::from_waker(Waker::noop());
+        loop {
+            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return true };
+            let Poll::Ready(Ok((stream, peer))) = listener.poll_accept(&mut context) else { return any };
+            self.admit(stream, peer, answer.clone(), permit);
+            any = true;
+        }
+    }
+
+    fn admit<A: Answer>(&self, stream: TcpStream, peer: SocketAddr, answer: A, permit: OwnedSemaphorePermit) {
+        let entry = self.connections.open();
+        self.scoreboard.row(self.slot).connection_opened();
+        let hall = self.clone();
+        tokio::spawn(async move {
+            hall.serve(stream, peer, answer, entry).await;
+            hall.scoreboard.row(hall.slot).connection_closed();
+            drop(permit);
+        });
+    }
+
+    async fn serve<A: Answer>(&self, stream: TcpStream, peer: SocketAddr, answer: A, entry: Entry) {
+        let entry = &entry;
+        let service = service_fn(move |request| {
+            let under_way = entry.request();
+            let answered = answer.answer(request, peer);
+            async move {
+                let response = answered.await;
+                Ok::<_, Infallible>(response.map(|body| Sending { body, _under_way: under_way }))
+            }
+        });
+        let io = TokioIo::new(entry.watch(stream));
+        let mut served = pin!(self.builder.serve_connection_with_upgrades(io, service));
+        loop {
+            tokio::select! {
+                biased;
+                ended = served.as_mut() => {
+                    if let Err(error) = ended {
+                        tracing::debug!(%error, "connection ended early");
+                    }
+                    return;
+                }
+                order = entry.connection.told() => match order {
+                    Order::Serve => {}
+                    Order::Finish => served.as_mut().graceful_shutdown(),
+                    Order::Cut => return,
+                },
+            }
+        }
+    }
+}
+
+/// Errors that concern the connection and not the listener; accept(2).
+fn is_of_one_connection(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionRefused
+            | io::ErrorKind::Interrupted
+    )
+}

@@ -1,0 +1,41 @@
+//! The worker's sign of life in its slot's row, from the very loop that serves requests.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::redis::Health;
+use crate::redis::Redis;
+use crate::scoreboard::Scoreboard;
+use crate::sys::proc;
+use crate::sys::time;
+
+/// Time between two beats.
+const BEAT: Duration = Duration::from_millis(250);
+
+/// Beats between two looks at the memory: reading it costs some 100 µs.
+const MEMORY_EVERY: u32 = 8;
+
+/// Beats for ever.
+pub(super) async fn beat(scoreboard: Arc<Scoreboard>, slot: usize, redis: Redis) {
+    let mut interval = tokio::time::interval(BEAT);
+    let mut memory = 0;
+    for count in 0_u32.. {
+        if count % MEMORY_EVERY == 0 {
+            memory = proc::private_memory().unwrap_or(memory);
+        }
+        note_redis(&scoreboard, slot, &redis);
+        let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
+        let cpu_us = u64::try_from(time::cpu().as_micros()).unwrap_or(u64::MAX);
+        scoreboard.row(slot).beat(now_ms, memory, cpu_us);
+        interval.tick().await;
+    }
+}
+
+/// Writes whether Redis is there, and once for the fleet that it was reached.
+pub(super) fn note_redis(scoreboard: &Scoreboard, slot: usize, redis: &Redis) {
+    let up = matches!(redis.health(), Health::Up);
+    scoreboard.row(slot).set_redis_up(up);
+    if up && !scoreboard.redis_reached() {
+        scoreboard.set_redis_reached();
+    }
+}

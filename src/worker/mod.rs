@@ -1,0 +1,258 @@
+//! The worker: one forked process, one thread, one runtime, one Redis client.
+//!
+//! It takes the listeners of its slot, serves the application on them, and leaves when it is told to or when its
+//! supervisor is gone.
+
+mod accept;
+mod connection;
+mod drain;
+mod heartbeat;
+
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tokio::net::unix::pipe::Receiver;
+use tokio::signal::unix::SignalKind;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+
+use accept::Answer;
+use accept::Hall;
+use connection::Connections;
+use connection::Patience;
+use connection::TICK;
+use drain::Door;
+use drain::Schedule;
+
+use crate::config::schema::Config;
+use crate::config::schema::RedisUrl;
+use crate::http::App;
+use crate::http::Face;
+use crate::http::Parts;
+use crate::http::Phase;
+use crate::http::Worker;
+use crate::listener::SlotListeners;
+use crate::redis::Health;
+use crate::redis::Redis;
+use crate::scoreboard::Scoreboard;
+use crate::sys::proc;
+use crate::sys::signal;
+use crate::sys::signal::Signal;
+use crate::telemetry;
+
+/// Exit code of a worker that could not start.
+const BOOT_FAILED: u8 = 70;
+
+/// Everything a worker needs; it inherits nothing else.
+pub struct Start {
+    /// Index of its slot.
+    pub slot: usize,
+    /// Generation it belongs to.
+    pub generation: u64,
+    /// The slot's listeners.
+    pub listeners: SlotListeners,
+    /// Where READY, or the reason why not, is written.
+    pub report: OwnedFd,
+    /// Readable as soon as the supervisor is gone.
+    pub lifeline: OwnedFd,
+    /// The fleet's configuration.
+    pub config: Arc<Config>,
+    /// The shared state's address, be it configured or private.
+    pub redis_url: RedisUrl,
+    /// The shared table.
+    pub scoreboard: Arc<Scoreboard>,
+    /// The application.
+    pub app: App,
+}
+
+impl std::fmt::Debug for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Start")
+            .field("slot", &self.slot)
+            .field("generation", &self.generation)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a worker could not start.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("cannot start the runtime: {0}")]
+    Runtime(io::Error),
+    #[error("cannot take the listeners: {0}")]
+    Listeners(io::Error),
+    #[error("cannot take signals: {0}")]
+    Signals(io::Error),
+    #[error("cannot watch the supervisor: {0}")]
+    Lifeline(io::Error),
+    #[error("cannot set up Redis: {0}")]
+    Redis(#[from] crate::redis::Error),
+    #[error("the application panicked while it was built: {0}")]
+    App(String),
+}
+
+/// A worker's life; returns its exit code.
+pub fn run(start: Start) -> u8 {
+    telemetry::become_worker(start.slot);
+    let report = start.report.try_clone();
+    // One thread serves; the pool behind it is for blocking work that the application hands off.
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING).build();
+    let lived = runtime.map_err(Error::Runtime).and_then(|runtime| {
+        let lived = runtime.block_on(live(start));
+        runtime.shutdown_background();
+        lived
+    });
+    match lived {
+        Ok(()) => 0,
+        Err(error) => {
+            let reason = error.to_string().replace('\n', " ");
+            tracing::error!(%reason, "worker cannot start: {reason}");
+            if let Ok(report) = report {
+                let _ = writeln!(File::from(report), "failed {reason}");
+            }
+            BOOT_FAILED
+        }
+    }
+}
+
+/// Most threads for blocking work: look-ups of host names beside the application's bounded pool.
+const BLOCKING: usize = 16;
+
+async fn live(start: Start) -> Result<(), Error> {
+    let mut leave = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    // Signals of the terminal and of operators are the supervisor's; only now can TERM find its handler.
+    signal::block_only(OTHERS).map_err(Error::Signals)?;
+    let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
+    let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
+    redis.start();
+    let phase = Phase::default();
+    let parts = Parts {
+        config: Arc::clone(&start.config),
+        redis: redis.clone(),
+        scoreboard: Arc::clone(&start.scoreboard),
+        worker: Worker::new(
+            proc::pid().as_raw().unsigned_abs(),
+            start.slot,
+            start.generation,
+            proc::hostname(),
+        ),
+        phase: phase.clone(),
+    };
+    let faces = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        (crate::http::public(&parts, &start.app), crate::http::admin(&parts))
+    }));
+    let (public, admin) = faces.map_err(|panic| Error::App(message(panic.as_ref())))?;
+    let doors = doors(start.listeners, &public, &admin).map_err(Error::Listeners)?;
+    if let Health::Down { reason } = redis.first_attempt().await {
+        tracing::warn!(%reason, "serving without Redis for now: {reason}");
+    }
+    heartbeat::note_redis(&start.scoreboard, start.slot, &redis);
+    let hall = hall(&start.config, &start.scoreboard, start.slot);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, redis));
+    tasks.spawn(sweep(Arc::clone(&hall.connections)));
+    let mut accepting: JoinSet<()> = doors
+        .iter()
+        .map(|(listener, face)| hall.clone().accept(Arc::clone(listener), face.clone()))
+        .collect();
+    let _ = writeln!(File::from(start.report), "ready");
+    let schedule = tokio::select! {
+        _ = leave.recv() => Schedule::configured(&start.config.drain, Instant::now()),
+        _ = lifeline.readable() => Schedule::orphaned(Instant::now()),
+    };
+    phase.begin_drain();
+    accepting.abort_all();
+    depart(&hall, &doors, schedule, &lifeline).await;
+    Ok(())
+}
+
+/// Drains; a supervisor that dies meanwhile shortens it.
+async fn depart(hall: &Hall, doors: &[Door<Face>], schedule: Schedule, lifeline: &Receiver) {
+    let drained = async {
+        drain::close(hall, doors, &schedule).await;
+        drain::finish(hall, &schedule).await
+    };
+    let cut = tokio::select! {
+        cut = drained => cut,
+        () = orphaned(lifeline) => {
+            let schedule = Schedule::orphaned(Instant::now());
+            drain::close(hall, doors, &schedule).await;
+            drain::finish(hall, &schedule).await
+        }
+    };
+    if cut > 0 {
+        hall.scoreboard.row(hall.slot).connections_cut(cut as u64);
+        tracing::warn!(
+            connections = cut,
+            "cut {cut} connections that were still open at the drain's deadline"
+        );
+    }
+}
+
+async fn orphaned(lifeline: &Receiver) {
+    if lifeline.readable().await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Signals that a worker leaves to its supervisor.
+const OTHERS: &[Signal] = &[
+    Signal::SIGINT,
+    Signal::SIGQUIT,
+    Signal::SIGHUP,
+    Signal::SIGUSR1,
+    Signal::SIGUSR2,
+    Signal::SIGTTIN,
+    Signal::SIGTTOU,
+];
+
+fn doors(listeners: SlotListeners, public: &Face, admin: &Face) -> io::Result<Vec<Door<Face>>> {
+    let open = |listener, face: &Face| Ok((Arc::new(TcpListener::from_std(listener)?), face.clone()));
+    let public = listeners.public.into_iter().map(|listener| open(listener, public));
+    public.chain([open(listeners.admin, admin)]).collect()
+}
+
+fn hall(config: &Config, scoreboard: &Arc<Scoreboard>, slot: usize) -> Hall {
+    let patience = Patience { header: config.http.header_timeout, idle: config.http.keep_alive };
+    Hall {
+        builder: Arc::new(accept::builder(config.http.header_limit)),
+        connections: Arc::new(Connections::new(patience)),
+        permits: Arc::new(Semaphore::new(config.http.connections)),
+        scoreboard: Arc::clone(scoreboard),
+        slot,
+    }
+}
+
+async fn sweep(connections: Arc<Connections>) {
+    let mut interval = tokio::time::interval(TICK);
+    loop {
+        interval.tick().await;
+        connections.sweep();
+    }
+}
+
+fn message(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".into())
+}
+
+impl Answer for Face {
+    type Body = crate::http::Body;
+
+    fn answer(
+        &self,
+        request: http::Request<Incoming>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = http::Response<Self::Body>> + Send + use<> {
+        self.call(request, peer)
+    }
+}
