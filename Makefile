@@ -26,9 +26,10 @@ run: deps-run ## build and serve on http://localhost:3000, with a private Redis;
 .PHONY: test
 test: deps-test ## run every test
 	@$(CARGO) test --locked --doc
+	@$(CARGO) build --locked --examples
 	@if $(CARGO) nextest --version >/dev/null 2>&1; \
 	  then exec $(CARGO) nextest run --locked --no-fail-fast; \
-	  else exec $(CARGO) test --locked --no-fail-fast --lib --bins --examples --tests; fi
+	  else exec $(CARGO) test --locked --no-fail-fast --lib --bins --tests; fi
 
 .PHONY: bench
 bench: deps-bench ## measure against wrk, on this machine
