@@ -1,6 +1,25 @@
-//! Regatta runs an axum application as a fleet of worker processes.
+//! Regatta runs an axum application as a fleet of worker processes, one per core.
+//!
+//! ```text
+//! supervisor      one thread: no tokio, no HTTP, no Redis protocol
+//! ├── slot 0: worker   one thread: tokio, axum, one Redis client
+//! ├── slot 1: worker
+//! └── redis-server     only when no Redis is configured
+//! ```
+//!
+//! Sessions, counters and rate limits live in Redis, so that any worker on any machine can answer any request, and one
+//! round trip a request does it all. [`Fleet`] is where a program begins; [`Visit`], [`Counters`], [`Limit`],
+//! [`Worker`], [`ClientAddr`] and [`Session`] are what its handlers ask for.
+//!
+//! The rooms stand on six floors, and a room names only rooms of lower floors:
+//!
+//! 6 [`cli`] · 5 [`supervisor`] [`worker`] · 4 [`http`] · 3 [`session`] [`counter`] [`limiter`] [`telemetry`] ·
+//! 2 [`redis`] [`listener`] [`scoreboard`] · 1 [`config`] [`sys`]
+
+pub mod cli;
 pub mod config;
 pub mod counter;
+pub mod http;
 pub mod limiter;
 pub mod listener;
 pub mod redis;
@@ -9,3 +28,17 @@ pub mod session;
 pub mod supervisor;
 pub mod sys;
 pub mod telemetry;
+pub mod worker;
+
+// The names an application is written with: one import each, whatever room they live in.
+pub use cli::Fleet;
+pub use http::error::Error;
+pub use http::extract::ClientAddr;
+pub use http::extract::Counters;
+pub use http::extract::Limit;
+pub use http::extract::Visit;
+pub use http::state::State;
+pub use http::state::Worker;
+pub use redis::Health as RedisHealth;
+pub use scoreboard::snapshot::SlotSnapshot;
+pub use tower_sessions::Session;

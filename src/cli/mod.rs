@@ -71,7 +71,7 @@ impl Fleet {
         let inputs = line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
         let config = crate::config::load(&inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
         match line.command {
-            None | Some(Command::Serve) => serve::serve(config, &inputs, self.app),
+            None | Some(Command::Serve) => serve::serve(config, &inputs, &self.app),
             Some(Command::Check) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
             Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),

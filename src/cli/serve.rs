@@ -42,6 +42,9 @@ const REDIS_PATIENCE: Duration = Duration::from_secs(10);
 /// Rows of the scoreboard beyond the slots in use, for a fleet that grows.
 const SPARE_ROWS: usize = 64;
 
+/// File in the run folder that a running fleet holds locked, with its pid in it.
+const PID_FILE: &str = "regatta.pid";
+
 /// Why a fleet could not be run.
 #[derive(Debug, thiserror::Error)]
 enum Error {
@@ -58,7 +61,7 @@ enum Error {
 }
 
 /// Runs the fleet until it has stopped.
-pub(super) fn serve(config: Config, inputs: &Inputs, app: App) -> Result<u8, Failure> {
+pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Failure> {
     telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let _running = claim(&config.run_dir).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let slots = slots(&config);
@@ -93,7 +96,7 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: App) -> Result<u8, Fai
             config: Arc::clone(&config),
             redis_url: redis_url.clone(),
             scoreboard: Arc::clone(&scoreboard),
-            app: Arc::clone(&app),
+            app: Arc::clone(app),
         })
     };
     let supervisor = Supervisor::new(settings, listeners, server, &scoreboard, &entry);
@@ -137,11 +140,22 @@ pub(super) fn search_path(inputs: &Inputs) -> OsString {
     OsString::from(format!("{path}:/usr/local/bin:/usr/bin:/usr/sbin"))
 }
 
+/// The pid of the fleet that uses the run folder, if one does.
+pub(super) fn running(folder: &Path) -> Option<String> {
+    let mut file = OpenOptions::new().read(true).write(true).open(folder.join(PID_FILE)).ok()?;
+    let mut pid = String::new();
+    file.read_to_string(&mut pid).ok()?;
+    match fd::try_lock(file) {
+        Ok(None) => Some(pid.trim().to_owned()),
+        Ok(Some(_)) | Err(_) => None,
+    }
+}
+
 /// Makes the run folder and locks it for this fleet.
 fn claim(folder: &Path) -> Result<fd::Lock, Error> {
     let failed = |source| Error::RunDir { folder: folder.into(), source };
     DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-    let path = folder.join("regatta.pid");
+    let path = folder.join(PID_FILE);
     let mut file =
         OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
     let mut pid = String::new();

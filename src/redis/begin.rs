@@ -3,7 +3,6 @@
 //! The form is described at the head of `migrations/0001_regatta_v1.lua`; nothing here talks to a server.
 
 use bytes::Bytes;
-use fred::types::Key;
 use fred::types::Value;
 
 use crate::redis::error::Error;
@@ -115,14 +114,16 @@ pub enum SessionReply {
     },
 }
 
-/// Keys and arguments in wire order.
-pub(super) fn encode(request: &Request<'_>) -> (Vec<Key>, Vec<Value>) {
+/// The call's arguments in wire order: the entry's name, the number of keys, keys, arguments.
+pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
     let Request { limits, session, counters } = *request;
-    let mut keys = Vec::with_capacity(limits.len() + counters.len() + 1);
-    let mut args = Vec::with_capacity(2 + 3 * limits.len() + 2 + counters.len());
-    keys.extend(limits.iter().map(|limit| Key::from(limit.key.as_str())));
-    keys.extend(session.iter().map(|session| Key::from(session.key.as_str())));
-    keys.extend(counters.iter().map(|counter| Key::from(counter.key.as_str())));
+    let keys = limits.len() + usize::from(session.is_some()) + counters.len();
+    let mut args = Vec::with_capacity(2 + keys + 2 + 3 * limits.len() + 2 + counters.len());
+    args.push(entry);
+    args.push(number(keys as u64));
+    args.extend(limits.iter().map(|limit| Value::from(limit.key.as_str())));
+    args.extend(session.iter().map(|session| Value::from(session.key.as_str())));
+    args.extend(counters.iter().map(|counter| Value::from(counter.key.as_str())));
     args.push(number(limits.len() as u64));
     args.push(Value::from_static_str(match session {
         None => "-",
@@ -132,13 +133,13 @@ pub(super) fn encode(request: &Request<'_>) -> (Vec<Key>, Vec<Value>) {
         Some(SessionArg { mode: SessionMode::Visit, create: true, .. }) => "cv",
     }));
     for limit in limits {
-        args.extend([number(limit.interval_us), number(limit.tolerance_us), number(limit.cost)]);
+        args.extend([limit.interval_us, limit.tolerance_us, limit.cost].map(number));
     }
     if let Some(session) = session {
-        args.extend([number(session.idle_ms), number(session.absolute_ms)]);
+        args.extend([session.idle_ms, session.absolute_ms].map(number));
     }
     args.extend(counters.iter().map(|counter| Value::Integer(counter.by)));
-    (keys, args)
+    args
 }
 
 fn number(value: u64) -> Value {

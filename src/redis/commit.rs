@@ -3,7 +3,6 @@
 //! Only changed and removed fields travel, so requests that change different fields never undo each other.
 
 use bytes::Bytes;
-use fred::types::Key;
 use fred::types::Value;
 
 use crate::redis::begin::stored_field;
@@ -50,17 +49,16 @@ pub enum Reply {
     Full,
 }
 
-/// Keys and arguments in wire order.
-pub(super) fn encode(request: &Request<'_>) -> (Vec<Key>, Vec<Value>) {
-    let mut args = Vec::with_capacity(7 + 2 * request.set.len() + request.remove.len());
+/// The call's arguments in wire order: the entry's name, the number of keys, the key, arguments.
+pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
+    let mut args = Vec::with_capacity(10 + 2 * request.set.len() + request.remove.len());
+    args.extend([entry, Value::Integer(1), Value::from(request.key)]);
     match request.create {
         None => args.push(Value::Integer(0)),
         Some(create) => {
             args.push(Value::Integer(1));
-            args.extend(
-                [create.created_ms.unwrap_or(0), create.views, create.idle_ms, create.absolute_ms]
-                    .map(number),
-            );
+            let created_ms = create.created_ms.unwrap_or(0);
+            args.extend([created_ms, create.views, create.idle_ms, create.absolute_ms].map(number));
         }
     }
     args.push(number(request.max_fields));
@@ -70,7 +68,7 @@ pub(super) fn encode(request: &Request<'_>) -> (Vec<Key>, Vec<Value>) {
         args.push(Value::Bytes(value.clone()));
     }
     args.extend(request.remove.iter().map(|name| Value::from(stored_field(name))));
-    (vec![Key::from(request.key)], args)
+    args
 }
 
 fn number(value: u64) -> Value {

@@ -30,6 +30,21 @@ pub enum Error {
     /// A counter would leave the range of 64-bit integers; nothing was changed.
     #[error("the counter would overflow")]
     Overflow,
+    /// Server-side code that was applied under a name differs from ours under the same name; nothing was changed.
+    #[error(
+        "{what} was applied with checksum {found}, but this program has {expected}; it was edited after its release"
+    )]
+    Diverged {
+        /// The file or library.
+        what: String,
+        /// SHA-256 of what this program has.
+        expected: String,
+        /// SHA-256 of what the server has.
+        found: String,
+    },
+    /// Another worker holds the lock of the migrations and does not finish.
+    #[error("migrations are being run by another worker, which does not finish")]
+    Locked,
     /// The answer has a form that nobody here knows, or the code on the server is not ours.
     #[error("Redis answered unexpectedly: {reason}")]
     Protocol {

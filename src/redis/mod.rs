@@ -1,17 +1,44 @@
 //! The shared state: one connection a worker, one round trip a request, every failure a defined error.
 //!
 //! The only room that knows the client library, key names and server-side code. Everything above it sees plain data.
+//! Every call passes one guard, which bounds how many wait and how long each does.
 
 pub mod begin;
 pub mod commit;
+mod endpoint;
 mod error;
 pub mod keys;
+pub mod library;
+mod link;
+pub mod migrations;
+mod once;
+mod secret;
 
-pub use error::Error;
-pub use error::Refusal;
+use std::fmt;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::time::Duration;
+
+use fred::types::Value;
+use fred::types::config::Config;
+use tokio::sync::Mutex;
+use tokio::sync::Notify;
+use tokio::sync::Semaphore;
+use tokio::sync::watch;
 
 use crate::config::schema;
 use crate::config::schema::RedisUrl;
+pub use error::Error;
+pub use error::Refusal;
+use library::Entry;
+use link::Live;
+pub use once::once;
+
+/// Calls that may wait for Redis at the same time, per worker; more are refused at once.
+const IN_FLIGHT_MAX: usize = 512;
+/// Longest wait in [`Redis::first_attempt`].
+const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(1500);
 
 /// Whether Redis can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,48 +55,103 @@ pub enum Health {
 }
 
 /// A worker's connection to the shared state; cheap to clone.
-#[derive(Debug, Clone)]
-pub struct Redis {}
+#[derive(Clone)]
+pub struct Redis {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    endpoint: Config,
+    mode: schema::Mode,
+    prefix: String,
+    name: String,
+    command_timeout: Duration,
+    live: RwLock<Option<Live>>,
+    health: watch::Sender<Health>,
+    permits: Semaphore,
+    /// One healer at a time: 500 requests that miss the code must not load it 500 times.
+    healing: Mutex<()>,
+    /// Told when a call met a server that no longer takes writes.
+    doubt: Notify,
+    secret: RwLock<Option<Vec<u8>>>,
+}
+
+impl fmt::Debug for Redis {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The endpoint holds a password.
+        f.debug_struct("Redis").field("name", &self.inner.name).field("health", &self.health()).finish()
+    }
+}
 
 impl Redis {
-    /// Prepares a connection; no I/O, no runtime needed.
+    /// Prepares a connection; no I/O, no runtime needed. `name` is what `CLIENT LIST` shows, without spaces.
     ///
     /// # Errors
-    /// When the URL cannot be used.
+    /// [`Error::Unavailable`] when the URL cannot be used.
     pub fn new(settings: &schema::Redis, url: &RedisUrl, name: &str) -> Result<Self, Error> {
-        let _ = (settings, url, name);
-        Ok(Self {})
+        let inner = Inner {
+            endpoint: endpoint::config(url)?,
+            mode: settings.mode,
+            prefix: settings.prefix.clone(),
+            name: name.to_owned(),
+            command_timeout: settings.command_timeout,
+            live: RwLock::new(None),
+            health: watch::Sender::new(Health::Connecting),
+            permits: Semaphore::new(IN_FLIGHT_MAX),
+            healing: Mutex::new(()),
+            doubt: Notify::new(),
+            secret: RwLock::new(None),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Connects in the background, for ever; to be called once, within a tokio runtime.
-    pub fn start(&self) {}
+    /// Connects in the background, for as long as the runtime lives; to be called once.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn start(&self) {
+        tokio::spawn(link::keep(Arc::clone(&self.inner)));
+    }
 
-    /// Returns once the first attempt has ended, either way.
+    /// Returns once the first attempt has ended, either way, or after 1.5 s.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost by dropping it.
     pub async fn first_attempt(&self) -> Health {
+        let mut health = self.inner.health.subscribe();
+        let ended = health.wait_for(|health| *health != Health::Connecting);
+        // Whether it ended in time or not, the health says how things are.
+        let _ = tokio::time::timeout(FIRST_ATTEMPT_MAX, ended).await.is_ok();
         self.health()
     }
 
     /// Whether Redis can be used at this moment.
     pub fn health(&self) -> Health {
-        Health::Connecting
+        self.inner.health.borrow().clone()
     }
 
-    /// Does everything a request needs at its start.
+    /// Does everything a request needs at its start, in one round trip.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`Error`]; after [`Error::Timeout`] it may have been done.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was done.
     pub async fn begin(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
-        let _ = request;
-        Err(Error::unavailable("not connected"))
+        let reply = self.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
+        begin::decode(request, reply)
     }
 
-    /// Stores what a request changed in its session.
+    /// Stores what a request changed in its session, in one round trip.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// See [`Error`]; after [`Error::Timeout`] it may have been stored.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was stored.
     pub async fn commit(&self, request: &commit::Request<'_>) -> Result<commit::Reply, Error> {
-        let _ = request;
-        Err(Error::unavailable("not connected"))
+        let reply = self.run(Entry::Commit, |entry| commit::encode(request, entry)).await?;
+        commit::decode(&reply)
     }
 
     /// Deletes one key.
@@ -77,21 +159,102 @@ impl Redis {
     /// # Errors
     /// See [`Error`].
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
-        let _ = key;
-        Err(Error::unavailable("not connected"))
+        self.guard(async |live| live.caller.call("DEL", [key]).await).await.map(|_| ())
     }
 
-    /// Adds to the number under this key and returns the sum; 0 only reads.
+    /// Adds to the number under this key and returns the sum; 0 only reads, and a missing number is 0.
     ///
     /// # Errors
-    /// See [`Error`].
+    /// [`Error::Overflow`] when the sum does not fit; see [`Error`].
     pub async fn count(&self, key: &str, by: i64) -> Result<i64, Error> {
-        let _ = (key, by);
-        Err(Error::unavailable("not connected"))
+        let answer = self
+            .guard(async |live| match by {
+                0 => live.caller.call("GET", [key]).await,
+                by => live.caller.send("INCRBY", vec![Value::from(key), Value::Integer(by)]).await,
+            })
+            .await?;
+        match answer {
+            Value::Null => Ok(0),
+            other => other.as_i64().ok_or_else(|| Error::protocol("the counter holds no number")),
+        }
     }
 
-    /// The fleet's signing key that is kept in Redis, once it is known.
+    /// The fleet's signing key that is kept in Redis, once it is known; 32 bytes.
     pub fn generated_secret(&self) -> Option<Vec<u8>> {
-        None
+        self.inner.secret()
+    }
+
+    /// Calls a function; if the server does not have our code, loads it and calls once more.
+    async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
+        self.guard(async |live| {
+            let (command, name) = entry.call(live.form);
+            let first = live.caller.send(command, encode(name.clone())).await;
+            let missing = matches!(&first, Err(error) if error.code_missing());
+            if !missing {
+                return first;
+            }
+            let _healing = self.inner.healing.lock().await;
+            // Whoever waited for the lock finds the code there.
+            match live.caller.send(command, encode(name.clone())).await {
+                Err(error) if error.code_missing() => {
+                    tracing::warn!("the server lost our code; loading it again");
+                    library::load(&live.caller, live.form).await?;
+                    live.caller.send(command, encode(name)).await
+                }
+                other => other,
+            }
+        })
+        .await
+    }
+
+    /// The one way to Redis: every call is counted here, and a breaker would stand here.
+    async fn guard(&self, call: impl AsyncFnOnce(Live) -> Result<Value, Error>) -> Result<Value, Error> {
+        let Ok(_permit) = self.inner.permits.try_acquire() else {
+            return Err(Error::unavailable(format!("{IN_FLIGHT_MAX} calls wait already")));
+        };
+        let Some(live) = self.inner.live() else {
+            return Err(Error::unavailable("there is no connection"));
+        };
+        let outcome = call(live).await;
+        if let Err(error) = &outcome
+            && link::doubts(error)
+        {
+            self.inner.doubt.notify_one();
+        }
+        outcome
+    }
+}
+
+impl Inner {
+    fn live(&self) -> Option<Live> {
+        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_live(&self, live: Option<Live>) {
+        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
+    }
+
+    fn up(&self, live: Live) {
+        self.set_live(Some(live));
+        self.health.send_replace(Health::Up);
+        tracing::info!("Redis is reachable");
+    }
+
+    /// Logged when the state or its reason changes, not at every attempt.
+    fn down(&self, error: &Error) {
+        self.set_live(None);
+        let reason = error.to_string();
+        let before = self.health.send_replace(Health::Down { reason: reason.clone() });
+        if before != (Health::Down { reason: reason.clone() }) {
+            tracing::warn!(cause = %reason, "Redis is not usable: {reason}");
+        }
+    }
+
+    fn secret(&self) -> Option<Vec<u8>> {
+        self.secret.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn set_secret(&self, secret: Vec<u8>) {
+        *self.secret.write().unwrap_or_else(PoisonError::into_inner) = Some(secret);
     }
 }

@@ -1,2 +1,6 @@
-//! The shipped fleet.
-fn main() {}
+//! The shipped fleet: the library's command line around the application in `app/`.
+mod app;
+
+fn main() -> std::process::ExitCode {
+    regatta::Fleet::new(app::router).run()
+}

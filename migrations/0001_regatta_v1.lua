@@ -1,0 +1,226 @@
+#!lua name=regatta_v1
+-- Regatta's server-side code, version 1: everything a request asks of Redis, in one step.
+--
+-- The name carries the version. This file never changes once it was released: other behaviour is another file with
+-- another number and another library name, so that two releases can use one Redis side by side.
+-- It runs as a Redis function and, behind a few lines that Regatta puts around it, as a script by digest.
+-- Time is Redis's own, in whole microseconds: below 2^53, where Lua's numbers are exact. Nothing is turned into text
+-- by `..` or tostring, which would lose the microseconds.
+--
+-- regatta_v1_begin: decide the limits; if all allow, charge them, read the session, count its view, add to counters.
+--   A call that is denied writes nothing. What could fail is tried before the first write.
+--   KEYS   one per limit (string: theoretical arrival time, µs) · the session, unless ARGV[2] is '-' (hash) ·
+--          one per counter (string: number)
+--   ARGV   number of limits · session: '-' none, 'r' read, 'v' read and count a view; 'cr', 'cv' the same, and make it
+--          · per limit: interval µs, tolerance µs (interval × burst), cost (0 looks only)
+--          · with a session: idle lifetime ms, absolute lifetime ms
+--          · per counter: what to add (0 reads only)
+--   reply  flat: 1 granted or 0 denied
+--          · per limit: 1 allowed or 0, remaining, retry after µs (-1: allowed, or never), reset after µs
+--          · only if granted: per counter its value
+--          · only if granted and with a session: 0 gone, or 1, created ms, views, [field, value, …]
+--          Fields named _ and one letter are ours: _c created ms, _t last touch ms, _v views.
+--   example  FCALL regatta_v1_begin 3 p:l:default:v:10.0.0.1 p:s:digest p:c:total
+--                  1 v  10000 2000000 1  86400000 2592000000  1
+--            → 1  1 199 -1 10000  42  1 1763694494000 7 [_c 1763694494000 _t 1763694494000 _v 6 cart "[1]"]
+--
+-- regatta_v1_commit: change a session's fields, those that are named and no others.
+--   KEYS   the session (hash)
+--   ARGV   0 change, or 1 make: created ms (0: now), views, idle lifetime ms, absolute lifetime ms
+--          · most fields · number of fields to set · field, value, … · fields to remove, …
+--   reply  1 stored · 0 gone (a session that is not there is never made by a change) · -1 to be made, but there
+--          already · -2 too many fields. All but 1 changed nothing.
+--   example  FCALL regatta_v1_commit 1 p:s:digest  0  64  1 cart "[1,2]"  coupon   → 1
+
+-- Neither redis.call nor math exist while Redis loads a library, so neither can be kept in a local here.
+local function min(a, b) if a < b then return a end return b end
+
+-- Whole part of a division of what is not negative.
+local function div(a, b) return (a - a % b) / b end
+
+-- Fields of the session's hash that are ours.
+local OURS = 3
+
+local function clock()
+  local now = redis.call('TIME')
+  return now[1] * 1000000 + now[2]
+end
+
+-- Lifetime left of a session, ms: the shorter of idle and absolute; below 1 it is over.
+local function lifetime(created, now_ms, idle, absolute)
+  return min(idle, created + absolute - now_ms)
+end
+
+local function make(key, created, views, now_ms, idle, absolute)
+  local left = lifetime(created, now_ms, idle, absolute)
+  if left < 1 then return false end
+  redis.call('HSET', key, '_c', created, '_t', now_ms, '_v', views)
+  redis.call('PEXPIRE', key, left)
+  return true
+end
+
+-- GCRA. A stored time further ahead than the tolerance came from another clock: it is cut, so that a clock that
+-- stepped back locks nobody out.
+local function decide(key, now, interval, tolerance, cost)
+  local stored = tonumber(redis.call('GET', key))
+  local ahead = 0
+  if stored and stored > now then ahead = min(stored - now, tolerance) end
+  local wanted = ahead + interval * cost
+  if wanted > tolerance then
+    local retry = -1
+    if interval * cost <= tolerance then retry = wanted - tolerance end
+    return false, ahead, retry
+  end
+  return true, wanted, -1
+end
+
+local function find(fields)
+  local created, touched, views
+  for i = 1, #fields, 2 do
+    local name = fields[i]
+    if name == '_c' then created = tonumber(fields[i + 1])
+    elseif name == '_t' then touched = tonumber(fields[i + 1])
+    elseif name == '_v' then views = tonumber(fields[i + 1]) end
+    if created and touched and views then break end
+  end
+  return created, touched, views
+end
+
+-- Adds to every counter or to none: the sum of the second may not fit although the first's did.
+local function count(keys, args, key_at, arg_at, reply)
+  for i = key_at, #keys do
+    local by = args[arg_at + i - key_at]
+    local value
+    if by == '0' then
+      value = redis.pcall('GET', keys[i])
+      if not value then value = 0 end
+    else
+      value = redis.pcall('INCRBY', keys[i], by)
+    end
+    if type(value) == 'table' then
+      for j = key_at, i - 1 do
+        local undo = args[arg_at + j - key_at]
+        if undo ~= '0' then redis.call('DECRBY', keys[j], undo) end
+      end
+      return value
+    end
+    reply[#reply + 1] = value
+  end
+end
+
+local function begin_at(now, keys, args)
+  local limits, session = tonumber(args[1]), args[2]
+  local reply = { 1 }
+  local spent = {}
+  local at, granted = 2, true
+  for i = 1, limits do
+    local interval, tolerance, cost = tonumber(args[at + 1]), tonumber(args[at + 2]), tonumber(args[at + 3])
+    local allowed, ahead, retry = decide(keys[i], now, interval, tolerance, cost)
+    if not allowed then granted = false end
+    spent[i] = ahead
+    local slot = 4 * i - 2
+    reply[slot], reply[slot + 2], reply[slot + 3] = allowed and 1 or 0, retry, ahead
+    reply[slot + 1] = div(tolerance - ahead, interval)
+    at = at + 3
+  end
+  if not granted then
+    reply[1] = 0
+    -- What an allowing limit said assumed a charge that is not made.
+    for i = 1, limits do
+      local slot, arg = 4 * i - 2, 3 * i
+      if reply[slot] == 1 then
+        local interval, tolerance = tonumber(args[arg]), tonumber(args[arg + 1])
+        local ahead = spent[i] - interval * args[arg + 2]
+        reply[slot + 1], reply[slot + 3] = div(tolerance - ahead, interval), ahead
+      end
+    end
+    return reply
+  end
+
+  local key_at, visit, key = limits + 1, false, nil
+  local now_ms, idle, absolute, fields, created, touched, views
+  if session ~= '-' then
+    key, key_at = keys[key_at], key_at + 1
+    now_ms, idle, absolute, at = div(now, 1000), tonumber(args[at + 1]), tonumber(args[at + 2]), at + 2
+    visit = session == 'v' or session == 'cv'
+    if session == 'r' or session == 'v' then
+      fields = redis.pcall('HGETALL', key)
+      if fields.err then fields = {} end
+      created, touched, views = find(fields)
+    end
+  end
+
+  local refused = count(keys, args, key_at, at + 1, reply)
+  if refused then return refused end
+
+  for i = 1, limits do
+    local arg = 3 * i
+    if args[arg + 2] ~= '0' then
+      redis.call('SET', keys[i], now + spent[i], 'PX', div(spent[i] + 999, 1000))
+    end
+  end
+
+  if not key then return reply end
+  local at_reply = #reply
+  if not fields then
+    views = visit and 1 or 0
+    if not make(key, now_ms, views, now_ms, idle, absolute) then
+      reply[at_reply + 1] = 0
+      return reply
+    end
+    created, fields = now_ms, {}
+  elseif not created or created + absolute <= now_ms then
+    -- Expired, deleted, never there, or not a session: in each case there is none to give.
+    reply[at_reply + 1] = 0
+    return reply
+  else
+    -- HSET and not HINCRBY: it costs the same within this one step, and cannot fail on a damaged number.
+    if visit then views = div(views or 0, 1) + 1 end
+    -- A tenth of the idle lifetime must have passed, so that a busy session is not touched at every request.
+    if not touched or (now_ms - touched) * 10 >= idle then
+      redis.call('HSET', key, '_t', now_ms, '_v', views or 0)
+      redis.call('PEXPIRE', key, lifetime(created, now_ms, idle, absolute))
+    elseif visit then
+      redis.call('HSET', key, '_v', views)
+    end
+  end
+  reply[at_reply + 1], reply[at_reply + 2], reply[at_reply + 3] = 1, created, views or 0
+  reply[at_reply + 4] = fields
+  return reply
+end
+
+local function commit_at(now, keys, args)
+  local key = keys[1]
+  local at, create = 1, args[1] == '1'
+  if create then at = 5 end
+  local most, sets = args[at + 1] + OURS, tonumber(args[at + 2])
+  at = at + 2
+  if create then
+    if redis.call('EXISTS', key) == 1 then return -1 end
+    if sets + OURS > most then return -2 end
+    local now_ms = div(now, 1000)
+    local created = tonumber(args[2])
+    if created == 0 then created = now_ms end
+    if not make(key, created, tonumber(args[3]), now_ms, tonumber(args[4]), tonumber(args[5])) then return 0 end
+  else
+    -- _c and not mere existence: what has none is no session.
+    if redis.call('HEXISTS', key, '_c') == 0 then return 0 end
+    local fields = redis.call('HLEN', key)
+    if sets > 0 and fields + sets > most then
+      for i = 1, sets do
+        if redis.call('HEXISTS', key, args[at + 2 * i - 1]) == 0 then fields = fields + 1 end
+      end
+      for i = at + 2 * sets + 1, #args do fields = fields - redis.call('HEXISTS', key, args[i]) end
+      if fields > most then return -2 end
+    end
+  end
+  if sets > 0 then redis.call('HSET', key, unpack(args, at + 1, at + 2 * sets)) end
+  at = at + 2 * sets
+  if #args > at then redis.call('HDEL', key, unpack(args, at + 1)) end
+  return 1
+end
+
+redis.register_function('regatta_v1_begin', function(keys, args) return begin_at(clock(), keys, args) end)
+redis.register_function('regatta_v1_commit', function(keys, args)
+  return commit_at(args[1] == '1' and clock() or 0, keys, args)
+end)

@@ -1,0 +1,43 @@
+//! The page's stylesheet and picture, part of the binary.
+
+use axum::Router;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+const STYLE: &str = include_str!("assets/style.css");
+const FAVICON: &str = include_str!("assets/favicon.svg");
+
+/// For what has its content's hash in its name: it never changes.
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+/// For what browsers look for under a fixed name.
+const FOR_A_DAY: &str = "public, max-age=86400";
+
+/// Generic over the state because it needs none.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    let file = |kind: &'static str, keep: &'static str, text: &'static str| {
+        get(move || async move {
+            ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, keep)], text).into_response()
+        })
+    };
+    Router::new()
+        .route(&style_path(), file("text/css; charset=utf-8", FOR_EVER, STYLE))
+        .route("/favicon.svg", file("image/svg+xml", FOR_A_DAY, FAVICON))
+}
+
+/// Where the stylesheet lies; another stylesheet lies elsewhere, so it may be kept for ever.
+pub(super) fn style_path() -> String {
+    format!("/assets/style.{:016x}.css", fnv1a(STYLE.as_bytes()))
+}
+
+/// FNV-1a (Fowler, Noll, Vo), 64 bits: names a version of a file, and protects nothing.
+const fn fnv1a(bytes: &[u8]) -> u64 {
+    let mut hash = 0xcbf2_9ce4_8422_2325;
+    let mut at = 0;
+    while at < bytes.len() {
+        hash = (hash ^ bytes[at] as u64).wrapping_mul(0x0100_0000_01b3);
+        at += 1;
+    }
+    hash
+}

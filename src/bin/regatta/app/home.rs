@@ -1,0 +1,170 @@
+//! The front page: for browsers a document, for everyone else one line.
+
+use askama::Template;
+use axum::extract::State as Shared;
+use axum::http::HeaderMap;
+use axum::http::StatusCode;
+use axum::http::header;
+use axum::response::Html;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use regatta::SlotSnapshot;
+use regatta::State;
+use regatta::Visit;
+use regatta::Worker;
+
+use crate::app::assets;
+
+/// Most lanes that are drawn; a page is no dashboard.
+const LANES: usize = 12;
+
+/// Where a lane's boat begins and how far it can get, percent of the lane.
+const START: u64 = 2;
+const COURSE: u64 = 78;
+
+pub(super) async fn home(
+    worker: Worker,
+    visit: Visit,
+    Shared(state): Shared<State>,
+    headers: HeaderMap,
+) -> Response {
+    if !wants_document(&headers) {
+        let line = format!("PID: {} | Views: {}\n", worker.pid(), visit.views());
+        return ([(header::VARY, "Accept")], line).into_response();
+    }
+    let slots = state.fleet().slots;
+    let lanes = lanes(&slots, worker.slot());
+    let more = slots.iter().filter(|slot| slot.pid != 0).count().saturating_sub(lanes.len());
+    let page = Page {
+        style: assets::style_path(),
+        pid: worker.pid(),
+        lane: worker.slot() + 1,
+        host: worker.host(),
+        views: grouped(visit.views()),
+        total: grouped(u64::try_from(visit.total()).unwrap_or(0)),
+        new: visit.is_new(),
+        lanes,
+        more,
+    };
+    match page.render() {
+        // A browser keeps its connection, and with it the worker: closing it lets the next visit meet another one.
+        Ok(page) => ([(header::VARY, "Accept"), (header::CONNECTION, "close")], Html(page)).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
+    }
+}
+
+/// The document's contents.
+#[derive(Template)]
+#[template(path = "home.html")]
+struct Page<'a> {
+    style: String,
+    pid: u32,
+    lane: usize,
+    host: &'a str,
+    views: String,
+    total: String,
+    new: bool,
+    lanes: Vec<Lane>,
+    more: usize,
+}
+
+/// One slot as a lane of the course.
+struct Lane {
+    number: usize,
+    pid: u32,
+    requests: String,
+    /// Where its boat is, percent of the lane.
+    at: u64,
+    yours: bool,
+}
+
+/// The first lanes with a worker, the one that serves in any case; the busiest boat is furthest.
+fn lanes(slots: &[SlotSnapshot], serving: usize) -> Vec<Lane> {
+    let shown = |slot: &&SlotSnapshot| slot.pid != 0 || slot.slot == serving;
+    let most = slots.iter().filter(shown).map(SlotSnapshot::requests).max().unwrap_or(0).max(1);
+    let lane = |slot: &SlotSnapshot| Lane {
+        number: slot.slot + 1,
+        pid: slot.pid,
+        requests: grouped(slot.requests()),
+        at: START + slot.requests().saturating_mul(COURSE) / most,
+        yours: slot.slot == serving,
+    };
+    let mut drawn: Vec<Lane> =
+        slots.iter().filter(shown).filter(|slot| slot.slot != serving).take(LANES - 1).map(lane).collect();
+    drawn.extend(slots.iter().find(|slot| slot.slot == serving).map(lane));
+    drawn.sort_by_key(|lane| lane.number);
+    drawn
+}
+
+/// A number with thin spaces between its thousands.
+fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut grouped = String::with_capacity(digits.len() * 2);
+    for (at, digit) in digits.char_indices() {
+        if at > 0 && (digits.len() - at) % 3 == 0 {
+            grouped.push('\u{2009}');
+        }
+        grouped.push(digit);
+    }
+    grouped
+}
+
+/// Whether the client asks for HTML by name and likes nothing plainer better (RFC 9110 §12.5.1).
+///
+/// `*/*` is what programs send, so it gets the line.
+fn wants_document(headers: &HeaderMap) -> bool {
+    let ranges = || {
+        headers
+            .get_all(header::ACCEPT)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .flat_map(|value| value.split(','))
+    };
+    let quality = |wanted: &str| {
+        ranges()
+            .filter_map(|range| {
+                let mut parts = range.split(';').map(str::trim);
+                let named = parts.next()?.eq_ignore_ascii_case(wanted);
+                let q = parts.find_map(|part| part.strip_prefix("q=").or_else(|| part.strip_prefix("Q=")));
+                named.then(|| q.map_or(1.0, |q| q.parse::<f32>().unwrap_or(0.0)))
+            })
+            .fold(0.0, f32::max)
+    };
+    let html = quality("text/html").max(quality("application/xhtml+xml"));
+    html > 0.0 && html >= quality("text/plain")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn browsers_get_the_page_and_programs_the_line() {
+        let cases = [
+            ("text/html,application/xhtml+xml,application/xml;q=0.9,image/avif,*/*;q=0.8", true),
+            ("text/html", true),
+            ("TEXT/HTML; q=0.5", true),
+            ("*/*", false),
+            ("", false),
+            ("text/*", false),
+            ("application/json", false),
+            ("text/plain, text/html;q=0.5", false),
+            ("text/html;q=0", false),
+            ("text/html;q=nonsense", false),
+        ];
+        for (accept, expected) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, accept.parse().unwrap());
+            assert_eq!(wants_document(&headers), expected, "{accept}");
+        }
+        assert!(!wants_document(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn thousands_are_grouped() {
+        assert_eq!(
+            [0, 999, 1000, 1_234_567].map(grouped),
+            ["0", "999", "1\u{2009}000", "1\u{2009}234\u{2009}567"]
+        );
+    }
+}

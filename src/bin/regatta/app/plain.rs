@@ -1,0 +1,42 @@
+//! Routes that need no shared state, and so answer when Redis is away.
+
+use axum::Json;
+use axum::extract::State as Shared;
+use regatta::RedisHealth;
+use regatta::State;
+use regatta::Worker;
+use serde::Serialize;
+
+/// A worker's report on itself.
+#[derive(Serialize)]
+pub(super) struct Health {
+    status: &'static str,
+    worker: u32,
+    slot: usize,
+    generation: u64,
+    uptime_seconds: u64,
+    memory_bytes: u64,
+    redis: &'static str,
+}
+
+pub(super) async fn hello(worker: Worker) -> String {
+    format!("Handled by worker {}\n", worker.pid())
+}
+
+pub(super) async fn health(Shared(state): Shared<State>) -> Json<Health> {
+    let (status, redis) = match state.redis() {
+        RedisHealth::Up => ("ok", "up"),
+        RedisHealth::Connecting => ("degraded", "connecting"),
+        RedisHealth::Down { .. } => ("degraded", "down"),
+    };
+    let worker = state.worker();
+    Json(Health {
+        status,
+        worker: worker.pid(),
+        slot: worker.slot(),
+        generation: worker.generation(),
+        uptime_seconds: state.uptime().as_secs(),
+        memory_bytes: state.memory_bytes(),
+        redis,
+    })
+}

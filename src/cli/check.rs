@@ -1,0 +1,92 @@
+//! Says what would be started, and whether it could be, without starting it.
+#![allow(clippy::print_stdout, reason = "printing is what this command is for")]
+
+use std::net::SocketAddr;
+
+use crate::cli::exit;
+use crate::cli::exit::Failure;
+use crate::cli::serve;
+use crate::config::Inputs;
+use crate::config::schema::Config;
+use crate::config::schema::Count;
+use crate::config::schema::RedisUrl;
+use crate::listener;
+use crate::redis;
+use crate::supervisor::redis_server;
+use crate::supervisor::redis_server::PROGRAMS;
+use crate::sys::proc;
+
+/// Checks configuration, ports and Redis; the configuration itself was read before.
+pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
+    let listen: Vec<String> = config.listen.iter().map(SocketAddr::to_string).collect();
+    println!("listen    {}", listen.join(", "));
+    println!("admin     {}", config.admin.listen);
+    println!("workers   {}", workers(config));
+    for (name, limit) in &config.limits {
+        let routes = if limit.routes.is_empty() { "all routes".to_owned() } else { limit.routes.join(", ") };
+        let (count, period) = (limit.rate.count, limit.rate.period);
+        println!(
+            "limit     {name}: {count} per {period:?} per {:?}, burst {}, {routes}",
+            limit.per, limit.burst
+        );
+    }
+    match config.session.secrets.len() {
+        0 => println!(
+            "session   signed with a generated key kept in Redis; set session.secrets to choose your own"
+        ),
+        keys => println!("session   signed with the first of {keys} keys"),
+    }
+    match serve::running(&config.run_dir) {
+        Some(pid) => println!(
+            "running   a fleet with pid {pid} uses {}; its ports are not tried",
+            config.run_dir.display()
+        ),
+        None => ports(config)?,
+    }
+    match &config.redis.url {
+        Some(url) => shared(config, url)?,
+        None => private(config, inputs)?,
+    }
+    println!("all is well");
+    Ok(exit::OK)
+}
+
+fn workers(config: &Config) -> String {
+    let slots = serve::slots(config);
+    match config.workers.count {
+        Count::Auto => format!("{slots} (the cores that affinity and the cgroup's quota allow)"),
+        Count::Fixed(_) => format!("{slots} (workers.count)"),
+    }
+}
+
+fn ports(config: &Config) -> Result<(), Failure> {
+    // No slot: each address is only probed.
+    let probed = listener::open(&config.listen, config.admin.listen, 0);
+    probed.map_err(|error| Failure::new(exit::USAGE, &error))?;
+    println!("ports     free");
+    Ok(())
+}
+
+fn shared(config: &Config, url: &RedisUrl) -> Result<(), Failure> {
+    let asked = redis::once(&config.redis, url, "regatta-check", |redis| async move {
+        redis::migrations::check(&redis).await.map(|steps| steps.len())
+    });
+    let missing = |error: &dyn std::error::Error| {
+        let failure = Failure::new(exit::UNAVAILABLE, error);
+        Failure {
+            sentence: format!("Redis at {url} (redis.url) cannot be used: {}", failure.sentence),
+            ..failure
+        }
+    };
+    let pending = asked.flatten().map_err(|error| missing(&error))?;
+    println!("redis     {url} answers; {pending} migrations pending, applied at the start");
+    Ok(())
+}
+
+fn private(config: &Config, inputs: &Inputs) -> Result<(), Failure> {
+    let program = proc::find_program(PROGRAMS, &serve::search_path(inputs));
+    let program = program.ok_or(redis_server::Error::NotInstalled);
+    let program = program.map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
+    println!("redis     a private one: {} with its data in {}", program.display(), config.data_dir.display());
+    Ok(())
+}

@@ -1,0 +1,125 @@
+//! What goes wrong in a handler, and the only map from it to a status.
+
+use axum::response::IntoResponse;
+use axum::response::Response;
+use http::StatusCode;
+
+use crate::counter;
+use crate::http::offload;
+use crate::http::problem::Problem;
+use crate::limiter::headers::Headers;
+use crate::redis;
+
+/// Why an extractor or an operation of this library failed; answers as a problem document.
+#[derive(Debug, Clone, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A rate limit refused the request: 429.
+    #[error("a rate limit refused the request")]
+    Denied,
+    /// The shared state is away: 503.
+    #[error("the shared state is not reachable")]
+    Unavailable {
+        /// Seconds after which the client may try again.
+        retry_after: u64,
+    },
+    /// All places for CPU work are taken: 503.
+    #[error("all places for CPU work are taken")]
+    Busy,
+    /// The work failed on its thread: 500.
+    #[error("the work failed")]
+    Failed,
+    /// A counter's name is not allowed: 400.
+    #[error("a counter's name has 1 to 64 of A-Z a-z 0-9 _ - . :")]
+    CounterName,
+    /// A counter would leave the range of 64-bit integers: 409, nothing was changed.
+    #[error("the counter would leave the range of 64-bit integers")]
+    CounterOverflow,
+    /// The handler runs outside a fleet, so there is nothing to extract: 500.
+    #[error("this handler runs outside a fleet")]
+    NoFleet,
+}
+
+impl Error {
+    fn problem(&self) -> Problem {
+        match self {
+            // Both are replaced by the request's recorded refusal, which knows the policies and the headers.
+            Self::Denied => Problem::quota_exceeded(Vec::new(), Some(1)),
+            Self::Unavailable { retry_after } => {
+                Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
+            }
+            Self::Busy => Problem::reduced_capacity("as much work is under way as this worker takes", 1),
+            Self::CounterName => Problem::new(StatusCode::BAD_REQUEST, self.to_string()),
+            Self::CounterOverflow => Problem::new(StatusCode::CONFLICT, self.to_string()),
+            Self::Failed | Self::NoFleet => {
+                tracing::error!(error = %self, "a handler could not do its work: {self}");
+                Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
+            }
+        }
+    }
+}
+
+impl IntoResponse for Error {
+    fn into_response(self) -> Response {
+        self.problem().into_response()
+    }
+}
+
+impl From<offload::Error> for Error {
+    fn from(error: offload::Error) -> Self {
+        match error {
+            offload::Error::Full => Self::Busy,
+            offload::Error::Panicked => Self::Failed,
+        }
+    }
+}
+
+/// A refusal that holds for the whole request, whatever its handler makes of the error.
+#[derive(Debug, Clone)]
+pub(super) enum Refusal {
+    /// A limit said no.
+    Denied(Headers),
+    /// Redis is away, seconds until a repetition makes sense.
+    Unavailable(u64),
+    /// The session ended meanwhile and the changes are lost.
+    SessionGone,
+    /// The session would be too large.
+    SessionFull,
+}
+
+impl Refusal {
+    pub(super) fn error(&self) -> Error {
+        match self {
+            Self::Denied(_) => Error::Denied,
+            Self::Unavailable(retry_after) => Error::Unavailable { retry_after: *retry_after },
+            Self::SessionGone | Self::SessionFull => Error::Unavailable { retry_after: 1 },
+        }
+    }
+
+    pub(super) fn problem(self) -> Problem {
+        match self {
+            Self::Denied(headers) => Problem::quota_exceeded(headers.violated, headers.retry_after),
+            Self::Unavailable(_) => self.error().problem(),
+            Self::SessionGone => Problem::session_gone(),
+            Self::SessionFull => Problem::session_full(),
+        }
+    }
+}
+
+impl From<&redis::Error> for Refusal {
+    fn from(error: &redis::Error) -> Self {
+        Self::Unavailable(error.retry_after().as_secs().max(1))
+    }
+}
+
+impl From<counter::Error> for Error {
+    fn from(error: counter::Error) -> Self {
+        match error {
+            counter::Error::Name => Self::CounterName,
+            counter::Error::Overflow => Self::CounterOverflow,
+            counter::Error::Redis(error) => {
+                Self::Unavailable { retry_after: error.retry_after().as_secs().max(1) }
+            }
+        }
+    }
+}

@@ -1,0 +1,26 @@
+//! What a handler asks for by naming it among its arguments.
+//!
+//! `tower_sessions::Session` belongs to them; it is put into the request as it is.
+
+mod client;
+mod counters;
+mod limit;
+mod visit;
+mod worker;
+
+pub use client::ClientAddr;
+pub use counters::Counters;
+pub use limit::Limit;
+pub use visit::Visit;
+
+use std::sync::Arc;
+
+use http::request::Parts;
+
+use crate::http::error::Error;
+use crate::http::exchange::Exchange;
+
+/// This request's exchange.
+fn exchange(parts: &Parts) -> Result<&Arc<Exchange>, Error> {
+    parts.extensions.get().ok_or(Error::NoFleet)
+}

@@ -1,0 +1,239 @@
+//! The end of a request: problems explained, the session stored, the head dressed.
+
+use axum::body::Body;
+use axum::body::to_bytes;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::StatusCode;
+use http::Version;
+use http::header;
+use http::request::Parts;
+use tower_sessions::Session;
+
+use crate::http::error::Refusal;
+use crate::http::exchange::Begun;
+use crate::http::exchange::Exchange;
+use crate::http::exchange::Origin;
+use crate::http::problem::Problem;
+use crate::http::security;
+use crate::http::state::Core;
+use crate::http::store::Store;
+use crate::http::visitor;
+use crate::http::visitor::Visitor;
+use crate::session::store::Outcome;
+
+const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
+const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+
+/// Longest request id that is taken over, bytes.
+const REQUEST_ID_MAX: usize = 128;
+
+/// Longest text of a handler that becomes a problem's detail, bytes.
+const DETAIL_MAX: usize = 1024;
+
+/// What the response's head needs to know of the request's.
+#[derive(Debug)]
+pub(super) struct Head {
+    pub(super) request_id: HeaderValue,
+    version: Version,
+}
+
+impl Head {
+    /// `proxied`: somebody trusted sent the request, whose id is kept so that both logs have the same one.
+    pub(super) fn of(core: &Core, parts: &Parts, proxied: bool) -> Self {
+        let theirs =
+            proxied.then(|| parts.headers.get(REQUEST_ID)).flatten().filter(|id| is_sane(id.as_bytes()));
+        Self { request_id: theirs.cloned().unwrap_or_else(|| core.request_id()), version: parts.version }
+    }
+}
+
+fn is_sane(id: &[u8]) -> bool {
+    let fits = |byte: &u8| byte.is_ascii_alphanumeric() || b"-_.:/+=@".contains(byte);
+    (1..=REQUEST_ID_MAX).contains(&id.len()) && id.iter().all(fits)
+}
+
+/// Turns an error without a document into a problem document.
+///
+/// Whatever axum or a handler says about an error in plain text becomes the problem's detail; a document of the
+/// handler's own, in any other media type, stays. Texts about our own mistakes (5xx) are logged and not sent.
+pub(super) async fn explain(response: Response, fault: Option<Problem>) -> Response {
+    let status = response.status();
+    if !status.is_client_error() && !status.is_server_error() {
+        return response;
+    }
+    if let Some(fault) = fault {
+        return fault.into_response();
+    }
+    let plain = |kind: &HeaderValue| kind.as_bytes().starts_with(b"text/plain");
+    if !response.headers().get(header::CONTENT_TYPE).is_none_or(plain) {
+        return response;
+    }
+    let (parts, body) = response.into_parts();
+    let said = to_bytes(body, DETAIL_MAX).await.unwrap_or_default();
+    let said = String::from_utf8_lossy(&said).trim().to_owned();
+    let detail = match status {
+        _ if status.is_server_error() => {
+            if !said.is_empty() {
+                tracing::error!(status = status.as_u16(), reason = %said, "a handler failed: {said}");
+            }
+            String::new()
+        }
+        StatusCode::NOT_FOUND if said.is_empty() => "there is nothing at this path".to_owned(),
+        StatusCode::METHOD_NOT_ALLOWED if said.is_empty() => {
+            "not this method; Allow names those that work here".to_owned()
+        }
+        _ => said,
+    };
+    let mut explained = Problem::new(status, detail).into_response();
+    for (name, value) in &parts.headers {
+        if name != header::CONTENT_TYPE && name != header::CONTENT_LENGTH {
+            explained.headers_mut().append(name, value.clone());
+        }
+    }
+    explained
+}
+
+/// Stores what the handler changed in its session, and puts a refusal in the place of the handler's response.
+pub(super) async fn settle(
+    response: Response,
+    exchange: &Exchange,
+    session: Option<(&Session, &Store)>,
+) -> Response {
+    let lost = match session {
+        Some((session, store)) => store_changes(response.status(), exchange, session, store).await,
+        None => None,
+    };
+    let mut begun = exchange.begun().await;
+    let mut response = match begun.refusal.take().or(lost) {
+        Some(refusal) => {
+            if let Refusal::Unavailable(_) = refusal {
+                exchange.core.row().unavailable();
+            }
+            refusal.problem().into_response()
+        }
+        None => {
+            let mut response = response;
+            tell_session(response.headers_mut(), exchange, &begun);
+            response
+        }
+    };
+    if let Some(limits) = &begun.limits {
+        let told = exchange.policies.headers(limits);
+        for (name, text) in [(RATELIMIT_POLICY, told.policy), (RATELIMIT, told.limit)] {
+            if let Ok(value) = HeaderValue::try_from(text) {
+                response.headers_mut().insert(name, value);
+            }
+        }
+        forbid_storing(response.headers_mut());
+    }
+    response
+}
+
+/// Commits the session's changes; answers what the client must hear if that failed.
+///
+/// A failed request's changes are not stored, as tower-sessions has it, unless its handler replaced the session's id:
+/// the old session is deleted already, and the visitor would be logged out.
+async fn store_changes(
+    status: StatusCode,
+    exchange: &Exchange,
+    session: &Session,
+    store: &Store,
+) -> Option<Refusal> {
+    if session.is_modified() && !session.is_empty().await {
+        let replaced = exchange.begun().await.origin == Origin::Deleted;
+        if !status.is_server_error() || replaced {
+            if let Err(error) = session.save().await {
+                tracing::debug!(%error, "a session was not stored: {error}");
+            }
+        }
+    }
+    match store.outcome() {
+        Outcome::Untouched | Outcome::Stored(_) | Outcome::Deleted => None,
+        Outcome::Gone => Some(Refusal::SessionGone),
+        Outcome::TooLarge => Some(Refusal::SessionFull),
+        Outcome::Failed(error) => Some(Refusal::from(&error)),
+    }
+}
+
+/// Cookie and cache rules of a response that depends on its visitor.
+///
+/// `no-store` for all of them: a page with one visitor's numbers must not be shown to another, and not to the same one
+/// again as if it were new. A handler that knows better sets its own `Cache-Control`.
+fn tell_session(headers: &mut HeaderMap, exchange: &Exchange, begun: &Begun) {
+    if !begun.used_session() && begun.current == exchange.visitor.id() {
+        return;
+    }
+    headers.append(header::VARY, HeaderValue::from_static("Cookie"));
+    forbid_storing(headers);
+    let renew = matches!(exchange.visitor, Visitor::Known { renew: true, .. });
+    let cookie = match (begun.current, exchange.visitor.id()) {
+        (Some(now), before) if Some(now) != before || renew => {
+            let keyring = exchange.core.keyring();
+            keyring.and_then(|keyring| visitor::give(&exchange.core, keyring, exchange.secure, now))
+        }
+        (None, Some(_)) if begun.origin == Origin::Deleted => visitor::take(&exchange.core, exchange.secure),
+        // A session that ended by itself: its cookie says nothing any more and is replaced when there is a new one.
+        _ => None,
+    };
+    if let Some(cookie) = cookie {
+        headers.append(header::SET_COOKIE, cookie);
+    }
+}
+
+fn forbid_storing(headers: &mut HeaderMap) {
+    if !headers.contains_key(header::CACHE_CONTROL) {
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    }
+}
+
+/// Headers of every response, whatever became of its request.
+pub(super) fn dress(response: &mut Response<Body>, core: &Core, head: &Head) {
+    let headers = response.headers_mut();
+    headers.insert(WORKER_ID, core.worker_id.clone());
+    headers.insert(REQUEST_ID, head.request_id.clone());
+    security::harden(headers);
+    if head.version >= Version::HTTP_2 {
+        // RFC 9113 §8.2.2: HTTP/2 knows no such header, GOAWAY says it.
+        headers.remove(header::CONNECTION);
+    } else if core.phase.is_draining() {
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_request_ids_that_cannot_break_a_log_are_taken_over() {
+        for good in ["a", "3f2a-b.c_d:1", &"x".repeat(128)] {
+            assert!(is_sane(good.as_bytes()), "{good}");
+        }
+        for bad in ["", "a b", "a\"b", "ä", "a\tb", &"x".repeat(129)] {
+            assert!(!is_sane(bad.as_bytes()), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_handlers_own_error_document_stays_and_its_text_becomes_a_detail() {
+        let own = (StatusCode::CONFLICT, [(header::CONTENT_TYPE, "application/json")], "{}").into_response();
+        assert_eq!(explain(own, None).await.headers()[header::CONTENT_TYPE], "application/json");
+        let text = (StatusCode::BAD_REQUEST, [(header::ALLOW, "GET")], "no such unit").into_response();
+        let explained = explain(text, None).await;
+        assert_eq!(explained.headers()[header::ALLOW], "GET");
+        let body = to_bytes(explained.into_body(), 4096).await.unwrap();
+        assert!(String::from_utf8_lossy(&body).contains("no such unit"));
+    }
+
+    #[tokio::test]
+    async fn our_own_mistakes_are_not_told() {
+        let text = (StatusCode::INTERNAL_SERVER_ERROR, "password is hunter2").into_response();
+        let body = to_bytes(explain(text, None).await.into_body(), 4096).await.unwrap();
+        assert!(!String::from_utf8_lossy(&body).contains("hunter2"));
+    }
+}

@@ -1,0 +1,249 @@
+//! Who asks: the client's address and whether it came over TLS, as far as somebody trusted says so.
+//!
+//! Pure. Guarantees that a peer outside the trusted networks is believed nothing, and that nobody is believed past the
+//! last trusted hop: headers are read from the right (RFC 7239 §8.1), never the leftmost entry, which the client writes.
+
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+
+use http::HeaderMap;
+
+use crate::config::schema::ForwardHeader;
+use crate::config::schema::Proxy;
+
+/// Most hops that are walked past; more of them are a loop between proxies or an attack.
+const MAX_HOPS: usize = 32;
+
+/// How the client reached the nearest trusted hop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transport {
+    /// Unencrypted, or nobody trusted says otherwise.
+    Plain,
+    /// Over TLS, as a trusted proxy says.
+    Tls,
+}
+
+/// Who asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Client {
+    /// The client's address, IPv4-mapped IPv6 as IPv4.
+    pub address: IpAddr,
+    /// Whether it came over TLS.
+    pub transport: Transport,
+    /// Whether the socket's peer is a trusted proxy, whose request id is taken over too.
+    pub proxied: bool,
+}
+
+/// Finds out who asks, from the socket's peer and, only if that is trusted, the one configured header.
+pub fn resolve(peer: IpAddr, headers: &HeaderMap, proxy: &Proxy) -> Client {
+    let peer = peer.to_canonical();
+    if !proxy.trusts(peer) {
+        return Client { address: peer, transport: Transport::Plain, proxied: false };
+    }
+    let (address, proto) = match proxy.header {
+        ForwardHeader::XForwardedFor => {
+            let nodes = values(headers, "x-forwarded-for").flat_map(|value| value.rsplit(','));
+            let proto = values(headers, "x-forwarded-proto").next();
+            (walk(peer, proxy, nodes), proto.and_then(|value| value.rsplit(',').next()).map(str::trim))
+        }
+        ForwardHeader::Forwarded => {
+            // Of what the client wrote itself only the part to the left of a trusted hop's element can be bent.
+            let hops: Vec<&str> = values(headers, "forwarded").flat_map(elements_from_right).collect();
+            let proto = hops.first().and_then(|hop| parameter(hop, "proto"));
+            (walk(peer, proxy, hops.iter().map(|hop| parameter(hop, "for").unwrap_or("unknown"))), proto)
+        }
+    };
+    let tls = proto.is_some_and(|proto| proto.eq_ignore_ascii_case("https"));
+    Client { address, transport: if tls { Transport::Tls } else { Transport::Plain }, proxied: true }
+}
+
+impl Client {
+    /// What limits count by: an IPv4 address, or an IPv6 /64, of which one subscriber has all the addresses.
+    pub fn subject(&self) -> String {
+        match self.address {
+            IpAddr::V4(address) => address.to_string(),
+            IpAddr::V6(address) => match address.segments() {
+                // NAT64 (RFC 6052): the whole IPv4 internet lies in one /64, so the IPv4 address inside counts.
+                [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+                    Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).to_string()
+                }
+                [a, b, c, d, ..] => format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)),
+            },
+        }
+    }
+}
+
+/// A header's values, the last one first; repeated headers are one list (RFC 9110 §5.3).
+fn values<'a>(headers: &'a HeaderMap, name: &'static str) -> impl Iterator<Item = &'a str> {
+    headers.get_all(name).iter().rev().map(|value| value.to_str().unwrap_or("unknown"))
+}
+
+/// Walks from the nearest hop to the first one nobody vouches for; a node without an address ends the walk.
+fn walk<'a>(peer: IpAddr, proxy: &Proxy, nodes: impl Iterator<Item = &'a str>) -> IpAddr {
+    let mut last_trusted = peer;
+    for node in nodes.map(str::trim).filter(|node| !node.is_empty()).take(MAX_HOPS) {
+        match address(node) {
+            None => break,
+            Some(address) if proxy.trusts(address) => last_trusted = address,
+            Some(address) => return address,
+        }
+    }
+    last_trusted
+}
+
+/// The address of a node without port, brackets and zone; `None` for `unknown`, `_hidden` and anything else.
+fn address(node: &str) -> Option<IpAddr> {
+    let host = match node.strip_prefix('[') {
+        Some(rest) => {
+            let (host, port) = rest.split_once(']')?;
+            (port.is_empty() || port.starts_with(':')).then_some(host)?
+        }
+        None => match node.split_once(':') {
+            Some((host, port)) if !port.contains(':') => host,
+            _ => node,
+        },
+    };
+    let host = host.split_once('%').map_or(host, |(host, _zone)| host);
+    let address = host.parse::<IpAddr>().ok()?.to_canonical();
+    (!address.is_unspecified()).then_some(address)
+}
+
+/// Elements of a `Forwarded` value, the last one first; commas in quotes separate nothing.
+fn elements_from_right(value: &str) -> impl Iterator<Item = &str> {
+    split_outside_quotes(value, ',').into_iter().rev()
+}
+
+/// The value of a parameter of a `Forwarded` element, unquoted.
+fn parameter<'a>(element: &'a str, name: &str) -> Option<&'a str> {
+    split_outside_quotes(element, ';').into_iter().find_map(|pair| {
+        let (key, value) = pair.split_once('=')?;
+        let value = value.trim();
+        let unquoted = value.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).unwrap_or(value);
+        key.trim().eq_ignore_ascii_case(name).then_some(unquoted)
+    })
+}
+
+fn split_outside_quotes(text: &str, separator: char) -> Vec<&str> {
+    let mut quoted = false;
+    text.split(|c| {
+        quoted ^= c == '"';
+        c == separator && !quoted
+    })
+    .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TRUSTED: [&str; 4] = ["127.0.0.0/8", "10.0.0.0/8", "::1/128", "fd00::/8"];
+
+    fn proxy(header: ForwardHeader) -> Proxy {
+        Proxy { trusted: TRUSTED.iter().map(|net| net.parse().unwrap()).collect(), header }
+    }
+
+    fn resolved(header: ForwardHeader, peer: &str, lines: &[(&'static str, &str)]) -> Client {
+        let mut headers = HeaderMap::new();
+        for (name, value) in lines {
+            headers.append(*name, value.parse().unwrap());
+        }
+        resolve(peer.parse().unwrap(), &headers, &proxy(header))
+    }
+
+    #[test]
+    fn x_forwarded_for_is_read_from_the_right_past_trusted_hops() {
+        let cases: [(&str, &[&str], &str); 20] = [
+            ("1.1.1.1", &[], "1.1.1.1"),
+            ("1.1.1.1", &["2.2.2.2"], "1.1.1.1"),
+            ("1.1.1.1", &["127.0.0.1"], "1.1.1.1"),
+            ("127.0.0.1", &[], "127.0.0.1"),
+            ("127.0.0.1", &["2.2.2.2"], "2.2.2.2"),
+            ("127.0.0.1", &["9.9.9.9, 2.2.2.2"], "2.2.2.2"),
+            ("127.0.0.1", &["9.9.9.9, 2.2.2.2, 10.0.0.7"], "2.2.2.2"),
+            ("127.0.0.1", &["9.9.9.9", "2.2.2.2", "10.0.0.7"], "2.2.2.2"),
+            ("127.0.0.1", &["10.0.0.1, 10.0.0.2"], "10.0.0.1"),
+            ("127.0.0.1", &["2.2.2.2, garbage"], "127.0.0.1"),
+            ("127.0.0.1", &["2.2.2.2, unknown, 10.0.0.2"], "10.0.0.2"),
+            ("127.0.0.1", &["2.2.2.2, 0.0.0.0"], "127.0.0.1"),
+            ("127.0.0.1", &["", " , ", "2.2.2.2,"], "2.2.2.2"),
+            ("127.0.0.1", &["2.2.2.2:4711"], "2.2.2.2"),
+            ("127.0.0.1", &["[2001:db8::1]:4711"], "2001:db8::1"),
+            ("127.0.0.1", &["[2001:db8::1]"], "2001:db8::1"),
+            ("127.0.0.1", &["2001:db8::1%eth0"], "2001:db8::1"),
+            ("::ffff:127.0.0.1", &["::ffff:2.2.2.2"], "2.2.2.2"),
+            ("::1", &["2001:db8::1, fd00::7"], "2001:db8::1"),
+            ("127.0.0.1", &["2.2.2.2, [2001:db8::1]x"], "127.0.0.1"),
+        ];
+        for (peer, values, expected) in cases {
+            let lines: Vec<_> = values.iter().map(|value| ("x-forwarded-for", *value)).collect();
+            let client = resolved(ForwardHeader::XForwardedFor, peer, &lines);
+            assert_eq!(client.address, expected.parse::<IpAddr>().unwrap(), "{peer} {values:?}");
+        }
+    }
+
+    #[test]
+    fn forwarded_is_read_from_the_right_past_trusted_hops() {
+        let cases: [(&[&str], &str); 9] = [
+            (&["for=2.2.2.2"], "2.2.2.2"),
+            (&["For=\"2.2.2.2:80\";proto=http"], "2.2.2.2"),
+            (&["for=9.9.9.9, for=\"[2001:db8::1]:4711\";by=10.0.0.1"], "2001:db8::1"),
+            (&["for=9.9.9.9, for=2.2.2.2, for=10.0.0.1"], "2.2.2.2"),
+            (&["for=2.2.2.2, for=unknown"], "127.0.0.1"),
+            (&["for=2.2.2.2, for=_hidden, for=10.0.0.1"], "10.0.0.1"),
+            (&["for=2.2.2.2, proto=https"], "127.0.0.1"),
+            (&["for=\"a, for=9.9.9.9", "for=2.2.2.2"], "2.2.2.2"),
+            (&["for=\"9.9.9.9, for=8.8.8.8, for=2.2.2.2"], "127.0.0.1"),
+        ];
+        for (values, expected) in cases {
+            let lines: Vec<_> = values.iter().map(|value| ("forwarded", *value)).collect();
+            let client = resolved(ForwardHeader::Forwarded, "127.0.0.1", &lines);
+            assert_eq!(client.address, expected.parse::<IpAddr>().unwrap(), "{values:?}");
+        }
+    }
+
+    #[test]
+    fn only_the_configured_header_is_read() {
+        let lines = [("forwarded", "for=2.2.2.2"), ("x-real-ip", "3.3.3.3"), ("cf-connecting-ip", "4.4.4.4")];
+        let client = resolved(ForwardHeader::XForwardedFor, "127.0.0.1", &lines);
+        assert_eq!(client.address, "127.0.0.1".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn only_a_trusted_peer_may_say_that_it_was_tls() {
+        let cases = [
+            ("127.0.0.1", "https", Transport::Tls),
+            ("127.0.0.1", "HTTPS", Transport::Tls),
+            ("127.0.0.1", "http", Transport::Plain),
+            ("127.0.0.1", "https, http", Transport::Plain),
+            ("1.1.1.1", "https", Transport::Plain),
+        ];
+        for (peer, proto, expected) in cases {
+            let client = resolved(ForwardHeader::XForwardedFor, peer, &[("x-forwarded-proto", proto)]);
+            assert_eq!(client.transport, expected, "{peer} {proto}");
+        }
+        let client =
+            resolved(ForwardHeader::Forwarded, "127.0.0.1", &[("forwarded", "for=2.2.2.2;proto=https")]);
+        assert_eq!(client.transport, Transport::Tls);
+    }
+
+    #[test]
+    fn a_hundred_trusted_hops_end_somewhere() {
+        let hops = vec!["10.0.0.1"; 100].join(", ");
+        let client = resolved(ForwardHeader::XForwardedFor, "127.0.0.1", &[("x-forwarded-for", &hops)]);
+        assert_eq!(client.address, "10.0.0.1".parse::<IpAddr>().unwrap());
+    }
+
+    #[test]
+    fn limits_count_ipv6_by_its_64() {
+        let subject = |address: &str| {
+            let address = address.parse().unwrap();
+            Client { address, transport: Transport::Plain, proxied: false }.subject()
+        };
+        assert_eq!(subject("2.2.2.2"), "2.2.2.2");
+        assert_eq!(subject("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
+        assert_eq!(subject("2001:db8:1:2:ffff::"), subject("2001:db8:1:2::1"));
+        assert_ne!(subject("2001:db8:1:3::1"), subject("2001:db8:1:2::1"));
+        assert_eq!(subject("64:ff9b::2.2.2.2"), "2.2.2.2");
+    }
+}

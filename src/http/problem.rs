@@ -1,0 +1,161 @@
+//! Problem documents (RFC 9457): the one form in which an error leaves this server.
+//!
+//! Guarantees that a problem names no internals: its detail is written for the client.
+
+use axum::body::Body;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use http::HeaderValue;
+use http::StatusCode;
+use http::header;
+use serde::Serialize;
+
+/// Media type of a problem document.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// Types that draft-ietf-httpapi-ratelimit-headers-11 registers.
+const QUOTA_EXCEEDED: &str = "https://iana.org/assignments/http-problem-types#quota-exceeded";
+const REDUCED_CAPACITY: &str = "https://iana.org/assignments/http-problem-types#temporary-reduced-capacity";
+
+/// An error as the client sees it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Problem {
+    /// URI of the kind of problem; `about:blank` means that the status says it all.
+    #[serde(rename = "type")]
+    kind: &'static str,
+    /// The kind in a few words; does not vary from one occurrence to the next.
+    title: &'static str,
+    /// HTTP status.
+    #[serde(serialize_with = "number")]
+    status: StatusCode,
+    /// What happened this time, one sentence.
+    #[serde(skip_serializing_if = "String::is_empty")]
+    detail: String,
+    /// Rate limit policies that refused.
+    #[serde(rename = "violated-policies", skip_serializing_if = "Vec::is_empty")]
+    violated: Vec<String>,
+    /// Seconds after which a repetition may succeed; also sent as `Retry-After`.
+    #[serde(skip)]
+    retry_after: Option<u64>,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "the signature serde calls")]
+fn number<S: serde::Serializer>(status: &StatusCode, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u16(status.as_u16())
+}
+
+impl Problem {
+    /// A problem whose status says what kind it is.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            kind: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error"),
+            status,
+            detail: detail.into(),
+            violated: Vec::new(),
+            retry_after: None,
+        }
+    }
+
+    /// A rate limit refused the request.
+    pub fn quota_exceeded(violated: Vec<String>, retry_after: Option<u64>) -> Self {
+        let detail = match retry_after {
+            Some(seconds) => format!("too many requests; the next one is allowed in {seconds} s"),
+            None => "the request costs more than its limit can ever allow".to_owned(),
+        };
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, detail);
+        Self {
+            kind: QUOTA_EXCEEDED,
+            title: "Request cannot be satisfied as assigned quota has been exceeded",
+            violated,
+            retry_after,
+            ..problem
+        }
+    }
+
+    /// Something that this request needs is away or full for the moment.
+    pub fn reduced_capacity(detail: impl Into<String>, retry_after: u64) -> Self {
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, detail);
+        Self {
+            kind: REDUCED_CAPACITY,
+            title: "Request cannot be satisfied due to temporary server capacity constraints",
+            retry_after: Some(retry_after),
+            ..problem
+        }
+    }
+
+    /// The session ended while its request was under way, so what the request changed in it is lost.
+    pub fn session_gone() -> Self {
+        let detail = "the session ended before this request was finished; nothing of it was stored";
+        Self {
+            kind: "urn:regatta:problem:session-gone",
+            title: "Session ended",
+            ..Self::new(StatusCode::UNAUTHORIZED, detail)
+        }
+    }
+
+    /// The session would hold more than is allowed.
+    pub fn session_full() -> Self {
+        let detail = "the session would hold more than is allowed; nothing of this request was stored";
+        Self {
+            kind: "urn:regatta:problem:session-full",
+            title: "Session is full",
+            ..Self::new(StatusCode::INSUFFICIENT_STORAGE, detail)
+        }
+    }
+
+    /// Its HTTP status.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        // Only strings and numbers are in it; an empty body with the right status is still an answer.
+        let body = serde_json::to_vec(&self).map_or_else(|_| Body::empty(), Body::from);
+        let mut response = Response::new(body);
+        *response.status_mut() = self.status;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        // An error is about this request only, whatever a cache is allowed to guess.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn document(problem: Problem) -> (Response<()>, serde_json::Value) {
+        let (parts, body) = problem.into_response().into_parts();
+        let body = axum::body::to_bytes(body, 4096).await.unwrap();
+        (Response::from_parts(parts, ()), serde_json::from_slice(&body).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_denied_request_learns_which_policy_and_how_long() {
+        let (head, body) = document(Problem::quota_exceeded(vec!["login".into()], Some(7))).await;
+        assert_eq!(
+            (head.status().as_u16(), &head.headers()[header::RETRY_AFTER]),
+            (429, &HeaderValue::from(7))
+        );
+        assert_eq!(head.headers()[header::CONTENT_TYPE], CONTENT_TYPE);
+        assert_eq!(
+            (&body["status"], &body["violated-policies"]),
+            (&429.into(), &serde_json::json!(["login"]))
+        );
+        assert!(body["type"].as_str().unwrap().ends_with("#quota-exceeded"));
+    }
+
+    #[tokio::test]
+    async fn a_plain_problem_has_no_empty_members() {
+        let (head, body) = document(Problem::new(StatusCode::NOT_FOUND, "")).await;
+        assert_eq!(body, serde_json::json!({"type": "about:blank", "title": "Not Found", "status": 404}));
+        assert!(!head.headers().contains_key(header::RETRY_AFTER));
+    }
+}

@@ -1,0 +1,209 @@
+//! The way of a request through this room, and the operators' routes.
+//!
+//! Guarantees that every request gets a response with the worker's id, that a panic ends one request and no more, and
+//! that the order below is the only one.
+
+use std::any::Any;
+use std::error::Error;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::panic::AssertUnwindSafe;
+use std::panic::catch_unwind;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Instant;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::DefaultBodyLimit;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use axum::routing::get;
+use bytes::Bytes;
+use http::Request;
+use http::StatusCode;
+use tower::Service;
+use tower_sessions::Session;
+
+use crate::http::body;
+use crate::http::exchange::Exchange;
+use crate::http::finish;
+use crate::http::finish::Head;
+use crate::http::identity;
+use crate::http::problem::Problem;
+use crate::http::routes;
+use crate::http::state::Core;
+use crate::http::state::State;
+use crate::http::store::Store;
+
+/// What one listener serves; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Face {
+    core: Arc<Core>,
+    router: Router,
+    audience: Audience,
+}
+
+/// For whom a listener is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Audience {
+    /// Visitors: everything is counted, limited and has state.
+    Public,
+    /// Operators: nothing of it, so that it answers when all else is overloaded.
+    Operators,
+}
+
+impl Face {
+    pub(super) fn new(core: Arc<Core>, router: Router, audience: Audience) -> Self {
+        Self { core, router, audience }
+    }
+
+    /// Answers a request; never fails.
+    ///
+    /// # Cancel safety
+    /// Dropping the future abandons the request; what it already did in Redis stays.
+    pub fn call<B>(
+        &self,
+        request: Request<B>,
+        peer: SocketAddr,
+    ) -> impl Future<Output = Response> + Send + 'static + use<B>
+    where
+        B: http_body::Body<Data = Bytes> + Send + 'static,
+        B::Error: Into<Box<dyn Error + Send + Sync>>,
+    {
+        let Self { core, router, audience } = self.clone();
+        async move {
+            match audience {
+                Audience::Public => serve(core, router, request, peer).await,
+                Audience::Operators => operate(core, router, request).await,
+            }
+        }
+    }
+}
+
+/// The operators' URLs.
+pub(super) fn operators(core: &Arc<Core>) -> Router {
+    Router::new()
+        .route("/livez", get(routes::probes::livez))
+        .route("/readyz", get(routes::probes::readyz))
+        .route("/metrics", get(routes::metrics::metrics))
+        .route("/fleet.json", get(routes::fleet::fleet))
+        .with_state(State(Arc::clone(core)))
+}
+
+/// A visitor's request, in the only order. There are no layers: each would box a future for every request.
+///
+/// 1. scoreboard, first, so that whatever happens is counted and timed;
+/// 2. client identity, because all that follows is per client, and whether an incoming request id is believed;
+/// 3. request id, before anything that might be logged with it;
+/// 4. state, prepared but not begun: it costs a round trip only once it is used, except that
+/// 5. limits which name the path are decided now: a denied request never reaches its handler;
+/// 6. the handler, with its body bounded and its panics caught;
+/// 7. the session's commit, after the handler's last change and before the response's head, which carries the cookie;
+/// 8. the head, last, so that refusals and problems have the same headers as everything else.
+async fn serve<B>(core: Arc<Core>, router: Router, request: Request<B>, peer: SocketAddr) -> Response
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let flight = Flight::begin(&core);
+    let (mut parts, incoming) = request.into_parts();
+    let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
+    let head = Head::of(&core, &parts, client.proxied);
+    let exchange = Arc::new(Exchange::new(Arc::clone(&core), client, &parts.headers, parts.uri.path()));
+    let bounds = &core.config.http;
+    let announced = incoming.size_hint().lower();
+    let refused = if announced > bounds.body_limit as u64 {
+        Some(body::too_large(bounds.body_limit).into_response())
+    } else if exchange.policies.names_path() {
+        exchange.decide().await.err().map(IntoResponse::into_response)
+    } else {
+        None
+    };
+    let (response, store, session) = match refused {
+        Some(response) => (response, None, None),
+        None => {
+            let store = Arc::new(Store::new(&exchange));
+            let session = Session::new(exchange.visitor.id(), Arc::clone(&store), None);
+            parts.extensions.insert(session.clone());
+            parts.extensions.insert(Arc::clone(&exchange));
+            let mut request = Request::from_parts(parts, body::bound(incoming, bounds, &exchange));
+            DefaultBodyLimit::disable().apply(&mut request);
+            (answer(router, request).await, Some(store), Some(session))
+        }
+    };
+    let mut response = finish::explain(response, body::fault(&exchange.body_fault, bounds)).await;
+    response = finish::settle(response, &exchange, session.as_ref().zip(store.as_deref())).await;
+    finish::dress(&mut response, &core, &head);
+    flight.land(&head, &response);
+    response
+}
+
+/// An operator's request: no state, no limits, and not counted among the visitors'.
+async fn operate<B>(core: Arc<Core>, router: Router, request: Request<B>) -> Response {
+    let (parts, _unread) = request.into_parts();
+    let head = Head::of(&core, &parts, true);
+    let response = answer(router, Request::from_parts(parts, Body::empty())).await;
+    let mut response = finish::explain(response, None).await;
+    finish::dress(&mut response, &core, &head);
+    response
+}
+
+/// Runs the handler; one that panics answers 500.
+async fn answer(mut router: Router, request: Request<Body>) -> Response {
+    let mut handler = pin!(router.call(request));
+    // The request's own values are all that a panic can leave half-done, and they are dropped with it.
+    let caught = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context))) {
+        Ok(Poll::Pending) => Poll::Pending,
+        Ok(Poll::Ready(Ok(response))) => Poll::Ready(Ok(response)),
+        Err(panic) => Poll::Ready(Err(panic)),
+    });
+    caught.await.unwrap_or_else(|panic| {
+        let message = message(panic.as_ref());
+        tracing::error!(panic = %message, "a handler panicked: {message}");
+        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response()
+    })
+}
+
+fn message(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
+    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
+}
+
+/// A request on the scoreboard; one that is dropped on its way was abandoned by its client.
+struct Flight {
+    core: Arc<Core>,
+    begun: Instant,
+    state: FlightState,
+}
+
+#[derive(PartialEq, Eq)]
+enum FlightState {
+    UnderWay,
+    Landed,
+}
+
+impl Flight {
+    fn begin(core: &Arc<Core>) -> Self {
+        core.row().request_started();
+        Self { core: Arc::clone(core), begun: Instant::now(), state: FlightState::UnderWay }
+    }
+
+    fn land(mut self, head: &Head, response: &Response) {
+        self.state = FlightState::Landed;
+        let latency_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let status = response.status().as_u16();
+        let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+        self.core.row().request_done(status, bytes, latency_us);
+        tracing::debug!(request_id = ?head.request_id, status, latency_us, "request answered");
+    }
+}
+
+impl Drop for Flight {
+    fn drop(&mut self) {
+        if self.state == FlightState::UnderWay {
+            self.core.row().request_abandoned();
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! `/fleet.json`: the whole fleet of this machine at one moment.
+//!
+//! Fields are added under the same version; `version` changes when one is removed or means something else.
+
+use axum::Json;
+use axum::extract::State as Shared;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use serde::Serialize;
+
+use crate::http::state::State;
+use crate::scoreboard::latency;
+use crate::scoreboard::snapshot::SlotSnapshot;
+
+#[derive(Serialize)]
+struct Fleet {
+    version: u32,
+    supervisor_pid: u32,
+    started_ms: u64,
+    generation: u64,
+    redis_reached: bool,
+    ready: usize,
+    requests: u64,
+    views: u64,
+    limited: u64,
+    unavailable: u64,
+    latency_p50_us: Option<u64>,
+    latency_p99_us: Option<u64>,
+    slots: Vec<Slot>,
+}
+
+#[derive(Serialize)]
+struct Slot {
+    slot: usize,
+    state: &'static str,
+    pid: u32,
+    generation: u64,
+    started_ms: u64,
+    heartbeat_ms: u64,
+    starts: u64,
+    crashes: u64,
+    memory_bytes: u64,
+    cpu_us: u64,
+    redis_up: bool,
+    connections: u64,
+    in_flight: u64,
+    accepted: u64,
+    cut: u64,
+    bytes: u64,
+    requests: u64,
+    responses: Responses,
+    views: u64,
+    limited: u64,
+    unavailable: u64,
+    latency_p50_us: Option<u64>,
+    latency_p99_us: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Responses {
+    #[serde(rename = "1xx")]
+    informational: u64,
+    #[serde(rename = "2xx")]
+    success: u64,
+    #[serde(rename = "3xx")]
+    redirection: u64,
+    #[serde(rename = "4xx")]
+    client_error: u64,
+    #[serde(rename = "5xx")]
+    server_error: u64,
+}
+
+pub(in crate::http) async fn fleet(Shared(state): Shared<State>) -> Response {
+    let snapshot = state.fleet();
+    let histogram = snapshot.latency();
+    let fleet = Fleet {
+        version: snapshot.version,
+        supervisor_pid: snapshot.supervisor_pid,
+        started_ms: snapshot.started_ms,
+        generation: snapshot.generation,
+        redis_reached: snapshot.redis_reached,
+        ready: snapshot.ready(),
+        requests: snapshot.requests(),
+        views: snapshot.total(|slot| slot.views),
+        limited: snapshot.total(|slot| slot.limited),
+        unavailable: snapshot.total(|slot| slot.unavailable),
+        latency_p50_us: latency::quantile_us(&histogram, 0.5),
+        latency_p99_us: latency::quantile_us(&histogram, 0.99),
+        slots: snapshot.slots.iter().map(slot).collect(),
+    };
+    ([(http::header::CACHE_CONTROL, "no-store")], Json(fleet)).into_response()
+}
+
+fn slot(slot: &SlotSnapshot) -> Slot {
+    let [_, informational, success, redirection, client_error, server_error] = slot.responses;
+    Slot {
+        slot: slot.slot,
+        state: slot.state.name(),
+        pid: slot.pid,
+        generation: slot.generation,
+        started_ms: slot.started_ms,
+        heartbeat_ms: slot.heartbeat_ms,
+        starts: slot.starts,
+        crashes: slot.crashes,
+        memory_bytes: slot.memory_bytes,
+        cpu_us: slot.cpu_us,
+        redis_up: slot.redis_up,
+        connections: slot.connections,
+        in_flight: slot.in_flight,
+        accepted: slot.accepted,
+        cut: slot.cut,
+        bytes: slot.bytes,
+        requests: slot.requests(),
+        responses: Responses { informational, success, redirection, client_error, server_error },
+        views: slot.views,
+        limited: slot.limited,
+        unavailable: slot.unavailable,
+        latency_p50_us: latency::quantile_us(&slot.latency, 0.5),
+        latency_p99_us: latency::quantile_us(&slot.latency, 0.99),
+    }
+}

@@ -1,0 +1,165 @@
+//! `/metrics`: the scoreboard in the OpenMetrics text format, the same totals whichever worker answers.
+//!
+//! Totals belong to slots and outlive workers, so no counter goes back over a crash or a reload.
+
+use std::fmt;
+
+use axum::extract::State as Shared;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use http::StatusCode;
+use http::header;
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::DescriptorEncoder;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::MetricEncoder;
+use prometheus_client::encoding::NoLabelSet;
+use prometheus_client::encoding::text;
+use prometheus_client::metrics::MetricType;
+use prometheus_client::registry::Registry;
+use prometheus_client::registry::Unit;
+
+use crate::http::state::State;
+use crate::scoreboard::latency;
+use crate::scoreboard::row::SlotState;
+use crate::scoreboard::snapshot::SlotSnapshot;
+use crate::scoreboard::snapshot::Snapshot;
+
+const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Bounds of the exported histogram are a doubling apart, not a quarter of one: four times fewer series.
+const BUCKETS_PER_DOUBLING: usize = 4;
+
+/// Names of the status classes, as [`SlotSnapshot::responses`] orders them.
+const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
+
+pub(in crate::http) async fn metrics(Shared(state): Shared<State>) -> Response {
+    let mut registry = Registry::with_prefix("regatta");
+    registry.register_collector(Box::new(Scrape(state.fleet())));
+    let mut text = String::with_capacity(16 * 1024);
+    match text::encode(&mut text, &registry) {
+        Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")], text)
+            .into_response(),
+        Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+/// One scrape's snapshot.
+#[derive(Debug)]
+struct Scrape(Snapshot);
+
+/// A number of each slot: name, help, what it is.
+type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
+
+const COUNTERS: [PerSlot; 9] = [
+    ("connections_accepted", "Connections accepted", |slot| slot.accepted),
+    ("connections_cut", "Connections cut at the end of a drain", |slot| slot.cut),
+    ("response_bytes", "Bytes of response bodies whose length was known", |slot| slot.bytes),
+    ("views", "Page views counted in sessions", |slot| slot.views),
+    ("requests_limited", "Requests denied by a rate limit", |slot| slot.limited),
+    ("requests_unavailable", "Requests refused because Redis was away", |slot| slot.unavailable),
+    ("worker_starts", "Workers started in the slot", |slot| slot.starts),
+    ("worker_crashes", "Workers that ended without being asked to", |slot| slot.crashes),
+    ("worker_restarts", "Workers that replaced another one in the slot", |slot| {
+        slot.starts.saturating_sub(1)
+    }),
+];
+
+const GAUGES: [PerSlot; 7] = [
+    ("connections", "Open connections", |slot| slot.connections),
+    ("requests_in_flight", "Requests being answered", |slot| slot.in_flight),
+    ("worker_up", "1 if the slot's worker serves", |slot| u64::from(slot.state == SlotState::Ready)),
+    ("worker_generation", "Generation of the slot's worker", |slot| slot.generation),
+    ("worker_start_time_milliseconds", "When the slot's worker was forked, Unix time", |slot| {
+        slot.started_ms
+    }),
+    ("worker_memory_bytes", "Private memory of the slot's worker", |slot| slot.memory_bytes),
+    ("redis_up", "1 if the slot's worker has Redis", |slot| u64::from(slot.redis_up)),
+];
+
+impl Collector for Scrape {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let out = &mut encoder;
+        let snapshot = &self.0;
+        info(out)?;
+        gauge(out, "start_time_milliseconds", "When the fleet started, Unix time", snapshot.started_ms)?;
+        gauge(out, "generation", "Number of the configuration and binary in use", snapshot.generation)?;
+        gauge(out, "workers_ready", "Slots whose worker serves", snapshot.ready() as u64)?;
+        gauge(
+            out,
+            "redis_reached",
+            "1 once any worker has reached Redis",
+            u64::from(snapshot.redis_reached),
+        )?;
+        responses(out, snapshot)?;
+        durations(out, snapshot)?;
+        for (name, help, number) in COUNTERS {
+            let mut family = out.encode_descriptor(name, help, None, MetricType::Counter)?;
+            for slot in &snapshot.slots {
+                add(&mut family, &[("slot", slot.slot.to_string())], number(slot))?;
+            }
+        }
+        for (name, help, number) in GAUGES {
+            let mut family = out.encode_descriptor(name, help, None, MetricType::Gauge)?;
+            for slot in &snapshot.slots {
+                family.encode_family(&[("slot", slot.slot.to_string())])?.encode_gauge(&number(slot))?;
+            }
+        }
+        states(out, snapshot)
+    }
+}
+
+fn info(out: &mut DescriptorEncoder<'_>) -> fmt::Result {
+    let mut metric = out.encode_descriptor("build", "What this is", None, MetricType::Info)?;
+    metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
+}
+
+fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    out.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+}
+
+fn add(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+    family.encode_family(labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+}
+
+fn responses(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let mut family = out.encode_descriptor("requests", "Requests answered", None, MetricType::Counter)?;
+    for slot in &snapshot.slots {
+        for (class, count) in CLASSES.iter().zip(slot.responses) {
+            add(&mut family, &[("slot", slot.slot.to_string()), ("class", (*class).to_owned())], count)?;
+        }
+    }
+    Ok(())
+}
+
+fn durations(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let counts = snapshot.latency();
+    // The first bucket reaches up to the first doubling; after it come four to each.
+    let mut buckets: Vec<(f64, u64)> = vec![(seconds(latency::upper_us(0)), counts[0])];
+    for four in (1..counts.len()).step_by(BUCKETS_PER_DOUBLING) {
+        let last = (four + BUCKETS_PER_DOUBLING).min(counts.len());
+        buckets.push((seconds(latency::upper_us(last - 1)), counts[four..last].iter().sum()));
+    }
+    let count = counts.iter().sum();
+    #[allow(clippy::cast_precision_loss, reason = "a sum of latencies is no identity")]
+    let sum = snapshot.total(|slot| slot.latency_sum_us) as f64 / 1e6;
+    let help = "Time from a request's header to its response's";
+    let mut metric =
+        out.encode_descriptor("request_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "bounds are far below 2^52")]
+fn seconds(upper_us: Option<u64>) -> f64 {
+    upper_us.map_or(f64::INFINITY, |us| us as f64 / 1e6)
+}
+
+fn states(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let help = "1 for the state the slot is in";
+    let mut family = out.encode_descriptor("slot_state", help, None, MetricType::Gauge)?;
+    for slot in &snapshot.slots {
+        let labels = [("slot", slot.slot.to_string()), ("state", slot.state.name().to_owned())];
+        family.encode_family(&labels)?.encode_gauge(&1_u64)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,5 @@
+//! The operators' routes: probes, metrics, and the fleet as JSON.
+
+pub(super) mod fleet;
+pub(super) mod metrics;
+pub(super) mod probes;

@@ -1,0 +1,279 @@
+//! What a worker's requests share, and the part of it that an application may reach.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::OnceLock;
+use std::sync::atomic::AtomicU8;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use std::time::Instant;
+
+use http::HeaderValue;
+
+use crate::config::schema::Config;
+use crate::http::offload;
+use crate::http::offload::Offload;
+use crate::limiter::Policies;
+use crate::redis::Health;
+use crate::redis::Redis;
+use crate::scoreboard::Scoreboard;
+use crate::scoreboard::row::Row;
+use crate::scoreboard::snapshot::Snapshot;
+use crate::session::cookie;
+use crate::session::cookie::Keyring;
+use crate::session::store::Lifetimes;
+
+/// Builds the application's routes in each worker.
+pub type App = Arc<dyn Fn(State) -> axum::Router + Send + Sync>;
+
+/// What this room is made of.
+#[derive(Debug, Clone)]
+pub struct Parts {
+    /// The fleet's configuration.
+    pub config: Arc<Config>,
+    /// The worker's connection to the shared state.
+    pub redis: Redis,
+    /// The table all processes share.
+    pub scoreboard: Arc<Scoreboard>,
+    /// Which worker this is.
+    pub worker: Worker,
+    /// Whether it serves or leaves; the worker's loop changes it.
+    pub phase: Phase,
+}
+
+/// Which worker answers; also an extractor.
+#[derive(Debug, Clone)]
+pub struct Worker {
+    pid: u32,
+    slot: usize,
+    generation: u64,
+    host: Arc<str>,
+}
+
+impl Worker {
+    /// Names a worker.
+    pub fn new(pid: u32, slot: usize, generation: u64, host: impl Into<Arc<str>>) -> Self {
+        Self { pid, slot, generation, host: host.into() }
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Index of the slot it sits in, from 0.
+    pub fn slot(&self) -> usize {
+        self.slot
+    }
+
+    /// Number of the configuration and binary it runs, from 1.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Name of its machine or container.
+    pub fn host(&self) -> &str {
+        &self.host
+    }
+}
+
+/// Whether a worker serves or leaves; clones share it.
+#[derive(Clone, Default)]
+pub struct Phase(Arc<AtomicU8>);
+
+impl Phase {
+    const DRAINING: u8 = 1;
+
+    /// From now on readiness fails and every HTTP/1 response asks for the connection's end.
+    pub fn begin_drain(&self) {
+        self.0.store(Self::DRAINING, Relaxed);
+    }
+
+    /// Whether the worker leaves.
+    pub fn is_draining(&self) -> bool {
+        self.0.load(Relaxed) == Self::DRAINING
+    }
+}
+
+impl fmt::Debug for Phase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.is_draining() { "Draining" } else { "Serving" })
+    }
+}
+
+/// What a handler may reach of its worker and fleet; also an extractor.
+#[derive(Debug, Clone)]
+pub struct State(pub(super) Arc<Core>);
+
+impl State {
+    /// Which worker this is.
+    pub fn worker(&self) -> &Worker {
+        &self.0.worker
+    }
+
+    /// Whether Redis can be used at this moment.
+    pub fn redis(&self) -> Health {
+        self.0.redis.health()
+    }
+
+    /// How long this worker has been serving.
+    pub fn uptime(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+
+    /// Private memory of this worker as of its last heartbeat, bytes; 0 before the first.
+    pub fn memory_bytes(&self) -> u64 {
+        self.0.row().snapshot(self.0.worker.slot).memory_bytes
+    }
+
+    /// Every slot of this machine's fleet and its totals.
+    pub fn fleet(&self) -> Snapshot {
+        self.0.scoreboard.snapshot()
+    }
+
+    /// Runs CPU work off the event loop, in a bounded number of places.
+    ///
+    /// # Errors
+    /// [`offload::Error::Full`] at once if all places are taken, [`offload::Error::Panicked`] if the job panicked.
+    ///
+    /// # Cancel safety
+    /// A waiting job is forgotten; one that has begun runs to its end and its result is dropped.
+    pub async fn offload<T: Send + 'static>(
+        &self,
+        job: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, offload::Error> {
+        self.0.offload.run(job).await
+    }
+}
+
+/// Everything the requests of one worker share, prepared once.
+pub(super) struct Core {
+    pub(super) config: Arc<Config>,
+    pub(super) redis: Redis,
+    pub(super) scoreboard: Arc<Scoreboard>,
+    pub(super) worker: Worker,
+    pub(super) phase: Phase,
+    pub(super) policies: Policies,
+    pub(super) lifetimes: Lifetimes,
+    pub(super) offload: Offload,
+    pub(super) cookies: CookieNames,
+    /// `X-Worker-Id`, made once: it goes with every response.
+    pub(super) worker_id: HeaderValue,
+    started: Instant,
+    keyring: OnceLock<Keyring>,
+    requests: RequestIds,
+}
+
+/// The session cookie's name in both forms.
+#[derive(Debug)]
+pub(super) struct CookieNames {
+    pub(super) plain: String,
+    pub(super) secure: String,
+}
+
+impl Core {
+    pub(super) fn new(parts: &Parts) -> Self {
+        let config = &parts.config;
+        let keyring = OnceLock::new();
+        if let Some(configured) = Keyring::new(config.session.secrets.iter().map(|secret| secret.expose())) {
+            let _ = keyring.set(configured);
+        }
+        Self {
+            config: Arc::clone(config),
+            redis: parts.redis.clone(),
+            scoreboard: Arc::clone(&parts.scoreboard),
+            worker: parts.worker.clone(),
+            phase: parts.phase.clone(),
+            policies: Policies::new(&config.limits, &config.redis.prefix),
+            lifetimes: Lifetimes { idle: config.session.idle, absolute: config.session.absolute },
+            offload: Offload::default(),
+            cookies: CookieNames {
+                plain: cookie::name(&config.session.cookie, false),
+                secure: cookie::name(&config.session.cookie, true),
+            },
+            worker_id: HeaderValue::from(parts.worker.pid),
+            started: Instant::now(),
+            keyring,
+            requests: RequestIds::new(parts.worker.pid),
+        }
+    }
+
+    /// The cookies' keys; `None` until Redis, which keeps the generated one, was reached for the first time.
+    pub(super) fn keyring(&self) -> Option<&Keyring> {
+        if self.keyring.get().is_none() {
+            let secret = self.redis.generated_secret()?;
+            let _ = self.keyring.set(Keyring::new([secret.as_slice()])?);
+        }
+        self.keyring.get()
+    }
+
+    /// This worker's row of the table.
+    pub(super) fn row(&self) -> Row<'_> {
+        self.scoreboard.row(self.worker.slot)
+    }
+
+    /// A new request's id.
+    pub(super) fn request_id(&self) -> HeaderValue {
+        self.requests.next()
+    }
+}
+
+impl fmt::Debug for Core {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Core")
+            .field("worker", &self.worker)
+            .field("phase", &self.phase)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Ids of requests: a random start for each worker, then counting, so that one costs no random bytes.
+struct RequestIds {
+    worker: [u8; 16],
+    next: AtomicU64,
+}
+
+impl RequestIds {
+    fn new(pid: u32) -> Self {
+        // Without random bytes ids repeat between machines, which only makes logs harder to read.
+        let bits = cookie::new_id().map_or(u64::from(pid), |id| {
+            id.0.to_le_bytes()[..8].iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte))
+        });
+        Self { worker: hex(bits), next: AtomicU64::new(0) }
+    }
+
+    fn next(&self) -> HeaderValue {
+        let number = hex(self.next.fetch_add(1, Relaxed));
+        let mut id = [b'-'; 25];
+        id[..16].copy_from_slice(&self.worker);
+        // Eight digits: a worker's ids repeat after four thousand million requests.
+        id[17..].copy_from_slice(&number[8..]);
+        HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("-"))
+    }
+}
+
+fn hex(bits: u64) -> [u8; 16] {
+    std::array::from_fn(|digit| b"0123456789abcdef"[(bits >> (60 - 4 * digit) & 15) as usize])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_differ_and_have_one_form() {
+        let ids = RequestIds { worker: hex(0x0123_4567_89ab_cdef), next: AtomicU64::new(254) };
+        assert_eq!(ids.next(), "0123456789abcdef-000000fe");
+        assert_eq!(ids.next(), "0123456789abcdef-000000ff");
+        assert_ne!(RequestIds::new(1).next(), RequestIds::new(1).next());
+    }
+
+    #[test]
+    fn clones_of_a_phase_share_it() {
+        let phase = Phase::default();
+        let other = phase.clone();
+        phase.begin_drain();
+        assert!(other.is_draining());
+    }
+}

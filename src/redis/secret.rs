@@ -1,0 +1,45 @@
+//! The fleet's cookie signing key, for fleets that configure none: made once, kept in Redis, the same for all.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use fred::types::Value;
+use ring::rand::SecureRandom;
+use ring::rand::SystemRandom;
+
+use crate::redis::Inner;
+use crate::redis::error::Error;
+use crate::redis::keys;
+use crate::redis::link::Caller;
+
+/// Size of a key, bytes: the digest's, as RFC 2104 §3 asks.
+const LENGTH: usize = 32;
+
+/// Offers the key this worker knows, or a new one, and takes the one that Redis has.
+///
+/// A worker that knew one puts it back after `FLUSHALL`, so that cookies outlive it.
+///
+/// # Errors
+/// What the server said; `Protocol` if what lies under the key is no signing key.
+pub(super) async fn offer(caller: &Caller, inner: &Inner) -> Result<(), Error> {
+    let mine = match inner.secret() {
+        Some(known) => known,
+        None => random()?,
+    };
+    let text = STANDARD.encode(&mine);
+    let key = keys::secret(&inner.prefix);
+    // Two commands and not SET NX GET, which needs Redis 7.
+    let theirs = match caller.call("SET", [key.as_str(), text.as_str(), "NX"]).await? {
+        Value::Null => caller.call("GET", [key.as_str()]).await?.as_string(),
+        _ => Some(text),
+    };
+    let decoded = theirs.and_then(|text| STANDARD.decode(text).ok()).filter(|key| key.len() >= LENGTH);
+    inner.set_secret(decoded.ok_or_else(|| Error::protocol(format!("{key} holds no signing key")))?);
+    Ok(())
+}
+
+fn random() -> Result<Vec<u8>, Error> {
+    let mut bytes = vec![0; LENGTH];
+    let filled = SystemRandom::new().fill(&mut bytes);
+    filled.map_err(|_| Error::unavailable("the operating system has no random bytes"))?;
+    Ok(bytes)
+}

@@ -1,0 +1,343 @@
+//! What one round trip does, on functions and on scripts alike.
+
+use bytes::Bytes;
+use regatta::config::schema::Mode;
+use regatta::redis::Error;
+use regatta::redis::Redis;
+use regatta::redis::begin;
+use regatta::redis::begin::CounterArg;
+use regatta::redis::begin::LimitArg;
+use regatta::redis::begin::LimitReply;
+use regatta::redis::begin::Reply;
+use regatta::redis::begin::SessionArg;
+use regatta::redis::begin::SessionMode;
+use regatta::redis::begin::SessionReply;
+use regatta::redis::commit;
+use regatta::redis::library;
+use tokio::task::JoinSet;
+
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+
+const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
+const DAY_MS: u64 = 86_400_000;
+
+fn session(key: &str, create: bool) -> SessionArg {
+    let (idle_ms, absolute_ms) = (DAY_MS, 30 * DAY_MS);
+    SessionArg { key: key.into(), mode: SessionMode::Visit, create, idle_ms, absolute_ms }
+}
+
+fn limit(key: &str, burst: u64) -> LimitArg {
+    // So slow that a test never sees a request come back.
+    let interval_us = 3_600_000_000;
+    LimitArg { key: key.into(), interval_us, tolerance_us: interval_us * burst, cost: 1 }
+}
+
+fn counter(key: &str, by: i64) -> CounterArg {
+    CounterArg { key: key.into(), by }
+}
+
+async fn visit(redis: &Redis, key: &str, create: bool) -> SessionReply {
+    let session = session(key, create);
+    let request = begin::Request { session: Some(&session), ..Default::default() };
+    match redis.begin(&request).await.unwrap() {
+        Reply::Granted { session, .. } => session,
+        Reply::Denied { .. } => panic!("denied without a limit"),
+    }
+}
+
+fn change<'a>(key: &'a str, set: &'a [(String, Bytes)], remove: &'a [String]) -> commit::Request<'a> {
+    commit::Request { key, create: None, set, remove, max_fields: 64 }
+}
+
+fn field(name: &str, value: &str) -> (String, Bytes) {
+    (name.to_owned(), Bytes::from(value.to_owned()))
+}
+
+#[tokio::test]
+async fn one_call_decides_counts_and_reads_everything() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        visit(&redis, "p:s:1", true).await;
+        redis.commit(&change("p:s:1", &[field("cart", "[1]"), field("_csrf", "7")], &[])).await.unwrap();
+        server.cli(&["CONFIG", "RESETSTAT"]);
+
+        let session = session("p:s:1", false);
+        let request = begin::Request {
+            limits: &[limit("p:l:a", 5), limit("p:l:b", 3)],
+            session: Some(&session),
+            counters: &[counter("p:c:x", 2), counter("p:c:y", 0)],
+        };
+        let Reply::Granted { limits, session, counters } = redis.begin(&request).await.unwrap() else {
+            panic!("denied")
+        };
+        assert_eq!(limits.iter().map(|limit| limit.remaining).collect::<Vec<_>>(), [4, 2]);
+        assert_eq!(counters, [2, 0]);
+        let SessionReply::Live { created_ms, views, mut fields } = session else { panic!("gone") };
+        fields.sort();
+        assert!(created_ms > 1_600_000_000_000);
+        assert_eq!((views, fields), (2, vec![field("_csrf", "7"), field("cart", "[1]")]));
+
+        let commands = server.commands();
+        let calls = commands.get("fcall").or(commands.get("evalsha"));
+        assert_eq!(calls, Some(&1), "{mode:?}: {commands:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_denied_call_changes_nothing() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        visit(&redis, "p:s:1", true).await;
+        let (existing, made) = (session("p:s:1", false), session("p:s:new", true));
+        let limits = [limit("p:l:free", 5), limit("p:l:full", 1), limit("p:l:third", 5)];
+        let counters = [counter("p:c:x", 1)];
+        let request =
+            |session| begin::Request { limits: &limits, session: Some(session), counters: &counters };
+        assert!(matches!(redis.begin(&request(&existing)).await, Ok(Reply::Granted { .. })));
+
+        let before = (server.cli(&["DEBUG", "DIGEST"]), server.keys());
+        for session in [&existing, &made] {
+            let Ok(Reply::Denied { limits }) = redis.begin(&request(session)).await else {
+                panic!("granted")
+            };
+            assert_eq!(limits.iter().map(|limit| limit.allowed).collect::<Vec<_>>(), [true, false, true]);
+            // What the others would allow is told as it is, without the charge that was not made.
+            assert_eq!(limits.iter().map(|limit| limit.remaining).collect::<Vec<_>>(), [4, 0, 4]);
+            assert!(limits[1].retry_after_us.is_some_and(|us| us <= 3_600_000_000 && us > 3_500_000_000));
+        }
+        assert_eq!((server.cli(&["DEBUG", "DIGEST"]), server.keys()), before, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn two_hundred_parallel_begins_are_two_hundred_views_and_counts() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let workers = [connect(&server, "p", mode).await, connect(&server, "p", mode).await];
+        visit(&workers[0], "p:s:1", true).await;
+        let mut tasks = JoinSet::new();
+        for index in 0..200 {
+            let redis = workers[index % 2].clone();
+            tasks.spawn(async move {
+                let session = session("p:s:1", false);
+                let counters = [counter("p:c:total", 1)];
+                let request =
+                    begin::Request { session: Some(&session), counters: &counters, ..Default::default() };
+                redis.begin(&request).await.unwrap()
+            });
+        }
+        let replies = tasks.join_all().await;
+        let mut totals: Vec<i64> = replies
+            .iter()
+            .map(|reply| match reply {
+                Reply::Granted { counters, .. } => counters[0],
+                Reply::Denied { .. } => 0,
+            })
+            .collect();
+        totals.sort_unstable();
+        assert_eq!(totals, (1..=200).collect::<Vec<i64>>());
+        let SessionReply::Live { views, .. } = visit(&workers[1], "p:s:1", false).await else {
+            panic!("gone")
+        };
+        assert_eq!(views, 202);
+    }
+}
+
+#[tokio::test]
+async fn a_limit_is_never_exceeded_by_parallel_requests_of_several_workers() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let workers = [connect(&server, "p", mode).await, connect(&server, "p", mode).await];
+        let mut tasks = JoinSet::new();
+        for index in 0..300 {
+            let redis = workers[index % 2].clone();
+            tasks.spawn(async move {
+                let request = begin::Request { limits: &[limit("p:l:a", 50)], ..Default::default() };
+                matches!(redis.begin(&request).await, Ok(Reply::Granted { .. }))
+            });
+        }
+        let granted = tasks.join_all().await.into_iter().filter(|granted| *granted).count();
+        assert_eq!(granted, 50, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn changes_of_different_fields_both_survive() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        visit(&redis, "p:s:1", true).await;
+        let mut tasks = JoinSet::new();
+        for index in 0..50 {
+            let redis = redis.clone();
+            tasks.spawn(async move {
+                let set = [field(&format!("field{index}"), "1")];
+                redis.commit(&change("p:s:1", &set, &["field0".to_owned()][..usize::from(index == 49)])).await
+            });
+        }
+        assert!(tasks.join_all().await.into_iter().all(|reply| reply == Ok(commit::Reply::Committed)));
+        let fields: i64 = server.cli(&["HLEN", "p:s:1"]).parse().unwrap();
+        assert!((49 + 3..=50 + 3).contains(&fields), "{fields}");
+    }
+}
+
+#[tokio::test]
+async fn a_session_that_is_gone_stays_gone() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        visit(&redis, "p:s:1", true).await;
+        redis.delete("p:s:1").await.unwrap();
+        assert_eq!(visit(&redis, "p:s:1", false).await, SessionReply::Gone);
+        assert_eq!(redis.commit(&change("p:s:1", &[field("a", "1")], &[])).await, Ok(commit::Reply::Gone));
+        server.cli(&["HSET", "p:s:2", "a", "1"]);
+        assert_eq!(redis.commit(&change("p:s:2", &[field("a", "2")], &[])).await, Ok(commit::Reply::Gone));
+        assert_eq!(server.cli(&["EXISTS", "p:s:1"]), "0", "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn sessions_end_by_idleness_and_by_age() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        visit(&redis, "p:s:1", true).await;
+        let ttl = || server.cli(&["PTTL", "p:s:1"]).parse::<u64>().unwrap();
+        assert!((DAY_MS - 60_000..=DAY_MS).contains(&ttl()));
+        // A visit shortly afterwards does not touch; one after a tenth of the idle time does.
+        server.cli(&["PEXPIRE", "p:s:1", "1000000"]);
+        visit(&redis, "p:s:1", false).await;
+        assert!(ttl() <= 1_000_000);
+        server.cli(&["HINCRBY", "p:s:1", "_t", &format!("-{}", DAY_MS / 10)]);
+        visit(&redis, "p:s:1", false).await;
+        assert!(ttl() > 1_000_000);
+        // Near its end by age, the idle time is cut.
+        server.cli(&["HINCRBY", "p:s:1", "_c", &format!("-{}", 30 * DAY_MS - 600_000)]);
+        server.cli(&["HSET", "p:s:1", "_t", "0"]);
+        visit(&redis, "p:s:1", false).await;
+        assert!(ttl() <= 600_000, "{}", ttl());
+        server.cli(&["HINCRBY", "p:s:1", "_c", "-600000"]);
+        assert_eq!(visit(&redis, "p:s:1", false).await, SessionReply::Gone, "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn too_many_fields_are_refused_and_nothing_is_changed() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        visit(&redis, "p:s:1", true).await;
+        let fields: Vec<_> = (0..65).map(|index| field(&index.to_string(), "1")).collect();
+        assert_eq!(redis.commit(&change("p:s:1", &fields, &[])).await, Ok(commit::Reply::Full));
+        assert_eq!(redis.commit(&change("p:s:1", &fields[..64], &[])).await, Ok(commit::Reply::Committed));
+        assert_eq!(redis.commit(&change("p:s:1", &fields[..64], &[])).await, Ok(commit::Reply::Committed));
+        assert_eq!(redis.commit(&change("p:s:1", &fields[64..], &[])).await, Ok(commit::Reply::Full));
+        let swap = ["0".to_owned()];
+        assert_eq!(redis.commit(&change("p:s:1", &fields[64..], &swap)).await, Ok(commit::Reply::Committed));
+        assert_eq!(server.cli(&["HLEN", "p:s:1"]), "67", "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn something_else_under_a_session_key_counts_as_gone_and_damaged_numbers_do_no_harm() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        server.cli(&["SET", "p:s:1", "garbage"]);
+        assert_eq!(visit(&redis, "p:s:1", false).await, SessionReply::Gone);
+        visit(&redis, "p:s:2", true).await;
+        server.cli(&["HSET", "p:s:2", "_v", "many", "_t", "later"]);
+        let SessionReply::Live { views, .. } = visit(&redis, "p:s:2", false).await else {
+            panic!("{mode:?}")
+        };
+        assert_eq!(views, 1);
+    }
+}
+
+#[tokio::test]
+async fn an_overflowing_counter_is_refused_and_leaves_the_others_alone() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        server.cli(&["SET", "p:c:full", &i64::MAX.to_string()]);
+        let request = begin::Request {
+            limits: &[limit("p:l:a", 5)],
+            counters: &[counter("p:c:x", 5), counter("p:c:full", 1)],
+            ..Default::default()
+        };
+        assert_eq!(redis.begin(&request).await, Err(Error::Overflow));
+        assert_eq!(redis.count("p:c:full", 1).await, Err(Error::Overflow));
+        assert_eq!((redis.count("p:c:x", 0).await, redis.count("p:c:full", 0).await), (Ok(0), Ok(i64::MAX)));
+        assert_eq!(server.cli(&["EXISTS", "p:l:a"]), "0", "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_arrival_time_an_hour_ahead_locks_nobody_out() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Fcall).await;
+    server.cli(&["SET", "p:l:a", "9000000000000000"]);
+    let limits = [LimitArg { key: "p:l:a".into(), interval_us: 1000, tolerance_us: 5000, cost: 1 }];
+    let request = begin::Request { limits: &limits, ..Default::default() };
+    let Ok(Reply::Denied { limits }) = redis.begin(&request).await else { panic!("granted") };
+    assert_eq!(limits[0].retry_after_us, Some(1000));
+}
+
+/// The cases that also drive the Rust arithmetic (`limiter::gcra`), with a clock that only this test can set: the
+/// library has no entry that takes a time, so one is added to a copy of its text.
+#[test]
+fn the_arithmetic_on_the_server_agrees_with_throttled_in_both_forms() {
+    let server = RedisServer::start();
+    let as_library = library::SOURCE.replace("regatta_v1", "regatta_test")
+        + "redis.register_function('regatta_at', function(keys, args) \
+           return begin_at(tonumber(table.remove(args)), keys, args) end)\n";
+    assert_eq!(server.cli(&["FUNCTION", "LOAD", &as_library]), "regatta_test");
+    let as_script = library::script("return begin_at(tonumber(table.remove(ARGV)), KEYS, ARGV)");
+    for (command, name, key) in [("FCALL", "regatta_at", "a"), ("EVAL", as_script.as_str(), "b")] {
+        for line in include_str!("support/gcra_throttled.txt").lines().filter(|line| !line.starts_with('#')) {
+            let row: Vec<&str> = line.split_ascii_whitespace().collect();
+            // Far from 0, as real clocks are: microseconds must survive at this size.
+            let now = (1_763_694_494_000_000 + row[0].parse::<u64>().unwrap() * 1000).to_string();
+            let reply = server.cli(&[command, name, "1", key, "1", "-", "1000000", "5000000", row[1], &now]);
+            let numbers: Vec<i64> = reply.lines().map(|number| number.parse().unwrap()).collect();
+            let us = |column: usize| row[column].parse::<i64>().map_or(-1, |ms| ms * 1000);
+            let allowed = i64::from(row[5] == "yes");
+            assert_eq!(
+                numbers,
+                [allowed, allowed, row[2].parse().unwrap(), us(4), us(3)],
+                "{command}: {line}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn cost_nothing_only_looks() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Fcall).await;
+    let look = [LimitArg { cost: 0, ..limit("p:l:a", 5) }];
+    let request = begin::Request { limits: &look, ..Default::default() };
+    let expected = LimitReply { allowed: true, remaining: 5, retry_after_us: None, reset_us: 0 };
+    let Ok(Reply::Granted { limits, .. }) = redis.begin(&request).await else { panic!("denied") };
+    assert_eq!((limits, server.cli(&["EXISTS", "p:l:a"])), (vec![expected], "0".to_owned()));
+}
+
+#[tokio::test]
+async fn fleets_with_other_prefixes_are_strangers_and_with_the_same_are_one() {
+    let server = RedisServer::start();
+    let [one, same, other] = [
+        connect(&server, "one", Mode::Auto).await,
+        connect(&server, "one", Mode::Auto).await,
+        connect(&server, "other", Mode::Auto).await,
+    ];
+    assert_eq!(one.generated_secret(), same.generated_secret());
+    assert_ne!(one.generated_secret(), other.generated_secret());
+    assert!(server.keys().iter().all(|key| key.starts_with("one:") || key.starts_with("other:")));
+    let name = regatta::counter::Name::parse("hits").unwrap();
+    assert_eq!(regatta::counter::add(&one, "one", &name, 3).await, Ok(3));
+    assert_eq!(regatta::counter::value(&same, "one", &name).await, Ok(3));
+    assert_eq!(regatta::counter::value(&other, "other", &name).await, Ok(0));
+}

@@ -1,0 +1,198 @@
+//! Redis away, late, restarted, emptied or wrong: always a defined answer, and back without help.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use regatta::config::Inputs;
+use regatta::config::schema::Mode;
+use regatta::config::schema::RedisUrl;
+use regatta::redis::Error;
+use regatta::redis::Health;
+use regatta::redis::Redis;
+use regatta::redis::begin;
+use regatta::redis::begin::CounterArg;
+use regatta::redis::begin::Reply;
+
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+use crate::support::redis::eventually;
+
+async fn add(redis: &Redis) -> Result<i64, Error> {
+    let request =
+        begin::Request { counters: &[CounterArg { key: "p:c:x".into(), by: 1 }], ..Default::default() };
+    match redis.begin(&request).await? {
+        Reply::Granted { counters, .. } => Ok(counters[0]),
+        Reply::Denied { .. } => unreachable!("no limit was asked"),
+    }
+}
+
+fn reason(health: Health) -> String {
+    match health {
+        Health::Down { reason } => reason,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test]
+async fn a_worker_boots_without_redis_and_uses_it_once_it_is_there() {
+    let mut server = RedisServer::absent(&[]);
+    let redis = Redis::new(&server.settings("p", Mode::Auto), &server.url(), "w").unwrap();
+    assert_eq!(redis.health(), Health::Connecting);
+    redis.start();
+    let health = redis.first_attempt().await;
+    assert!(matches!(health, Health::Down { .. }), "{health:?}");
+    assert!(matches!(add(&redis).await, Err(Error::Unavailable { .. })));
+    server.restart();
+    eventually("Redis is used", async || add(&redis).await.is_ok()).await;
+    assert_eq!(redis.health(), Health::Up);
+}
+
+#[tokio::test]
+async fn a_killed_and_restarted_redis_is_used_again_without_help() {
+    let mut server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let secret = redis.generated_secret();
+    server.kill();
+    eventually("the loss is noticed", async || matches!(add(&redis).await, Err(Error::Unavailable { .. })))
+        .await;
+    assert!(matches!(redis.health(), Health::Down { .. }));
+    server.restart();
+    let since = Instant::now();
+    eventually("Redis is used again", async || add(&redis).await.is_ok()).await;
+    println!("back {:?} after the restart", since.elapsed());
+    // It came back empty; the fleet's key was put back, so cookies stay genuine.
+    assert!(secret.is_some());
+    assert_eq!(connect(&server, "p", Mode::Auto).await.generated_secret(), secret);
+}
+
+#[tokio::test]
+async fn a_stopped_redis_holds_no_call_longer_than_the_timeout_and_is_used_again() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    assert_eq!(add(&redis).await, Ok(1));
+    server.stop();
+    let patience = Duration::from_secs(3);
+    let answer = tokio::time::timeout(patience, add(&redis)).await.expect("an answer");
+    assert_eq!(answer, Err(Error::Timeout));
+    // The connection is still open; only the watchdog can tell.
+    eventually("the watchdog gives up the connection", async || {
+        matches!(redis.health(), Health::Down { .. })
+    })
+    .await;
+    assert!(matches!(add(&redis).await, Err(Error::Unavailable { .. })));
+    server.cont();
+    let since = Instant::now();
+    eventually("Redis is used again", async || add(&redis).await.is_ok()).await;
+    println!("back {:?} after SIGCONT", since.elapsed());
+}
+
+#[tokio::test]
+async fn flushing_functions_scripts_or_everything_heals_within_the_call() {
+    for (mode, flush) in [
+        (Mode::Fcall, ["FUNCTION", "FLUSH"].as_slice()),
+        (Mode::Fcall, &["FLUSHALL"]),
+        (Mode::Evalsha, &["SCRIPT", "FLUSH"]),
+        (Mode::Evalsha, &["FLUSHALL"]),
+    ] {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        for _ in 0..3 {
+            assert_eq!(server.cli(flush), "OK");
+            let calls =
+                (0..100).map(|_| redis.clone()).map(|redis| tokio::spawn(async move { add(&redis).await }));
+            for call in calls.collect::<Vec<_>>() {
+                assert!(call.await.unwrap().is_ok(), "{mode:?} {flush:?}");
+            }
+        }
+        let before = redis.generated_secret();
+        if flush == ["FLUSHALL"] {
+            eventually("the signing key is put back", async || server.cli(&["EXISTS", "p:secret"]) == "1")
+                .await;
+        }
+        assert_eq!(connect(&server, "p", mode).await.generated_secret(), before);
+    }
+}
+
+#[tokio::test]
+async fn a_wrong_password_or_database_is_told_without_the_password() {
+    let server = RedisServer::start_with(&["--requirepass", "right-one"]);
+    let path = server.socket().display().to_string();
+    for (url, part) in [
+        (format!("unix://:wrong-one@h{path}"), "WRONGPASS"),
+        (format!("unix://{path}"), "NOAUTH"),
+        (format!("unix://:right-one@h{path}?db=200"), "out of range"),
+    ] {
+        let redis = Redis::new(&server.settings("p", Mode::Auto), &url_of(&url), "w").unwrap();
+        redis.start();
+        let reason = reason(redis.first_attempt().await);
+        assert!(reason.contains(part), "{reason}");
+        assert!(!reason.contains("-one"), "{reason}");
+    }
+    let right = url_of(&format!("unix://:right-one@h{path}?db=2"));
+    let redis = Redis::new(&server.settings("p", Mode::Auto), &right, "w").unwrap();
+    redis.start();
+    assert_eq!(redis.first_attempt().await, Health::Up);
+}
+
+/// Only the configuration makes URLs from text.
+fn url_of(text: &str) -> RedisUrl {
+    let flags = vec![("redis.url".to_owned(), text.to_owned(), "--redis".to_owned())];
+    let inputs = Inputs { flags, ..Inputs::default() };
+    regatta::config::load(&inputs).expect("a usable configuration").redis.url.expect("the URL given")
+}
+
+#[tokio::test]
+async fn a_full_redis_refuses_writes_by_name_and_recovers() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = add(&redis).await;
+    assert!(
+        matches!(&refused, Err(Error::Refused { reason, .. }) if reason.starts_with("OOM")),
+        "{refused:?}"
+    );
+    server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    assert_eq!(add(&redis).await, Ok(1));
+}
+
+#[tokio::test]
+async fn a_demoted_server_is_left_and_used_again_once_promoted() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    server.cli(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
+    server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
+    eventually("the server is left", async || {
+        matches!(add(&redis).await, Err(Error::Unavailable { .. }))
+            && matches!(redis.health(), Health::Down { .. })
+    })
+    .await;
+    server.cli(&["REPLICAOF", "NO", "ONE"]);
+    eventually("the server is used again", async || add(&redis).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn more_calls_than_may_wait_are_refused_at_once() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    server.stop();
+    let calls: Vec<_> =
+        (0..600).map(|_| redis.clone()).map(|redis| tokio::spawn(async move { add(&redis).await })).collect();
+    let mut refused = 0;
+    for call in calls {
+        refused += usize::from(matches!(call.await.unwrap(), Err(Error::Unavailable { .. })));
+    }
+    server.cont();
+    assert_eq!(refused, 600 - 512);
+    eventually("Redis is used again", async || add(&redis).await.is_ok()).await;
+}
+
+#[tokio::test]
+async fn killed_connections_are_replaced() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    for _ in 0..5 {
+        server.cli(&["CLIENT", "KILL", "TYPE", "normal"]);
+        eventually("the connection is replaced", async || add(&redis).await.is_ok()).await;
+    }
+    assert!(server.cli(&["CLIENT", "LIST"]).contains("name=test"));
+}

@@ -1,0 +1,116 @@
+//! Server-side code: applied once by a whole fleet, recorded, never replaced under its name.
+
+use regatta::config::schema::Mode;
+use regatta::redis::Error;
+use regatta::redis::Health;
+use regatta::redis::Redis;
+use regatta::redis::library;
+use regatta::redis::migrations;
+use regatta::redis::migrations::Status;
+
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+use crate::support::redis::eventually;
+
+fn unstarted(server: &RedisServer, mode: Mode) -> Redis {
+    Redis::new(&server.settings("p", mode), &server.url(), "cli").unwrap()
+}
+
+#[tokio::test]
+async fn thirty_two_workers_that_boot_together_apply_once() {
+    let server = RedisServer::start();
+    let worker = |index| {
+        let settings = server.settings("p", Mode::Auto);
+        Redis::new(&settings, &server.url(), &format!("w{index}")).unwrap()
+    };
+    let workers: Vec<Redis> = (0..32).map(worker).collect();
+    workers.iter().for_each(Redis::start);
+    for redis in &workers {
+        eventually("the worker is up", async || redis.health() == Health::Up).await;
+    }
+    assert_eq!(server.cli(&["GET", "p:mig:fence"]), "1");
+    assert_eq!(server.cli(&["HLEN", "p:mig"]), "1");
+    assert_eq!(server.cli(&["EXISTS", "p:mig:lock"]), "0");
+    let secrets: Vec<_> = workers.iter().map(Redis::generated_secret).collect();
+    assert!(secrets[0].is_some() && secrets.iter().all(|secret| *secret == secrets[0]));
+}
+
+#[tokio::test]
+async fn check_and_plan_change_nothing_and_apply_says_what_it_did() {
+    for mode in [Mode::Fcall, Mode::Evalsha] {
+        let server = RedisServer::start();
+        let redis = unstarted(&server, mode);
+        let plan = migrations::plan(&redis).await.unwrap();
+        assert_eq!(plan.len(), 1);
+        assert_eq!(
+            (plan[0].file.as_str(), &plan[0].status),
+            ("migrations/0001_regatta_v1.lua", &Status::Pending)
+        );
+        assert_eq!(migrations::check(&redis).await.unwrap(), plan);
+        assert_eq!((server.keys(), server.cli(&["FUNCTION", "LIST"])), (vec![], String::new()));
+
+        let applied = migrations::apply(&redis).await.unwrap();
+        assert!(matches!(&applied[0].status, Status::Applied { by, at_ms } if by == "cli" && *at_ms > 0));
+        assert_eq!(migrations::check(&redis).await, Ok(vec![]));
+        assert_eq!(migrations::apply(&redis).await, Ok(applied));
+    }
+}
+
+#[tokio::test]
+async fn an_edited_file_is_refused_with_both_checksums_and_nothing_changes() {
+    let server = RedisServer::start();
+    let redis = unstarted(&server, Mode::Fcall);
+    migrations::apply(&redis).await.unwrap();
+    let ours = migrations::checksum(library::SOURCE);
+    let theirs = migrations::checksum("an older text");
+    let entry = server.cli(&["HGET", "p:mig", "0001"]).replace(&ours, &theirs);
+    server.cli(&["HSET", "p:mig", "0001", &entry]);
+    let before = server.cli(&["DEBUG", "DIGEST"]);
+
+    let refused = migrations::check(&redis).await.unwrap_err();
+    assert!(matches!(refused, Error::Diverged { .. }), "{refused:?}");
+    for part in ["migrations/0001_regatta_v1.lua", &ours, &theirs] {
+        assert!(refused.to_string().contains(part), "{refused}");
+    }
+    assert!(migrations::apply(&redis).await.is_err());
+    redis.start();
+    assert!(matches!(redis.first_attempt().await, Health::Down { .. }));
+    assert_eq!(server.cli(&["DEBUG", "DIGEST"]), before);
+}
+
+#[tokio::test]
+async fn a_library_with_our_name_and_another_text_is_never_replaced() {
+    let server = RedisServer::start();
+    let stranger =
+        "#!lua name=regatta_v1\nredis.register_function('regatta_v1_begin', function() return 7 end)";
+    server.cli(&["FUNCTION", "LOAD", stranger]);
+    let refused = migrations::apply(&unstarted(&server, Mode::Fcall)).await;
+    assert!(matches!(refused, Err(Error::Diverged { .. })), "{refused:?}");
+    assert_eq!(server.cli(&["FCALL", "regatta_v1_begin", "0"]), "7");
+}
+
+#[tokio::test]
+async fn what_a_dead_worker_began_is_finished_by_another() {
+    let server = RedisServer::start();
+    let redis = unstarted(&server, Mode::Fcall);
+    migrations::apply(&redis).await.unwrap();
+    let begun = server.cli(&["HGET", "p:mig", "0001"]).replace("\"applied\"", "\"running\"");
+    server.cli(&["HSET", "p:mig", "0001", &begun]);
+    server.cli(&["FUNCTION", "FLUSH"]);
+    assert_eq!(server.cli(&["SET", "p:mig:lock", "the-dead-one", "PX", "300"]), "OK");
+    assert!(matches!(migrations::check(&redis).await.unwrap()[0].status, Status::Begun { .. }));
+    let applied = migrations::apply(&redis).await.unwrap();
+    assert!(matches!(applied[0].status, Status::Applied { .. }));
+    assert_eq!(server.cli(&["GET", "p:mig:fence"]), "2");
+}
+
+#[tokio::test]
+async fn a_server_without_functions_gets_scripts() {
+    let server =
+        RedisServer::start_with(&["--rename-command", "FUNCTION", "", "--rename-command", "FCALL", ""]);
+    let redis = connect(&server, "p", Mode::Auto).await;
+    assert_eq!(redis.count("p:c:x", 1).await, Ok(1));
+    let request = regatta::redis::begin::Request::default();
+    assert!(redis.begin(&request).await.is_ok());
+    assert!(server.commands().contains_key("evalsha"));
+}

@@ -1,0 +1,207 @@
+//! Sessions as applications see them: tower-sessions' `Session` over one request's store.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regatta::config::schema::Mode;
+use regatta::redis::Redis;
+use regatta::redis::begin;
+use regatta::redis::begin::Reply;
+use regatta::redis::begin::SessionArg;
+use regatta::redis::begin::SessionMode;
+use regatta::redis::begin::SessionReply;
+use regatta::session;
+use regatta::session::cookie;
+use regatta::session::store::Lifetimes;
+use regatta::session::store::Outcome;
+use regatta::session::store::RequestStore;
+use regatta::session::store::Source;
+use regatta::session::store::Unread;
+use tower_sessions::Session;
+use tower_sessions::session::Id;
+
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+
+const LIFETIMES: Lifetimes =
+    Lifetimes { idle: Duration::from_secs(3600), absolute: Duration::from_secs(86_400) };
+
+/// What the HTTP room does at a request's begin, without HTTP.
+#[derive(Debug)]
+struct Begin {
+    redis: Redis,
+    create: bool,
+}
+
+impl Source for Begin {
+    async fn begun(&self, id: &Id) -> Result<SessionReply, Unread> {
+        let arg = SessionArg {
+            key: session::key("p", *id),
+            mode: SessionMode::Read,
+            create: self.create,
+            idle_ms: LIFETIMES.idle_ms(),
+            absolute_ms: LIFETIMES.absolute_ms(),
+        };
+        let request = begin::Request { session: Some(&arg), ..Default::default() };
+        match self.redis.begin(&request).await.map_err(Unread::Redis)? {
+            Reply::Granted { session, .. } => Ok(session),
+            Reply::Denied { .. } => Err(Unread::Denied),
+        }
+    }
+}
+
+fn request(redis: &Redis, id: Option<Id>) -> (Session, Arc<RequestStore<Begin>>) {
+    let source = Begin { redis: redis.clone(), create: false };
+    let store = Arc::new(RequestStore::new(source, redis.clone(), "p", LIFETIMES));
+    (Session::new(id, Arc::clone(&store), None), store)
+}
+
+async fn stored(redis: &Redis, fields: &[(&str, u32)]) -> Id {
+    let (session, store) = request(redis, None);
+    for (name, value) in fields {
+        session.insert(name, value).await.unwrap();
+    }
+    session.save().await.unwrap();
+    let id = session.id().unwrap();
+    assert_eq!(store.outcome(), Outcome::Stored(id));
+    id
+}
+
+#[tokio::test]
+async fn a_session_is_read_back_by_the_next_request_and_its_id_is_stored_nowhere() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let id = stored(&redis, &[("cart", 1), ("_csrf", 2)]).await;
+    let (session, _) = request(&redis, Some(id));
+    assert_eq!(session.get::<u32>("cart").await.unwrap(), Some(1));
+    assert_eq!(session.get::<u32>("_csrf").await.unwrap(), Some(2));
+    assert_eq!(session.get::<u32>("_c").await.unwrap(), None);
+    let everything = server.keys().join(" ") + &server.cli(&["HGETALL", &session::key("p", id)]);
+    assert!(!everything.contains(&id.to_string()));
+}
+
+#[tokio::test]
+async fn requests_that_change_different_fields_keep_both_changes() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let id = stored(&redis, &[("a", 0), ("b", 0), ("old", 0)]).await;
+    let ((one, _), (two, _)) = (request(&redis, Some(id)), request(&redis, Some(id)));
+    one.insert("a", 1).await.unwrap();
+    two.insert("b", 2).await.unwrap();
+    two.remove::<u32>("old").await.unwrap();
+    one.save().await.unwrap();
+    two.save().await.unwrap();
+    let (after, _) = request(&redis, Some(id));
+    assert_eq!(after.get::<u32>("a").await.unwrap(), Some(1));
+    assert_eq!(after.get::<u32>("b").await.unwrap(), Some(2));
+    assert_eq!(after.get::<u32>("old").await.unwrap(), None);
+}
+
+#[tokio::test]
+async fn a_change_travels_alone_and_no_change_does_not_travel() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let id = stored(&redis, &[("a", 1), ("b", 2)]).await;
+    let (session, store) = request(&redis, Some(id));
+    session.insert("a", 1).await.unwrap();
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    session.save().await.unwrap();
+    assert_eq!((store.outcome(), server.commands().get("fcall")), (Outcome::Stored(id), None));
+    session.insert("a", 5).await.unwrap();
+    session.save().await.unwrap();
+    let commands = server.commands();
+    assert_eq!((commands.get("fcall"), commands.get("hset")), (Some(&1), Some(&1)), "{commands:?}");
+}
+
+#[tokio::test]
+async fn a_session_deleted_while_a_request_runs_is_not_brought_back() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let id = stored(&redis, &[("a", 1)]).await;
+    let (late, store) = request(&redis, Some(id));
+    late.insert("a", 2).await.unwrap();
+    request(&redis, Some(id)).0.flush().await.unwrap();
+    assert!(late.save().await.is_err());
+    assert_eq!(store.outcome(), Outcome::Gone);
+    assert_eq!(server.cli(&["EXISTS", &session::key("p", id)]), "0");
+    let (next, _) = request(&redis, Some(id));
+    assert_eq!(next.get::<u32>("a").await.unwrap(), None);
+    assert_eq!(next.id(), None);
+}
+
+#[tokio::test]
+async fn a_replaced_id_keeps_fields_views_and_age_and_the_old_id_is_dead() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let id = stored(&redis, &[("a", 1)]).await;
+    let hash = session::key("p", id);
+    let created = (now_ms(&server) - 3_600_000).to_string();
+    server.cli(&["HSET", &hash, "_v", "7", "_c", &created]);
+    let (session, _) = request(&redis, Some(id));
+    session.cycle_id().await.unwrap();
+    session.save().await.unwrap();
+    let new = session.id().unwrap();
+    assert_ne!(new, id);
+    assert_eq!(server.cli(&["EXISTS", &session::key("p", id)]), "0");
+    assert_eq!(server.cli(&["HGET", &session::key("p", new), "_v"]), "7");
+    assert_eq!(server.cli(&["HGET", &session::key("p", new), "_c"]), created);
+    assert_eq!(server.cli(&["HGET", &session::key("p", new), "a"]), "1");
+}
+
+fn now_ms(server: &RedisServer) -> u64 {
+    server.cli(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap() * 1000
+}
+
+#[tokio::test]
+async fn clearing_an_unread_session_removes_every_field() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let id = stored(&redis, &[("a", 1), ("b", 2)]).await;
+    let (session, _) = request(&redis, Some(id));
+    session.clear().await;
+    session.save().await.unwrap();
+    assert_eq!(server.cli(&["HLEN", &session::key("p", id)]), "3");
+}
+
+#[tokio::test]
+async fn a_field_that_nobody_can_read_counts_as_absent() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let id = stored(&redis, &[("a", 1), ("b", 2)]).await;
+    server.cli(&["HSET", &session::key("p", id), "a", "{not json"]);
+    let (session, _) = request(&redis, Some(id));
+    assert_eq!(session.get::<u32>("a").await.unwrap(), None);
+    assert_eq!(session.get::<u32>("b").await.unwrap(), Some(2));
+    session.insert("a", 3).await.unwrap();
+    session.save().await.unwrap();
+    assert_eq!(request(&redis, Some(id)).0.get::<u32>("a").await.unwrap(), Some(3));
+}
+
+#[tokio::test]
+async fn a_session_that_would_be_too_large_is_refused_and_stays_as_it_was() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let id = stored(&redis, &[("a", 1)]).await;
+    let (session, store) = request(&redis, Some(id));
+    session.insert("big", "x".repeat(session::store::BYTES_MAX)).await.unwrap();
+    assert!(session.save().await.is_err());
+    assert_eq!(store.outcome(), Outcome::TooLarge);
+    let (many, store) = request(&redis, Some(id));
+    for index in 0..session::store::FIELDS_MAX {
+        many.insert(&index.to_string(), 1).await.unwrap();
+    }
+    assert!(many.save().await.is_err());
+    assert_eq!(store.outcome(), Outcome::TooLarge);
+    assert_eq!(server.cli(&["HLEN", &session::key("p", id)]), "4");
+}
+
+#[tokio::test]
+async fn an_unreachable_redis_is_an_error_and_never_an_empty_session() {
+    let mut server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let id = cookie::new_id().unwrap();
+    server.kill();
+    let (session, _) = request(&redis, Some(id));
+    assert!(session.get::<u32>("a").await.is_err());
+    assert_eq!(session.id(), Some(id));
+}

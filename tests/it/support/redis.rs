@@ -1,0 +1,163 @@
+//! A real Redis of a test's own, on a Unix socket in a temporary folder; it ends with the value.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::time::Duration;
+use std::time::Instant;
+
+use regatta::config::schema;
+use regatta::config::schema::Mode;
+use regatta::config::schema::RedisUrl;
+use regatta::redis::Health;
+use regatta::redis::Redis;
+use tempfile::TempDir;
+
+/// Longest wait for a server to answer.
+const DEADLINE: Duration = Duration::from_secs(10);
+
+/// A `redis-server` process.
+#[derive(Debug)]
+pub(crate) struct RedisServer {
+    folder: TempDir,
+    process: Option<Child>,
+    extra: Vec<String>,
+}
+
+impl RedisServer {
+    /// A server that answers, without persistence.
+    pub(crate) fn start() -> Self {
+        Self::start_with(&[])
+    }
+
+    /// A server with more arguments, e.g. `["--appendonly", "yes"]`.
+    pub(crate) fn start_with(extra: &[&str]) -> Self {
+        let mut server = Self::absent(extra);
+        server.restart();
+        server
+    }
+
+    /// A server that is not running yet; its socket's path is known.
+    pub(crate) fn absent(extra: &[&str]) -> Self {
+        let folder = tempfile::tempdir().expect("make a temporary folder");
+        Self { folder, process: None, extra: extra.iter().map(ToString::to_string).collect() }
+    }
+
+    /// Path of its socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.folder.path().join("redis.sock")
+    }
+
+    /// Its URL for the configuration.
+    pub(crate) fn url(&self) -> RedisUrl {
+        RedisUrl::unix(&self.socket())
+    }
+
+    /// Settings for it.
+    pub(crate) fn settings(&self, prefix: &str, mode: Mode) -> schema::Redis {
+        // Longer than the default: a test machine under load must not fail a test that asserts no speed.
+        let command_timeout = Duration::from_millis(500);
+        schema::Redis { url: Some(self.url()), prefix: prefix.to_owned(), mode, command_timeout }
+    }
+
+    /// Kills it if it runs, starts it and waits until it answers.
+    pub(crate) fn restart(&mut self) {
+        self.kill();
+        let process = Command::new("redis-server")
+            .args(["--port", "0", "--save", "", "--unixsocket"])
+            .arg(self.socket())
+            .arg("--dir")
+            .arg(self.folder.path())
+            .args(&self.extra)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .expect("start redis-server");
+        self.process = Some(process);
+        let deadline = Instant::now() + DEADLINE;
+        while !self
+            .try_cli(&["PING"])
+            .is_some_and(|answer| answer.contains("PONG") || answer.contains("NOAUTH"))
+        {
+            assert!(Instant::now() < deadline, "redis-server does not answer");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// SIGKILL.
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        let _ = std::fs::remove_file(self.socket());
+    }
+
+    /// SIGSTOP: it keeps its connections and answers nothing.
+    pub(crate) fn stop(&self) {
+        self.signal("-STOP");
+    }
+
+    /// SIGCONT.
+    pub(crate) fn cont(&self) {
+        self.signal("-CONT");
+    }
+
+    fn signal(&self, signal: &str) {
+        let pid = self.process.as_ref().expect("the server runs").id().to_string();
+        assert!(Command::new("kill").args([signal, &pid]).status().expect("run kill").success());
+    }
+
+    /// What `redis-cli` prints for a command.
+    pub(crate) fn cli(&self, args: &[&str]) -> String {
+        self.try_cli(args).expect("run redis-cli")
+    }
+
+    fn try_cli(&self, args: &[&str]) -> Option<String> {
+        let output = Command::new("redis-cli").arg("-s").arg(self.socket()).args(args).output().ok()?;
+        Some(String::from_utf8_lossy(&output.stdout).trim_end().to_owned())
+    }
+
+    /// Calls by command since the last `CONFIG RESETSTAT`, those within scripts included.
+    pub(crate) fn commands(&self) -> BTreeMap<String, u64> {
+        let info = self.cli(&["INFO", "commandstats"]);
+        let entry = |line: &str| {
+            let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+            let calls = figures.strip_prefix("calls=")?.split(',').next()?.parse().ok()?;
+            Some((name.to_owned(), calls))
+        };
+        info.lines().filter_map(entry).collect()
+    }
+
+    /// Every key.
+    pub(crate) fn keys(&self) -> Vec<String> {
+        let mut keys: Vec<String> = self.cli(&["--scan"]).lines().map(str::to_owned).collect();
+        keys.sort();
+        keys
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A worker's connection to a server, ready.
+pub(crate) async fn connect(server: &RedisServer, prefix: &str, mode: Mode) -> Redis {
+    let redis = Redis::new(&server.settings(prefix, mode), &server.url(), "test").expect("a usable URL");
+    redis.start();
+    assert_eq!(redis.first_attempt().await, Health::Up);
+    redis
+}
+
+/// Waits until something is true; panics with `what` after the deadline.
+pub(crate) async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+    let deadline = Instant::now() + DEADLINE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
