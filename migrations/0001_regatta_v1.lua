@@ -108,84 +108,92 @@ local function count(keys, args, key_at, arg_at, reply)
   end
 end
 
-local function begin_at(now, keys, args)
-  local limits, session = tonumber(args[1]), args[2]
-  local reply = { 1 }
-  local spent = {}
-  local at, granted = 2, true
+-- Decides every limit; writes nothing. Returns whether all allow, and per limit the time spent if it is charged.
+local function decide_all(now, keys, args, limits, reply)
+  local spent, granted = {}, true
   for i = 1, limits do
-    local interval, tolerance, cost = tonumber(args[at + 1]), tonumber(args[at + 2]), tonumber(args[at + 3])
-    local allowed, ahead, retry = decide(keys[i], now, interval, tolerance, cost)
-    if not allowed then granted = false end
-    spent[i] = ahead
-    local slot = 4 * i - 2
-    reply[slot], reply[slot + 2], reply[slot + 3] = allowed and 1 or 0, retry, ahead
-    reply[slot + 1] = div(tolerance - ahead, interval)
-    at = at + 3
+    local arg, slot = 3 * i, 4 * i - 2
+    local interval, tolerance = tonumber(args[arg]), tonumber(args[arg + 1])
+    local allowed, ahead, retry = decide(keys[i], now, interval, tolerance, tonumber(args[arg + 2]))
+    granted, spent[i] = granted and allowed, ahead
+    reply[slot], reply[slot + 1] = allowed and 1 or 0, div(tolerance - ahead, interval)
+    reply[slot + 2], reply[slot + 3] = retry, ahead
   end
+  return granted, spent
+end
+
+-- What an allowing limit said assumed a charge; when another one refuses, none is made.
+local function uncharge(args, limits, spent, reply)
+  for i = 1, limits do
+    local arg, slot = 3 * i, 4 * i - 2
+    if reply[slot] == 1 then
+      local interval, tolerance = tonumber(args[arg]), tonumber(args[arg + 1])
+      local ahead = spent[i] - interval * args[arg + 2]
+      reply[slot + 1], reply[slot + 3] = div(tolerance - ahead, interval), ahead
+    end
+  end
+end
+
+-- Makes the session, or counts and touches the one that was read; returns created and views, or nothing if gone.
+local function use(key, how, fields, now_ms, idle, absolute)
+  if not fields then
+    local views = how == 'cv' and 1 or 0
+    if not make(key, now_ms, views, now_ms, idle, absolute) then return nil end
+    return now_ms, views
+  end
+  local created, touched, views = find(fields)
+  -- Expired, deleted, never there, or not a session: in each case there is none to give.
+  if not created or created + absolute <= now_ms then return nil end
+  -- HSET and not HINCRBY: it costs the same within this one step, and cannot fail on a damaged number.
+  if how == 'v' then views = div(views or 0, 1) + 1 end
+  -- A tenth of the idle lifetime must have passed, so that a busy session is not touched at every request.
+  if not touched or (now_ms - touched) * 10 >= idle then
+    redis.call('HSET', key, '_t', now_ms, '_v', views or 0)
+    redis.call('PEXPIRE', key, lifetime(created, now_ms, idle, absolute))
+  elseif how == 'v' then
+    redis.call('HSET', key, '_v', views)
+  end
+  return created, views or 0
+end
+
+local function begin_at(now, keys, args)
+  local limits, how = tonumber(args[1]), args[2]
+  local reply = { 1 }
+  local granted, spent = decide_all(now, keys, args, limits, reply)
   if not granted then
     reply[1] = 0
-    -- What an allowing limit said assumed a charge that is not made.
-    for i = 1, limits do
-      local slot, arg = 4 * i - 2, 3 * i
-      if reply[slot] == 1 then
-        local interval, tolerance = tonumber(args[arg]), tonumber(args[arg + 1])
-        local ahead = spent[i] - interval * args[arg + 2]
-        reply[slot + 1], reply[slot + 3] = div(tolerance - ahead, interval), ahead
-      end
-    end
+    uncharge(args, limits, spent, reply)
     return reply
   end
 
-  local key_at, visit, key = limits + 1, false, nil
-  local now_ms, idle, absolute, fields, created, touched, views
-  if session ~= '-' then
-    key, key_at = keys[key_at], key_at + 1
-    now_ms, idle, absolute, at = div(now, 1000), tonumber(args[at + 1]), tonumber(args[at + 2]), at + 2
-    visit = session == 'v' or session == 'cv'
-    if session == 'r' or session == 'v' then
+  -- The session is read before the first write, because reading may fail.
+  local key_at, arg_at, key, fields = limits + 1, 3 * limits + 3, nil, nil
+  if how ~= '-' then
+    key, key_at, arg_at = keys[key_at], key_at + 1, arg_at + 2
+    if how == 'r' or how == 'v' then
       fields = redis.pcall('HGETALL', key)
       if fields.err then fields = {} end
-      created, touched, views = find(fields)
     end
   end
 
-  local refused = count(keys, args, key_at, at + 1, reply)
+  local refused = count(keys, args, key_at, arg_at, reply)
   if refused then return refused end
 
   for i = 1, limits do
-    local arg = 3 * i
-    if args[arg + 2] ~= '0' then
+    if args[3 * i + 2] ~= '0' then
       redis.call('SET', keys[i], now + spent[i], 'PX', div(spent[i] + 999, 1000))
     end
   end
 
   if not key then return reply end
-  local at_reply = #reply
-  if not fields then
-    views = visit and 1 or 0
-    if not make(key, now_ms, views, now_ms, idle, absolute) then
-      reply[at_reply + 1] = 0
-      return reply
-    end
-    created, fields = now_ms, {}
-  elseif not created or created + absolute <= now_ms then
-    -- Expired, deleted, never there, or not a session: in each case there is none to give.
-    reply[at_reply + 1] = 0
-    return reply
+  local idle, absolute = tonumber(args[arg_at - 2]), tonumber(args[arg_at - 1])
+  local created, views = use(key, how, fields, div(now, 1000), idle, absolute)
+  local at = #reply
+  if not created then
+    reply[at + 1] = 0
   else
-    -- HSET and not HINCRBY: it costs the same within this one step, and cannot fail on a damaged number.
-    if visit then views = div(views or 0, 1) + 1 end
-    -- A tenth of the idle lifetime must have passed, so that a busy session is not touched at every request.
-    if not touched or (now_ms - touched) * 10 >= idle then
-      redis.call('HSET', key, '_t', now_ms, '_v', views or 0)
-      redis.call('PEXPIRE', key, lifetime(created, now_ms, idle, absolute))
-    elseif visit then
-      redis.call('HSET', key, '_v', views)
-    end
+    reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = 1, created, views, fields or {}
   end
-  reply[at_reply + 1], reply[at_reply + 2], reply[at_reply + 3] = 1, created, views or 0
-  reply[at_reply + 4] = fields
   return reply
 end
 

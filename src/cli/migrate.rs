@@ -28,7 +28,10 @@ pub(super) fn migrate(config: &Config, check: bool, dry_run: bool) -> Result<u8,
         (0, _) => println!("all {} migrations are applied", steps.len()),
         (_, true) => println!("{pending} of {} migrations are pending", steps.len()),
         (_, false) => {
-            return Err(Failure { code: exit::FAILED, sentence: format!("{pending} migrations are pending") });
+            return Err(Failure {
+                code: exit::FAILED,
+                sentence: format!("{pending} migrations are pending"),
+            });
         }
     }
     Ok(if check && pending > 0 { exit::PENDING } else { exit::OK })

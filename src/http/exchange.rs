@@ -33,6 +33,9 @@ use crate::session::cookie;
 /// Name of the counter of all views; `@` keeps it out of the applications' names.
 const TOTAL: &str = "@views";
 
+/// Integers below this are exact in Lua, whose numbers are doubles.
+const EXACT: u64 = 1 << 53;
+
 /// One request, as extractors and the session's store see it.
 #[derive(Debug)]
 pub(super) struct Exchange {
@@ -175,7 +178,12 @@ impl Exchange {
         let prefix = &self.core.config.redis.prefix;
         if begun.limits.is_none() && !self.policies.is_empty() {
             let (_, sums) = self.call(&mut begun, None, &[name.arg(prefix, by)]).await?;
-            return sums.first().copied().ok_or(Error::Unavailable { retry_after: 1 });
+            match sums.first() {
+                Some(sum) if sum.unsigned_abs() < EXACT => return Ok(*sum),
+                // It was added, but so large a sum lost digits on its way through Lua: read it without.
+                Some(_) => return Ok(counter::value(&self.core.redis, prefix, name).await?),
+                None => return Err(Error::Unavailable { retry_after: 1 }),
+            }
         }
         let counted = counter::add(&self.core.redis, prefix, name, by).await;
         if let Err(counter::Error::Redis(error)) = &counted {

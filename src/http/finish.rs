@@ -146,10 +146,10 @@ async fn store_changes(
 ) -> Option<Refusal> {
     if session.is_modified() && !session.is_empty().await {
         let replaced = exchange.begun().await.origin == Origin::Deleted;
-        if !status.is_server_error() || replaced {
-            if let Err(error) = session.save().await {
-                tracing::debug!(%error, "a session was not stored: {error}");
-            }
+        if (!status.is_server_error() || replaced)
+            && let Err(error) = session.save().await
+        {
+            tracing::debug!(%error, "a session was not stored: {error}");
         }
     }
     match store.outcome() {

@@ -16,6 +16,8 @@ mod routes;
 pub mod security;
 pub mod state;
 mod store;
+#[cfg(test)]
+mod tests;
 mod visitor;
 
 use std::sync::Arc;

@@ -51,10 +51,11 @@ impl Visitor {
         if let Some(visitor) = keyring.read(cookies(), right) {
             return known(visitor, visitor.renew);
         }
-        if secure && core.config.session.secure == Secure::Auto {
-            if let Some(visitor) = keyring.read(cookies(), &core.cookies.plain) {
-                return known(visitor, true);
-            }
+        if secure
+            && core.config.session.secure == Secure::Auto
+            && let Some(visitor) = keyring.read(cookies(), &core.cookies.plain)
+        {
+            return known(visitor, true);
         }
         Self::Anonymous
     }

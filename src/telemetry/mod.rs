@@ -45,12 +45,16 @@ pub enum Error {
     Taken,
 }
 
+/// Libraries that say at ERROR what is an ordinary event here (a session that ended, Redis away), once for each
+/// request. Naming them in `log.level` brings them back.
+const QUIET: &str = "tower_sessions_core=off,fred=off";
+
 /// Sends every event of this process, and of all it forks, to standard error.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn install(log: &Log) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(&log.level)
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", log.level))
         .map_err(|source| Error::Filter { directives: log.level.clone(), reason: source.to_string() })?;
     let terminal = std::io::stderr().is_terminal();
     let form = match (log.format, terminal) {

@@ -1,4 +1,4 @@
-//! `/metrics`: the scoreboard in the OpenMetrics text format, the same totals whichever worker answers.
+//! `/metrics`: the scoreboard in the `OpenMetrics` text format, the same totals whichever worker answers.
 //!
 //! Totals belong to slots and outlive workers, so no counter goes back over a crash or a reload.
 

@@ -49,7 +49,7 @@ pub(super) async fn heavy(Shared(state): Shared<State>, Query(Wanted { n }): Que
 /// By trial division: it is meant to cost time and no memory.
 fn primes_below(n: u32) -> u32 {
     let divides = |candidate: u32| {
-        (3..).step_by(2).take_while(move |d| d * d <= candidate).any(move |d| candidate % d == 0)
+        (3..).step_by(2).take_while(move |d| d * d <= candidate).any(move |d| candidate.is_multiple_of(d))
     };
     let odd = (3..n).step_by(2).filter(|candidate| !divides(*candidate)).count();
     u32::try_from(odd).unwrap_or(u32::MAX) + u32::from(n > 2)

@@ -18,9 +18,8 @@ use crate::app::assets;
 /// Most lanes that are drawn; a page is no dashboard.
 const LANES: usize = 12;
 
-/// Where a lane's boat begins and how far it can get, percent of the lane.
-const START: u64 = 2;
-const COURSE: u64 = 78;
+/// Length of a boat and its flag, pixels.
+const BOAT: i64 = 124;
 
 pub(super) async fn home(
     worker: Worker,
@@ -74,7 +73,9 @@ struct Lane {
     pid: u32,
     requests: String,
     /// Where its boat is, percent of the lane.
-    at: u64,
+    at: i64,
+    /// How much of the boat lies before that, pixels: none at the start, all of it at the finish.
+    back: i64,
     yours: bool,
 }
 
@@ -82,12 +83,16 @@ struct Lane {
 fn lanes(slots: &[SlotSnapshot], serving: usize) -> Vec<Lane> {
     let shown = |slot: &&SlotSnapshot| slot.pid != 0 || slot.slot == serving;
     let most = slots.iter().filter(shown).map(SlotSnapshot::requests).max().unwrap_or(0).max(1);
-    let lane = |slot: &SlotSnapshot| Lane {
-        number: slot.slot + 1,
-        pid: slot.pid,
-        requests: grouped(slot.requests()),
-        at: START + slot.requests().saturating_mul(COURSE) / most,
-        yours: slot.slot == serving,
+    let lane = |slot: &SlotSnapshot| {
+        let at = i64::try_from(slot.requests().saturating_mul(100) / most).unwrap_or(100).min(100);
+        Lane {
+            number: slot.slot + 1,
+            pid: slot.pid,
+            requests: grouped(slot.requests()),
+            at,
+            back: at * BOAT / 100,
+            yours: slot.slot == serving,
+        }
     };
     let mut drawn: Vec<Lane> =
         slots.iter().filter(shown).filter(|slot| slot.slot != serving).take(LANES - 1).map(lane).collect();
@@ -101,7 +106,7 @@ fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() * 2);
     for (at, digit) in digits.char_indices() {
-        if at > 0 && (digits.len() - at) % 3 == 0 {
+        if at > 0 && (digits.len() - at).is_multiple_of(3) {
             grouped.push('\u{2009}');
         }
         grouped.push(digit);

@@ -1,0 +1,231 @@
+//! The whole way of a request with Redis away: what must work, works, and what cannot is a defined answer.
+
+use std::net::SocketAddr;
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use axum::body::Bytes;
+use axum::body::to_bytes;
+use axum::extract::Path;
+use axum::routing::get;
+use http::Request;
+use http::Response;
+use http::header;
+
+use super::extract::Counters;
+use super::extract::Visit;
+use super::*;
+use crate::config;
+use crate::config::Inputs;
+use crate::config::schema::RedisUrl;
+use crate::redis::Redis;
+use crate::scoreboard::Scoreboard;
+
+fn parts() -> Parts {
+    let config = config::load(&Inputs::default()).unwrap();
+    let url = RedisUrl::unix(std::path::Path::new("/nonexistent/redis.sock"));
+    Parts {
+        redis: Redis::new(&config.redis, &url, "test").unwrap(),
+        config: Arc::new(config),
+        scoreboard: Arc::new(Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap()),
+        worker: Worker::new(4711, 0, 1, "host"),
+        phase: Phase::default(),
+    }
+}
+
+async fn explode() -> &'static str {
+    panic!("on purpose")
+}
+
+fn app() -> App {
+    Arc::new(|state| {
+        Router::new()
+            .route("/hello", get(|worker: Worker| async move { worker.pid().to_string() }))
+            .route("/visit", get(|visit: Visit| async move { visit.views().to_string() }))
+            .route("/deaf", get(|visit: Result<Visit, Error>| async move { format!("{}", visit.is_ok()) }))
+            .route(
+                "/count/{name}",
+                get(|counters: Counters, Path(name): Path<String>| async move {
+                    counters.value(&name).await.map(|value| value.to_string())
+                }),
+            )
+            .route(
+                "/write",
+                get(|session: tower_sessions::Session| async move {
+                    session
+                        .insert("a", 1)
+                        .await
+                        .map_err(|error| (http::StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))
+                }),
+            )
+            .route("/panic", get(explode).post(|body: Bytes| async move { body.len().to_string() }))
+            .with_state(state)
+    })
+}
+
+async fn send(face: &Face, request: Request<Body>) -> (Response<()>, String) {
+    let response = face.call(request, SocketAddr::from(([127, 0, 0, 1], 9))).await;
+    let (head, body) = response.into_parts();
+    let body = to_bytes(body, 1 << 20).await.unwrap();
+    (Response::from_parts(head, ()), String::from_utf8(body.to_vec()).unwrap())
+}
+
+async fn ask(face: &Face, path: &str) -> (Response<()>, String) {
+    send(face, Request::get(path).body(Body::empty()).unwrap()).await
+}
+
+#[tokio::test]
+async fn without_redis_stateless_routes_work_and_stateful_ones_are_503_without_a_cookie() {
+    let face = public(&parts(), &app());
+    let (head, body) = ask(&face, "/hello").await;
+    assert_eq!((head.status().as_u16(), body.as_str()), (200, "4711"));
+    for path in ["/visit", "/deaf", "/count/a", "/write"] {
+        let (head, body) = ask(&face, path).await;
+        assert_eq!(head.status(), 503, "{path} {body}");
+        assert_eq!(head.headers()[header::RETRY_AFTER], "1", "{path}");
+        assert!(body.contains("#temporary-reduced-capacity"), "{path} {body}");
+        assert!(!head.headers().contains_key(header::SET_COOKIE), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn every_response_names_its_worker_and_request() {
+    let parts = parts();
+    let (visitors, operators) = (public(&parts, &app()), admin(&parts));
+    for path in ["/hello", "/nothing", "/panic", "/visit", "/count/a%20b"] {
+        let (head, _) = ask(&visitors, path).await;
+        assert_eq!(head.headers()["x-worker-id"], "4711", "{path}");
+        assert!(head.headers().contains_key("x-request-id"), "{path}");
+    }
+    for path in ["/livez", "/readyz", "/metrics", "/fleet.json", "/nothing"] {
+        assert_eq!(ask(&operators, path).await.0.headers()["x-worker-id"], "4711", "{path}");
+    }
+}
+
+#[tokio::test]
+async fn mistakes_of_the_client_are_problem_documents() {
+    let face = public(&parts(), &app());
+    let limit = parts().config.http.body_limit;
+    let post = |path: &str, body: Vec<u8>| Request::post(path).body(Body::from(body)).unwrap();
+    let cases = [
+        (Request::get("/nothing").body(Body::empty()).unwrap(), 404),
+        (post("/hello", vec![]), 405),
+        (post("/panic", vec![0; limit + 1]), 413),
+        (Request::get("/count/a%20b").body(Body::empty()).unwrap(), 400),
+    ];
+    for (request, status) in cases {
+        let shown = format!("{} {}", request.method(), request.uri());
+        let (head, body) = send(&face, request).await;
+        assert_eq!(head.status(), status, "{shown}");
+        assert_eq!(head.headers()[header::CONTENT_TYPE], problem::CONTENT_TYPE, "{shown}");
+        assert_eq!(serde_json::from_str::<serde_json::Value>(&body).unwrap()["status"], status, "{shown}");
+    }
+    let (head, body) = send(&face, post("/panic", vec![0; limit])).await;
+    assert_eq!((head.status().as_u16(), body), (200, limit.to_string()));
+}
+
+#[tokio::test]
+async fn a_body_of_unknown_length_is_bounded_too() {
+    let face = public(&parts(), &app());
+    let limit = parts().config.http.body_limit;
+    let endless = http_body_util::BodyExt::map_err(
+        http_body_util::Full::new(Bytes::from(vec![0; limit + 1])),
+        |never| match never {},
+    );
+    // A boxed stream hides its length.
+    let request = Request::post("/panic").body(Body::new(Unsized(endless))).unwrap();
+    assert_eq!(send(&face, request).await.0.status(), 413);
+}
+
+/// A body that does not tell its length.
+struct Unsized<B>(B);
+
+impl<B: http_body::Body<Data = Bytes, Error = axum::Error> + Unpin> http_body::Body for Unsized<B> {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: std::pin::Pin<&mut Self>,
+        context: &mut std::task::Context<'_>,
+    ) -> std::task::Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        std::pin::Pin::new(&mut self.0).poll_frame(context)
+    }
+}
+
+#[tokio::test]
+async fn a_panic_costs_one_request() {
+    let parts = parts();
+    let face = public(&parts, &app());
+    let (head, body) = ask(&face, "/panic").await;
+    assert_eq!(head.status(), 500);
+    assert!(!body.contains("purpose"), "{body}");
+    assert_eq!(ask(&face, "/hello").await.0.status(), 200);
+    let slot = parts.scoreboard.row(0).snapshot(0);
+    assert_eq!((slot.in_flight, slot.responses[5], slot.responses[2]), (0, 1, 1));
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_is_not_in_flight_any_more() {
+    let parts = parts();
+    let face = public(&parts, &app());
+    let call =
+        face.call(Request::get("/hello").body(Body::empty()).unwrap(), SocketAddr::from(([127, 0, 0, 1], 9)));
+    drop(call);
+    let waiting =
+        public(&parts, &(Arc::new(|_| Router::new().route("/", get(std::future::pending::<()>))) as App));
+    let mut call = Box::pin(
+        waiting.call(Request::get("/").body(Body::empty()).unwrap(), SocketAddr::from(([127, 0, 0, 1], 9))),
+    );
+    assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx))).await.is_pending());
+    assert_eq!(parts.scoreboard.row(0).snapshot(0).in_flight, 1);
+    drop(call);
+    assert_eq!(parts.scoreboard.row(0).snapshot(0).in_flight, 0);
+}
+
+#[tokio::test]
+async fn readiness_waits_for_the_first_redis_survives_its_loss_and_ends_with_the_drain() {
+    let parts = parts();
+    let operators = admin(&parts);
+    let visitors = public(&parts, &app());
+    let (head, body) = ask(&operators, "/readyz").await;
+    assert_eq!(head.status(), 503);
+    assert!(body.contains("\"unready\"") && body.contains("reason"), "{body}");
+    parts.scoreboard.set_redis_reached();
+    let (head, body) = ask(&operators, "/readyz").await;
+    assert!(head.status() == 200 && body.contains("\"degraded\""), "{body}");
+    parts.phase.begin_drain();
+    let (head, body) = ask(&operators, "/readyz").await;
+    assert!(head.status() == 503 && body.contains("draining"), "{body}");
+    assert_eq!(ask(&operators, "/livez").await.0.status(), 200);
+    assert_eq!(ask(&visitors, "/hello").await.0.headers()[header::CONNECTION], "close");
+}
+
+#[tokio::test]
+async fn a_trusted_proxys_request_id_is_kept_and_another_ones_is_not() {
+    let face = public(&parts(), &app());
+    for (peer, expected) in [([127, 0, 0, 1], true), ([203, 0, 113, 1], false)] {
+        let request = Request::get("/hello").header("x-request-id", "abc-1").body(Body::empty()).unwrap();
+        let response = face.call(request, SocketAddr::from((peer, 9))).await;
+        assert_eq!(response.headers()["x-request-id"] == "abc-1", expected);
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_openmetrics_and_count_every_answer() {
+    let parts = parts();
+    parts.scoreboard.set_slots(1);
+    let face = public(&parts, &app());
+    ask(&face, "/hello").await;
+    ask(&face, "/visit").await;
+    let (_, text) = ask(&admin(&parts), "/metrics").await;
+    for line in [
+        "regatta_requests_total{slot=\"0\",class=\"2xx\"} 1",
+        "regatta_requests_total{slot=\"0\",class=\"5xx\"} 1",
+        "regatta_requests_unavailable_total{slot=\"0\"} 1",
+        "regatta_request_duration_seconds_count 2",
+        "regatta_request_duration_seconds_bucket{le=\"+Inf\"} 2",
+        "# EOF",
+    ] {
+        assert!(text.contains(line), "{line} is not in\n{text}");
+    }
+}
