@@ -10,6 +10,7 @@ mod browser; // the page in a real browser
 mod config_errors; // mistakes are one sentence and an exit code
 mod cookies; // only our own cookies count
 mod crash; // what a crash costs, and what not
+mod deploy; // manifests and compose agree with each other and with the settings
 mod exact; // counts are exact
 mod heal; // what Redis forgets is put back
 mod http2; // HTTP/2 without TLS
@@ -17,6 +18,7 @@ mod http_bounds; // what a client may send, and how slowly
 mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
 mod metrics; // what operators read
+mod nginx; // the shipped proxy configuration
 mod proxy; // who a client is
 mod redis_away; // Redis away is a defined state
 mod serve; // the main job
