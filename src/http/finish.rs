@@ -30,6 +30,9 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 
+/// Headers that this room adds to a response, at most.
+const HEADERS: usize = 12;
+
 /// Longest request id that is taken over, bytes.
 const REQUEST_ID_MAX: usize = 128;
 
@@ -194,6 +197,8 @@ fn forbid_storing(headers: &mut HeaderMap) {
 /// Headers of every response, whatever became of its request.
 pub(super) fn dress(response: &mut Response<Body>, core: &Core, head: &Head) {
     let headers = response.headers_mut();
+    // One growth of the table instead of three.
+    headers.reserve(HEADERS);
     headers.insert(WORKER_ID, core.worker_id.clone());
     headers.insert(REQUEST_ID, head.request_id.clone());
     security::harden(headers);
