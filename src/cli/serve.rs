@@ -63,6 +63,8 @@ enum Error {
 /// Runs the fleet until it has stopped.
 pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Failure> {
     telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let signals = supervisor::take_signals().map_err(Error::Supervisor);
+    let signals = signals.map_err(|error| Failure::new(exit::FAILED, &error))?;
     let _running = claim(&config.run_dir).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let slots = slots(&config);
     let (addresses, listeners) = listener::open(&config.listen, config.admin.listen, slots)
@@ -99,7 +101,7 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
             app: Arc::clone(app),
         })
     };
-    let supervisor = Supervisor::new(settings, listeners, server, &scoreboard, &entry);
+    let supervisor = Supervisor::new(settings, signals, listeners, server, &scoreboard, &entry);
     let outcome = supervisor.and_then(Supervisor::run);
     ended(outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))?)
 }

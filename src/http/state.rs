@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::OnceLock;
+use std::sync::PoisonError;
+use std::sync::RwLock;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -12,6 +13,7 @@ use std::time::Instant;
 use http::HeaderValue;
 
 use crate::config::schema::Config;
+use crate::config::schema::Secret;
 use crate::http::offload;
 use crate::http::offload::Offload;
 use crate::limiter::Policies;
@@ -23,6 +25,9 @@ use crate::scoreboard::snapshot::Snapshot;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
 use crate::session::store::Lifetimes;
+
+/// Stands for configured keys, which never change.
+const CONFIGURED: u64 = u64::MAX;
 
 /// Builds the application's routes in each worker.
 pub type App = Arc<dyn Fn(State) -> axum::Router + Send + Sync>;
@@ -161,7 +166,8 @@ pub(super) struct Core {
     /// `X-Worker-Id`, made once: it goes with every response.
     pub(super) worker_id: HeaderValue,
     started: Instant,
-    keyring: OnceLock<Keyring>,
+    /// The keys in use, and of which version of the generated ones they are made.
+    keyring: RwLock<Option<(u64, Arc<Keyring>)>>,
     requests: RequestIds,
 }
 
@@ -175,10 +181,6 @@ pub(super) struct CookieNames {
 impl Core {
     pub(super) fn new(parts: &Parts) -> Self {
         let config = &parts.config;
-        let keyring = OnceLock::new();
-        if let Some(configured) = Keyring::new(config.session.secrets.iter().map(|secret| secret.expose())) {
-            let _ = keyring.set(configured);
-        }
         Self {
             config: Arc::clone(config),
             redis: parts.redis.clone(),
@@ -194,18 +196,26 @@ impl Core {
             },
             worker_id: HeaderValue::from(parts.worker.pid),
             started: Instant::now(),
-            keyring,
+            keyring: RwLock::new(None),
             requests: RequestIds::new(parts.worker.pid),
         }
     }
 
     /// The cookies' keys; `None` until Redis, which keeps the generated one, was reached for the first time.
-    pub(super) fn keyring(&self) -> Option<&Keyring> {
-        if self.keyring.get().is_none() {
-            let secret = self.redis.generated_secret()?;
-            let _ = self.keyring.set(Keyring::new([secret.as_slice()])?);
+    pub(super) fn keyring(&self) -> Option<Arc<Keyring>> {
+        let version =
+            if self.config.session.secrets.is_empty() { self.redis.secrets_version() } else { CONFIGURED };
+        let known = self.keyring.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, keyring)) = known.filter(|(of, _)| *of == version) {
+            return Some(keyring);
         }
-        self.keyring.get()
+        let keyring = match version {
+            CONFIGURED => Keyring::new(self.config.session.secrets.iter().map(Secret::expose)),
+            _ => Keyring::new(self.redis.generated_secrets().iter().map(Vec::as_slice)),
+        };
+        let keyring = Arc::new(keyring?);
+        *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Some((version, Arc::clone(&keyring)));
+        Some(keyring)
     }
 
     /// This worker's row of the table.

@@ -18,6 +18,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fred::types::Value;
@@ -37,6 +39,8 @@ pub use once::once;
 
 /// Calls that may wait for Redis at the same time, per worker; more are refused at once.
 const IN_FLIGHT_MAX: usize = 512;
+/// Signing keys that are remembered.
+const SECRETS_KEPT: usize = 3;
 /// Longest wait in [`Redis::first_attempt`].
 const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(1500);
 
@@ -73,7 +77,10 @@ struct Inner {
     healing: Mutex<()>,
     /// Told when a call met a server that no longer takes writes.
     doubt: Notify,
-    secret: RwLock<Option<Vec<u8>>>,
+    /// Signing keys that were the fleet's, the present one first.
+    secrets: RwLock<Vec<Vec<u8>>>,
+    /// Grows with each new key.
+    secrets_version: AtomicU64,
 }
 
 impl fmt::Debug for Redis {
@@ -100,7 +107,8 @@ impl Redis {
             permits: Semaphore::new(IN_FLIGHT_MAX),
             healing: Mutex::new(()),
             doubt: Notify::new(),
-            secret: RwLock::new(None),
+            secrets: RwLock::default(),
+            secrets_version: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -179,9 +187,16 @@ impl Redis {
         }
     }
 
-    /// The fleet's signing key that is kept in Redis, once it is known; 32 bytes.
-    pub fn generated_secret(&self) -> Option<Vec<u8>> {
-        self.inner.secret()
+    /// The fleet's signing keys that are or were kept in Redis, the present one first; none until Redis was reached.
+    ///
+    /// There is a second one only after Redis lost the first (`FLUSHALL`) and another worker was there before us.
+    pub fn generated_secrets(&self) -> Vec<Vec<u8>> {
+        self.inner.secrets.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Changes whenever [`Redis::generated_secrets`] does; 0 while there is none.
+    pub fn secrets_version(&self) -> u64 {
+        self.inner.secrets_version.load(Relaxed)
     }
 
     /// Calls a function; if the server does not have our code, loads it and calls once more.
@@ -251,10 +266,18 @@ impl Inner {
     }
 
     fn secret(&self) -> Option<Vec<u8>> {
-        self.secret.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.secrets.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
     }
 
+    /// Takes note of the key that Redis has now; cookies signed with the one before stay good here.
     fn set_secret(&self, secret: Vec<u8>) {
-        *self.secret.write().unwrap_or_else(PoisonError::into_inner) = Some(secret);
+        let mut known = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
+        if known.first() == Some(&secret) {
+            return;
+        }
+        known.retain(|old| *old != secret);
+        known.insert(0, secret);
+        known.truncate(SECRETS_KEPT);
+        self.secrets_version.fetch_add(1, Relaxed);
     }
 }

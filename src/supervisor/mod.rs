@@ -46,6 +46,17 @@ pub const SIGNALS: &[(Signal, &str, &str)] = &[
 const IGNORED: &[Signal] =
     &[Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGPIPE];
 
+/// Takes the signals of a supervisor: from now on they wait to be read instead of ending the process.
+///
+/// To be called before anything is bound or started, so that a stop in that moment is a stop like any other.
+///
+/// # Errors
+/// When the kernel refuses the descriptor.
+pub fn take_signals() -> io::Result<Signals> {
+    let taken: Vec<Signal> = SIGNALS.iter().map(|row| row.0).chain(IGNORED.iter().copied()).collect();
+    Signals::take(&taken)
+}
+
 /// How a fleet ended.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Outcome {
@@ -113,16 +124,15 @@ impl<'a> Supervisor<'a> {
     /// A supervisor over these listeners, one slot each; `entry` is the life of a worker.
     ///
     /// # Errors
-    /// When the kernel refuses the signal descriptor or the life-line.
+    /// When the kernel refuses the life-line.
     pub fn new(
         settings: Settings,
+        signals: Signals,
         listeners: Vec<SlotListeners>,
         server: Option<RedisServer>,
         scoreboard: &'a Scoreboard,
         entry: Entry<'a>,
     ) -> io::Result<Self> {
-        let taken: Vec<Signal> = SIGNALS.iter().map(|row| row.0).chain(IGNORED.iter().copied()).collect();
-        let signals = Signals::take(&taken)?;
         let (lifeline, held) = fd::pipe()?;
         proc::adopt_orphans()?;
         scoreboard.set_slots(listeners.len());

@@ -5,6 +5,8 @@ use std::fs::DirBuilder;
 use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
+use std::io::Read;
+use std::io::Write;
 use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -20,6 +22,9 @@ pub const PROGRAMS: &[&str] = &["redis-server", "valkey-server"];
 
 /// Longest path of a Unix socket, without the final zero; unix(7).
 const SOCKET_PATH_MAX: usize = 107;
+
+/// Longest wait for one answer.
+const PATIENCE: Duration = Duration::from_millis(200);
 
 /// Why the private Redis could not be prepared.
 #[derive(Debug, thiserror::Error)]
@@ -128,9 +133,17 @@ impl RedisServer {
         proc::spawn_program(&self.program, arguments, &self.folder, &*self.lock)
     }
 
-    /// Whether it takes connections.
+    /// Whether it has read its data and answers; until then it says LOADING.
     pub(super) fn answers(&self) -> bool {
-        UnixStream::connect(self.socket()).is_ok()
+        let asked = || -> io::Result<bool> {
+            let mut stream = UnixStream::connect(self.socket())?;
+            stream.set_read_timeout(Some(PATIENCE))?;
+            stream.write_all(b"PING\r\n")?;
+            let mut answer = [0; 5];
+            stream.read_exact(&mut answer)?;
+            Ok(&answer == b"+PONG")
+        };
+        asked().unwrap_or(false)
     }
 }
 

@@ -21,10 +21,10 @@ use hyper_util::rt::TokioTimer;
 use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::Semaphore;
 
 use crate::scoreboard::Scoreboard;
+use crate::scoreboard::row::Row;
 use crate::worker::connection::Connections;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Order;
@@ -56,12 +56,24 @@ pub(super) struct Hall {
     pub(super) builder: Arc<auto::Builder<TokioExecutor>>,
     /// All open connections.
     pub(super) connections: Arc<Connections>,
-    /// One permit per connection.
-    pub(super) permits: Arc<Semaphore>,
     /// Where they are counted.
     pub(super) scoreboard: Arc<Scoreboard>,
     /// This worker's slot.
     pub(super) slot: usize,
+}
+
+/// One listener, what answers on it, and how many connections it may serve at once.
+#[derive(Debug, Clone)]
+pub(super) struct Door<A> {
+    /// Where connections come from.
+    pub(super) listener: Arc<TcpListener>,
+    /// What answers on them.
+    pub(super) answer: A,
+    /// One permit per connection that is served. Each audience has its own: visitors who take every place must not
+    /// keep an operator, or a health check, from being answered.
+    pub(super) permits: Arc<Semaphore>,
+    /// What all connections share.
+    pub(super) hall: Hall,
 }
 
 /// hyper's connections with our bounds.
@@ -79,16 +91,22 @@ pub(super) fn builder(header_limit: usize) -> auto::Builder<TokioExecutor> {
     builder
 }
 
-impl Hall {
+impl<A: Answer> Door<A> {
     /// Accepts for ever; the caller drops the future to stop.
     ///
     /// # Cancel safety
     /// A connection is either still in the listener's queue or served by a task of its own.
-    pub(super) async fn accept<A: Answer>(self, listener: Arc<TcpListener>, answer: A) {
+    pub(super) async fn accept(self) {
         loop {
-            let Ok(permit) = Arc::clone(&self.permits).acquire_owned().await else { return };
-            match listener.accept().await {
-                Ok((stream, peer)) => self.admit(stream, peer, answer.clone(), permit),
+            match self.listener.accept().await {
+                Ok((stream, peer)) => {
+                    self.admit(stream, peer);
+                    // One connection beyond the bound waits in its task, all others in the listener's queue. The
+                    // semaphore is fair: this wait ends after that task's.
+                    if self.permits.acquire().await.is_err() {
+                        return;
+                    }
+                }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, "cannot accept: {error}");
@@ -98,29 +116,37 @@ impl Hall {
         }
     }
 
-    /// Accepts what waits in the queue now; false when there was nothing.
+    /// Accepts what waits in the queue now, beyond the bound if need be: it is the last chance of what is there.
     ///
-    /// Without a permit left it says true: something may wait that cannot be taken yet.
-    pub(super) fn accept_queued<A: Answer>(&self, listener: &TcpListener, answer: &A) -> bool {
+    /// Returns whether there was anything.
+    pub(super) fn accept_queued(&self) -> bool {
         let mut any = false;
         let mut context = Context::from_waker(Waker::noop());
-        loop {
-            let Ok(permit) = Arc::clone(&self.permits).try_acquire_owned() else { return true };
-            let Poll::Ready(Ok((stream, peer))) = listener.poll_accept(&mut context) else { return any };
-            self.admit(stream, peer, answer.clone(), permit);
+        while let Poll::Ready(Ok((stream, peer))) = self.listener.poll_accept(&mut context) {
             any = true;
+            self.admit(stream, peer);
         }
+        any
     }
 
-    fn admit<A: Answer>(&self, stream: TcpStream, peer: SocketAddr, answer: A, permit: OwnedSemaphorePermit) {
-        let entry = self.connections.open();
-        self.scoreboard.row(self.slot).connection_opened();
-        let hall = self.clone();
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+        let entry = self.hall.connections.open();
+        self.hall.row().connection_opened();
+        let door = self.clone();
         tokio::spawn(async move {
-            hall.serve(stream, peer, answer, entry).await;
-            hall.scoreboard.row(hall.slot).connection_closed();
-            drop(permit);
+            if let Ok(_permit) = door.permits.acquire().await {
+                entry.seat();
+                door.hall.serve(stream, peer, door.answer.clone(), entry).await;
+            }
+            door.hall.row().connection_closed();
         });
+    }
+}
+
+impl Hall {
+    /// This worker's row of the table.
+    pub(super) fn row(&self) -> Row<'_> {
+        self.scoreboard.row(self.slot)
     }
 
     async fn serve<A: Answer>(&self, stream: TcpStream, peer: SocketAddr, answer: A, entry: Entry) {

@@ -51,13 +51,24 @@ pub(super) struct Patience {
     pub(super) idle: Duration,
 }
 
+/// What a connection does while no request is under way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Pause {
+    /// It was accepted and waits for its turn, for which it cannot be blamed.
+    Waiting,
+    /// A header is being read: from its first byte on, or from the connection's start.
+    Header,
+    /// Nothing has come since the last request.
+    Idle,
+}
+
 /// One connection's state.
 #[derive(Debug)]
 pub(super) struct Connection {
     /// Requests being answered; more than one only in HTTP/2.
     active: AtomicU32,
-    /// 1 while a header is being read, that is from its first byte on, or from the accept.
-    in_header: AtomicU8,
+    /// What it does while no request is under way, as [`Pause`].
+    pause: AtomicU8,
     /// Tick of the last change of the two above.
     since: AtomicU64,
     order: AtomicU8,
@@ -68,7 +79,7 @@ impl Connection {
     fn new(now: u64) -> Self {
         Self {
             active: AtomicU32::new(0),
-            in_header: AtomicU8::new(1),
+            pause: AtomicU8::new(Pause::Waiting as u8),
             since: AtomicU64::new(now),
             order: AtomicU8::new(Order::Serve as u8),
             told: Notify::new(),
@@ -164,7 +175,11 @@ impl Connections {
         };
         let (header, idle) = (ticks(self.patience.header), ticks(self.patience.idle));
         for connection in self.lock().values().filter(|connection| !connection.is_busy()) {
-            let patience = if connection.in_header.load(Relaxed) == 1 { header } else { idle };
+            let patience = match connection.pause.load(Relaxed) {
+                waiting if waiting == Pause::Waiting as u8 => continue,
+                reading if reading == Pause::Header as u8 => header,
+                _ => idle,
+            };
             if now.saturating_sub(connection.since.load(Relaxed)) > patience {
                 connection.tell(Order::Cut);
             }
@@ -181,6 +196,12 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    /// Its turn has come: from now on its first header is waited for.
+    pub(super) fn seat(&self) {
+        self.connection.since.store(self.all.tick.load(Relaxed), Relaxed);
+        self.connection.pause.store(Pause::Header as u8, Relaxed);
+    }
+
     /// A request's header is complete; it is under way until the guard is dropped.
     pub(super) fn request(&self) -> UnderWay {
         UnderWay::begin(&self.connection, &self.all)
@@ -209,7 +230,7 @@ pub(super) struct UnderWay {
 impl UnderWay {
     fn begin(connection: &Arc<Connection>, all: &Arc<Connections>) -> Self {
         connection.active.fetch_add(1, Relaxed);
-        connection.in_header.store(0, Relaxed);
+        connection.pause.store(Pause::Idle as u8, Relaxed);
         Self { connection: Arc::clone(connection), all: Arc::clone(all) }
     }
 }
@@ -266,9 +287,9 @@ impl AsyncRead for Watched {
         let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if buffer.filled().len() > before
             && !self.connection.is_busy()
-            && self.connection.in_header.load(Relaxed) == 0
+            && self.connection.pause.load(Relaxed) == Pause::Idle as u8
         {
-            self.connection.in_header.store(1, Relaxed);
+            self.connection.pause.store(Pause::Header as u8, Relaxed);
             self.connection.since.store(self.all.tick.load(Relaxed), Relaxed);
         }
         polled
@@ -320,13 +341,16 @@ mod tests {
     #[test]
     fn a_header_that_never_ends_is_cut_and_a_long_request_is_not() {
         let all = connections();
-        let (slow, busy) = (all.open(), all.open());
+        let (slow, busy, waiting) = (all.open(), all.open(), all.open());
+        slow.seat();
+        busy.seat();
         let under_way = busy.request();
         for _ in 0..20 {
             all.sweep();
         }
         assert_eq!(order(&slow), Order::Cut as u8);
         assert_eq!(order(&busy), Order::Serve as u8);
+        assert_eq!(order(&waiting), Order::Serve as u8);
         drop(under_way);
         for _ in 0..10 {
             all.sweep();

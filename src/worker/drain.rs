@@ -1,9 +1,8 @@
 //! How a worker leaves (lame duck): answer everything that was begun, refuse nothing that was queued.
 
-use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::sleep_until;
@@ -12,6 +11,7 @@ use tokio::time::timeout_at;
 use crate::config::schema::Drain;
 use crate::sys::socket;
 use crate::worker::accept::Answer;
+use crate::worker::accept::Door;
 use crate::worker::accept::Hall;
 use crate::worker::connection::Order;
 
@@ -20,9 +20,6 @@ const QUIET: Duration = Duration::from_millis(50);
 
 /// How long an orphan may take in all: its successors need its port.
 const ORPHAN: Duration = Duration::from_millis(600);
-
-/// One listener and what answers on it.
-pub(super) type Door<A> = (Arc<TcpListener>, A);
 
 /// Deadlines of one leaving.
 #[derive(Debug, Clone, Copy)]
@@ -48,29 +45,27 @@ impl Schedule {
 /// Lets the queues run dry and closes the listeners, without resetting a connection that was made.
 ///
 /// New connections are ignored by the kernel from the end of the grace on; what it had already taken is accepted.
-pub(super) async fn close<A: Answer>(hall: &Hall, doors: &[Door<A>], schedule: &Schedule) {
-    let accepting = tokio::task::JoinSet::from_iter(
-        doors.iter().map(|(listener, answer)| hall.clone().accept(Arc::clone(listener), answer.clone())),
-    );
+pub(super) async fn close<A: Answer>(doors: &[Door<A>], schedule: &Schedule) {
+    let accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     sleep(schedule.grace).await;
-    for (listener, _) in doors {
-        if let Err(error) = socket::refuse_new(listener) {
+    for door in doors {
+        if let Err(error) = socket::refuse_new(&door.listener) {
             tracing::warn!(%error, "cannot keep new connections off a closing listener");
         }
     }
+    drop(accepting);
     let quiet_by = schedule.cut_at.min(Instant::now() + 4 * QUIET);
     let mut quiet_since = Instant::now();
-    drop(accepting);
     while quiet_since.elapsed() < QUIET && Instant::now() < quiet_by {
-        for (listener, answer) in doors {
-            if hall.accept_queued(listener, answer) {
+        for door in doors {
+            if door.accept_queued() {
                 quiet_since = Instant::now();
             }
         }
         sleep(QUIET / 10).await;
     }
-    for (listener, _) in doors {
-        if let Err(error) = socket::stop_listening(listener) {
+    for door in doors {
+        if let Err(error) = socket::stop_listening(&door.listener) {
             tracing::debug!(%error, "listener was closed already");
         }
     }

@@ -25,11 +25,11 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use accept::Answer;
+use accept::Door;
 use accept::Hall;
 use connection::Connections;
 use connection::Patience;
 use connection::TICK;
-use drain::Door;
 use drain::Schedule;
 
 use crate::config::schema::Config;
@@ -151,19 +151,16 @@ async fn live(start: Start) -> Result<(), Error> {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))
     }));
     let (public, admin) = faces.map_err(|panic| Error::App(message(panic.as_ref())))?;
-    let doors = doors(start.listeners, &public, &admin).map_err(Error::Listeners)?;
+    let hall = hall(&start.config, &start.scoreboard, start.slot);
+    let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     if let Health::Down { reason } = redis.first_attempt().await {
         tracing::warn!(%reason, "serving without Redis for now: {reason}");
     }
     heartbeat::note_redis(&start.scoreboard, start.slot, &redis);
-    let hall = hall(&start.config, &start.scoreboard, start.slot);
     let mut tasks = JoinSet::new();
     tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, redis));
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
-    let mut accepting: JoinSet<()> = doors
-        .iter()
-        .map(|(listener, face)| hall.clone().accept(Arc::clone(listener), face.clone()))
-        .collect();
+    let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     let _ = writeln!(File::from(start.report), "ready");
     let schedule = tokio::select! {
         _ = leave.recv() => Schedule::configured(&start.config.drain, Instant::now()),
@@ -178,19 +175,19 @@ async fn live(start: Start) -> Result<(), Error> {
 /// Drains; a supervisor that dies meanwhile shortens it.
 async fn depart(hall: &Hall, doors: &[Door<Face>], schedule: Schedule, lifeline: &Receiver) {
     let drained = async {
-        drain::close(hall, doors, &schedule).await;
+        drain::close(doors, &schedule).await;
         drain::finish(hall, &schedule).await
     };
     let cut = tokio::select! {
         cut = drained => cut,
         () = orphaned(lifeline) => {
             let schedule = Schedule::orphaned(Instant::now());
-            drain::close(hall, doors, &schedule).await;
+            drain::close(doors, &schedule).await;
             drain::finish(hall, &schedule).await
         }
     };
     if cut > 0 {
-        hall.scoreboard.row(hall.slot).connections_cut(cut as u64);
+        hall.row().connections_cut(cut as u64);
         tracing::warn!(
             connections = cut,
             "cut {cut} connections that were still open at the drain's deadline"
@@ -215,10 +212,23 @@ const OTHERS: &[Signal] = &[
     Signal::SIGTTOU,
 ];
 
-fn doors(listeners: SlotListeners, public: &Face, admin: &Face) -> io::Result<Vec<Door<Face>>> {
-    let open = |listener, face: &Face| Ok((Arc::new(TcpListener::from_std(listener)?), face.clone()));
-    let public = listeners.public.into_iter().map(|listener| open(listener, public));
-    public.chain([open(listeners.admin, admin)]).collect()
+/// Connections that operators may have open at once.
+const OPERATORS: usize = 64;
+
+fn doors(
+    listeners: SlotListeners,
+    hall: &Hall,
+    [public, admin]: [Face; 2],
+    config: &Config,
+) -> io::Result<Vec<Door<Face>>> {
+    let door = |listener, answer: &Face, permits: &Arc<Semaphore>| {
+        let listener = Arc::new(TcpListener::from_std(listener)?);
+        Ok(Door { listener, answer: answer.clone(), permits: Arc::clone(permits), hall: hall.clone() })
+    };
+    let visitors = Arc::new(Semaphore::new(config.http.connections));
+    let operators = Arc::new(Semaphore::new(OPERATORS));
+    let public_doors = listeners.public.into_iter().map(|listener| door(listener, &public, &visitors));
+    public_doors.chain([door(listeners.admin, &admin, &operators)]).collect()
 }
 
 fn hall(config: &Config, scoreboard: &Arc<Scoreboard>, slot: usize) -> Hall {
@@ -226,7 +236,6 @@ fn hall(config: &Config, scoreboard: &Arc<Scoreboard>, slot: usize) -> Hall {
     Hall {
         builder: Arc::new(accept::builder(config.http.header_limit)),
         connections: Arc::new(Connections::new(patience)),
-        permits: Arc::new(Semaphore::new(config.http.connections)),
         scoreboard: Arc::clone(scoreboard),
         slot,
     }

@@ -2,11 +2,29 @@
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
-    reason = "whatever fails in a test shall end it, helpers included"
+    clippy::print_stderr,
+    reason = "a test that cannot go on says so by panicking, also from the harness"
 )]
 
-mod state_begin;
-mod state_faults;
-mod state_migrations;
-mod state_session;
-mod support;
+mod browser; // the page in a real browser
+mod config_errors; // mistakes are one sentence and an exit code
+mod cookies; // only our own cookies count
+mod crash; // what a crash costs, and what not
+mod deploy; // manifests and compose agree with each other and with the settings
+mod exact; // counts are exact
+mod heal; // what Redis forgets is put back
+mod http2; // HTTP/2 without TLS
+mod http_bounds; // what a client may send, and how slowly
+mod layers; // the house rules: floors, walls, sizes
+mod limits; // rate limits hold over all workers
+mod metrics; // what operators read
+mod nginx; // the shipped proxy configuration
+mod proxy; // who a client is
+mod redis_away; // Redis away is a defined state
+mod serve; // the main job
+mod state_begin; // the one round trip, and what it leaves in Redis
+mod state_faults; // the client library under faults
+mod state_migrations; // ledger, checksum, lock
+mod state_session; // sessions merge, end, and stay ended
+mod stop; // nothing begun is dropped
+mod support; // the harness

@@ -333,8 +333,8 @@ async fn fleets_with_other_prefixes_are_strangers_and_with_the_same_are_one() {
         connect(&server, "one", Mode::Auto).await,
         connect(&server, "other", Mode::Auto).await,
     ];
-    assert_eq!(one.generated_secret(), same.generated_secret());
-    assert_ne!(one.generated_secret(), other.generated_secret());
+    assert_eq!(one.generated_secrets(), same.generated_secrets());
+    assert_ne!(one.generated_secrets(), other.generated_secrets());
     assert!(server.keys().iter().all(|key| key.starts_with("one:") || key.starts_with("other:")));
     let name = regatta::counter::Name::parse("hits").unwrap();
     assert_eq!(regatta::counter::add(&one, "one", &name, 3).await, Ok(3));

@@ -1,6 +1,9 @@
 //! The shipped fleet: the library's command line around the application in `app/`.
 mod app;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> std::process::ExitCode {
     regatta::Fleet::new(app::router).run()
 }

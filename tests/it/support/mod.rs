@@ -1,3 +1,8 @@
-//! What tests stand on: servers of their own that end with them.
+//! What every promise is tested with: a real fleet, a real Redis, a plain client, and deadlines.
 
+pub(crate) mod client;
+pub(crate) mod fleet;
+pub(crate) mod load;
+pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod wait;

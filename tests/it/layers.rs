@@ -1,0 +1,256 @@
+//! The house rules of `docs/ARCHITECTURE.md`, held by a test: floors, walls, and the size of a file.
+
+use std::fs;
+use std::path::Path;
+
+/// Rooms and their floors: a room names only rooms of lower floors, rooms on one floor are strangers.
+const FLOORS: &[(&str, u8)] = &[
+    ("cli", 6),
+    ("supervisor", 5),
+    ("worker", 5),
+    ("http", 4),
+    ("session", 3),
+    ("counter", 3),
+    ("limiter", 3),
+    ("control", 3),
+    ("telemetry", 3),
+    ("redis", 2),
+    ("listener", 2),
+    ("scoreboard", 2),
+    ("config", 1),
+    ("breaker", 1),
+    ("sys", 1),
+];
+
+/// A name and the only paths below `src/` that may say it; in unit tests too, unless it is a clock.
+struct Wall(&'static str, &'static [&'static str]);
+
+/// The loops: everything else is told what time it is.
+const LOOPS: &[&str] = &["supervisor/mod.rs", "worker/", "http/", "redis/", "cli/", "telemetry/", "bin/"];
+
+const WALLS: &[Wall] = &[
+    // Workers are forked, and tokio survives that only if the supervisor has never used it.
+    Wall("tokio::", &["worker/", "http/", "redis/", "session/", "counter/", "limiter/", "bin/"]),
+    Wall("unsafe", &["sys/"]),
+    Wall("nix::", &["sys/"]),
+    Wall("libc::", &["sys/"]),
+    Wall("axum::", &["http/", "bin/regatta/app/"]),
+    Wall("fred::", &["redis/"]),
+    Wall("clap::", &["cli/"]),
+    Wall("env::var", &["config/"]),
+    Wall("env::vars", &["config/"]),
+    Wall("env::var_os", &["config/"]),
+    Wall("env::vars_os", &["config/"]),
+    Wall("SystemTime::now", LOOPS),
+    Wall("Instant::now", LOOPS),
+    Wall("process::exit", &[]),
+    Wall("env::set_var", &[]),
+    // Either would carry a room past the walls unseen.
+    Wall("#[path", &[]),
+    Wall("include!", &[]),
+];
+
+/// Longest file, lines.
+const FILE_MAX: usize = 400;
+
+/// What `text`, standing at `path` below `src/`, breaks; one `file:line: what` each.
+fn violations(path: &str, text: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    if !text.starts_with("//!") {
+        found.push(format!("{path}:1: a module opens with //!"));
+    }
+    let lines = text.lines().count();
+    if lines > FILE_MAX {
+        found.push(format!("{path}:{lines}: a file has at most {FILE_MAX} lines"));
+    }
+    let mut in_tests = false;
+    for (index, line) in code_only(text).lines().enumerate() {
+        in_tests |= line.trim_start().starts_with("mod tests");
+        let mut complain = |what: String| found.push(format!("{path}:{}: {what}", index + 1));
+        rooms_named(path, line)
+            .into_iter()
+            .filter_map(|named| wrong_floor(path, &named))
+            .for_each(&mut complain);
+        for Wall(name, allowed) in WALLS {
+            let clock_in_test = in_tests && name.ends_with("::now");
+            if says(line, name) && !allowed.iter().any(|start| path.starts_with(start)) && !clock_in_test {
+                complain(format!("{} names {}", room(path), name.trim_end_matches("::")));
+            }
+        }
+    }
+    found
+}
+
+/// The room a file stands in: its first folder, or the file itself.
+fn room(path: &str) -> &str {
+    let first = path.split('/').next().unwrap_or(path);
+    first.strip_suffix(".rs").unwrap_or(first)
+}
+
+fn floor(name: &str) -> Option<u8> {
+    FLOORS.iter().find(|(room, _)| *room == name).map(|(_, floor)| *floor)
+}
+
+/// Why a file at `path` must not name the room `named`, if it must not.
+fn wrong_floor(path: &str, named: &str) -> Option<String> {
+    let own = room(path);
+    if own == named || own == "lib" {
+        return None;
+    }
+    // The shipped application is what users copy: it sees the library's public names and its own.
+    let application = path.starts_with("bin/regatta/app/") && named != "app";
+    match (floor(own), floor(named)) {
+        (Some(above), Some(below)) if above <= below => Some(format!("{own} names {named}")),
+        (Some(_), None) => Some(format!("{own} names {named}, which is no room")),
+        (None, _) if application => Some(format!("the application names {named}")),
+        _ => None,
+    }
+}
+
+/// Every word that follows `crate::`, or as many `super::` as lead out of the room.
+fn rooms_named(path: &str, line: &str) -> Vec<String> {
+    let after = |rest: &str| rest.chars().take_while(|c| c.is_alphanumeric() || "_{*".contains(*c)).collect();
+    let starts = line.match_indices("crate::").filter(|(at, _)| boundary(line, *at));
+    let mut named: Vec<String> = starts.map(|(at, found)| after(&line[at + found.len()..])).collect();
+    let depth = path.split('/').filter(|part| *part != "mod.rs").count();
+    for (at, _) in line
+        .match_indices("super::")
+        .filter(|(at, _)| boundary(line, *at) && !line[..*at].ends_with("super::"))
+    {
+        let rest = line[at..].trim_start_matches("super::");
+        let word = after(rest);
+        if (line.len() - at - rest.len()) / "super::".len() >= depth && floor(&word).is_some() {
+            named.push(word);
+        }
+    }
+    named
+}
+
+/// Whether `line` says `name` as whole words.
+fn says(line: &str, name: &str) -> bool {
+    let open = name.ends_with("::");
+    line.match_indices(name).any(|(at, _)| {
+        let after = line[at + name.len()..].chars().next();
+        boundary(line, at) && (open || !after.is_some_and(|c| c.is_alphanumeric() || c == '_'))
+    }) || (open && line.trim() == format!("use {};", name.trim_end_matches("::")))
+}
+
+/// Whether a word may begin at `at`.
+fn boundary(line: &str, at: usize) -> bool {
+    !line[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_')
+}
+
+/// The text with comments and literals blanked, line for line.
+fn code_only(text: &str) -> String {
+    let mut code = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let skipped = match rest.as_bytes() {
+            [b'/', b'/', ..] => rest.find('\n').unwrap_or(rest.len()),
+            [b'/', b'*', ..] => rest.find("*/").map_or(rest.len(), |end| end + 2),
+            [b'r', b'"', ..] | [b'r', b'#', b'"', ..] | [b'r', b'#', b'#', ..] => raw_literal(rest),
+            [b'"', ..] => literal(rest),
+            [b'\'', b'"', b'\'', ..] => 3,
+            [b'\'', b'\\', b'"', b'\'', ..] => 4,
+            _ => 0,
+        };
+        if skipped == 0 {
+            code.push(first);
+            rest = &rest[first.len_utf8()..];
+        } else {
+            code.extend(rest[..skipped].chars().filter(|c| *c == '\n'));
+            code.push(' ');
+            rest = &rest[skipped..];
+        }
+    }
+    code
+}
+
+/// Length of the string literal `text` begins with.
+fn literal(text: &str) -> usize {
+    let mut escaped = false;
+    for (at, c) in text.char_indices().skip(1) {
+        match c {
+            '"' if !escaped => return at + 1,
+            _ => escaped = c == '\\' && !escaped,
+        }
+    }
+    text.len()
+}
+
+/// Length of the raw string literal `text` begins with.
+fn raw_literal(text: &str) -> usize {
+    let hashes = text[1..].chars().take_while(|c| *c == '#').count();
+    let end = format!("\"{}", "#".repeat(hashes));
+    let body = 2 + hashes;
+    text.get(body..).and_then(|rest| rest.find(&end)).map_or(text.len(), |at| body + at + end.len())
+}
+
+fn walk(folder: &Path, visit: &mut dyn FnMut(&Path)) {
+    let mut entries: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for path in entries {
+        if path.is_dir() {
+            walk(&path, visit);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            visit(&path);
+        }
+    }
+}
+
+#[test]
+fn every_room_keeps_to_its_floor_and_its_walls() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut found = Vec::new();
+    walk(&source, &mut |path| {
+        let below = path.strip_prefix(&source).unwrap().to_str().unwrap();
+        found.extend(violations(below, &fs::read_to_string(path).unwrap()));
+    });
+    assert!(found.is_empty(), "the house rules are broken:\n{}", found.join("\n"));
+}
+
+#[test]
+fn a_broken_wall_is_found() {
+    let broken = [
+        ("limiter/mod.rs", "use crate::session::Id;", "limiter/mod.rs:2: limiter names session"),
+        ("redis/mod.rs", "fn f() { crate::http::go() }", "redis/mod.rs:2: redis names http"),
+        ("redis/keys.rs", "use super::super::session;", "redis/keys.rs:2: redis names session"),
+        ("http/mod.rs", "use crate::{config, redis};", "http/mod.rs:2: http names {config, which is no room"),
+        ("supervisor/mod.rs", "use tokio::time;", "supervisor/mod.rs:2: supervisor names tokio"),
+        ("cli/mod.rs", "unsafe { go() }", "cli/mod.rs:2: cli names unsafe"),
+        ("worker/mod.rs", "std::process::exit(1)", "worker/mod.rs:2: worker names process::exit"),
+        ("supervisor/plan.rs", "Instant::now()", "supervisor/plan.rs:2: supervisor names Instant::now"),
+        ("http/mod.rs", "env::var(\"X\")", "http/mod.rs:2: http names env::var"),
+        (
+            "bin/regatta/app/mod.rs",
+            "use crate::cli::X;",
+            "bin/regatta/app/mod.rs:2: the application names cli",
+        ),
+        ("bin/regatta/main.rs", "#[path = \"x.rs\"]", "bin/regatta/main.rs:2: bin names #[path"),
+    ];
+    for (path, line, expected) in broken {
+        assert_eq!(violations(path, &format!("//! Text.\n{line}\n")), [expected], "{line}");
+    }
+    assert_eq!(violations("sys/mod.rs", "fn f() {}").len(), 1, "no module doc");
+    assert_eq!(
+        violations("sys/mod.rs", &format!("//! Text.\n{}", "\n".repeat(FILE_MAX))).len(),
+        1,
+        "too long"
+    );
+}
+
+#[test]
+fn words_in_comments_and_literals_break_nothing() {
+    let fine = [
+        ("sys/fork.rs", "// crate::http is far above, and tokio:: is not for us"),
+        ("sys/fork.rs", "/* crate::http */ let x = \"crate::http \\\" unsafe\"; let y = r#\"tokio::\"#;"),
+        ("sys/fork.rs", "let quote = '\"'; unsafe { fork() }"),
+        ("supervisor/plan.rs", "#[cfg(test)]\nmod tests { fn now() { Instant::now() } }"),
+        ("http/mod.rs", "use crate::session::cookie; use super::http; use crate::http::state;"),
+        ("http/routes/counter.rs", "use super::counter; my_crate::worker(); super::session::x()"),
+        ("lib.rs", "pub use crate::cli::Fleet;"),
+    ];
+    for (path, line) in fine {
+        assert_eq!(violations(path, &format!("//! Text.\n{line}\n")), [""; 0], "{line}");
+    }
+}

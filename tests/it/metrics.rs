@@ -1,0 +1,122 @@
+//! What operators read: totals over all workers, whoever answers, which never go back.
+
+use std::collections::BTreeSet;
+
+use nix::sys::signal::Signal;
+
+use crate::support::client;
+use crate::support::client::Request;
+use crate::support::client::Visitor;
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::load;
+use crate::support::load::Load;
+use crate::support::process;
+use crate::support::redis::RedisServer;
+use crate::support::wait;
+
+/// Requests answered to the public, all workers and statuses together.
+const REQUESTS: &str = "regatta_requests_total";
+
+/// The sum of a metric over all series that have these labels.
+#[track_caller]
+fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
+    let of_name = |line: &&str| {
+        let rest = line.strip_prefix(name).unwrap_or("x");
+        (rest.starts_with('{') || rest.starts_with(' ')) && labels.iter().all(|label| rest.contains(label))
+    };
+    let values: Vec<f64> =
+        text.lines().filter(of_name).map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+    assert!(!values.is_empty(), "no {name} {labels:?} in:\n{text}");
+    values.iter().sum()
+}
+
+fn scrape(fleet: &Fleet) -> (u32, String) {
+    let response = fleet.operator("/metrics");
+    assert_eq!(response.status, 200);
+    (response.worker(), response.text())
+}
+
+#[test]
+fn totals_equal_what_the_clients_counted_and_every_worker_tells_the_same() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(4).start();
+    let statuses = load::parallel(6, 50, |client| {
+        let target = if client == 0 { "/nothing/here" } else { "/hello" };
+        client::get(fleet.listen, target).status
+    });
+    assert_eq!(statuses.len(), 300);
+    wait::until("all are counted", wait::LONG, || sum(&scrape(&fleet).1, REQUESTS, &[]) >= 300.0);
+    let mut answered_by = BTreeSet::new();
+    for _ in 0..40 {
+        let (worker, text) = scrape(&fleet);
+        answered_by.insert(worker);
+        assert_eq!(sum(&text, REQUESTS, &[]), 300.0);
+        assert_eq!(sum(&text, REQUESTS, &["class=\"4xx\""]), 50.0);
+        assert_eq!(sum(&text, REQUESTS, &["class=\"2xx\""]), 250.0);
+    }
+    assert_eq!(answered_by.len(), 4, "every worker was asked");
+}
+
+#[test]
+fn totals_never_go_back_over_crashes() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(3).start();
+    let address = fleet.listen;
+    let load = Load::start(3, |_| move || client::once(address, Request::get("/hello")).is_ok());
+    let mut last = 0.0;
+    for pid in fleet.workers() {
+        let seen = load.seen();
+        wait::until("requests", wait::LONG, || load.seen() > seen + 40);
+        process::signal(pid, Signal::SIGKILL);
+        wait::until("the slot is taken again", wait::LONG, || {
+            let now = client::once(fleet.admin, Request::get("/metrics"));
+            if let Ok(response) = now {
+                let total = sum(&response.text(), REQUESTS, &[]);
+                assert!(total >= last, "{total} after {last}");
+                last = total;
+            }
+            fleet.workers().len() == 3 && fleet.ready().len() >= 3
+        });
+    }
+    wait::until("all workers are ready", wait::LONG, || fleet.ready().len() == 6);
+    let answered = load.stop().into_iter().flatten().filter(|answered| *answered).count();
+    let total = sum(&scrape(&fleet).1, REQUESTS, &[]);
+    // A worker may have died between an answer and its count, or between the count and the client's read.
+    assert!((total - answered as f64).abs() <= 9.0, "{total} counted, {answered} answered");
+}
+
+#[test]
+fn the_exposition_is_well_formed() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).start();
+    Visitor::default().visit(fleet.listen);
+    let response = fleet.operator("/metrics");
+    let text = response.text();
+    assert!(response.header("Content-Type").contains("text"), "{response:?}");
+    let mut typed = BTreeSet::new();
+    for line in text.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            let name = rest.split(' ').next().unwrap();
+            assert!(typed.insert(name.to_owned()), "{name} is declared twice");
+            assert!(name.starts_with("regatta_"), "{line}");
+        } else if !line.starts_with('#') && !line.is_empty() {
+            let (series, value) = line.rsplit_once(' ').unwrap_or_else(|| panic!("{line}"));
+            assert!(value.parse::<f64>().is_ok(), "{line}");
+            let name = series.split('{').next().unwrap();
+            assert!(typed.iter().any(|known| name.starts_with(known.as_str())), "{line} has no type");
+        }
+    }
+}
+
+#[test]
+fn the_fleet_is_told_as_json() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(3).start();
+    let json = fleet.operator("/fleet.json").json();
+    let slots = json["slots"].as_array().unwrap_or_else(|| panic!("{json}"));
+    assert_eq!(slots.len(), 3, "{json}");
+    let pids: BTreeSet<_> = slots.iter().filter_map(|slot| slot["pid"].as_u64()).collect();
+    let workers: BTreeSet<_> = fleet.workers().into_iter().map(u64::from).collect();
+    assert_eq!(pids, workers);
+}

@@ -1,0 +1,346 @@
+//! The real program on ports of the kernel's choice, in a folder of its own, with its log kept.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::io::Read;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::path::PathBuf;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::client;
+use crate::support::process;
+use crate::support::redis::RedisServer;
+use crate::support::wait;
+
+/// A fleet that is told to stop and holds no request is gone long before this.
+const STOPPED: Duration = Duration::from_secs(15);
+
+/// How a fleet is to be started.
+#[derive(Debug, Clone)]
+pub(crate) struct Plan {
+    program: PathBuf,
+    args: Vec<String>,
+    settings: BTreeMap<String, String>,
+    folder: Arc<TempDir>,
+}
+
+impl Plan {
+    /// Two workers and a private Redis, everything else out of the way.
+    pub(crate) fn new() -> Self {
+        let folder = Arc::new(TempDir::with_prefix("fleet").unwrap());
+        let below = |name: &str| folder.path().join(name).display().to_string();
+        let settings = [
+            ("REGATTA_LISTEN", "127.0.0.1:0".to_owned()),
+            ("REGATTA_ADMIN__LISTEN", "127.0.0.1:0".to_owned()),
+            ("REGATTA_RUN_DIR", below("run")),
+            ("REGATTA_DATA_DIR", below("data")),
+            ("REGATTA_LOG__FORMAT", "json".to_owned()),
+            ("REGATTA_REDIS__COMMAND_TIMEOUT", "2s".to_owned()),
+            ("REGATTA_LIMITS__DEFAULT__RATE", "1000000/s".to_owned()),
+            ("REGATTA_LIMITS__DEFAULT__BURST", "1000000".to_owned()),
+            ("REGATTA_DRAIN__TIMEOUT", "10s".to_owned()),
+            ("WEB_CONCURRENCY", "2".to_owned()),
+            ("PATH", std::env::var("PATH").unwrap_or_default()),
+        ];
+        let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        Self { program: env!("CARGO_BIN_EXE_regatta").into(), args: Vec::new(), settings, folder }
+    }
+
+    /// The same on a Redis that the test holds, under a prefix of its own.
+    pub(crate) fn on(redis: &RedisServer) -> Self {
+        let plan = Self::new();
+        let prefix = plan.folder.path().file_name().unwrap().to_str().unwrap().replace('.', "-");
+        plan.set("REGATTA_REDIS__URL", redis.url().expose()).set("REGATTA_REDIS__PREFIX", &prefix)
+    }
+
+    pub(crate) fn workers(self, count: usize) -> Self {
+        self.set("WEB_CONCURRENCY", &count.to_string())
+    }
+
+    /// One variable of the environment.
+    pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
+        self.settings.insert(name.into(), value.into());
+        self
+    }
+
+    /// Without a variable.
+    pub(crate) fn unset(mut self, name: &str) -> Self {
+        self.settings.remove(name);
+        self
+    }
+
+    /// Words of the command line.
+    pub(crate) fn args(mut self, args: &[&str]) -> Self {
+        self.args = args.iter().map(|arg| (*arg).to_owned()).collect();
+        self
+    }
+
+    /// Another program: an example, which cargo builds beside the tests.
+    pub(crate) fn example(mut self, name: &str) -> Self {
+        let path = Path::new(env!("CARGO_BIN_EXE_regatta")).with_file_name("examples").join(name);
+        assert!(
+            path.exists(),
+            "{} is missing: `cargo test` builds it, `cargo build --examples` too",
+            path.display()
+        );
+        self.program = path;
+        self
+    }
+
+    /// Where it runs and keeps its files; gone with the last plan or fleet that knows it.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts it, and goes on as soon as the process exists.
+    pub(crate) fn spawn(&self) -> Fleet {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).env_clear().envs(&self.settings).current_dir(self.folder.path());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let readers = vec![
+            follow(child.stdout.take().unwrap(), Arc::clone(&log)),
+            follow(child.stderr.take().unwrap(), Arc::clone(&log)),
+        ];
+        let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
+        let also = Vec::new();
+        Fleet { plan: self.clone(), child, log, readers, listen: nowhere, also, admin: nowhere, ended: None }
+    }
+
+    /// Starts it and waits until its addresses are bound, whatever the workers do.
+    #[track_caller]
+    pub(crate) fn bind(&self) -> Fleet {
+        self.spawn().after("listening")
+    }
+
+    /// Starts it and waits until all workers are READY.
+    #[track_caller]
+    pub(crate) fn start(&self) -> Fleet {
+        self.spawn().after("serving on")
+    }
+
+    /// Runs it to its end: exit code and everything it printed.
+    #[track_caller]
+    pub(crate) fn run(&self) -> (i32, String) {
+        let mut fleet = self.spawn();
+        let code = fleet.exit_code(STOPPED);
+        (code, fleet.log())
+    }
+}
+
+fn follow(stream: impl Read + Send + 'static, log: Arc<Mutex<Vec<String>>>) -> JoinHandle<()> {
+    thread::spawn(move || {
+        for line in BufReader::new(stream).lines().map_while(Result::ok) {
+            log.lock().unwrap().push(line);
+        }
+    })
+}
+
+/// A fleet that runs; it is stopped, and has to stop cleanly, when it goes out of scope.
+#[derive(Debug)]
+pub(crate) struct Fleet {
+    plan: Plan,
+    child: Child,
+    log: Arc<Mutex<Vec<String>>>,
+    readers: Vec<JoinHandle<()>>,
+    /// Where visitors are served.
+    pub(crate) listen: SocketAddr,
+    /// The other addresses where visitors are served.
+    pub(crate) also: Vec<SocketAddr>,
+    /// Where operators are.
+    pub(crate) admin: SocketAddr,
+    ended: Option<i32>,
+}
+
+impl Fleet {
+    #[track_caller]
+    fn after(mut self, message: &str) -> Self {
+        let line = wait::until_some(&format!("the log says {message:?}"), wait::LONG, || {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended with {ended:?} before it was {message}");
+            self.said(message).into_iter().next()
+        });
+        self.also = addresses(&field(&line, "listen"));
+        self.listen = self.also.remove(0);
+        self.admin = addresses(&field(&line, "admin"))[0];
+        self
+    }
+
+    /// The supervisor.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// What it was started with.
+    pub(crate) fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The workers alive now.
+    pub(crate) fn workers(&self) -> Vec<u32> {
+        let own = process::program(self.pid());
+        let worker = |pid: &u32| process::alive(*pid) && process::program(*pid) == own;
+        process::children(self.pid()).into_iter().filter(worker).collect()
+    }
+
+    /// Children that are no workers: the private Redis.
+    pub(crate) fn others(&self) -> Vec<u32> {
+        let own = process::program(self.pid());
+        let other = |pid: &u32| process::alive(*pid) && process::program(*pid) != own;
+        process::children(self.pid()).into_iter().filter(other).collect()
+    }
+
+    pub(crate) fn signal(&self, signal: Signal) {
+        process::signal(self.pid(), signal);
+    }
+
+    /// Everything printed so far.
+    pub(crate) fn log(&self) -> String {
+        self.log.lock().unwrap().join("\n")
+    }
+
+    /// Log lines whose message begins like this.
+    pub(crate) fn said(&self, message: &str) -> Vec<Value> {
+        let lines: Vec<_> = self.log.lock().unwrap().clone();
+        let parsed = lines.iter().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        parsed
+            .filter(|line| field(line, "message").as_str().is_some_and(|text| text.starts_with(message)))
+            .collect()
+    }
+
+    /// READY workers in the order in which they got there, as (slot, pid).
+    pub(crate) fn ready(&self) -> Vec<(u64, u32)> {
+        let seat = |line: &Value| {
+            let pid = u32::try_from(field(line, "pid").as_u64()?).ok()?;
+            Some((field(line, "slot").as_u64()?, pid))
+        };
+        self.said("worker ready").iter().filter_map(seat).collect()
+    }
+
+    /// The slot in which a worker became READY.
+    #[track_caller]
+    pub(crate) fn slot_of(&self, pid: u32) -> u64 {
+        wait::until_some("the log says which slot the worker has", wait::LONG, || {
+            self.ready().into_iter().find(|(_, ready)| *ready == pid).map(|(slot, _)| slot)
+        })
+    }
+
+    /// Kills a worker and waits for the READY of the next one in its slot.
+    #[track_caller]
+    pub(crate) fn crash(&self, pid: u32) -> u32 {
+        let slot = self.slot_of(pid);
+        let before = self.ready().len();
+        process::signal(pid, Signal::SIGKILL);
+        wait::until_some("the slot has a new worker", wait::LONG, || {
+            self.ready()[before..].iter().find(|(seat, _)| *seat == slot).map(|(_, pid)| *pid)
+        })
+    }
+
+    /// A path of the operators' listener.
+    #[track_caller]
+    pub(crate) fn operator(&self, target: &str) -> client::Response {
+        client::get(self.admin, target)
+    }
+
+    /// A path of the public listener, over a connection of its own and without cookies.
+    #[track_caller]
+    pub(crate) fn get(&self, target: &str) -> client::Response {
+        client::get(self.listen, target)
+    }
+
+    /// Waits for the end; the exit code, negative for the signal that ended it.
+    #[track_caller]
+    pub(crate) fn exit_code(&mut self, within: Duration) -> i32 {
+        use std::os::unix::process::ExitStatusExt;
+        if let Some(code) = self.ended {
+            return code;
+        }
+        let status = wait::until_some("the fleet ends", within, || self.child.try_wait().unwrap());
+        let code = status.code().unwrap_or_else(|| -status.signal().unwrap_or(0));
+        self.ended = Some(code);
+        wait::until("the log ends with the fleet", within, || {
+            self.readers.iter().all(JoinHandle::is_finished)
+        });
+        code
+    }
+
+    /// Stops it gracefully; the exit code.
+    #[track_caller]
+    pub(crate) fn stop(&mut self) -> i32 {
+        self.signal(Signal::SIGTERM);
+        self.exit_code(STOPPED)
+    }
+
+    fn end(&mut self) -> Result<(), String> {
+        let workers = self.workers();
+        self.signal(Signal::SIGTERM);
+        let deadline = std::time::Instant::now() + STOPPED;
+        while self.child.try_wait().map_err(|error| error.to_string())?.is_none() {
+            if std::time::Instant::now() > deadline {
+                return Err(format!("the fleet did not stop in {STOPPED:?}"));
+            }
+            thread::sleep(Duration::from_millis(5));
+        }
+        match workers.into_iter().find(|pid| process::alive(*pid)) {
+            Some(pid) => Err(format!("worker {pid} outlived its fleet")),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Drop for Fleet {
+    fn drop(&mut self) {
+        let failed = thread::panicking();
+        let result = match self.ended.is_some() || self.child.try_wait().is_ok_and(|status| status.is_some())
+        {
+            true => Ok(()),
+            false => self.end(),
+        };
+        if result.is_err() {
+            for pid in self.workers() {
+                process::signal(pid, Signal::SIGKILL);
+            }
+            drop(self.child.kill());
+            drop(self.child.wait());
+        }
+        if failed || result.is_err() {
+            eprintln!("--- log of the fleet {} ---\n{}\n---", self.pid(), self.log());
+        }
+        if let (false, Err(reason)) = (failed, result) {
+            panic!("{reason}");
+        }
+    }
+}
+
+/// A field of a log line, wherever the formatter puts fields.
+pub(crate) fn field(line: &Value, name: &str) -> Value {
+    line.get(name).or_else(|| line.get("fields")?.get(name)).cloned().unwrap_or(Value::Null)
+}
+
+/// Socket addresses in a field, be it one text, a list of texts, or a list printed as text.
+#[track_caller]
+fn addresses(value: &Value) -> Vec<SocketAddr> {
+    let text = match value {
+        Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(","),
+        other => other.as_str().unwrap_or_default().to_owned(),
+    };
+    let bare = |part: &str| part.trim_matches(|c: char| c.is_whitespace() || c == '"').parse().ok();
+    let list = text.strip_prefix('[').and_then(|text| text.strip_suffix(']')).unwrap_or(&text);
+    let found: Vec<_> = list.split(',').filter_map(bare).collect();
+    assert!(!found.is_empty(), "no address in {value}");
+    found
+}

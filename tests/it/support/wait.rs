@@ -1,0 +1,38 @@
+//! Waiting with a deadline: a test asks again until the answer is there, and never merely sleeps.
+
+use std::thread;
+use std::time::Duration;
+use std::time::Instant;
+
+/// Generous for a busy machine: a promise that needs less says so itself.
+pub(crate) const LONG: Duration = Duration::from_secs(20);
+
+/// How often is asked again.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// Asks until there is an answer; panics naming `what` when `within` is over.
+#[track_caller]
+pub(crate) fn until_some<T>(what: &str, within: Duration, mut ask: impl FnMut() -> Option<T>) -> T {
+    let begin = Instant::now();
+    loop {
+        if let Some(answer) = ask() {
+            return answer;
+        }
+        assert!(begin.elapsed() < within, "not within {within:?}: {what}");
+        thread::sleep(PAUSE);
+    }
+}
+
+/// Asks until it is true; panics naming `what` when `within` is over.
+#[track_caller]
+pub(crate) fn until(what: &str, within: Duration, mut ask: impl FnMut() -> bool) {
+    until_some(what, within, || ask().then_some(()));
+}
+
+/// Lets time pass that itself is the subject of the test, such as load that has to last for a while.
+pub(crate) fn let_pass(time: Duration) {
+    let end = Instant::now() + time;
+    while let Some(left) = end.checked_duration_since(Instant::now()) {
+        thread::sleep(left.min(Duration::from_millis(20)));
+    }
+}
