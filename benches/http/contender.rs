@@ -56,7 +56,7 @@ impl Contender {
     /// Starts the shipped program, everything on.
     pub(crate) fn regatta(folder: &Path, options: &Options) -> Outcome<Self> {
         let folder = folder.join("regatta");
-        let redis = Server::start(&folder.join("redis"), options.appendonly)?;
+        let redis = start_redis(&folder, options)?;
         let (address, admin) = (free_address()?, free_address()?);
         let mut command = Command::new(REGATTA);
         // A setting of whoever runs the benchmark must not change what is measured.
@@ -64,7 +64,7 @@ impl Contender {
         command.env("REGATTA_LISTEN", address.to_string());
         command.env("REGATTA_ADMIN__LISTEN", admin.to_string());
         command.env("REGATTA_WORKERS__COUNT", options.workers.to_string());
-        command.env("REGATTA_REDIS__URL", format!("unix://{}", redis.socket().display()));
+        command.env("REGATTA_REDIS__URL", redis.url());
         command.env("REGATTA_LIMITS__DEFAULT__RATE", LIMIT.0);
         command.env("REGATTA_LIMITS__DEFAULT__BURST", LIMIT.1);
         command.env("REGATTA_RUN_DIR", folder.join("run"));
@@ -79,10 +79,10 @@ impl Contender {
     /// Starts another stack.
     pub(crate) fn peer(peer: Peer, folder: &Path, options: &Options) -> Outcome<Self> {
         let folder = folder.join(peer.name);
-        let redis = Server::start(&folder.join("redis"), options.appendonly)?;
+        let redis = start_redis(&folder, options)?;
         let address = free_address()?;
         let mut command = peer.command;
-        command.arg(address.to_string()).arg(redis.socket()).arg(options.workers.to_string());
+        command.arg(address.to_string()).arg(redis.place()).arg(options.workers.to_string());
         command.env("NODE_ENV", "production");
         let log = folder.join("log");
         let running = Running::start(command, &log)?;
@@ -129,6 +129,11 @@ impl Contender {
         }
         pids
     }
+}
+
+fn start_redis(folder: &Path, options: &Options) -> Outcome<Server> {
+    let tcp = if options.tcp { Some(free_address()?) } else { None };
+    Server::start(&folder.join("redis"), options.appendonly, tcp)
 }
 
 /// An address nobody listens on: taken from the kernel and given back.

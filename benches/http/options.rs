@@ -11,6 +11,8 @@ pub(crate) struct Options {
     pub(crate) peers: bool,
     /// `--appendonly`: Redis keeps an append-only file, written every second.
     pub(crate) appendonly: bool,
+    /// `--tcp`: the contenders reach Redis over loopback TCP, as in a cluster, and not through a Unix socket.
+    pub(crate) tcp: bool,
     /// `--rounds`: how often each route of each contender is measured; the median counts.
     pub(crate) rounds: usize,
     /// `--seconds`: length of one measurement.
@@ -37,6 +39,7 @@ impl Options {
         let mut options = Self {
             peers: false,
             appendonly: false,
+            tcp: false,
             rounds: 3,
             seconds: 10,
             warm_up: 2,
@@ -54,6 +57,7 @@ impl Options {
                 "--bench" => {}
                 "--peers" => options.peers = true,
                 "--appendonly" => options.appendonly = true,
+                "--tcp" => options.tcp = true,
                 "--rounds" => options.rounds = number(&value()?)?,
                 "--seconds" => options.seconds = number(&value()?)?,
                 "--warm-up" => options.warm_up = number(&value()?)?,

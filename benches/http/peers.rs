@@ -21,7 +21,7 @@ pub(crate) struct Peer {
     pub(crate) name: &'static str,
     /// What its processes are to each other.
     pub(crate) shape: Shape,
-    /// Starts it; takes the address, Redis's socket and the number of workers as further arguments.
+    /// Starts it; takes the address, Redis's socket or host:port, and the number of workers as further arguments.
     pub(crate) command: Command,
 }
 

@@ -6,6 +6,7 @@ use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
@@ -19,33 +20,41 @@ use crate::process::wait_until;
 /// Longest wait for a reply.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// A server on a Unix socket, stopped when dropped.
+/// A server, stopped when dropped; the benchmark itself always asks it through its Unix socket.
 #[derive(Debug)]
 pub(crate) struct Server {
     running: Running,
     socket: PathBuf,
+    tcp: Option<SocketAddr>,
 }
 
 impl Server {
-    /// Starts one that keeps its data in this folder, without snapshots; the append-only file is optional.
-    pub(crate) fn start(folder: &Path, appendonly: bool) -> Outcome<Self> {
+    /// Starts one that keeps its data in this folder, without snapshots; append-only file and TCP are optional.
+    pub(crate) fn start(folder: &Path, appendonly: bool, tcp: Option<SocketAddr>) -> Outcome<Self> {
         std::fs::create_dir_all(folder)?;
         let socket = folder.join("redis.sock");
         let mut command = Command::new("redis-server");
-        command.args(["--port", "0", "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"]);
+        command.arg("--port").arg(tcp.map_or(0, |tcp| tcp.port()).to_string());
+        command.args(["--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"]);
         command.args(["--appendonly", if appendonly { "yes" } else { "no" }, "--appendfsync", "everysec"]);
         command.arg("--unixsocket").arg(&socket).arg("--dir").arg(folder);
         let running = Running::start(command, &folder.join("redis.log"))?;
-        let server = Self { running, socket };
+        let server = Self { running, socket, tcp };
         wait_until("redis-server answers", || {
             server.connect().is_ok_and(|mut link| link.ask("PING").is_ok())
         })?;
         Ok(server)
     }
 
-    /// Its Unix socket.
-    pub(crate) fn socket(&self) -> &Path {
-        &self.socket
+    /// Where a contender reaches it, as a URL for Regatta.
+    pub(crate) fn url(&self) -> String {
+        let scheme = if self.tcp.is_some() { "redis" } else { "unix" };
+        format!("{scheme}://{}", self.place())
+    }
+
+    /// Where a contender reaches it: the path of a socket, or host and port.
+    pub(crate) fn place(&self) -> String {
+        self.tcp.map_or_else(|| self.socket.display().to_string(), |tcp| tcp.to_string())
     }
 
     /// Its process.

@@ -77,12 +77,14 @@ fn method(options: &Options) -> String {
     let threads = load::threads();
     let file =
         if options.appendonly { "on, written every second" } else { "off (`--appendonly` turns it on)" };
+    let place =
+        if options.tcp { "reached over loopback TCP" } else { "on a Unix socket (`--tcp`: over TCP)" };
     let peers = if options.peers { " --peers" } else { "" };
     format!(
         "
 ## Method
 
-Each contender has {workers} workers and a Redis of its own on a Unix socket, append-only file {file}. wrk drives \
+Each contender has {workers} workers and a Redis of its own {place}, append-only file {file}. wrk drives \
 {connections} connections from {threads} thread(s) on the same machine; a request takes the next of {sessions} \
 session cookies, each made by a real first visit. Each figure is the median of {rounds} round(s) of {seconds} s \
 after {warm_up} s of warm-up; within a round the contenders take turns, so that a slow minute of the machine meets \

@@ -1,7 +1,7 @@
 // Node's cluster with express, express-session and connect-redis: session views, a shared total, a fixed-window limit.
 //
 // Written as those packages' documentation shows it; the client pipelines the limit's two commands by itself.
-// Arguments: address to listen on (host:port), Redis's Unix socket, number of workers.
+// Arguments: address to listen on (host:port), Redis's Unix socket or host:port, number of workers.
 
 import cluster from "node:cluster";
 import process from "node:process";
@@ -10,7 +10,7 @@ import express from "express";
 import session from "express-session";
 import { createClient } from "redis";
 
-const [address, socket, workers] = process.argv.slice(2);
+const [address, place, workers] = process.argv.slice(2);
 
 // Requests a client may make in one window; never reached, as for the other contenders.
 const LIMIT = 1_000_000_000;
@@ -19,7 +19,9 @@ const LIMIT = 1_000_000_000;
 const WINDOW = 60;
 
 async function serve() {
-  const redis = createClient({ socket: { path: socket } });
+  const [redisHost, redisPort] = place.split(":");
+  const socket = redisPort ? { host: redisHost, port: Number(redisPort) } : { path: place };
+  const redis = createClient({ socket });
   redis.on("error", (error) => console.error(error));
   await redis.connect();
 

@@ -1,7 +1,7 @@
 //! actix-web with actix-session: the session's views, a shared total and a fixed-window limit, all in Redis.
 //!
 //! Written as those crates' documentation shows it, with the limit's two commands pipelined in the peer's favour.
-//! Arguments: address to listen on, Redis's Unix socket, number of workers.
+//! Arguments: address to listen on, Redis's Unix socket or host:port, number of workers.
 
 use std::io;
 use std::process;
@@ -55,14 +55,15 @@ async fn home(
 }
 
 fn argument(index: usize) -> io::Result<String> {
-    std::env::args().nth(index).ok_or_else(|| io::Error::other("usage: ADDRESS REDIS_SOCKET WORKERS"))
+    std::env::args().nth(index).ok_or_else(|| io::Error::other("usage: ADDRESS REDIS WORKERS"))
 }
 
 #[actix_web::main]
 async fn main() -> io::Result<()> {
-    let (address, socket) = (argument(1)?, argument(2)?);
+    let (address, redis) = (argument(1)?, argument(2)?);
     let workers = argument(3)?.parse().map_err(io::Error::other)?;
-    let url = format!("redis+unix://{socket}");
+    let scheme = if redis.starts_with('/') { "redis+unix" } else { "redis" };
+    let url = format!("{scheme}://{redis}");
     let store = RedisSessionStore::new(&url).await.map_err(io::Error::other)?;
     let client = redis::Client::open(url).map_err(io::Error::other)?;
     let redis = web::Data::new(ConnectionManager::new(client).await.map_err(io::Error::other)?);

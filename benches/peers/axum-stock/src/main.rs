@@ -1,7 +1,7 @@
 //! axum with tower-sessions and tower-sessions-redis-store: session views, a shared total and a fixed-window limit.
 //!
 //! Written as those crates' documentation shows it, with the limit's two commands pipelined in the peer's favour.
-//! Arguments: address to listen on, Redis's Unix socket, number of runtime threads.
+//! Arguments: address to listen on, Redis's Unix socket or host:port, number of runtime threads.
 
 use std::error::Error;
 use std::net::SocketAddr;
@@ -59,11 +59,15 @@ async fn home(
 }
 
 fn argument(index: usize) -> Result<String, Box<dyn Error>> {
-    std::env::args().nth(index).ok_or_else(|| "usage: ADDRESS REDIS_SOCKET THREADS".into())
+    std::env::args().nth(index).ok_or_else(|| "usage: ADDRESS REDIS THREADS".into())
 }
 
 async fn serve() -> Result<(), Box<dyn Error>> {
-    let server = ServerConfig::Unix { path: PathBuf::from(argument(2)?) };
+    let place = argument(2)?;
+    let server = match place.split_once(':') {
+        Some((host, port)) => ServerConfig::new_centralized(host, port.parse()?),
+        None => ServerConfig::Unix { path: PathBuf::from(place) },
+    };
     let config = Config { server, ..Config::default() };
     let redis = Pool::new(config, None, None, None, POOL)?;
     redis.connect();
