@@ -15,14 +15,16 @@
 --          · per limit: interval µs, tolerance µs (interval × burst), cost (0 looks only)
 --          · with a session: idle lifetime ms, absolute lifetime ms
 --          · per counter: what to add (0 reads only)
---   reply  flat: 1 granted or 0 denied
+--   reply  numbers, as doubles, little-endian, in one string: it is cheaper than a list on both sides
+--          · 1 granted or 0 denied
 --          · per limit: 1 allowed or 0, remaining, retry after µs (-1: allowed, or never), reset after µs
 --          · only if granted: per counter its value
---          · only if granted and with a session: 0 gone, or 1, created ms, views, [field, value, …]
+--          · only if granted and with a session: 0 gone, or 1, created ms, views
+--          If the session has fields of the application's: a list of that string and [field, value, …].
 --          Fields named _ and one letter are ours: _c created ms, _t last touch ms, _v views.
 --   example  FCALL regatta_v1_begin 3 p:l:default:v:10.0.0.1 p:s:digest p:c:total
 --                  1 v  10000 2000000 1  86400000 2592000000  1
---            → 1  1 199 -1 10000  42  1 1763694494000 7 [_c 1763694494000 _t 1763694494000 _v 6 cart "[1]"]
+--            → 1  1 199 -1 10000  42  1 1763694494000 7, [_c 1763694494000 _t 1763694494000 _v 7 cart "[1]"]
 --
 -- regatta_v1_commit: change a session's fields, those that are named and no others.
 --   KEYS   the session (hash)
@@ -74,18 +76,6 @@ local function decide(key, now, interval, tolerance, cost)
   return true, wanted, -1
 end
 
-local function find(fields)
-  local created, touched, views
-  for i = 1, #fields, 2 do
-    local name = fields[i]
-    if name == '_c' then created = tonumber(fields[i + 1])
-    elseif name == '_t' then touched = tonumber(fields[i + 1])
-    elseif name == '_v' then views = tonumber(fields[i + 1]) end
-    if created and touched and views then break end
-  end
-  return created, touched, views
-end
-
 -- Adds to every counter or to none: the sum of the second may not fit although the first's did.
 local function count(keys, args, key_at, arg_at, reply)
   for i = key_at, #keys do
@@ -93,7 +83,7 @@ local function count(keys, args, key_at, arg_at, reply)
     local value
     if by == '0' then
       value = redis.pcall('GET', keys[i])
-      if not value then value = 0 end
+      if type(value) ~= 'table' then value = tonumber(value or 0) or redis.error_reply('ERR value is not an integer') end
     else
       value = redis.pcall('INCRBY', keys[i], by)
     end
@@ -134,26 +124,53 @@ local function uncharge(args, limits, spent, reply)
   end
 end
 
--- Makes the session, or counts and touches the one that was read; returns created and views, or nothing if gone.
-local function use(key, how, fields, now_ms, idle, absolute)
-  if not fields then
+-- Counts a view of a session that lives, and returns its views.
+local function view(key)
+  local views = redis.pcall('HINCRBY', key, '_v', 1)
+  if type(views) == 'number' then return views end
+  -- A damaged number: counting goes on from the beginning rather than failing for ever.
+  redis.call('HSET', key, '_v', 1)
+  return 1
+end
+
+-- Makes the session, or counts and touches the one that was found; returns created and views, or nothing if gone.
+local function use(key, how, created, now_ms, idle, absolute)
+  if how == 'cr' or how == 'cv' then
     local views = how == 'cv' and 1 or 0
     if not make(key, now_ms, views, now_ms, idle, absolute) then return nil end
     return now_ms, views
   end
-  local created, touched, views = find(fields)
   -- Expired, deleted, never there, or not a session: in each case there is none to give.
   if not created or created + absolute <= now_ms then return nil end
-  -- HSET and not HINCRBY: it costs the same within this one step, and cannot fail on a damaged number.
-  if how == 'v' then views = div(views or 0, 1) + 1 end
+  local views
+  if how == 'v' then views = view(key) else views = tonumber(redis.call('HGET', key, '_v')) or 0 end
   -- A tenth of the idle lifetime must have passed, so that a busy session is not touched at every request.
+  local touched = tonumber(redis.call('HGET', key, '_t'))
   if not touched or (now_ms - touched) * 10 >= idle then
-    redis.call('HSET', key, '_t', now_ms, '_v', views or 0)
+    redis.call('HSET', key, '_t', now_ms)
     redis.call('PEXPIRE', key, lifetime(created, now_ms, idle, absolute))
-  elseif how == 'v' then
-    redis.call('HSET', key, '_v', views)
   end
-  return created, views or 0
+  return created, views
+end
+
+-- When the session was created, or nothing; and its fields if it has any of the application's.
+local function look(key)
+  local created = redis.pcall('HGET', key, '_c')
+  if type(created) ~= 'string' then return nil end
+  if redis.call('HLEN', key) == OURS then return tonumber(created) end
+  return tonumber(created), redis.call('HGETALL', key)
+end
+
+-- Formats of struct.pack by the number of numbers.
+local FORMATS = {}
+
+local function pack(numbers)
+  local format = FORMATS[#numbers]
+  if not format then
+    format = '<' .. string.rep('d', #numbers)
+    FORMATS[#numbers] = format
+  end
+  return struct.pack(format, unpack(numbers))
 end
 
 local function begin_at(now, keys, args)
@@ -163,17 +180,14 @@ local function begin_at(now, keys, args)
   if not granted then
     reply[1] = 0
     uncharge(args, limits, spent, reply)
-    return reply
+    return pack(reply)
   end
 
   -- The session is read before the first write, because reading may fail.
-  local key_at, arg_at, key, fields = limits + 1, 3 * limits + 3, nil, nil
+  local key_at, arg_at, key, created, fields = limits + 1, 3 * limits + 3, nil, nil, nil
   if how ~= '-' then
     key, key_at, arg_at = keys[key_at], key_at + 1, arg_at + 2
-    if how == 'r' or how == 'v' then
-      fields = redis.pcall('HGETALL', key)
-      if fields.err then fields = {} end
-    end
+    if how == 'r' or how == 'v' then created, fields = look(key) end
   end
 
   local refused = count(keys, args, key_at, arg_at, reply)
@@ -185,16 +199,18 @@ local function begin_at(now, keys, args)
     end
   end
 
-  if not key then return reply end
+  if not key then return pack(reply) end
   local idle, absolute = tonumber(args[arg_at - 2]), tonumber(args[arg_at - 1])
-  local created, views = use(key, how, fields, div(now, 1000), idle, absolute)
+  local views
+  created, views = use(key, how, created, div(now, 1000), idle, absolute)
   local at = #reply
   if not created then
     reply[at + 1] = 0
-  else
-    reply[at + 1], reply[at + 2], reply[at + 3], reply[at + 4] = 1, created, views, fields or {}
+    return pack(reply)
   end
-  return reply
+  reply[at + 1], reply[at + 2], reply[at + 3] = 1, created, views
+  if fields then return { pack(reply), fields } end
+  return pack(reply)
 end
 
 local function commit_at(now, keys, args)

@@ -151,36 +151,65 @@ fn number(value: u64) -> Value {
 /// # Errors
 /// `Protocol` when the server's answer has another form.
 pub(super) fn decode(request: &Request<'_>, reply: Value) -> Result<Reply, Error> {
-    let Value::Array(items) = reply else { return Err(Error::protocol("begin did not answer with a list")) };
-    let mut items = items.into_iter();
-    let granted = integer(items.next())? == 1;
-    let limits = request.limits.iter().map(|_| limit(&mut items)).collect::<Result<Vec<_>, _>>()?;
+    let (packed, fields) = match reply {
+        Value::Array(parts) => {
+            let mut parts = parts.into_iter();
+            (parts.next(), parts.next())
+        }
+        packed => (Some(packed), None),
+    };
+    let packed = packed
+        .and_then(Value::into_bytes)
+        .ok_or_else(|| Error::protocol("begin did not answer with numbers"))?;
+    let mut numbers = Numbers(packed.chunks_exact(size_of::<f64>()));
+    let granted = numbers.signed()? == 1;
+    let limits = request.limits.iter().map(|_| limit(&mut numbers)).collect::<Result<Vec<_>, _>>()?;
     if !granted {
         return Ok(Reply::Denied { limits });
     }
-    let counters = request.counters.iter().map(|_| integer(items.next())).collect::<Result<Vec<_>, _>>()?;
+    let counters = request.counters.iter().map(|_| numbers.signed()).collect::<Result<Vec<_>, _>>()?;
     let session = match request.session {
         None => SessionReply::None,
-        Some(_) => session(&mut items)?,
+        Some(_) => session(&mut numbers, fields)?,
     };
     Ok(Reply::Granted { limits, session, counters })
 }
 
-fn limit(items: &mut impl Iterator<Item = Value>) -> Result<LimitReply, Error> {
-    let allowed = integer(items.next())? == 1;
-    let remaining = unsigned(items.next())?;
-    let retry_after_us = u64::try_from(integer(items.next())?).ok();
-    Ok(LimitReply { allowed, remaining, retry_after_us, reset_us: unsigned(items.next())? })
+/// Little-endian doubles, which hold integers below 2^53 exactly.
+struct Numbers<'a>(std::slice::ChunksExact<'a, u8>);
+
+impl Numbers<'_> {
+    #[allow(
+        clippy::cast_possible_truncation,
+        reason = "a counter beyond 2^53 saturates; its reader asks again"
+    )]
+    fn signed(&mut self) -> Result<i64, Error> {
+        let chunk = self.0.next().and_then(|chunk| <[u8; 8]>::try_from(chunk).ok());
+        chunk
+            .map(|bytes| f64::from_le_bytes(bytes) as i64)
+            .ok_or_else(|| Error::protocol("a number is missing in the reply"))
+    }
+
+    fn unsigned(&mut self) -> Result<u64, Error> {
+        Ok(u64::try_from(self.signed()?).unwrap_or(0))
+    }
 }
 
-fn session(items: &mut impl Iterator<Item = Value>) -> Result<SessionReply, Error> {
-    if integer(items.next())? == 0 {
+fn limit(numbers: &mut Numbers<'_>) -> Result<LimitReply, Error> {
+    let allowed = numbers.signed()? == 1;
+    let remaining = numbers.unsigned()?;
+    let retry_after_us = u64::try_from(numbers.signed()?).ok();
+    Ok(LimitReply { allowed, remaining, retry_after_us, reset_us: numbers.unsigned()? })
+}
+
+fn session(numbers: &mut Numbers<'_>, stored: Option<Value>) -> Result<SessionReply, Error> {
+    if numbers.signed()? == 0 {
         return Ok(SessionReply::Gone);
     }
-    let created_ms = unsigned(items.next())?;
-    let views = unsigned(items.next())?;
+    let created_ms = numbers.unsigned()?;
+    let views = numbers.unsigned()?;
     let mut fields = Vec::new();
-    if let Some(Value::Array(flat)) = items.next() {
+    if let Some(Value::Array(flat)) = stored {
         let mut flat = flat.into_iter();
         while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
             if let Some(name) = name.as_str().as_deref().and_then(application_field) {
@@ -203,14 +232,6 @@ fn application_field(stored: &str) -> Option<&str> {
 /// How an application's field is stored: names that begin with `_` get a second one, so they never meet ours.
 pub(super) fn stored_field(name: &str) -> String {
     if name.starts_with('_') { format!("_{name}") } else { name.to_owned() }
-}
-
-fn integer(value: Option<Value>) -> Result<i64, Error> {
-    value.and_then(|value| value.as_i64()).ok_or_else(|| Error::protocol("a number is missing in the reply"))
-}
-
-fn unsigned(value: Option<Value>) -> Result<u64, Error> {
-    Ok(u64::try_from(integer(value)?).unwrap_or(0))
 }
 
 #[cfg(test)]
@@ -237,7 +258,8 @@ mod tests {
             absolute_ms: 1,
         };
         let request = Request { limits: &[], session: Some(&session), counters: &[] };
-        for reply in [Value::Null, Value::Array(vec![]), Value::Array(vec![Value::Integer(1)])] {
+        let short = Value::from(1f64.to_le_bytes().as_slice());
+        for reply in [Value::Null, Value::Array(vec![]), Value::Array(vec![Value::Integer(1)]), short] {
             assert!(decode(&request, reply).is_err());
         }
     }
