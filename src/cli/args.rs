@@ -80,17 +80,14 @@ pub(super) enum Command {
 }
 
 /// What was typed, or the code to end with because help was wanted or a mistake was made.
-#[allow(clippy::print_stderr, clippy::print_stdout, reason = "help and usage errors belong on the terminal")]
 pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Line, u8> {
     let parsed = Line::command().try_get_matches_from(arguments);
-    parsed.and_then(|matches| Line::from_arg_matches(&matches)).map_err(|error| match error.kind() {
-        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
-            print!("{}", error.render());
-            exit::OK
-        }
-        _ => {
-            eprint!("{}", error.render());
-            exit::USAGE
+    parsed.and_then(|matches| Line::from_arg_matches(&matches)).map_err(|error| {
+        // Help goes to standard output, mistakes to standard error; a reader that has left is no reason to fail.
+        let _ = error.print();
+        match error.kind() {
+            ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => exit::OK,
+            _ => exit::USAGE,
         }
     })
 }

@@ -1,10 +1,10 @@
 //! Says what would be started, and whether it could be, without starting it.
-#![allow(clippy::print_stdout, reason = "printing is what this command is for")]
 
 use std::net::SocketAddr;
 
 use crate::cli::exit;
 use crate::cli::exit::Failure;
+use crate::cli::exit::say;
 use crate::cli::serve;
 use crate::config::Inputs;
 use crate::config::schema::Config;
@@ -15,39 +15,42 @@ use crate::redis;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::PROGRAMS;
 use crate::sys::proc;
+use crate::telemetry;
 
 /// Checks configuration, ports and Redis; the configuration itself was read before.
 pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
+    telemetry::check(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    serve::run_folder(config)?;
     let listen: Vec<String> = config.listen.iter().map(SocketAddr::to_string).collect();
-    println!("listen    {}", listen.join(", "));
-    println!("admin     {}", config.admin.listen);
-    println!("workers   {}", workers(config));
+    say(format_args!("listen    {}", listen.join(", ")));
+    say(format_args!("admin     {}", config.admin.listen));
+    say(format_args!("workers   {}", workers(config)));
     for (name, limit) in &config.limits {
         let routes = if limit.routes.is_empty() { "all routes".to_owned() } else { limit.routes.join(", ") };
         let (count, period) = (limit.rate.count, limit.rate.period);
-        println!(
+        say(format_args!(
             "limit     {name}: {count} per {period:?} per {:?}, burst {}, {routes}",
             limit.per, limit.burst
-        );
+        ));
     }
     match config.session.secrets.len() {
-        0 => println!(
+        0 => say(format_args!(
             "session   signed with a generated key kept in Redis; set session.secrets to choose your own"
-        ),
-        keys => println!("session   signed with the first of {keys} keys"),
+        )),
+        keys => say(format_args!("session   signed with the first of {keys} keys")),
     }
     match serve::running(&config.run_dir) {
-        Some(pid) => println!(
+        Some(pid) => say(format_args!(
             "running   a fleet with pid {pid} uses {}; its ports are not tried",
             config.run_dir.display()
-        ),
+        )),
         None => ports(config)?,
     }
     match &config.redis.url {
         Some(url) => shared(config, url)?,
         None => private(config, inputs)?,
     }
-    println!("all is well");
+    say("all is well");
     Ok(exit::OK)
 }
 
@@ -63,7 +66,7 @@ fn ports(config: &Config) -> Result<(), Failure> {
     // No slot: each address is only probed.
     let probed = listener::open(&config.listen, config.admin.listen, 0);
     probed.map_err(|error| Failure::new(exit::USAGE, &error))?;
-    println!("ports     free");
+    say("ports     free");
     Ok(())
 }
 
@@ -79,7 +82,7 @@ fn shared(config: &Config, url: &RedisUrl) -> Result<(), Failure> {
         }
     };
     let pending = asked.flatten().map_err(|error| missing(&error))?;
-    println!("redis     {url} answers; {pending} migrations pending, applied at the start");
+    say(format_args!("redis     {url} answers; {pending} migrations pending, applied at the start"));
     Ok(())
 }
 
@@ -87,6 +90,10 @@ fn private(config: &Config, inputs: &Inputs) -> Result<(), Failure> {
     let program = proc::find_program(PROGRAMS, &serve::search_path(inputs));
     let program = program.ok_or(redis_server::Error::NotInstalled);
     let program = program.map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
-    println!("redis     a private one: {} with its data in {}", program.display(), config.data_dir.display());
+    say(format_args!(
+        "redis     a private one: {} with its data in {}",
+        program.display(),
+        config.data_dir.display()
+    ));
     Ok(())
 }

@@ -1,5 +1,8 @@
 //! Exit codes, a contract with scripts and service managers; sysexits(3) where it has a word.
 
+use std::fmt::Display;
+use std::io;
+use std::io::Write;
 use std::process::ExitCode;
 
 /// Done as asked.
@@ -36,13 +39,17 @@ impl Failure {
     }
 }
 
+/// Prints a line for the operator. A reader that has left (`| head -1`) is no reason to fail.
+pub(super) fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
 /// Says the failure, if it is one, on standard error.
-#[allow(clippy::print_stderr, reason = "the verdict of a command belongs on the terminal, not in the log")]
 pub(super) fn verdict(name: &str, result: Result<u8, Failure>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            eprintln!("{name}: {}", failure.sentence);
+            let _ = writeln!(io::stderr(), "{name}: {}", failure.sentence);
             ExitCode::from(failure.code)
         }
     }

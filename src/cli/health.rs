@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use crate::cli::exit;
 use crate::cli::exit::Failure;
+use crate::cli::exit::say;
 use crate::config::schema::Config;
 
 /// Longest wait for each step; a health check that hangs is a failed one.
@@ -30,12 +31,11 @@ enum Error {
 }
 
 /// Asks `url`, or `/livez` at the operators' address; anything but 2xx is a failure.
-#[allow(clippy::print_stdout, reason = "the verdict of a command belongs on the terminal")]
 pub(super) fn health(config: &Config, url: Option<&str>) -> Result<u8, Failure> {
     let url = url.map_or_else(|| format!("http://{}/livez", reachable(config.admin.listen)), str::to_owned);
     match ask(&url) {
         Ok(status) => {
-            println!("{url} answers {status}");
+            say(format_args!("{url} answers {status}"));
             Ok(exit::OK)
         }
         Err(error @ Error::Url { .. }) => Err(Failure::new(exit::USAGE, &error)),
@@ -65,11 +65,21 @@ fn ask(url: &str) -> Result<String, Error> {
     if code.starts_with('2') { Ok(status) } else { Err(Error::Unhealthy { url: url.to_owned(), status }) }
 }
 
+/// A connection to the first of the host's addresses that takes one.
+fn connect(address: (&str, u16)) -> io::Result<TcpStream> {
+    let mut last = io::Error::other("the host has no address");
+    for address in address.to_socket_addrs()? {
+        match TcpStream::connect_timeout(&address, PATIENCE) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
+}
+
 /// One HTTP/1.1 exchange; returns the status line's code and reason.
 fn exchange(address: (&str, u16), host: &str, target: &str) -> io::Result<String> {
-    let address =
-        address.to_socket_addrs()?.next().ok_or_else(|| io::Error::other("the host has no address"))?;
-    let mut stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+    let mut stream = connect(address)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     write!(stream, "GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;

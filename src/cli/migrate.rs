@@ -1,8 +1,8 @@
 //! Applies what Redis lacks, or says what that is.
-#![allow(clippy::print_stdout, reason = "the verdict of a command belongs on the terminal")]
 
 use crate::cli::exit;
 use crate::cli::exit::Failure;
+use crate::cli::exit::say;
 use crate::config::schema::Config;
 use crate::redis;
 use crate::redis::Error;
@@ -22,11 +22,11 @@ pub(super) fn migrate(config: &Config, check: bool, dry_run: bool) -> Result<u8,
         if only_look { migrations::plan(&redis).await } else { migrations::apply(&redis).await }
     });
     let steps = worked.flatten().map_err(|error| Failure::new(code(&error), &error))?;
-    steps.iter().for_each(|step| println!("{}", line(step)));
+    steps.iter().for_each(|step| say(format_args!("{}", line(step))));
     let pending = steps.iter().filter(|step| !matches!(step.status, Status::Applied { .. })).count();
     match (pending, only_look) {
-        (0, _) => println!("all {} migrations are applied", steps.len()),
-        (_, true) => println!("{pending} of {} migrations are pending", steps.len()),
+        (0, _) => say(format_args!("all {} migrations are applied", steps.len())),
+        (_, true) => say(format_args!("{pending} of {} migrations are pending", steps.len())),
         (_, false) => {
             return Err(Failure {
                 code: exit::FAILED,

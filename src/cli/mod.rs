@@ -42,7 +42,8 @@ impl Fleet {
     /// A fleet whose workers each build their router with `app`, once, after the fork and inside their runtime.
     ///
     /// A panic in `app` is a boot failure of that worker: it is tried again, and a fleet of which no worker ever
-    /// boots ends with exit code 70 and the panic's message.
+    /// boots ends with exit code 70 and the panic's message. Descriptors that were opened before [`Fleet::run`] are
+    /// closed in the workers: what a worker needs, `app` opens.
     pub fn new(app: impl Fn(State) -> Router + Send + Sync + 'static) -> Self {
         Self { app: Arc::new(app) }
     }

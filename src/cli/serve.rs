@@ -2,9 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs::DirBuilder;
+use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Read;
+use std::io::Seek;
 use std::io::Write;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
@@ -21,6 +23,8 @@ use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
 use crate::http::App;
 use crate::listener;
+use crate::listener::Addresses;
+use crate::listener::SlotListeners;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor;
 use crate::supervisor::Outcome;
@@ -39,6 +43,9 @@ use crate::worker::Start;
 /// How long a killed fleet's private Redis may take to finish before the next fleet gives up on its folder.
 const REDIS_PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long a killed fleet's workers may take to leave the port: they have 0.6 s by themselves.
+const PORT_PATIENCE: Duration = Duration::from_millis(1500);
+
 /// Rows of the scoreboard beyond the slots in use, for a fleet that grows.
 const SPARE_ROWS: usize = 64;
 
@@ -52,6 +59,8 @@ enum Error {
     RunDir { folder: PathBuf, source: io::Error },
     #[error("the folder {} (run_dir) is in use by the fleet with pid {pid}; give this one a run_dir of its own", folder.display())]
     Running { folder: PathBuf, pid: String },
+    #[error("cannot raise the number of open files")]
+    Limit(#[source] io::Error),
     #[error("cannot make the scoreboard")]
     Scoreboard(#[source] io::Error),
     #[error("the supervisor failed")]
@@ -65,10 +74,11 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
     telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let signals = supervisor::take_signals().map_err(Error::Supervisor);
     let signals = signals.map_err(|error| Failure::new(exit::FAILED, &error))?;
-    let _running = claim(&config.run_dir).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    fd::raise_limit().map_err(Error::Limit).map_err(|error| Failure::new(exit::FAILED, &error))?;
+    run_folder(&config)?;
+    let (running, before) = claim(&config.run_dir).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let slots = slots(&config);
-    let (addresses, listeners) = listener::open(&config.listen, config.admin.listen, slots)
-        .map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let (addresses, listeners) = open(&config, slots, before)?;
     let server = private_redis(&config, inputs)?;
     let redis_url = match (&config.redis.url, &server) {
         (Some(url), _) => url.clone(),
@@ -103,6 +113,8 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
     };
     let supervisor = Supervisor::new(settings, signals, listeners, server, &scoreboard, &entry);
     let outcome = supervisor.and_then(Supervisor::run);
+    // An empty file says that this fleet ended in order.
+    let _ = running.set_len(0);
     ended(outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))?)
 }
 
@@ -144,29 +156,63 @@ pub(super) fn search_path(inputs: &Inputs) -> OsString {
 
 /// The pid of the fleet that uses the run folder, if one does.
 pub(super) fn running(folder: &Path) -> Option<String> {
-    let mut file = OpenOptions::new().read(true).write(true).open(folder.join(PID_FILE)).ok()?;
+    let mut file = File::open(folder.join(PID_FILE)).ok()?;
     let mut pid = String::new();
     file.read_to_string(&mut pid).ok()?;
-    match fd::try_lock(file) {
-        Ok(None) => Some(pid.trim().to_owned()),
-        Ok(Some(_)) | Err(_) => None,
+    match fd::is_free(&file) {
+        Ok(false) => Some(pid.trim().to_owned()),
+        Ok(true) | Err(_) => None,
     }
 }
 
-/// Makes the run folder and locks it for this fleet.
-fn claim(folder: &Path) -> Result<fd::Lock, Error> {
+/// The run folder, made if need be.
+pub(super) fn run_folder(config: &Config) -> Result<(), Failure> {
+    let folder = config.run_dir.as_path();
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map_err(|source| Failure::new(exit::USAGE, &Error::RunDir { folder: folder.into(), source }))
+}
+
+/// How the fleet before this one ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Predecessor {
+    /// In order, or there was none.
+    Gone,
+    /// It was killed: its workers may still be leaving.
+    Killed,
+}
+
+/// Locks the run folder for this fleet.
+fn claim(folder: &Path) -> Result<(File, Predecessor), Error> {
     let failed = |source| Error::RunDir { folder: folder.into(), source };
-    DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
     let path = folder.join(PID_FILE);
     let mut file =
         OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
     let mut pid = String::new();
     file.read_to_string(&mut pid).map_err(failed)?;
-    let Some(mut lock) = fd::try_lock(file).map_err(failed)? else {
+    if !fd::try_lock(&file).map_err(failed)? {
         return Err(Error::Running { folder: folder.into(), pid: pid.trim().to_owned() });
-    };
-    lock.set_len(0).map_err(failed)?;
-    io::Seek::rewind(&mut *lock).map_err(failed)?;
-    writeln!(lock, "{}", proc::pid()).map_err(failed)?;
-    Ok(lock)
+    }
+    file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
+    writeln!(file, "{}", proc::pid()).map_err(failed)?;
+    let before = if pid.trim().is_empty() { Predecessor::Gone } else { Predecessor::Killed };
+    Ok((file, before))
+}
+
+/// Opens the listeners; the workers of a killed fleet are given a moment to leave the port.
+fn open(
+    config: &Config,
+    slots: usize,
+    before: Predecessor,
+) -> Result<(Addresses, Vec<SlotListeners>), Failure> {
+    const STEP: Duration = Duration::from_millis(50);
+    let mut waited = Duration::ZERO;
+    loop {
+        match listener::open(&config.listen, config.admin.listen, slots) {
+            Err(listener::Error::InUse { .. }) if before == Predecessor::Killed && waited < PORT_PATIENCE => {
+                std::thread::sleep(STEP);
+                waited += STEP;
+            }
+            opened => return opened.map_err(|error| Failure::new(exit::USAGE, &error)),
+        }
+    }
 }

@@ -16,6 +16,7 @@ use crate::config::Origin;
 use crate::config::keys;
 use crate::config::keys::KEYS;
 use crate::config::parse::Reason;
+use crate::config::schema::RedisUrl;
 
 /// File read when none is named, if it is there.
 const DEFAULT_FILE: &str = "regatta.toml";
@@ -146,7 +147,7 @@ impl Layers {
 
     fn environment(&mut self, environment: &BTreeMap<String, String>) -> Result<(), Error> {
         let origin = |name: &str| Origin::Environment(name.to_owned());
-        if let Some(port) = environment.get("PORT") {
+        if let Some(port) = environment.get("PORT").filter(|port| !port.is_empty()) {
             self.put("listen".into(), vec![format!("0.0.0.0:{port}")], origin("PORT"))?;
         }
         for (name, path) in CONVENTIONAL {
@@ -250,19 +251,11 @@ impl Layers {
         let key = keys::find(path);
         let value = match path {
             "session.secrets" => "***".to_owned(),
-            "redis.url" => without_password(&given.text()),
+            "redis.url" => RedisUrl(given.text()).to_string(),
             _ => given.text(),
         };
         let allowed = key.map_or("", |key| key.allowed);
         Error::Value { key: path.into(), value, origin: given.origin.clone(), reason, allowed }
-    }
-}
-
-/// What stands between `:` and `@` is nobody's business in a log, even in a URL that does not parse.
-fn without_password(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if scheme + 3 <= at => format!("{}***{}", &url[..scheme + 3], &url[at..]),
-        _ => url.to_owned(),
     }
 }
 
@@ -274,6 +267,8 @@ fn is_injected(name: &str, value: &str) -> bool {
 
 fn flatten(path: String, value: Value, flat: &mut Vec<(String, Vec<String>)>) {
     match value.kind {
+        // A section that says nothing is a mistake, or a policy without a rate: either way it is named.
+        ValueKind::Table(table) if table.is_empty() => flat.push((path, Vec::new())),
         ValueKind::Table(table) => {
             for (name, value) in table {
                 flatten(format!("{path}.{name}"), value, flat);

@@ -107,6 +107,9 @@ pub(super) fn networks(items: &[String]) -> Result<Vec<IpNet>, Reason> {
 }
 
 pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
+    if text.starts_with("unix://") {
+        return unix_url(text);
+    }
     let url = url::Url::parse(text).map_err(|source| source.to_string())?;
     match url.scheme() {
         "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => Err("the host is missing".into()),
@@ -115,9 +118,28 @@ pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
             database if database.parse::<u8>().is_ok() => Ok(RedisUrl(text.to_owned())),
             _ => Err("the database must be a number from 0 to 255".into()),
         },
-        "unix" if url.path().len() > 1 => Ok(RedisUrl(text.to_owned())),
-        "unix" => Err("the socket's path is missing".into()),
         other => Err(format!("the scheme {other} is unknown")),
+    }
+}
+
+/// `unix://[user:password@]/path[?db=number]`.
+fn unix_url(text: &str) -> Result<RedisUrl, Reason> {
+    let rest = text.strip_prefix("unix://").unwrap_or_default();
+    let (address, database) =
+        rest.rsplit_once("?db=").map_or((rest, None), |(address, db)| (address, Some(db)));
+    let (before, path) = address.split_once('/').unwrap_or((address, ""));
+    if path.is_empty() {
+        return Err("the socket's path is missing".into());
+    }
+    // A host may stand after the credentials, because some URL libraries insist on one; it means nothing.
+    if !before.is_empty() && !before.contains('@') {
+        return Err("the socket's path must begin with /".into());
+    }
+    match database {
+        Some(number) if number.parse::<u8>().is_err() => {
+            Err("the database must be a number from 0 to 255".into())
+        }
+        _ => Ok(RedisUrl(text.to_owned())),
     }
 }
 
@@ -227,10 +249,25 @@ mod tests {
 
     #[test]
     fn urls_need_what_a_client_needs() {
-        for good in ["redis://h", "redis://:p@h:6379/3", "rediss://u:p@h/0", "unix:///tmp/r.sock"] {
+        for good in [
+            "redis://h",
+            "redis://:p@h:6379/3",
+            "rediss://u:p@h/0",
+            "unix:///tmp/r.sock",
+            "unix://:p@/tmp/a?b.sock?db=3",
+        ] {
             assert!(redis_url(good).is_ok(), "{good}");
         }
-        for bad in ["h:6379", "redis://", "redis://h/x", "http://h", "unix://", "redis://h:99999"] {
+        for bad in [
+            "h:6379",
+            "redis://",
+            "redis://h/x",
+            "http://h",
+            "unix://",
+            "unix://relative/x.sock",
+            "unix:///x?db=999",
+            "redis://h:99999",
+        ] {
             assert!(redis_url(bad).is_err(), "{bad}");
         }
     }

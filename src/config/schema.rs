@@ -110,11 +110,13 @@ impl RedisUrl {
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ok(mut shown) = url::Url::parse(&self.0) else { return f.write_str("(unreadable URL)") };
-        if shown.password().is_some() && shown.set_password(Some("***")).is_err() {
-            return f.write_str("(hidden URL)");
+        // What stands before the last @ may be a password, even where the URL has an unusual form.
+        match (self.0.find("://"), self.0.rfind('@')) {
+            (Some(scheme), Some(at)) if scheme + 3 <= at => {
+                write!(f, "{}***{}", &self.0[..scheme + 3], &self.0[at..])
+            }
+            _ => f.write_str(&self.0),
         }
-        write!(f, "{shown}")
     }
 }
 

@@ -59,6 +59,34 @@ impl SlotListeners {
     }
 }
 
+impl SlotListeners {
+    /// Ends listening for every process; for a slot that has no worker and gets none any more.
+    pub fn close(&self) {
+        for listener in self.public.iter().chain([&self.admin]) {
+            // One that was closed already is as it should be.
+            let _ = socket::stop_listening(listener);
+        }
+    }
+
+    /// Spreads the new connections of every slot's group over the slots that are `open`, evenly and at random; over
+    /// all, by the kernel's hash, when all are open or none is.
+    ///
+    /// # Errors
+    /// When the kernel refuses the program.
+    pub fn steer(&self, open: &[bool]) -> io::Result<()> {
+        let indices: Vec<u32> =
+            (0_u32..).zip(open).filter(|(_, open)| **open).map(|(index, _)| index).collect();
+        for listener in self.public.iter().chain([&self.admin]) {
+            match indices.len() {
+                0 => socket::unsteer(listener)?,
+                all if all == open.len() => socket::unsteer(listener)?,
+                _ => socket::steer(listener, &indices)?,
+            }
+        }
+        Ok(())
+    }
+}
+
 /// The addresses of a fleet, with real ports, from which any number of slots can be opened.
 #[derive(Debug, Clone)]
 pub struct Addresses {

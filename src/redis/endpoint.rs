@@ -34,7 +34,9 @@ pub(super) fn config(url: &RedisUrl) -> Result<Config, Error> {
 
 /// `[user:password@]/path[?db=number]`. The client's own reader wants another scheme and has no database.
 fn unix(rest: &str) -> Result<Config, String> {
-    let (address, query) = rest.split_once('?').unwrap_or((rest, ""));
+    // Only this one ending is a query: a folder's name may hold a question mark.
+    let (address, database) =
+        rest.rsplit_once("?db=").map_or((rest, None), |(address, db)| (address, Some(db)));
     let at = address.find('/').ok_or("the socket's path is missing")?;
     let (credentials, path) = address.split_at(at);
     let (username, password) = match credentials.rsplit_once('@') {
@@ -44,7 +46,7 @@ fn unix(rest: &str) -> Result<Config, String> {
             (filled(user), filled(password))
         }
     };
-    let database = match query.split('&').find_map(|pair| pair.strip_prefix("db=")) {
+    let database = match database {
         None => None,
         Some(number) => Some(number.parse().map_err(|_| "the database must be a number from 0 to 255")?),
     };

@@ -30,6 +30,7 @@ const HEAD_PID: usize = 2;
 const HEAD_STARTED_MS: usize = 3;
 const HEAD_REDIS_REACHED: usize = 4;
 const HEAD_GENERATION: usize = 5;
+const HEAD_STOPPING: usize = 6;
 
 /// The shared table.
 #[derive(Debug)]
@@ -93,6 +94,16 @@ impl Scoreboard {
         self.head(HEAD_REDIS_REACHED).store(1, Relaxed);
     }
 
+    /// Whether the whole fleet ends, so that a worker which leaves also closes its seat.
+    pub fn is_stopping(&self) -> bool {
+        self.head(HEAD_STOPPING).load(Relaxed) != 0
+    }
+
+    /// Written by the supervisor before it tells the first worker.
+    pub fn set_stopping(&self) {
+        self.head(HEAD_STOPPING).store(1, Relaxed);
+    }
+
     /// Number of the configuration and binary the fleet runs now, from 1.
     pub fn generation(&self) -> u64 {
         self.head(HEAD_GENERATION).load(Relaxed)
@@ -133,12 +144,14 @@ mod tests {
         let table = table();
         table.set_slots(2);
         let row = table.row(1);
-        row.occupy(10, 1, 1000);
+        row.prepare(1, 1000);
+        row.seated(10);
         row.request_started();
         row.request_done(200, 12, 1500);
         row.request_started();
         row.vacate(SlotState::BackedOff);
-        row.occupy(11, 1, 2000);
+        row.prepare(1, 2000);
+        row.seated(11);
         row.request_started();
         row.request_done(503, 1, 100);
         let slot = &table.snapshot().slots[1];
@@ -150,7 +163,8 @@ mod tests {
     fn a_retired_slot_stays_in_the_totals() {
         let table = table();
         table.set_slots(3);
-        table.row(2).occupy(10, 1, 0);
+        table.row(2).prepare(1, 0);
+        table.row(2).seated(10);
         table.row(2).request_done(200, 0, 1);
         table.set_slots(1);
         assert_eq!(table.snapshot().requests(), 1);

@@ -96,14 +96,20 @@ impl<'a> Row<'a> {
         self.words[word].fetch_add(by, Relaxed);
     }
 
-    /// A new worker sits in the slot; gauges of the one before it are gone. Written by the supervisor.
-    pub fn occupy(self, pid: u32, generation: u64, now_ms: u64) {
+    /// A worker is about to be forked into the slot; the gauges of the one before it are gone.
+    ///
+    /// Written by the supervisor before the fork: the worker may write its first figures before the fork returns.
+    pub fn prepare(self, generation: u64, now_ms: u64) {
         self.clear_gauges();
-        self.set(PID, u64::from(pid));
         self.set(GENERATION, generation);
         self.set(STARTED_MS, now_ms);
-        self.add(STARTS, 1);
         self.set_state(SlotState::Booting);
+    }
+
+    /// The worker sits in the slot. Written by the supervisor after the fork.
+    pub fn seated(self, pid: u32) {
+        self.set(PID, u64::from(pid));
+        self.add(STARTS, 1);
     }
 
     /// The worker is gone. Written by the supervisor.

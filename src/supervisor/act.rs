@@ -26,6 +26,9 @@ const REDIS_BOOT: Duration = Duration::from_secs(5);
 /// How long it may take to save and leave.
 const REDIS_STOP: Duration = Duration::from_secs(10);
 
+/// How long a killed worker is waited for when the fleet ends.
+const KILL_PATIENCE: Duration = Duration::from_secs(10);
+
 /// Step in which the two waits above look again; nothing else runs in this process meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -42,7 +45,7 @@ impl Supervisor<'_> {
             }
             Action::Kill { slot, pid, cause } => {
                 self.send(pid, Signal::SIGKILL);
-                self.slots[slot].lifecycle = Lifecycle::Killed { pid };
+                self.slots[slot].lifecycle = Lifecycle::Killed { pid, cause, forget_at: now + KILL_PATIENCE };
                 self.killed += usize::from(self.target != Target::StopNow);
                 tracing::warn!(slot, pid = pid.as_raw(), %cause, "worker killed: {cause}");
             }
@@ -60,19 +63,20 @@ impl Supervisor<'_> {
 
     fn spawn(&mut self, index: usize, now: Duration) {
         let generation = self.scoreboard.generation();
+        let row = self.scoreboard.row(index);
+        row.prepare(generation, u64::try_from(time::unix().as_millis()).unwrap_or(0));
         let slot = &mut self.slots[index];
         match spawn::spawn(index, generation, &slot.listeners, &self.lifeline, self.entry) {
             Ok((pid, pipe)) => {
                 slot.lifecycle = Lifecycle::Booting { pid, deadline: now + self.settings.boot_timeout };
                 slot.report = Some(Report { pipe: Some(File::from(pipe)), text: String::new() });
-                let now_ms = u64::try_from(time::unix().as_millis()).unwrap_or(0);
-                self.scoreboard.row(index).occupy(pid.as_raw().unsigned_abs(), generation, now_ms);
+                row.seated(pid.as_raw().unsigned_abs());
                 tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
             }
             Err(error) => {
                 let delay = slot.backoff.after(Death::BeforeReady, rand::random());
                 slot.lifecycle = Lifecycle::BackedOff { until: now + delay };
-                self.scoreboard.row(index).set_state(SlotState::BackedOff);
+                row.vacate(SlotState::BackedOff);
                 self.last_failure = format!("cannot fork: {error}");
                 tracing::error!(slot = index, %error, "cannot fork a worker");
             }
@@ -104,7 +108,7 @@ impl Supervisor<'_> {
             if private.pid.is_none() || private.server.answers() {
                 return;
             }
-            if self.reap().is_err() {
+            if self.reap().and_then(|()| self.read_signals()).is_err() || self.target != Target::Serve {
                 return;
             }
             std::thread::sleep(LOOK_AGAIN);
@@ -134,19 +138,32 @@ impl Supervisor<'_> {
     pub(super) fn stop_private_redis(&mut self) {
         let Some(Private { pid: Some(pid), .. }) = self.private else { return };
         self.send(pid, Signal::SIGTERM);
-        let until = time::monotonic() + REDIS_STOP;
+        if self.await_end(pid, REDIS_STOP) {
+            return;
+        }
+        tracing::warn!(pid = pid.as_raw(), "private Redis killed: it did not leave in time");
+        self.send(pid, Signal::SIGKILL);
+        self.await_end(pid, REDIS_STOP);
+    }
+
+    /// Waits until this child has ended; an order to stop at once ends the wait.
+    fn await_end(&mut self, pid: Pid, patience: Duration) -> bool {
+        let hurried = self.target == Target::StopNow;
+        let until = time::monotonic() + patience;
         while time::monotonic() < until {
             match proc::reap() {
                 Ok(Some((ended, exit))) if ended == pid => {
                     tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis stopped");
-                    return;
+                    return true;
                 }
                 Ok(Some(_)) => {}
                 Ok(None) => std::thread::sleep(LOOK_AGAIN),
-                Err(_) => return,
+                Err(_) => return false,
+            }
+            if self.read_signals().is_err() || (self.target == Target::StopNow && !hurried) {
+                return false;
             }
         }
-        tracing::warn!(pid = pid.as_raw(), "private Redis killed: it did not leave in time");
-        self.send(pid, Signal::SIGKILL);
+        false
     }
 }

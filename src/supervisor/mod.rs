@@ -104,6 +104,8 @@ pub struct Supervisor<'a> {
     announced: bool,
     last_failure: String,
     killed: usize,
+    /// Which slots new connections may go to.
+    steered: Vec<bool>,
     signals: Signals,
     /// Read end, inherited by every worker.
     lifeline: OwnedFd,
@@ -147,6 +149,7 @@ impl<'a> Supervisor<'a> {
             settings,
             scoreboard,
             entry,
+            steered: vec![true; listeners.len()],
             slots: listeners.into_iter().map(Slot::new).collect(),
             private,
             target: Target::Serve,
@@ -169,6 +172,8 @@ impl<'a> Supervisor<'a> {
         self.await_private_redis();
         loop {
             self.reap()?;
+            // READY may have come while this process was suspended: it counts before any deadline does.
+            self.read_reports();
             let now = time::monotonic();
             let plan = plan::plan(&self.view(), now);
             let acted = !plan.actions.is_empty();
@@ -181,9 +186,9 @@ impl<'a> Supervisor<'a> {
             if !acted {
                 self.revive_private_redis(now);
                 self.announce();
+                self.steer();
                 self.wait(plan.wake_at, now)?;
                 self.read_signals()?;
-                self.read_reports();
             }
         }
     }
@@ -225,6 +230,30 @@ impl<'a> Supervisor<'a> {
         let what = if target == Target::StopNow { "stopping at once" } else { "stopping: workers drain" };
         tracing::info!(signal = %signal, "{what}");
         self.target = target;
+        self.scoreboard.set_stopping();
+        self.close_empty_seats();
+    }
+
+    /// Closes the listeners of slots without a worker: what came there would wait for nobody.
+    fn close_empty_seats(&self) {
+        for slot in self.slots.iter().filter(|slot| slot.lifecycle.pid().is_none()) {
+            slot.listeners.close();
+        }
+    }
+
+    /// Keeps new connections off slots whose workers died early, until one of them is READY, as long as there are
+    /// others.
+    fn steer(&mut self) {
+        let serves = |slot: &Slot| matches!(slot.lifecycle, Lifecycle::Ready { .. });
+        let open: Vec<bool> =
+            self.slots.iter().map(|slot| serves(slot) || slot.backoff.early_deaths() == 0).collect();
+        if open == self.steered || self.target != Target::Serve {
+            return;
+        }
+        if let Some(Err(error)) = self.slots.first().map(|first| first.listeners.steer(&open)) {
+            tracing::warn!(%error, "cannot steer connections past a slot that waits: {error}");
+        }
+        self.steered = open;
     }
 
     /// Says once that every slot serves for the first time.

@@ -121,15 +121,15 @@ impl Plan {
 }
 
 fn serve(view: &View, now: Duration, plan: &mut Plan) {
-    let failed = |deaths: u32| deaths >= BOOT_ATTEMPTS;
-    if !view.ever_ready
-        && view.slots.iter().all(|(lifecycle, deaths)| lifecycle.pid().is_none() && failed(*deaths))
-    {
+    // No worker ever served and every slot was tried: nobody more is started, and those still booting are waited for.
+    let hopeless = !view.ever_ready && view.slots.iter().all(|(_, deaths)| *deaths >= BOOT_ATTEMPTS);
+    if hopeless && view.slots.iter().all(|(lifecycle, _)| lifecycle.pid().is_none()) {
         plan.actions.push(Action::GiveUp);
         return;
     }
     for (slot, (lifecycle, _)) in view.slots.iter().enumerate() {
         match *lifecycle {
+            Lifecycle::Empty | Lifecycle::BackedOff { .. } if hopeless => {}
             Lifecycle::Empty => plan.actions.push(Action::Spawn { slot }),
             Lifecycle::BackedOff { until } => plan.at(until, now, Action::Spawn { slot }),
             Lifecycle::Booting { pid, deadline } => {
@@ -147,7 +147,9 @@ fn stop(view: &View, now: Duration, plan: &mut Plan) {
     let at_once = view.target == Target::StopNow;
     for (slot, (lifecycle, _)) in view.slots.iter().enumerate() {
         match *lifecycle {
-            Lifecycle::Empty | Lifecycle::BackedOff { .. } | Lifecycle::Killed { .. } => {}
+            Lifecycle::Empty | Lifecycle::BackedOff { .. } => {}
+            Lifecycle::Killed { forget_at, .. } if forget_at > now => plan.wake_at(forget_at),
+            Lifecycle::Killed { .. } => {}
             Lifecycle::Booting { pid, .. }
             | Lifecycle::Ready { pid, .. }
             | Lifecycle::Draining { pid, .. }
@@ -165,7 +167,11 @@ fn stop(view: &View, now: Duration, plan: &mut Plan) {
             }
         }
     }
-    if view.slots.iter().all(|(lifecycle, _)| lifecycle.pid().is_none()) {
+    let gone = |lifecycle: &Lifecycle| match *lifecycle {
+        Lifecycle::Killed { forget_at, .. } => forget_at <= now,
+        other => other.pid().is_none(),
+    };
+    if view.slots.iter().all(|(lifecycle, _)| gone(lifecycle)) {
         plan.actions.push(Action::Finish);
     }
 }
@@ -222,6 +228,12 @@ mod tests {
         assert_eq!(plan(&view, NOW).actions, [Action::GiveUp]);
         view.slots[2].1 = 1;
         assert!(plan(&view, NOW).actions.is_empty());
+        // One that still boots for the third time is waited for, and nobody is started meanwhile.
+        view.slots[1].0 = Lifecycle::Booting { pid: pid(9), deadline: LATER };
+        view.slots[2] = (Lifecycle::Empty, 2);
+        assert_eq!(plan(&view, NOW), Plan { actions: vec![], wake_at: Some(LATER) });
+        view.slots[1].0 = Lifecycle::BackedOff { until: LATER };
+        view.slots[2].0 = Lifecycle::BackedOff { until: LATER };
         view.slots[2].1 = 2;
         view.ever_ready = true;
         assert!(plan(&view, NOW).actions.is_empty());
@@ -249,9 +261,9 @@ mod tests {
         );
         let late = plan(&view(Target::Stop, vec![draining]), kill_at);
         assert_eq!(late.actions, [Action::Kill { slot: 0, pid: pid(1), cause: Cause::DrainTimeout }]);
-        assert!(
-            plan(&view(Target::Stop, vec![(Lifecycle::Killed { pid: pid(1) }, 0)]), NOW).actions.is_empty()
-        );
+        let killed = (Lifecycle::Killed { pid: pid(1), cause: Cause::DrainTimeout, forget_at: LATER }, 0);
+        assert!(plan(&view(Target::Stop, vec![killed]), NOW).actions.is_empty());
+        assert_eq!(plan(&view(Target::Stop, vec![killed]), LATER).actions, [Action::Finish]);
         assert_eq!(plan(&view(Target::Stop, vec![(Lifecycle::Empty, 0)]), NOW).actions, [Action::Finish]);
     }
 

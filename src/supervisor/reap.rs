@@ -39,19 +39,32 @@ impl Supervisor<'_> {
         let slot = &mut self.slots[index];
         let said = slot.report.take().map(|report| report.text).unwrap_or_default();
         let said = said.lines().find_map(|line| line.strip_prefix("failed "));
-        let reason = said.map_or_else(|| exit.to_string(), str::to_owned);
+        let reason = match (said, slot.lifecycle) {
+            (Some(said), _) => said.to_owned(),
+            (None, Lifecycle::Killed { cause, .. }) => cause.to_string(),
+            (None, _) => exit.to_string(),
+        };
         let row = self.scoreboard.row(index);
         let (death, cause) = match slot.lifecycle {
             Lifecycle::Draining { .. } => {
-                tracing::info!(slot = index, pid = pid.as_raw(), cause = %exit, "worker left");
                 slot.lifecycle = Lifecycle::Empty;
                 row.vacate(SlotState::Empty);
+                if exit == Exit::Code(0) {
+                    tracing::info!(slot = index, pid = pid.as_raw(), cause = %exit, "worker left");
+                } else {
+                    row.crashed();
+                    tracing::warn!(slot = index, pid = pid.as_raw(), cause = %exit, "worker died in its drain: {exit}");
+                }
                 return;
             }
             Lifecycle::Ready { since, .. } => (Death::AfterServing(now.saturating_sub(since)), reason),
             _ => (Death::BeforeReady, reason),
         };
-        row.crashed();
+        // Somebody may tell a single worker to leave; that is no crash, but its slot is filled by the same rules.
+        let left = matches!((death, exit), (Death::AfterServing(_), Exit::Code(0)));
+        if !left {
+            row.crashed();
+        }
         if death == Death::BeforeReady {
             self.last_failure.clone_from(&cause);
         }
@@ -63,6 +76,9 @@ impl Supervisor<'_> {
         row.vacate(if delay.is_zero() { SlotState::Empty } else { SlotState::BackedOff });
         let (pid, delay_ms) = (pid.as_raw(), u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
         match self.target {
+            Target::Serve if left => {
+                tracing::info!(slot = index, pid, delay_ms, "worker left, though nobody here told it to")
+            }
             Target::Serve => tracing::warn!(slot = index, pid, %cause, delay_ms, "worker died: {cause}"),
             Target::Stop | Target::StopNow => {
                 tracing::info!(slot = index, pid, %cause, "worker ended: {cause}")

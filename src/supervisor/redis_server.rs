@@ -64,7 +64,7 @@ pub struct RedisServer {
     program: PathBuf,
     folder: PathBuf,
     /// Held by this process and by the server itself, so that no second server ever writes the same data.
-    lock: fd::Lock,
+    lock: File,
 }
 
 impl RedisServer {
@@ -82,9 +82,9 @@ impl RedisServer {
             return Err(Error::TooLong { folder });
         }
         let failed = |source| Error::Folder { folder: folder.clone(), source };
-        let open =
-            || OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("redis.lock"));
-        let lock = wait_for_lock(open, patience).map_err(failed)?;
+        let file =
+            OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("redis.lock"));
+        let lock = file.and_then(|file| wait_for_lock(file, patience)).map_err(failed)?;
         match lock {
             Some(lock) => Ok(Self { program, folder, lock }),
             None => Err(Error::InUse { folder }),
@@ -130,7 +130,7 @@ impl RedisServer {
             "--logfile".as_ref(),
             log.as_ref(),
         ];
-        proc::spawn_program(&self.program, arguments, &self.folder, &*self.lock)
+        proc::spawn_program(&self.program, arguments, &self.folder, &self.lock)
     }
 
     /// Whether it has read its data and answers; until then it says LOADING.
@@ -151,15 +151,15 @@ fn socket(folder: &Path) -> PathBuf {
     folder.join("redis.sock")
 }
 
-fn wait_for_lock(open: impl Fn() -> io::Result<File>, patience: Duration) -> io::Result<Option<fd::Lock>> {
+fn wait_for_lock(file: File, patience: Duration) -> io::Result<Option<File>> {
     const STEP: Duration = Duration::from_millis(20);
     let mut waited = Duration::ZERO;
-    loop {
-        match fd::try_lock(open()?)? {
-            Some(lock) => return Ok(Some(lock)),
-            None if waited >= patience => return Ok(None),
-            None => std::thread::sleep(STEP),
+    while !fd::try_lock(&file)? {
+        if waited >= patience {
+            return Ok(None);
         }
+        std::thread::sleep(STEP);
         waited += STEP;
     }
+    Ok(Some(file))
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::listener::SlotListeners;
 use crate::supervisor::backoff::Backoff;
+use crate::supervisor::plan::Cause;
 use crate::sys::proc::Pid;
 
 /// Where a slot stands. Times are on the monotonic clock.
@@ -42,6 +43,10 @@ pub enum Lifecycle {
     Killed {
         /// The worker.
         pid: Pid,
+        /// Why.
+        cause: Cause,
+        /// When it is no longer waited for: one in uninterruptible sleep would keep a fleet from ending for ever.
+        forget_at: Duration,
     },
 }
 
@@ -51,7 +56,7 @@ impl Lifecycle {
         match self {
             Self::Empty | Self::BackedOff { .. } => None,
             Self::Booting { pid, .. } | Self::Ready { pid, .. } => Some(pid),
-            Self::Draining { pid, .. } | Self::Killed { pid } => Some(pid),
+            Self::Draining { pid, .. } | Self::Killed { pid, .. } => Some(pid),
         }
     }
 }

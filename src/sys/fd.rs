@@ -1,18 +1,20 @@
 //! Descriptors: pipes, waiting on several, and closing what a child must not keep.
 
 use std::fs::File;
+use std::fs::TryLockError;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use nix::fcntl::Flock;
-use nix::fcntl::FlockArg;
 use nix::fcntl::OFlag;
 use nix::poll::PollFd;
 use nix::poll::PollFlags;
 use nix::poll::PollTimeout;
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+use nix::sys::resource::setrlimit;
 
 /// A pipe's read end and write end, closed on exec; both ends never block.
 ///
@@ -44,19 +46,48 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::R
     Ok(polled.iter().map(|fd| fd.any().unwrap_or(false)).collect())
 }
 
-/// A file that is locked until this, and every process that inherited it, is gone.
-pub type Lock = Flock<File>;
-
-/// Locks a file for this process until it is dropped; `None` when another process holds it. flock(2).
+/// Locks a file until it, and every copy of it that a child inherited, is closed; false when another process holds it.
+///
+/// The standard library's lock (`flock(2)`) is used because dropping it only closes: an explicit unlock would also
+/// end the lock of the child.
 ///
 /// # Errors
 /// When the file system has no locks.
-pub fn try_lock(file: File) -> io::Result<Option<Lock>> {
-    match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-        Ok(lock) => Ok(Some(lock)),
-        Err((_, nix::Error::EWOULDBLOCK)) => Ok(None),
-        Err((_, refused)) => Err(refused.into()),
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    held(file.try_lock())
+}
+
+/// Whether nobody holds the lock of this file; takes it for the moment of the question, beside others that ask.
+///
+/// # Errors
+/// When the file system has no locks.
+pub fn is_free(file: &File) -> io::Result<bool> {
+    held(file.try_lock_shared())
+}
+
+fn held(answer: Result<(), TryLockError>) -> io::Result<bool> {
+    match answer {
+        Ok(()) => Ok(true),
+        Err(TryLockError::WouldBlock) => Ok(false),
+        Err(TryLockError::Error(error)) => Err(error),
     }
+}
+
+/// Raises the number of descriptors this process, and all it forks, may have to what it is allowed; getrlimit(2).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn raise_limit() -> io::Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    if soft < hard { Ok(setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?) } else { Ok(()) }
+}
+
+/// Descriptors this process may have.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn limit() -> io::Result<u64> {
+    Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
 }
 
 /// Closes every descriptor of this process but standard ones and those in `keep`.

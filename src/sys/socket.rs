@@ -5,6 +5,7 @@ use std::net::Shutdown;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 
 use socket2::Domain;
 use socket2::SockFilter;
@@ -85,6 +86,52 @@ pub fn stop_listening(listener: &impl AsFd) -> io::Result<()> {
     SockRef::from(listener).shutdown(Shutdown::Both)
 }
 
+/// Sends the new connections of a reuseport group to the sockets with these indices, evenly and at random.
+///
+/// A socket's index is its place in the order in which the group began to listen. The classic BPF program holds for the
+/// whole group, whichever of its sockets is named, and needs no privilege; `SO_ATTACH_REUSEPORT_CBPF`, socket(7).
+///
+/// # Errors
+/// When there are no indices, too many for a program, or the kernel refuses it.
+pub fn steer(listener: &impl AsFd, indices: &[u32]) -> io::Result<()> {
+    let count = u32::try_from(indices.len()).ok().filter(|count| *count > 0);
+    let count = count.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
+    let random = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
+    let mut program = vec![
+        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, random),
+        op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, count),
+    ];
+    for (nth, index) in (0_u32..).zip(indices) {
+        program.push(op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, nth));
+        program.push(op(libc::BPF_RET | libc::BPF_K, 0, 0, *index));
+    }
+    program.push(op(libc::BPF_RET | libc::BPF_K, 0, 0, indices[0]));
+    let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
+    set(listener, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
+}
+
+/// Takes the program away again: the kernel's hash decides.
+///
+/// # Errors
+/// When the kernel refuses; that there is no program is no error.
+pub fn unsteer(listener: &impl AsFd) -> io::Result<()> {
+    match set(listener, libc::SO_DETACH_REUSEPORT_BPF, &0_i32) {
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+        other => other,
+    }
+}
+
+fn set<T>(listener: &impl AsFd, option: i32, value: &T) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
+    let fd = listener.as_fd().as_raw_fd();
+    // SAFETY: the kernel reads `size` bytes of `value`, and of a program what it points to; both outlive the call.
+    let answer =
+        unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, std::ptr::from_ref(value).cast(), size) };
+    if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::TcpStream;
@@ -104,5 +151,28 @@ mod tests {
             assert!(listener.accept().is_ok());
         }
         assert!(listener.accept().is_err());
+    }
+
+    #[test]
+    fn steered_connections_meet_only_the_named_sockets() {
+        let first = listen(bind("127.0.0.1:0".parse().unwrap(), Share::Group).unwrap(), 64).unwrap();
+        let address = first.local_addr().unwrap();
+        let group: Vec<_> = std::iter::once(first)
+            .chain((0..3).map(|_| listen(bind(address, Share::Group).unwrap(), 64).unwrap()))
+            .collect();
+        let waiting = |group: &[TcpListener]| -> Vec<usize> {
+            group.iter().map(|socket| std::iter::from_fn(|| socket.accept().ok()).count()).collect()
+        };
+        let connect = || (0..60).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>();
+        unsteer(&group[0]).unwrap();
+        steer(&group[2], &[0, 3]).unwrap();
+        let held = connect();
+        let counts = waiting(&group);
+        assert!(counts[0] > 0 && counts[3] > 0 && counts[1] + counts[2] == 0, "{counts:?}");
+        drop(held);
+        unsteer(&group[1]).unwrap();
+        let held = connect();
+        assert!(waiting(&group).iter().all(|count| *count > 0));
+        drop(held);
     }
 }

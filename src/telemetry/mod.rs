@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tracing_subscriber::EnvFilter;
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
@@ -49,13 +50,31 @@ pub enum Error {
 /// request. Naming them in `log.level` brings them back.
 const QUIET: &str = "tower_sessions_core=off,fred=off";
 
+/// Finds out whether [`install`] would understand the settings.
+///
+/// # Errors
+/// See [`Error::Filter`].
+pub fn check(log: &Log) -> Result<(), Error> {
+    filter(log).map(|_| ())
+}
+
+fn filter(log: &Log) -> Result<EnvFilter, Error> {
+    let refused = |reason: String| Error::Filter { directives: log.level.clone(), reason };
+    // A bare word that is no level names a target: a slip such as `inof` would silence everything else.
+    let is_slip =
+        |directive: &&str| !directive.contains(['=', ':', '[']) && directive.parse::<LevelFilter>().is_err();
+    if let Some(slip) = log.level.split(',').map(str::trim).find(|part| !part.is_empty() && is_slip(part)) {
+        return Err(refused(format!("{slip} is neither a level nor TARGET=LEVEL")));
+    }
+    EnvFilter::try_new(format!("{QUIET},{}", log.level)).map_err(|source| refused(source.to_string()))
+}
+
 /// Sends every event of this process, and of all it forks, to standard error.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn install(log: &Log) -> Result<(), Error> {
-    let filter = EnvFilter::try_new(format!("{QUIET},{}", log.level))
-        .map_err(|source| Error::Filter { directives: log.level.clone(), reason: source.to_string() })?;
+    let filter = filter(log)?;
     let terminal = std::io::stderr().is_terminal();
     let form = match (log.format, terminal) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => Form::Json,

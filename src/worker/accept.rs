@@ -13,6 +13,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http::Response;
+use http::Version;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
@@ -28,7 +29,9 @@ use crate::scoreboard::row::Row;
 use crate::worker::connection::Connections;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Order;
-use crate::worker::connection::Sending;
+use crate::worker::stream::Sending;
+use crate::worker::stream::UnderWay;
+use crate::worker::stream::Watched;
 
 /// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
 const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
@@ -130,15 +133,13 @@ impl<A: Answer> Door<A> {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let entry = self.hall.connections.open();
-        self.hall.row().connection_opened();
+        let entry = Arc::new(self.hall.connections.open());
         let door = self.clone();
         tokio::spawn(async move {
-            if let Ok(_permit) = door.permits.acquire().await {
-                entry.seat();
-                door.hall.serve(stream, peer, door.answer.clone(), entry).await;
-            }
-            door.hall.row().connection_closed();
+            let Ok(place) = Arc::clone(&door.permits).acquire_owned().await else { return };
+            entry.seat();
+            let watched = Watched { stream, entry: Arc::clone(&entry), _place: place };
+            door.hall.serve(watched, peer, door.answer, &entry).await;
         });
     }
 }
@@ -149,18 +150,17 @@ impl Hall {
         self.scoreboard.row(self.slot)
     }
 
-    async fn serve<A: Answer>(&self, stream: TcpStream, peer: SocketAddr, answer: A, entry: Entry) {
-        let entry = &entry;
-        let service = service_fn(move |request| {
-            let under_way = entry.request();
+    async fn serve<A: Answer>(&self, watched: Watched, peer: SocketAddr, answer: A, entry: &Arc<Entry>) {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);
             let answered = answer.answer(request, peer);
             async move {
                 let response = answered.await;
                 Ok::<_, Infallible>(response.map(|body| Sending { body, _under_way: under_way }))
             }
         });
-        let io = TokioIo::new(entry.watch(stream));
-        let mut served = pin!(self.builder.serve_connection_with_upgrades(io, service));
+        let mut served = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
+        let mut going_away = false;
         loop {
             tokio::select! {
                 biased;
@@ -172,6 +172,14 @@ impl Hall {
                 }
                 order = entry.connection.told() => match order {
                     Order::Serve => {}
+                    // An HTTP/2 client is told first (GOAWAY, RFC 9113 §6.8), so that it knows what was not served.
+                    Order::Expire if entry.connection.is_http2() && !going_away => {
+                        if entry.is_expired() {
+                            going_away = true;
+                            served.as_mut().graceful_shutdown();
+                        }
+                    }
+                    Order::Expire => if entry.is_expired() { return },
                     Order::Finish => served.as_mut().graceful_shutdown(),
                     Order::Cut => return,
                 },

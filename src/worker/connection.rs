@@ -5,37 +5,32 @@
 //! would count the idle time between two requests as slow header.
 
 use std::collections::HashMap;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Context;
-use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body::Body;
-use http_body::Frame;
-use http_body::SizeHint;
-use tokio::io::AsyncRead;
-use tokio::io::AsyncWrite;
-use tokio::io::ReadBuf;
-use tokio::net::TcpStream;
 use tokio::sync::Notify;
+
+use crate::scoreboard::Scoreboard;
+use crate::scoreboard::row::Row;
 
 /// Length of a tick; deadlines are met within one.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
-/// What a connection is told.
+/// What a connection is told; a later one in this list overrules an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Order {
     /// Nothing: go on.
     Serve,
+    /// End if you still overstay: a request may have come while the order was on its way.
+    Expire,
     /// End when the request under way is answered, at once if there is none.
     Finish,
     /// End now.
@@ -47,7 +42,7 @@ pub(super) enum Order {
 pub(super) struct Patience {
     /// From a header's first byte (or the accept) to its end.
     pub(super) header: Duration,
-    /// Without a request under way.
+    /// Without a request under way, or without the client reading what it is sent.
     pub(super) idle: Duration,
 }
 
@@ -69,7 +64,11 @@ pub(super) struct Connection {
     active: AtomicU32,
     /// What it does while no request is under way, as [`Pause`].
     pause: AtomicU8,
-    /// Tick of the last change of the two above.
+    /// Whether its client has stopped reading.
+    stalled: AtomicBool,
+    /// Whether it speaks HTTP/2, where a frame is not the beginning of a header.
+    http2: AtomicBool,
+    /// Tick of the last change of the first three, or of the last byte sent.
     since: AtomicU64,
     order: AtomicU8,
     told: Notify,
@@ -80,6 +79,8 @@ impl Connection {
         Self {
             active: AtomicU32::new(0),
             pause: AtomicU8::new(Pause::Waiting as u8),
+            stalled: AtomicBool::new(false),
+            http2: AtomicBool::new(false),
             since: AtomicU64::new(now),
             order: AtomicU8::new(Order::Serve as u8),
             told: Notify::new(),
@@ -94,7 +95,8 @@ impl Connection {
         self.told.notified().await;
         match self.order.load(Relaxed) {
             0 => Order::Serve,
-            1 => Order::Finish,
+            1 => Order::Expire,
+            2 => Order::Finish,
             _ => Order::Cut,
         }
     }
@@ -104,8 +106,9 @@ impl Connection {
         self.told.notify_one();
     }
 
-    fn is_busy(&self) -> bool {
-        self.active.load(Relaxed) > 0
+    /// Whether it speaks HTTP/2.
+    pub(super) fn is_http2(&self) -> bool {
+        self.http2.load(Relaxed)
     }
 }
 
@@ -117,22 +120,30 @@ pub(super) struct Connections {
     tick: AtomicU64,
     patience: Patience,
     ended: Notify,
+    scoreboard: Arc<Scoreboard>,
+    slot: usize,
 }
 
 impl Connections {
-    pub(super) fn new(patience: Patience) -> Self {
+    pub(super) fn new(patience: Patience, scoreboard: Arc<Scoreboard>, slot: usize) -> Self {
         Self {
             open: Mutex::default(),
             next: AtomicU64::new(0),
             tick: AtomicU64::new(1),
             patience,
             ended: Notify::new(),
+            scoreboard,
+            slot,
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
         // The map is whole after any panic: each use is one insertion, removal or walk.
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn row(&self) -> Row<'_> {
+        self.scoreboard.row(self.slot)
     }
 
     /// Takes note of a new connection until the entry is dropped.
@@ -140,6 +151,7 @@ impl Connections {
         let connection = Arc::new(Connection::new(self.tick.load(Relaxed)));
         let number = self.next.fetch_add(1, Relaxed);
         self.lock().insert(number, Arc::clone(&connection));
+        self.row().connection_opened();
         Entry { number, connection, all: Arc::clone(self) }
     }
 
@@ -167,27 +179,28 @@ impl Connections {
         }
     }
 
-    /// Ends one tick: whoever overstayed is cut.
+    /// Ends one tick: whoever overstayed is told.
     pub(super) fn sweep(&self) {
-        let now = self.tick.fetch_add(1, Relaxed) + 1;
-        let ticks = |patience: Duration| {
-            u64::try_from(patience.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX)
+        self.tick.fetch_add(1, Relaxed);
+        let overstayed = |connection: &&Arc<Connection>| self.overstays(connection);
+        self.lock().values().filter(overstayed).for_each(|connection| connection.tell(Order::Expire));
+    }
+
+    fn overstays(&self, connection: &Connection) -> bool {
+        let busy = connection.active.load(Relaxed) > 0;
+        let patience = match connection.pause.load(Relaxed) {
+            _ if connection.stalled.load(Relaxed) => self.patience.idle,
+            _ if busy => return false,
+            waiting if waiting == Pause::Waiting as u8 => return false,
+            reading if reading == Pause::Header as u8 => self.patience.header,
+            _ => self.patience.idle,
         };
-        let (header, idle) = (ticks(self.patience.header), ticks(self.patience.idle));
-        for connection in self.lock().values().filter(|connection| !connection.is_busy()) {
-            let patience = match connection.pause.load(Relaxed) {
-                waiting if waiting == Pause::Waiting as u8 => continue,
-                reading if reading == Pause::Header as u8 => header,
-                _ => idle,
-            };
-            if now.saturating_sub(connection.since.load(Relaxed)) > patience {
-                connection.tell(Order::Cut);
-            }
-        }
+        let ticks = u64::try_from(patience.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
+        self.tick.load(Relaxed).saturating_sub(connection.since.load(Relaxed)) > ticks
     }
 }
 
-/// A connection's place among all; leaves with its drop.
+/// A connection's place among all; leaves with its drop, and with it the connection leaves every book.
 #[derive(Debug)]
 pub(super) struct Entry {
     number: u64,
@@ -196,142 +209,89 @@ pub(super) struct Entry {
 }
 
 impl Entry {
+    fn changed(&self) {
+        self.connection.since.store(self.all.tick.load(Relaxed), Relaxed);
+    }
+
     /// Its turn has come: from now on its first header is waited for.
     pub(super) fn seat(&self) {
-        self.connection.since.store(self.all.tick.load(Relaxed), Relaxed);
+        self.changed();
         self.connection.pause.store(Pause::Header as u8, Relaxed);
     }
 
-    /// A request's header is complete; it is under way until the guard is dropped.
-    pub(super) fn request(&self) -> UnderWay {
-        UnderWay::begin(&self.connection, &self.all)
+    /// A request's header is complete; it is under way until [`Entry::answered`].
+    pub(super) fn asked(&self, http2: bool) {
+        self.connection.active.fetch_add(1, Relaxed);
+        self.connection.pause.store(Pause::Idle as u8, Relaxed);
+        if http2 {
+            self.connection.http2.store(true, Relaxed);
+        }
     }
 
-    /// The stream with this entry's eyes on it.
-    pub(super) fn watch(&self, stream: TcpStream) -> Watched {
-        Watched { stream, connection: Arc::clone(&self.connection), all: Arc::clone(&self.all) }
+    /// A request's response has been taken over for sending, or given up.
+    pub(super) fn answered(&self) {
+        self.connection.active.fetch_sub(1, Relaxed);
+        self.changed();
+    }
+
+    /// Bytes came from the client. After a pause they begin a header; in HTTP/2 they are a sign of life.
+    pub(super) fn read(&self) {
+        let connection = &self.connection;
+        if connection.active.load(Relaxed) > 0 || connection.pause.load(Relaxed) != Pause::Idle as u8 {
+            return;
+        }
+        if !connection.is_http2() {
+            connection.pause.store(Pause::Header as u8, Relaxed);
+        }
+        self.changed();
+    }
+
+    /// Bytes went to the client.
+    pub(super) fn sent(&self) {
+        self.connection.stalled.store(false, Relaxed);
+        self.changed();
+    }
+
+    /// The client does not read what is sent to it.
+    pub(super) fn stalls(&self) {
+        if !self.connection.stalled.swap(true, Relaxed) {
+            self.changed();
+        }
+    }
+
+    /// Whether an order to expire still holds; if not, it is taken back.
+    pub(super) fn is_expired(&self) -> bool {
+        let expired = self.all.overstays(&self.connection);
+        if !expired {
+            let (from, to) = (Order::Expire as u8, Order::Serve as u8);
+            // A stronger order that came meanwhile stays.
+            let _ = self.connection.order.compare_exchange(from, to, Relaxed, Relaxed);
+        }
+        expired
     }
 }
 
 impl Drop for Entry {
     fn drop(&mut self) {
         self.all.lock().remove(&self.number);
+        self.all.row().connection_closed();
         self.all.ended.notify_one();
-    }
-}
-
-/// A request under way.
-#[derive(Debug)]
-pub(super) struct UnderWay {
-    connection: Arc<Connection>,
-    all: Arc<Connections>,
-}
-
-impl UnderWay {
-    fn begin(connection: &Arc<Connection>, all: &Arc<Connections>) -> Self {
-        connection.active.fetch_add(1, Relaxed);
-        connection.pause.store(Pause::Idle as u8, Relaxed);
-        Self { connection: Arc::clone(connection), all: Arc::clone(all) }
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.connection.active.fetch_sub(1, Relaxed);
-        self.connection.since.store(self.all.tick.load(Relaxed), Relaxed);
-    }
-}
-
-/// A response's body that keeps its request under way until it is sent.
-#[derive(Debug)]
-pub(super) struct Sending<B> {
-    pub(super) body: B,
-    pub(super) _under_way: UnderWay,
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-/// A stream whose first byte after a pause begins a header.
-#[derive(Debug)]
-pub(super) struct Watched {
-    stream: TcpStream,
-    connection: Arc<Connection>,
-    all: Arc<Connections>,
-}
-
-impl AsyncRead for Watched {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
-        if buffer.filled().len() > before
-            && !self.connection.is_busy()
-            && self.connection.pause.load(Relaxed) == Pause::Idle as u8
-        {
-            self.connection.pause.store(Pause::Header as u8, Relaxed);
-            self.connection.since.store(self.all.tick.load(Relaxed), Relaxed);
-        }
-        polled
-    }
-}
-
-impl AsyncWrite for Watched {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, bytes)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::num::NonZeroUsize;
+
     use super::*;
 
     fn connections() -> Arc<Connections> {
-        Arc::new(Connections::new(Patience { header: TICK * 3, idle: TICK * 10 }))
+        let scoreboard = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();
+        Arc::new(Connections::new(Patience { header: TICK * 3, idle: TICK * 10 }, Arc::new(scoreboard), 0))
+    }
+
+    fn sweep(all: &Connections, times: usize) {
+        (0..times).for_each(|_| all.sweep());
     }
 
     fn order(entry: &Entry) -> u8 {
@@ -339,33 +299,71 @@ mod tests {
     }
 
     #[test]
-    fn a_header_that_never_ends_is_cut_and_a_long_request_is_not() {
+    fn a_header_that_never_ends_expires_and_a_long_request_does_not() {
         let all = connections();
         let (slow, busy, waiting) = (all.open(), all.open(), all.open());
         slow.seat();
         busy.seat();
-        let under_way = busy.request();
-        for _ in 0..20 {
-            all.sweep();
-        }
-        assert_eq!(order(&slow), Order::Cut as u8);
+        busy.asked(false);
+        sweep(&all, 20);
+        assert_eq!(order(&slow), Order::Expire as u8);
         assert_eq!(order(&busy), Order::Serve as u8);
         assert_eq!(order(&waiting), Order::Serve as u8);
-        drop(under_way);
-        for _ in 0..10 {
-            all.sweep();
-        }
+        busy.answered();
+        sweep(&all, 10);
         assert_eq!(order(&busy), Order::Serve as u8);
         all.sweep();
-        assert_eq!(order(&busy), Order::Cut as u8);
+        assert_eq!(order(&busy), Order::Expire as u8);
     }
 
     #[test]
-    fn an_entry_leaves_with_its_drop() {
+    fn a_request_that_comes_with_the_order_to_expire_is_served() {
         let all = connections();
         let entry = all.open();
-        assert_eq!(all.len(), 1);
+        entry.seat();
+        sweep(&all, 5);
+        assert_eq!(order(&entry), Order::Expire as u8);
+        entry.asked(false);
+        assert!(!entry.is_expired());
+        assert_eq!(order(&entry), Order::Serve as u8);
+    }
+
+    #[test]
+    fn a_client_that_stops_reading_expires_even_with_a_request_under_way() {
+        let all = connections();
+        let entry = all.open();
+        entry.seat();
+        entry.asked(false);
+        entry.stalls();
+        sweep(&all, 8);
+        entry.sent();
+        entry.stalls();
+        sweep(&all, 10);
+        assert_eq!(order(&entry), Order::Serve as u8);
+        all.sweep();
+        assert_eq!(order(&entry), Order::Expire as u8);
+    }
+
+    #[test]
+    fn frames_keep_an_idle_http2_connection_alive() {
+        let all = connections();
+        let entry = all.open();
+        entry.seat();
+        entry.asked(true);
+        entry.answered();
+        for _ in 0..5 {
+            sweep(&all, 8);
+            entry.read();
+        }
+        assert_eq!(order(&entry), Order::Serve as u8);
+    }
+
+    #[test]
+    fn an_entry_leaves_every_book_with_its_drop() {
+        let all = connections();
+        let entry = all.open();
+        assert_eq!((all.len(), all.row().snapshot(0).connections), (1, 1));
         drop(entry);
-        assert_eq!(all.len(), 0);
+        assert_eq!((all.len(), all.row().snapshot(0).connections), (0, 0));
     }
 }

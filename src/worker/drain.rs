@@ -28,17 +28,34 @@ pub(super) struct Schedule {
     idle: Duration,
     /// When whatever still runs is cut.
     pub(super) cut_at: Instant,
+    /// What becomes of the seat.
+    seat: Seat,
+}
+
+/// What becomes of the seat a worker leaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Seat {
+    /// The fleet ends, and with it the slot: its queue must run dry and its listeners close.
+    Closed,
+    /// A successor takes it: listeners and queue are the successor's, and must not be touched.
+    Passed,
 }
 
 impl Schedule {
-    /// As configured.
-    pub(super) fn configured(drain: &Drain, now: Instant) -> Self {
-        Self { grace: drain.grace, idle: drain.idle, cut_at: now + drain.timeout }
+    /// As configured, for a fleet that stops.
+    pub(super) fn stopping(drain: &Drain, now: Instant) -> Self {
+        Self { grace: drain.grace, idle: drain.idle, cut_at: now + drain.timeout, seat: Seat::Closed }
+    }
+
+    /// For a worker that somebody told to leave while the fleet goes on. New connections wait for its successor, so
+    /// it does not wait for idle ones.
+    pub(super) fn leaving(drain: &Drain, now: Instant) -> Self {
+        Self { grace: Duration::ZERO, idle: Duration::ZERO, cut_at: now + drain.timeout, seat: Seat::Passed }
     }
 
     /// For a worker whose supervisor is gone.
     pub(super) fn orphaned(now: Instant) -> Self {
-        Self { grace: Duration::ZERO, idle: QUIET, cut_at: now + ORPHAN }
+        Self { grace: Duration::ZERO, idle: QUIET, cut_at: now + ORPHAN, seat: Seat::Closed }
     }
 }
 
@@ -46,6 +63,9 @@ impl Schedule {
 ///
 /// New connections are ignored by the kernel from the end of the grace on; what it had already taken is accepted.
 pub(super) async fn close<A: Answer>(doors: &[Door<A>], schedule: &Schedule) {
+    if schedule.seat == Seat::Passed {
+        return;
+    }
     let accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     sleep(schedule.grace).await;
     for door in doors {

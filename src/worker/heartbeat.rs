@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::time::MissedTickBehavior;
+
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
@@ -18,6 +20,7 @@ const MEMORY_EVERY: u32 = 8;
 /// Beats for ever.
 pub(super) async fn beat(scoreboard: Arc<Scoreboard>, slot: usize, redis: Redis) {
     let mut interval = tokio::time::interval(BEAT);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut memory = 0;
     for count in 0_u32.. {
         if count % MEMORY_EVERY == 0 {

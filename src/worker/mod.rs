@@ -7,6 +7,7 @@ mod accept;
 mod connection;
 mod drain;
 mod heartbeat;
+mod stream;
 
 use std::fs::File;
 use std::io;
@@ -23,6 +24,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio::time::MissedTickBehavior;
 
 use accept::Answer;
 use accept::Door;
@@ -43,6 +45,7 @@ use crate::listener::SlotListeners;
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
+use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
@@ -153,8 +156,13 @@ async fn live(start: Start) -> Result<(), Error> {
     let (public, admin) = faces.map_err(|panic| Error::App(message(panic.as_ref())))?;
     let hall = hall(&start.config, &start.scoreboard, start.slot);
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
-    if let Health::Down { reason } = redis.first_attempt().await {
-        tracing::warn!(%reason, "serving without Redis for now: {reason}");
+    tokio::select! {
+        health = redis.first_attempt() => if let Health::Down { reason } = health {
+            tracing::warn!(%reason, "serving without Redis for now: {reason}");
+        },
+        // Nothing was accepted yet, so there is nothing to drain.
+        _ = leave.recv() => return Ok(()),
+        _ = lifeline.readable() => return Ok(()),
     }
     heartbeat::note_redis(&start.scoreboard, start.slot, &redis);
     let mut tasks = JoinSet::new();
@@ -163,7 +171,10 @@ async fn live(start: Start) -> Result<(), Error> {
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     let _ = writeln!(File::from(start.report), "ready");
     let schedule = tokio::select! {
-        _ = leave.recv() => Schedule::configured(&start.config.drain, Instant::now()),
+        _ = leave.recv() => match start.scoreboard.is_stopping() {
+            true => Schedule::stopping(&start.config.drain, Instant::now()),
+            false => Schedule::leaving(&start.config.drain, Instant::now()),
+        },
         _ = lifeline.readable() => Schedule::orphaned(Instant::now()),
     };
     phase.begin_drain();
@@ -215,6 +226,9 @@ const OTHERS: &[Signal] = &[
 /// Connections that operators may have open at once.
 const OPERATORS: usize = 64;
 
+/// Descriptors a worker needs besides its connections.
+const RESERVED: usize = 64;
+
 fn doors(
     listeners: SlotListeners,
     hall: &Hall,
@@ -225,7 +239,11 @@ fn doors(
         let listener = Arc::new(TcpListener::from_std(listener)?);
         Ok(Door { listener, answer: answer.clone(), permits: Arc::clone(permits), hall: hall.clone() })
     };
-    let visitors = Arc::new(Semaphore::new(config.http.connections));
+    // What the process may open at all, less what it needs for itself: Redis, its listeners, its operators.
+    let openable =
+        usize::try_from(fd::limit()?).unwrap_or(usize::MAX).saturating_sub(OPERATORS + RESERVED).max(1);
+    let visitors =
+        Arc::new(Semaphore::new(config.http.connections.min(openable).min(Semaphore::MAX_PERMITS)));
     let operators = Arc::new(Semaphore::new(OPERATORS));
     let public_doors = listeners.public.into_iter().map(|listener| door(listener, &public, &visitors));
     public_doors.chain([door(listeners.admin, &admin, &operators)]).collect()
@@ -235,7 +253,7 @@ fn hall(config: &Config, scoreboard: &Arc<Scoreboard>, slot: usize) -> Hall {
     let patience = Patience { header: config.http.header_timeout, idle: config.http.keep_alive };
     Hall {
         builder: Arc::new(accept::builder(config.http.header_limit)),
-        connections: Arc::new(Connections::new(patience)),
+        connections: Arc::new(Connections::new(patience, Arc::clone(scoreboard), slot)),
         scoreboard: Arc::clone(scoreboard),
         slot,
     }
@@ -243,6 +261,8 @@ fn hall(config: &Config, scoreboard: &Arc<Scoreboard>, slot: usize) -> Hall {
 
 async fn sweep(connections: Arc<Connections>) {
     let mut interval = tokio::time::interval(TICK);
+    // After a pause of the whole process the missed ticks are not made up for: nobody was idle then.
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         connections.sweep();

@@ -21,6 +21,7 @@ mod metrics; // what operators read
 mod nginx; // the shipped proxy configuration
 mod proxy; // who a client is
 mod redis_away; // Redis away is a defined state
+mod seats; // seats outlive workers, pauses and bad neighbours
 mod serve; // the main job
 mod state_begin; // the one round trip, and what it leaves in Redis
 mod state_faults; // the client library under faults
