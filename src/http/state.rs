@@ -160,6 +160,8 @@ pub(super) struct Core {
     pub(super) worker: Worker,
     pub(super) phase: Phase,
     pub(super) policies: Policies,
+    /// First part of every key.
+    pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
     pub(super) offload: Offload,
     pub(super) cookies: CookieNames,
@@ -187,6 +189,7 @@ impl Core {
             scoreboard: Arc::clone(&parts.scoreboard),
             worker: parts.worker.clone(),
             phase: parts.phase.clone(),
+            prefix: Arc::from(config.redis.prefix.as_str()),
             policies: Policies::new(&config.limits, &config.redis.prefix),
             lifetimes: Lifetimes { idle: config.session.idle, absolute: config.session.absolute },
             offload: Offload::default(),

@@ -47,7 +47,7 @@ impl Store {
         let inner = RequestStore::new(
             Begin(Arc::clone(exchange)),
             core.redis.clone(),
-            &core.config.redis.prefix,
+            Arc::clone(&core.prefix),
             core.lifetimes,
         );
         Self { exchange: Arc::clone(exchange), inner }

@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -98,7 +99,7 @@ pub enum Outcome {
 pub struct RequestStore<S> {
     source: S,
     redis: Redis,
-    prefix: String,
+    prefix: Arc<str>,
     lifetimes: Lifetimes,
     state: Mutex<State>,
 }
@@ -120,8 +121,8 @@ struct Baseline {
 
 impl<S: Source> RequestStore<S> {
     /// A store that reads through `source` and writes through `redis`.
-    pub fn new(source: S, redis: Redis, prefix: &str, lifetimes: Lifetimes) -> Self {
-        Self { source, redis, prefix: prefix.to_owned(), lifetimes, state: Mutex::default() }
+    pub fn new(source: S, redis: Redis, prefix: Arc<str>, lifetimes: Lifetimes) -> Self {
+        Self { source, redis, prefix, lifetimes, state: Mutex::default() }
     }
 
     /// What became of the changes so far.

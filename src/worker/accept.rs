@@ -83,7 +83,12 @@ pub(super) struct Door<A> {
 pub(super) fn builder(header_limit: usize) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // No header timer: see the connection module. Responses are written without waiting for a second buffer.
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(None).max_buf_size(header_limit);
+    builder
+        .http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(None)
+        .max_buf_size(header_limit)
+        .writev(false);
     let streams = 256;
     let header_list = u32::try_from(header_limit).unwrap_or(u32::MAX);
     builder

@@ -52,7 +52,7 @@ impl Source for Begin {
 
 fn request(redis: &Redis, id: Option<Id>) -> (Session, Arc<RequestStore<Begin>>) {
     let source = Begin { redis: redis.clone(), create: false };
-    let store = Arc::new(RequestStore::new(source, redis.clone(), "p", LIFETIMES));
+    let store = Arc::new(RequestStore::new(source, redis.clone(), Arc::from("p"), LIFETIMES));
     (Session::new(id, Arc::clone(&store), None), store)
 }
 

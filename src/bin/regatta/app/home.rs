@@ -1,10 +1,14 @@
 //! The front page: for browsers a document, for everyone else one line.
 
+use std::convert::Infallible;
+
 use askama::Template;
+use axum::extract::FromRequestParts;
 use axum::extract::State as Shared;
 use axum::http::HeaderMap;
 use axum::http::StatusCode;
 use axum::http::header;
+use axum::http::request::Parts;
 use axum::response::Html;
 use axum::response::IntoResponse;
 use axum::response::Response;
@@ -25,9 +29,9 @@ pub(super) async fn home(
     worker: Worker,
     visit: Visit,
     Shared(state): Shared<State>,
-    headers: HeaderMap,
+    wanted: Wanted,
 ) -> Response {
-    if !wants_document(&headers) {
+    if wanted == Wanted::Line {
         let line = format!("PID: {} | Views: {}\n", worker.pid(), visit.views());
         return ([(header::VARY, "Accept")], line).into_response();
     }
@@ -112,6 +116,23 @@ fn grouped(number: u64) -> String {
         grouped.push(digit);
     }
     grouped
+}
+
+/// What the client asks for; an extractor, so that the headers need not be copied for the handler.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Wanted {
+    /// The page.
+    Document,
+    /// One line of text.
+    Line,
+}
+
+impl<S: Sync> FromRequestParts<S> for Wanted {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Infallible> {
+        Ok(if wants_document(&parts.headers) { Self::Document } else { Self::Line })
+    }
 }
 
 /// Whether the client asks for HTML by name and likes nothing plainer better (RFC 9110 §12.5.1).
