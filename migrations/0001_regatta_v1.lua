@@ -9,21 +9,22 @@
 --
 -- regatta_v1_begin: decide the limits; if all allow, charge them, read the session, count its view, add to counters.
 --   A call that is denied writes nothing. What could fail is tried before the first write.
---   KEYS   one per limit (string: theoretical arrival time, µs) · the session, unless ARGV[2] is '-' (hash) ·
+--   KEYS   one per limit (string: theoretical arrival time, µs) · the session, unless ARGV[1] is '-' (hash) ·
 --          one per counter (string: number)
---   ARGV   number of limits · session: '-' none, 'r' read, 'v' read and count a view; 'cr', 'cv' the same, and make it
---          · per limit: interval µs, tolerance µs (interval × burst), cost (0 looks only)
---          · with a session: idle lifetime ms, absolute lifetime ms
---          · per counter: what to add (0 reads only)
---   reply  numbers, as doubles, little-endian, in one string: it is cheaper than a list on both sides
+--   ARGV   session: '-' none, 'r' read, 'v' read and count a view; 'cr', 'cv' the same, and make it
+--          · numbers: idle lifetime ms, absolute lifetime ms (both 0 without a session)
+--            · per limit: interval µs, tolerance µs (interval × burst), cost (0 looks only)
+--          · per counter: what to add, as text, because it may exceed what a double holds (0 reads only)
+--   reply  numbers
 --          · 1 granted or 0 denied
 --          · per limit: 1 allowed or 0, remaining, retry after µs (-1: allowed, or never), reset after µs
 --          · only if granted: per counter its value
 --          · only if granted and with a session: 0 gone, or 1, created ms, views
 --          If the session has fields of the application's: a list of that string and [field, value, …].
 --          Fields named _ and one letter are ours: _c created ms, _t last touch ms, _v views.
+--   Numbers travel as doubles, little-endian, in one string: on both sides it is cheaper than a list.
 --   example  FCALL regatta_v1_begin 3 p:l:default:v:10.0.0.1 p:s:digest p:c:total
---                  1 v  10000 2000000 1  86400000 2592000000  1
+--                  v [86400000 2592000000  10000 2000000 1] 1
 --            → 1  1 199 -1 10000  42  1 1763694494000 7, [_c 1763694494000 _t 1763694494000 _v 7 cart "[1]"]
 --
 -- regatta_v1_commit: change a session's fields, those that are named and no others.
@@ -99,12 +100,12 @@ local function count(keys, args, key_at, arg_at, reply)
 end
 
 -- Decides every limit; writes nothing. Returns whether all allow, and per limit the time spent if it is charged.
-local function decide_all(now, keys, args, limits, reply)
+local function decide_all(now, keys, numbers, limits, reply)
   local spent, granted = {}, true
   for i = 1, limits do
-    local arg, slot = 3 * i, 4 * i - 2
-    local interval, tolerance = tonumber(args[arg]), tonumber(args[arg + 1])
-    local allowed, ahead, retry = decide(keys[i], now, interval, tolerance, tonumber(args[arg + 2]))
+    local at, slot = 3 * i, 4 * i - 2
+    local interval, tolerance = numbers[at], numbers[at + 1]
+    local allowed, ahead, retry = decide(keys[i], now, interval, tolerance, numbers[at + 2])
     granted, spent[i] = granted and allowed, ahead
     reply[slot], reply[slot + 1] = allowed and 1 or 0, div(tolerance - ahead, interval)
     reply[slot + 2], reply[slot + 3] = retry, ahead
@@ -113,12 +114,12 @@ local function decide_all(now, keys, args, limits, reply)
 end
 
 -- What an allowing limit said assumed a charge; when another one refuses, none is made.
-local function uncharge(args, limits, spent, reply)
+local function uncharge(numbers, limits, spent, reply)
   for i = 1, limits do
-    local arg, slot = 3 * i, 4 * i - 2
+    local at, slot = 3 * i, 4 * i - 2
     if reply[slot] == 1 then
-      local interval, tolerance = tonumber(args[arg]), tonumber(args[arg + 1])
-      local ahead = spent[i] - interval * args[arg + 2]
+      local interval, tolerance = numbers[at], numbers[at + 1]
+      local ahead = spent[i] - interval * numbers[at + 2]
       reply[slot + 1], reply[slot + 3] = div(tolerance - ahead, interval), ahead
     end
   end
@@ -161,48 +162,53 @@ local function look(key)
   return tonumber(created), redis.call('HGETALL', key)
 end
 
--- Formats of struct.pack by the number of numbers.
+-- Formats for struct by the number of numbers.
 local FORMATS = {}
 
-local function pack(numbers)
-  local format = FORMATS[#numbers]
-  if not format then
-    format = '<' .. string.rep('d', #numbers)
-    FORMATS[#numbers] = format
+local function format(count)
+  local known = FORMATS[count]
+  if not known then
+    known = '<' .. string.rep('d', count)
+    FORMATS[count] = known
   end
-  return struct.pack(format, unpack(numbers))
+  return known
+end
+
+local function pack(numbers)
+  return struct.pack(format(#numbers), unpack(numbers))
 end
 
 local function begin_at(now, keys, args)
-  local limits, how = tonumber(args[1]), args[2]
+  local how, sent = args[1], #args[2] / 8
+  local numbers = { struct.unpack(format(sent), args[2]) }
+  local limits = (sent - 2) / 3
   local reply = { 1 }
-  local granted, spent = decide_all(now, keys, args, limits, reply)
+  local granted, spent = decide_all(now, keys, numbers, limits, reply)
   if not granted then
     reply[1] = 0
-    uncharge(args, limits, spent, reply)
+    uncharge(numbers, limits, spent, reply)
     return pack(reply)
   end
 
   -- The session is read before the first write, because reading may fail.
-  local key_at, arg_at, key, created, fields = limits + 1, 3 * limits + 3, nil, nil, nil
+  local key_at, key, created, fields = limits + 1, nil, nil, nil
   if how ~= '-' then
-    key, key_at, arg_at = keys[key_at], key_at + 1, arg_at + 2
+    key, key_at = keys[key_at], key_at + 1
     if how == 'r' or how == 'v' then created, fields = look(key) end
   end
 
-  local refused = count(keys, args, key_at, arg_at, reply)
+  local refused = count(keys, args, key_at, 3, reply)
   if refused then return refused end
 
   for i = 1, limits do
-    if args[3 * i + 2] ~= '0' then
+    if numbers[3 * i + 2] > 0 then
       redis.call('SET', keys[i], now + spent[i], 'PX', div(spent[i] + 999, 1000))
     end
   end
 
   if not key then return pack(reply) end
-  local idle, absolute = tonumber(args[arg_at - 2]), tonumber(args[arg_at - 1])
   local views
-  created, views = use(key, how, created, div(now, 1000), idle, absolute)
+  created, views = use(key, how, created, div(now, 1000), numbers[1], numbers[2])
   local at = #reply
   if not created then
     reply[at + 1] = 0

@@ -118,13 +118,12 @@ pub enum SessionReply {
 pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
     let Request { limits, session, counters } = *request;
     let keys = limits.len() + usize::from(session.is_some()) + counters.len();
-    let mut args = Vec::with_capacity(2 + keys + 2 + 3 * limits.len() + 2 + counters.len());
+    let mut args = Vec::with_capacity(2 + keys + 2 + counters.len());
     args.push(entry);
-    args.push(number(keys as u64));
+    args.push(Value::Integer(i64::try_from(keys).unwrap_or(i64::MAX)));
     args.extend(limits.iter().map(|limit| Value::from(limit.key.as_str())));
     args.extend(session.iter().map(|session| Value::from(session.key.as_str())));
     args.extend(counters.iter().map(|counter| Value::from(counter.key.as_str())));
-    args.push(number(limits.len() as u64));
     args.push(Value::from_static_str(match session {
         None => "-",
         Some(SessionArg { mode: SessionMode::Read, create: false, .. }) => "r",
@@ -132,18 +131,20 @@ pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
         Some(SessionArg { mode: SessionMode::Read, create: true, .. }) => "cr",
         Some(SessionArg { mode: SessionMode::Visit, create: true, .. }) => "cv",
     }));
-    for limit in limits {
-        args.extend([limit.interval_us, limit.tolerance_us, limit.cost].map(number));
+    let mut numbers = Vec::with_capacity((2 + 3 * limits.len()) * size_of::<f64>());
+    let lifetimes = session.map_or([0, 0], |session| [session.idle_ms, session.absolute_ms]);
+    let limits = limits.iter().flat_map(|limit| [limit.interval_us, limit.tolerance_us, limit.cost]);
+    for number in lifetimes.into_iter().chain(limits) {
+        numbers.extend_from_slice(&double(number).to_le_bytes());
     }
-    if let Some(session) = session {
-        args.extend([session.idle_ms, session.absolute_ms].map(number));
-    }
+    args.push(Value::Bytes(numbers.into()));
     args.extend(counters.iter().map(|counter| Value::Integer(counter.by)));
     args
 }
 
-fn number(value: u64) -> Value {
-    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+#[allow(clippy::cast_precision_loss, reason = "times and lifetimes are far below 2^53")]
+fn double(number: u64) -> f64 {
+    number as f64
 }
 
 /// Reads the reply to what [`encode`] sent.

@@ -27,5 +27,6 @@ mod state_begin; // the one round trip, and what it leaves in Redis
 mod state_faults; // the client library under faults
 mod state_migrations; // ledger, checksum, lock
 mod state_session; // sessions merge, end, and stay ended
+mod state_stock; // the control: tower-sessions' own store
 mod stop; // nothing begun is dropped
 mod support; // the harness

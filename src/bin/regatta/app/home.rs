@@ -41,7 +41,7 @@ pub(super) async fn home(
     let page = Page {
         style: assets::style_path(),
         pid: worker.pid(),
-        lane: worker.slot() + 1,
+        slot: worker.slot(),
         host: worker.host(),
         views: grouped(visit.views()),
         total: grouped(u64::try_from(visit.total()).unwrap_or(0)),
@@ -62,7 +62,7 @@ pub(super) async fn home(
 struct Page<'a> {
     style: String,
     pid: u32,
-    lane: usize,
+    slot: usize,
     host: &'a str,
     views: String,
     total: String,
@@ -90,7 +90,7 @@ fn lanes(slots: &[SlotSnapshot], serving: usize) -> Vec<Lane> {
     let lane = |slot: &SlotSnapshot| {
         let at = i64::try_from(slot.requests().saturating_mul(100) / most).unwrap_or(100).min(100);
         Lane {
-            number: slot.slot + 1,
+            number: slot.slot,
             pid: slot.pid,
             requests: grouped(slot.requests()),
             at,
