@@ -113,7 +113,7 @@ impl From<fred::error::Error> for Error {
         match error.kind() {
             ErrorKind::Timeout => return Self::Timeout,
             ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Tls => {
-                return Self::unavailable(details.trim());
+                return Self::unavailable(sentence(details));
             }
             ErrorKind::Parse | ErrorKind::Protocol if !details.starts_with("NO") => {
                 return Self::protocol(details);
@@ -125,6 +125,12 @@ impl From<fred::error::Error> for Error {
         }
         Self::Refused { refusal: Refusal::of(details), reason: details.to_owned() }
     }
+}
+
+/// What the operating system said, out of the debug form in which the client passes it on.
+fn sentence(details: &str) -> &str {
+    let quoted = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
+    quoted.map_or(details, |(message, _)| message).trim()
 }
 
 impl Refusal {
@@ -173,6 +179,13 @@ mod tests {
         assert_eq!(of(ErrorKind::Timeout, "Request timed out."), Error::Timeout);
         assert!(matches!(of(ErrorKind::IO, "reset"), Error::Unavailable { .. }));
         assert_eq!(of(ErrorKind::Unknown, "ERR increment or decrement would overflow"), Error::Overflow);
+    }
+
+    #[test]
+    fn what_the_operating_system_said_is_told_in_its_words() {
+        let details = "Os { code: 111, kind: ConnectionRefused, message: \"Connection refused\" }";
+        assert_eq!(of(ErrorKind::IO, details), Error::unavailable("Connection refused"));
+        assert_eq!(of(ErrorKind::IO, "Connection closed."), Error::unavailable("Connection closed."));
     }
 
     #[test]
