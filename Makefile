@@ -45,6 +45,7 @@ fmt: ## is everything formatted?
 .PHONY: clippy
 clippy: ## lints, none allowed
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
+	@$(CARGO) clippy --locked --lib --no-default-features -- -D warnings
 
 .PHONY: docs
 docs: ## documentation, without a broken link
