@@ -24,8 +24,6 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
-use crate::scoreboard::Scoreboard;
-use crate::scoreboard::row::Row;
 use crate::worker::connection::Connections;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Order;
@@ -59,10 +57,6 @@ pub(super) struct Hall {
     pub(super) builder: Arc<auto::Builder<TokioExecutor>>,
     /// All open connections.
     pub(super) connections: Arc<Connections>,
-    /// Where they are counted.
-    pub(super) scoreboard: Arc<Scoreboard>,
-    /// This worker's slot.
-    pub(super) slot: usize,
 }
 
 /// One listener, what answers on it, and how many connections it may serve at once.
@@ -82,7 +76,8 @@ pub(super) struct Door<A> {
 /// hyper's connections with our bounds.
 pub(super) fn builder(header_limit: usize) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
-    // No header timer: see the connection module. Responses are written without waiting for a second buffer.
+    // No header timer: see the connection module. Head and body are copied into one buffer: for
+    // small responses that costs less than a vector of two for the kernel.
     builder
         .http1()
         .timer(TokioTimer::new())
@@ -150,11 +145,6 @@ impl<A: Answer> Door<A> {
 }
 
 impl Hall {
-    /// This worker's row of the table.
-    pub(super) fn row(&self) -> Row<'_> {
-        self.scoreboard.row(self.slot)
-    }
-
     async fn serve<A: Answer>(&self, watched: Watched, peer: SocketAddr, answer: A, entry: &Arc<Entry>) {
         let service = service_fn(move |request: Request<Incoming>| {
             let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);

@@ -165,6 +165,14 @@ impl Connections {
         self.lock().values().for_each(|connection| connection.tell(order));
     }
 
+    /// Ends every connection now and counts them as cut; how many there were.
+    pub(super) fn cut_all(&self) -> usize {
+        let cut = self.len();
+        self.tell_all(Order::Cut);
+        self.row().connections_cut(cut as u64);
+        cut
+    }
+
     /// Waits until no connection is open.
     ///
     /// # Cancel safety

@@ -103,8 +103,7 @@ pub(super) async fn finish(hall: &Hall, schedule: &Schedule) -> usize {
     if timeout_at(schedule.cut_at, hall.connections.empty()).await.is_ok() {
         return 0;
     }
-    let cut = hall.connections.len();
-    hall.connections.tell_all(Order::Cut);
+    let cut = hall.connections.cut_all();
     sleep_until(Instant::now() + QUIET).await;
     cut
 }

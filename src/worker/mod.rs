@@ -198,7 +198,6 @@ async fn depart(hall: &Hall, doors: &[Door<Face>], schedule: Schedule, lifeline:
         }
     };
     if cut > 0 {
-        hall.row().connections_cut(cut as u64);
         tracing::warn!(
             connections = cut,
             "cut {cut} connections that were still open at the drain's deadline"
@@ -254,8 +253,6 @@ fn hall(config: &Config, scoreboard: &Arc<Scoreboard>, slot: usize) -> Hall {
     Hall {
         builder: Arc::new(accept::builder(config.http.header_limit)),
         connections: Arc::new(Connections::new(patience, Arc::clone(scoreboard), slot)),
-        scoreboard: Arc::clone(scoreboard),
-        slot,
     }
 }
 
