@@ -101,6 +101,7 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
     let entry = |seat: Seat| {
         worker::run(Start {
             slot: seat.slot,
+            cell: seat.cell,
             generation: seat.generation,
             listeners: seat.listeners,
             report: seat.report,

@@ -166,7 +166,7 @@ impl Exchange {
         let Some(SessionReply::Live { views, .. }) = begun.session else {
             return Err(Error::Unavailable { retry_after: 1 });
         };
-        self.core.row().viewed();
+        self.core.cell().viewed();
         let visited = Visited { views, total: total.unwrap_or(0), new };
         begun.visited = Some(visited);
         Ok(visited)
@@ -237,7 +237,7 @@ impl Exchange {
                 return Ok((session, counters));
             }
             Ok(begin::Reply::Denied { limits }) => {
-                self.core.row().limited();
+                self.core.cell().limited();
                 let refusal = Refusal::Denied(self.policies.headers(&limits));
                 begun.limits = Some(limits);
                 refusal

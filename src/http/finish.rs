@@ -115,7 +115,7 @@ pub(super) async fn settle(
     let mut response = match begun.refusal.take().or(lost) {
         Some(refusal) => {
             if let Refusal::Unavailable(_) = refusal {
-                exchange.core.row().unavailable();
+                exchange.core.cell().unavailable();
             }
             refusal.problem().into_response()
         }

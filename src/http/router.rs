@@ -186,7 +186,7 @@ enum FlightState {
 
 impl Flight {
     fn begin(core: &Arc<Core>) -> Self {
-        core.row().request_started();
+        core.cell().request_started();
         Self { core: Arc::clone(core), begun: Instant::now(), state: FlightState::UnderWay }
     }
 
@@ -195,7 +195,7 @@ impl Flight {
         let latency_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
         let status = response.status().as_u16();
         let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
-        self.core.row().request_done(status, bytes, latency_us);
+        self.core.cell().request_done(status, bytes, latency_us);
         tracing::debug!(request_id = ?head.request_id, status, latency_us, "request answered");
     }
 }
@@ -203,7 +203,7 @@ impl Flight {
 impl Drop for Flight {
     fn drop(&mut self) {
         if self.state == FlightState::UnderWay {
-            self.core.row().request_abandoned();
+            self.core.cell().request_abandoned();
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::limiter::Policies;
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::row::Row;
+use crate::scoreboard::cell::Cell;
 use crate::scoreboard::snapshot::Snapshot;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
@@ -43,6 +43,8 @@ pub struct Parts {
     pub scoreboard: Arc<Scoreboard>,
     /// Which worker this is.
     pub worker: Worker,
+    /// Its cell in its slot's row.
+    pub cell: usize,
     /// Whether it serves or leaves; the worker's loop changes it.
     pub phase: Phase,
 }
@@ -129,7 +131,7 @@ impl State {
 
     /// Private memory of this worker as of its last heartbeat, bytes; 0 before the first.
     pub fn memory_bytes(&self) -> u64 {
-        self.0.row().snapshot(self.0.worker.slot).memory_bytes
+        self.0.cell().memory_bytes()
     }
 
     /// Every slot of this machine's fleet and its totals.
@@ -158,6 +160,8 @@ pub(super) struct Core {
     pub(super) redis: Redis,
     pub(super) scoreboard: Arc<Scoreboard>,
     pub(super) worker: Worker,
+    /// Its cell in its slot's row.
+    cell: usize,
     pub(super) phase: Phase,
     pub(super) policies: Policies,
     /// First part of every key.
@@ -188,6 +192,7 @@ impl Core {
             redis: parts.redis.clone(),
             scoreboard: Arc::clone(&parts.scoreboard),
             worker: parts.worker.clone(),
+            cell: parts.cell,
             phase: parts.phase.clone(),
             prefix: Arc::from(config.redis.prefix.as_str()),
             policies: Policies::new(&config.limits, &config.redis.prefix),
@@ -221,9 +226,9 @@ impl Core {
         Some(keyring)
     }
 
-    /// This worker's row of the table.
-    pub(super) fn row(&self) -> Row<'_> {
-        self.scoreboard.row(self.worker.slot)
+    /// This worker's cell of the table.
+    pub(super) fn cell(&self) -> Cell<'_> {
+        self.scoreboard.cell(self.worker.slot, self.cell)
     }
 
     /// A new request's id.

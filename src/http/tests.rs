@@ -24,11 +24,14 @@ use crate::scoreboard::Scoreboard;
 fn parts() -> Parts {
     let config = config::load(&Inputs::default()).unwrap();
     let url = RedisUrl::unix(std::path::Path::new("/nonexistent/redis.sock"));
+    let scoreboard = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();
+    scoreboard.cell(0, 0).prepare(1, 0);
     Parts {
         redis: Redis::new(&config.redis, &url, "test").unwrap(),
         config: Arc::new(config),
-        scoreboard: Arc::new(Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap()),
+        scoreboard: Arc::new(scoreboard),
         worker: Worker::new(4711, 0, 1, "host"),
+        cell: 0,
         phase: Phase::default(),
     }
 }
@@ -161,7 +164,7 @@ async fn a_panic_costs_one_request() {
     assert!(!body.contains("purpose"), "{body}");
     assert_eq!(ask(&face, "/hello").await.0.status(), 200);
     let slot = parts.scoreboard.row(0).snapshot(0);
-    assert_eq!((slot.in_flight, slot.responses[5], slot.responses[2]), (0, 1, 1));
+    assert_eq!((slot.sum(|worker| worker.in_flight), slot.responses[5], slot.responses[2]), (0, 1, 1));
 }
 
 #[tokio::test]
@@ -177,9 +180,9 @@ async fn a_request_that_is_dropped_is_not_in_flight_any_more() {
         waiting.call(Request::get("/").body(Body::empty()).unwrap(), SocketAddr::from(([127, 0, 0, 1], 9))),
     );
     assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx))).await.is_pending());
-    assert_eq!(parts.scoreboard.row(0).snapshot(0).in_flight, 1);
+    assert_eq!(parts.scoreboard.row(0).snapshot(0).sum(|worker| worker.in_flight), 1);
     drop(call);
-    assert_eq!(parts.scoreboard.row(0).snapshot(0).in_flight, 0);
+    assert_eq!(parts.scoreboard.row(0).snapshot(0).sum(|worker| worker.in_flight), 0);
 }
 
 #[tokio::test]

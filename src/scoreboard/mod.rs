@@ -3,7 +3,9 @@
 //! Workers write their slot's row, anyone reads a [`Snapshot`]; no message is sent per request. Rows belong to
 //! slots and outlive workers, so totals never go back over a crash.
 
+pub mod cell;
 pub mod latency;
+pub mod reason;
 pub mod row;
 pub mod snapshot;
 
@@ -12,6 +14,8 @@ use std::num::NonZeroUsize;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use cell::Cell;
+pub use reason::Reason;
 use row::ROW_WORDS;
 use row::Row;
 use snapshot::Snapshot;
@@ -19,7 +23,7 @@ use snapshot::Snapshot;
 use crate::sys::shm::Words;
 
 /// Layout of the words; a process that knows another one must not touch them.
-const VERSION: u64 = 1;
+const VERSION: u64 = 2;
 
 /// Words of the head, a multiple of a cache line.
 const HEAD_WORDS: usize = 16;
@@ -30,7 +34,6 @@ const HEAD_PID: usize = 2;
 const HEAD_STARTED_MS: usize = 3;
 const HEAD_REDIS_REACHED: usize = 4;
 const HEAD_GENERATION: usize = 5;
-const HEAD_STOPPING: usize = 6;
 
 /// The shared table.
 #[derive(Debug)]
@@ -65,6 +68,14 @@ impl Scoreboard {
         Row::new(&self.words[start..start + ROW_WORDS])
     }
 
+    /// The cell of one worker of a slot.
+    ///
+    /// # Panics
+    /// When the table has no such slot, or the slot no such cell.
+    pub fn cell(&self, slot: usize, cell: usize) -> Cell<'_> {
+        self.row(slot).cell(cell)
+    }
+
     /// Most slots the table has room for.
     pub fn capacity(&self) -> usize {
         self.capacity
@@ -94,19 +105,14 @@ impl Scoreboard {
         self.head(HEAD_REDIS_REACHED).store(1, Relaxed);
     }
 
-    /// Whether the whole fleet ends, so that a worker which leaves also closes its seat.
-    pub fn is_stopping(&self) -> bool {
-        self.head(HEAD_STOPPING).load(Relaxed) != 0
-    }
-
-    /// Written by the supervisor before it tells the first worker.
-    pub fn set_stopping(&self) {
-        self.head(HEAD_STOPPING).store(1, Relaxed);
-    }
-
     /// Number of the configuration and binary the fleet runs now, from 1.
     pub fn generation(&self) -> u64 {
         self.head(HEAD_GENERATION).load(Relaxed)
+    }
+
+    /// Written by the supervisor when another generation has become the one in use.
+    pub fn set_generation(&self, generation: u64) {
+        self.head(HEAD_GENERATION).store(generation, Relaxed);
     }
 
     /// A plain copy of everything, read word by word while the workers go on.
@@ -132,6 +138,7 @@ impl Scoreboard {
 
 #[cfg(test)]
 mod tests {
+    use super::cell::WorkerState;
     use super::row::SlotState;
     use super::*;
 
@@ -143,30 +150,61 @@ mod tests {
     fn totals_survive_the_worker_that_wrote_them() {
         let table = table();
         table.set_slots(2);
-        let row = table.row(1);
-        row.prepare(1, 1000);
-        row.seated(10);
-        row.request_started();
-        row.request_done(200, 12, 1500);
-        row.request_started();
-        row.vacate(SlotState::BackedOff);
-        row.prepare(1, 2000);
-        row.seated(11);
-        row.request_started();
-        row.request_done(503, 1, 100);
+        let cell = table.cell(1, 0);
+        cell.prepare(1, 1000);
+        cell.seated(10);
+        cell.request_started();
+        cell.request_done(200, 12, 1500);
+        cell.request_started();
+        cell.vacate();
+        let cell = table.cell(1, 1);
+        cell.prepare(1, 2000);
+        cell.seated(11);
+        table.row(1).set_state(SlotState::Booting, Some(1));
+        cell.request_started();
+        cell.request_done(503, 1, 100);
         let slot = &table.snapshot().slots[1];
-        assert_eq!((slot.pid, slot.in_flight, slot.starts), (11, 0, 2));
+        assert_eq!((slot.pid(), slot.sum(|worker| worker.in_flight), slot.starts), (11, 0, 2));
         assert_eq!((slot.responses[2], slot.responses[5], slot.requests()), (1, 1, 2));
+    }
+
+    #[test]
+    fn two_workers_of_a_slot_do_not_count_each_others_connections() {
+        let table = table();
+        let (old, new) = (table.cell(0, 0), table.cell(0, 1));
+        old.prepare(1, 1000);
+        old.connection_opened();
+        new.prepare(2, 2000);
+        new.connection_opened();
+        old.connection_closed();
+        new.set_state(WorkerState::Ready);
+        table.row(0).set_state(SlotState::Ready, Some(1));
+        let slot = table.row(0).snapshot(0);
+        let seen: Vec<_> =
+            slot.workers.iter().map(|worker| (worker.generation, worker.connections)).collect();
+        assert_eq!(seen, [(1, 0), (2, 1)]);
+        assert_eq!((slot.generation(), slot.accepted), (2, 2));
     }
 
     #[test]
     fn a_retired_slot_stays_in_the_totals() {
         let table = table();
         table.set_slots(3);
-        table.row(2).prepare(1, 0);
-        table.row(2).seated(10);
-        table.row(2).request_done(200, 0, 1);
+        let cell = table.cell(2, 0);
+        cell.prepare(1, 0);
+        cell.seated(10);
+        cell.request_done(200, 0, 1);
         table.set_slots(1);
         assert_eq!(table.snapshot().requests(), 1);
+    }
+
+    #[test]
+    fn every_end_is_counted_under_its_reason() {
+        let table = table();
+        table.row(0).ended(Reason::Reload);
+        table.row(0).ended(Reason::Hang);
+        let slot = table.row(0).snapshot(0);
+        assert_eq!((slot.crashes, slot.last_reason), (1, Some(Reason::Hang)));
+        assert_eq!((slot.ends[Reason::Reload as usize], slot.ends.iter().sum::<u64>()), (1, 2));
     }
 }

@@ -3,38 +3,42 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::scoreboard::cell::CELL_WORDS;
+use crate::scoreboard::cell::CELLS;
+use crate::scoreboard::cell::Cell;
 use crate::scoreboard::latency;
+use crate::scoreboard::reason::Reason;
 use crate::scoreboard::snapshot::SlotSnapshot;
 
-/// Words of a row: 1 KiB, so that two slots never share a cache line.
-pub(super) const ROW_WORDS: usize = 128;
+/// Words of a row: 2 KiB, so that two slots never share a cache line.
+pub(super) const ROW_WORDS: usize = TOTALS + CELLS * CELL_WORDS;
+
+/// Words of a row before its cells.
+const TOTALS: usize = 128;
 
 const STATE: usize = 0;
-const PID: usize = 1;
-const GENERATION: usize = 2;
-const STARTED_MS: usize = 3;
-const HEARTBEAT_MS: usize = 4;
-const STARTS: usize = 5;
-const CRASHES: usize = 6;
-const MEMORY: usize = 7;
-const CONNECTIONS: usize = 8;
-const IN_FLIGHT: usize = 9;
-const ACCEPTED: usize = 10;
-const BYTES: usize = 11;
-const LATENCY_SUM_US: usize = 12;
-const VIEWS: usize = 13;
-const LIMITED: usize = 14;
-const UNAVAILABLE: usize = 15;
-const CUT: usize = 16;
-const REDIS_UP: usize = 17;
-const CPU_US: usize = 18;
-const STATUS: usize = 24;
-const LATENCY: usize = 32;
+/// Number of the cell whose worker is the slot's, from 1; 0 when there is none.
+const INCUMBENT: usize = 1;
+pub(super) const STARTS: usize = 2;
+const CRASHES: usize = 3;
+/// Number of the last reason, from 1; 0 before the first.
+const LAST_REASON: usize = 4;
+pub(super) const ACCEPTED: usize = 5;
+pub(super) const BYTES: usize = 6;
+pub(super) const LATENCY_SUM_US: usize = 7;
+pub(super) const VIEWS: usize = 8;
+pub(super) const LIMITED: usize = 9;
+pub(super) const UNAVAILABLE: usize = 10;
+pub(super) const CUT: usize = 11;
+pub(super) const STATUS: usize = 12;
+const REASONS: usize = 18;
+pub(super) const LATENCY: usize = 32;
 
-const _: () = assert!(LATENCY + latency::BUCKETS <= ROW_WORDS, "a row has room for the histogram");
+const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
+const _: () = assert!(LATENCY + latency::BUCKETS <= TOTALS, "a row has room for the histogram");
 
 /// Where a slot stands, as the supervisor sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[repr(u64)]
 pub enum SlotState {
@@ -96,37 +100,19 @@ impl<'a> Row<'a> {
         self.words[word].fetch_add(by, Relaxed);
     }
 
-    /// A worker is about to be forked into the slot; the gauges of the one before it are gone.
+    /// One of the row's cells.
     ///
-    /// Written by the supervisor before the fork: the worker may write its first figures before the fork returns.
-    pub fn prepare(self, generation: u64, now_ms: u64) {
-        self.clear_gauges();
-        self.set(GENERATION, generation);
-        self.set(STARTED_MS, now_ms);
-        self.set_state(SlotState::Booting);
+    /// # Panics
+    /// When there is no such cell; there are [`CELLS`].
+    pub fn cell(self, cell: usize) -> Cell<'a> {
+        assert!(cell < CELLS, "cell {cell} is outside a row of {CELLS}");
+        let start = TOTALS + cell * CELL_WORDS;
+        Cell::new(&self.words[..TOTALS], &self.words[start..start + CELL_WORDS])
     }
 
-    /// The worker sits in the slot. Written by the supervisor after the fork.
-    pub fn seated(self, pid: u32) {
-        self.set(PID, u64::from(pid));
-        self.add(STARTS, 1);
-    }
-
-    /// The worker is gone. Written by the supervisor.
-    pub fn vacate(self, state: SlotState) {
-        self.clear_gauges();
-        self.set(PID, 0);
-        self.set_state(state);
-    }
-
-    fn clear_gauges(self) {
-        for gauge in [CONNECTIONS, IN_FLIGHT, MEMORY, REDIS_UP, HEARTBEAT_MS, CPU_US] {
-            self.set(gauge, 0);
-        }
-    }
-
-    /// Written by the supervisor at each change.
-    pub fn set_state(self, state: SlotState) {
+    /// Where the slot stands and whose cell stands for it. Written by the supervisor at each change.
+    pub fn set_state(self, state: SlotState, incumbent: Option<usize>) {
+        self.set(INCUMBENT, incumbent.map_or(0, |cell| cell as u64 + 1));
         self.set(STATE, state as u64);
     }
 
@@ -135,72 +121,13 @@ impl<'a> Row<'a> {
         SlotState::from_word(self.read(STATE))
     }
 
-    /// Counts a worker that ended without being asked to. Written by the supervisor.
-    pub fn crashed(self) {
-        self.add(CRASHES, 1);
-    }
-
-    /// Sign of life of the worker's event loop, milliseconds of the monotonic clock.
-    pub fn beat(self, now_ms: u64, memory_bytes: u64, cpu_us: u64) {
-        self.set(HEARTBEAT_MS, now_ms);
-        self.set(MEMORY, memory_bytes);
-        self.set(CPU_US, cpu_us);
-    }
-
-    /// Whether this slot's worker has Redis now. Written by the worker.
-    pub fn set_redis_up(self, up: bool) {
-        self.set(REDIS_UP, u64::from(up));
-    }
-
-    /// A connection was accepted.
-    pub fn connection_opened(self) {
-        self.add(ACCEPTED, 1);
-        self.add(CONNECTIONS, 1);
-    }
-
-    /// A connection ended.
-    pub fn connection_closed(self) {
-        self.words[CONNECTIONS].fetch_sub(1, Relaxed);
-    }
-
-    /// Connections were cut at the drain's deadline.
-    pub fn connections_cut(self, count: u64) {
-        self.add(CUT, count);
-    }
-
-    /// A request's header has been read.
-    pub fn request_started(self) {
-        self.add(IN_FLIGHT, 1);
-    }
-
-    /// A request was given up before there was a response (the client left).
-    pub fn request_abandoned(self) {
-        self.words[IN_FLIGHT].fetch_sub(1, Relaxed);
-    }
-
-    /// A response is ready: its status, the bytes of its body if known, and microseconds since the request's header.
-    pub fn request_done(self, status: u16, bytes: u64, latency_us: u64) {
-        self.words[IN_FLIGHT].fetch_sub(1, Relaxed);
-        let class = usize::from(status / 100);
-        self.add(STATUS + if class < 6 { class } else { 0 }, 1);
-        self.add(LATENCY + latency::bucket(latency_us), 1);
-        self.add(LATENCY_SUM_US, latency_us);
-        self.add(BYTES, bytes);
-    }
-
-    /// A page view was counted in a session.
-    pub fn viewed(self) {
-        self.add(VIEWS, 1);
-    }
-
-    /// A request was denied by a rate limit.
-    pub fn limited(self) {
-        self.add(LIMITED, 1);
-    }
-
-    /// A request was refused because Redis is away.
-    pub fn unavailable(self) {
-        self.add(UNAVAILABLE, 1);
+    /// Counts a worker's end. Written by the supervisor.
+    pub fn ended(self, reason: Reason) {
+        self.add(REASONS + reason as usize, 1);
+        self.set(LAST_REASON, reason as u64 + 1);
+        if reason.is_failure() {
+            self.add(CRASHES, 1);
+        }
     }
 
     /// Whether a worker ever sat here.
@@ -210,20 +137,20 @@ impl<'a> Row<'a> {
 
     /// A plain copy.
     pub fn snapshot(self, slot: usize) -> SlotSnapshot {
+        let cells: Vec<_> = (0..CELLS).map(|cell| self.cell(cell).snapshot()).collect();
+        let incumbent = usize::try_from(self.read(INCUMBENT)).ok().and_then(|number| number.checked_sub(1));
+        let incumbent = incumbent.and_then(|cell| cells.get(cell).cloned().flatten());
+        let mut workers: Vec<_> = cells.into_iter().flatten().collect();
+        workers.sort_by_key(|worker| (worker.started_ms, worker.pid));
         SlotSnapshot {
             slot,
             state: self.state(),
-            pid: u32::try_from(self.read(PID)).unwrap_or(0),
-            generation: self.read(GENERATION),
-            started_ms: self.read(STARTED_MS),
-            heartbeat_ms: self.read(HEARTBEAT_MS),
+            incumbent,
+            workers,
             starts: self.read(STARTS),
             crashes: self.read(CRASHES),
-            memory_bytes: self.read(MEMORY),
-            cpu_us: self.read(CPU_US),
-            redis_up: self.read(REDIS_UP) != 0,
-            connections: self.read(CONNECTIONS),
-            in_flight: self.read(IN_FLIGHT),
+            ends: std::array::from_fn(|reason| self.read(REASONS + reason)),
+            last_reason: self.read(LAST_REASON).checked_sub(1).and_then(Reason::from_word),
             accepted: self.read(ACCEPTED),
             cut: self.read(CUT),
             bytes: self.read(BYTES),

@@ -1,6 +1,8 @@
 //! A plain copy of the table: what status, metrics and dashboards look at.
 
+use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::latency;
+use crate::scoreboard::reason::Reason;
 use crate::scoreboard::row::SlotState;
 
 /// Version of the snapshot's fields, as `/fleet.json` shows it.
@@ -30,28 +32,18 @@ pub struct SlotSnapshot {
     pub slot: usize,
     /// Where it stands.
     pub state: SlotState,
-    /// Its worker's process, 0 when there is none.
-    pub pid: u32,
-    /// Generation of its worker.
-    pub generation: u64,
-    /// When its worker was forked, Unix milliseconds.
-    pub started_ms: u64,
-    /// Last sign of life, milliseconds of the monotonic clock; 0 before the first.
-    pub heartbeat_ms: u64,
+    /// The worker that serves it, or boots in it; its successor and those that finish are in `workers` only.
+    pub incumbent: Option<WorkerSnapshot>,
+    /// Every worker it has now, the oldest first.
+    pub workers: Vec<WorkerSnapshot>,
     /// Workers started in this slot.
     pub starts: u64,
-    /// Workers that ended without being asked to.
+    /// Workers that failed.
     pub crashes: u64,
-    /// Private memory of its worker, bytes.
-    pub memory_bytes: u64,
-    /// CPU time of its worker, microseconds.
-    pub cpu_us: u64,
-    /// Whether its worker has Redis.
-    pub redis_up: bool,
-    /// Open connections.
-    pub connections: u64,
-    /// Requests being answered.
-    pub in_flight: u64,
+    /// Workers that ended, by [`Reason`].
+    pub ends: [u64; Reason::ALL.len()],
+    /// Why the last one ended.
+    pub last_reason: Option<Reason>,
     /// Connections accepted.
     pub accepted: u64,
     /// Connections cut at a drain's deadline.
@@ -72,7 +64,56 @@ pub struct SlotSnapshot {
     pub latency: [u64; latency::BUCKETS],
 }
 
+/// One worker at one moment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerSnapshot {
+    /// Its process; 0 for a moment while it is forked.
+    pub pid: u32,
+    /// Where it stands.
+    pub state: WorkerState,
+    /// Generation it belongs to.
+    pub generation: u64,
+    /// When it was forked, Unix milliseconds.
+    pub started_ms: u64,
+    /// Last sign of life, milliseconds of the monotonic clock; 0 before the first.
+    pub heartbeat_ms: u64,
+    /// Private memory, bytes.
+    pub memory_bytes: u64,
+    /// CPU time, microseconds.
+    pub cpu_us: u64,
+    /// Time its event loop was at work, microseconds.
+    pub busy_us: u64,
+    /// Whether it has Redis.
+    pub redis_up: bool,
+    /// Open connections.
+    pub connections: u64,
+    /// Requests being answered.
+    pub in_flight: u64,
+    /// Requests it has answered.
+    pub requests: u64,
+}
+
 impl SlotSnapshot {
+    /// The process of the slot's worker, 0 when there is none.
+    pub fn pid(&self) -> u32 {
+        self.incumbent.as_ref().map_or(0, |worker| worker.pid)
+    }
+
+    /// The generation of the slot's worker, 0 when there is none.
+    pub fn generation(&self) -> u64 {
+        self.incumbent.as_ref().map_or(0, |worker| worker.generation)
+    }
+
+    /// Whether the slot's worker has Redis.
+    pub fn redis_up(&self) -> bool {
+        self.incumbent.as_ref().is_some_and(|worker| worker.redis_up)
+    }
+
+    /// The sum of one number over the slot's workers.
+    pub fn sum(&self, number: impl Fn(&WorkerSnapshot) -> u64) -> u64 {
+        self.workers.iter().map(number).sum()
+    }
+
     /// Responses of this slot, whatever their status.
     pub fn requests(&self) -> u64 {
         self.responses.iter().sum()

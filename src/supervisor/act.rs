@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::time::Duration;
 
+use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::row::SlotState;
 use crate::supervisor::Outcome;
 use crate::supervisor::Private;
@@ -40,7 +41,8 @@ impl Supervisor<'_> {
             Action::Drain { slot, pid, kill_at } => {
                 self.send(pid, Signal::SIGTERM);
                 self.slots[slot].lifecycle = Lifecycle::Draining { pid, kill_at };
-                self.scoreboard.row(slot).set_state(SlotState::Draining);
+                self.scoreboard.row(slot).set_state(SlotState::Draining, Some(0));
+                self.scoreboard.cell(slot, 0).set_state(WorkerState::Draining);
                 tracing::info!(slot, pid = pid.as_raw(), "worker drains");
             }
             Action::Kill { slot, pid, cause } => {
@@ -63,20 +65,22 @@ impl Supervisor<'_> {
 
     fn spawn(&mut self, index: usize, now: Duration) {
         let generation = self.scoreboard.generation();
-        let row = self.scoreboard.row(index);
-        row.prepare(generation, u64::try_from(time::unix().as_millis()).unwrap_or(0));
+        let (row, cell) = (self.scoreboard.row(index), self.scoreboard.cell(index, 0));
+        cell.prepare(generation, u64::try_from(time::unix().as_millis()).unwrap_or(0));
+        row.set_state(SlotState::Booting, Some(0));
         let slot = &mut self.slots[index];
-        match spawn::spawn(index, generation, &slot.listeners, &self.lifeline, self.entry) {
+        match spawn::spawn(index, 0, generation, &slot.listeners, &self.lifeline, self.entry) {
             Ok((pid, pipe)) => {
                 slot.lifecycle = Lifecycle::Booting { pid, deadline: now + self.settings.boot_timeout };
                 slot.report = Some(Report { pipe: Some(File::from(pipe)), text: String::new() });
-                row.seated(pid.as_raw().unsigned_abs());
+                cell.seated(pid.as_raw().unsigned_abs());
                 tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
             }
             Err(error) => {
                 let delay = slot.backoff.after(Death::BeforeReady, rand::random());
                 slot.lifecycle = Lifecycle::BackedOff { until: now + delay };
-                row.vacate(SlotState::BackedOff);
+                cell.vacate();
+                row.set_state(SlotState::BackedOff, None);
                 self.last_failure = format!("cannot fork: {error}");
                 tracing::error!(slot = index, %error, "cannot fork a worker");
             }

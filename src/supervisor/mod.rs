@@ -27,6 +27,7 @@ pub use spawn::Seat;
 
 use crate::listener::SlotListeners;
 use crate::scoreboard::Scoreboard;
+use crate::scoreboard::cell::Order;
 use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
@@ -230,7 +231,9 @@ impl<'a> Supervisor<'a> {
         let what = if target == Target::StopNow { "stopping at once" } else { "stopping: workers drain" };
         tracing::info!(signal = %signal, "{what}");
         self.target = target;
-        self.scoreboard.set_stopping();
+        for slot in 0..self.slots.len() {
+            self.scoreboard.cell(slot, 0).set_order(Order::Close);
+        }
         self.close_empty_seats();
     }
 

@@ -4,6 +4,8 @@ use std::io;
 use std::io::Read;
 use std::time::Duration;
 
+use crate::scoreboard::Reason;
+use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::row::SlotState;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Death;
@@ -48,11 +50,12 @@ impl Supervisor<'_> {
         let (death, cause) = match slot.lifecycle {
             Lifecycle::Draining { .. } => {
                 slot.lifecycle = Lifecycle::Empty;
-                row.vacate(SlotState::Empty);
+                self.scoreboard.cell(index, 0).vacate();
+                row.set_state(SlotState::Empty, None);
                 if exit == Exit::Code(0) {
                     tracing::info!(slot = index, pid = pid.as_raw(), cause = %exit, "worker left");
                 } else {
-                    row.crashed();
+                    row.ended(reason_of(exit));
                     tracing::warn!(slot = index, pid = pid.as_raw(), cause = %exit, "worker died in its drain: {exit}");
                 }
                 return;
@@ -63,7 +66,7 @@ impl Supervisor<'_> {
         // Somebody may tell a single worker to leave; that is no crash, but its slot is filled by the same rules.
         let left = matches!((death, exit), (Death::AfterServing(_), Exit::Code(0)));
         if !left {
-            row.crashed();
+            row.ended(reason_of(exit));
         }
         if death == Death::BeforeReady {
             self.last_failure.clone_from(&cause);
@@ -73,7 +76,8 @@ impl Supervisor<'_> {
             Duration::ZERO => Lifecycle::Empty,
             delay => Lifecycle::BackedOff { until: now + delay },
         };
-        row.vacate(if delay.is_zero() { SlotState::Empty } else { SlotState::BackedOff });
+        self.scoreboard.cell(index, 0).vacate();
+        row.set_state(if delay.is_zero() { SlotState::Empty } else { SlotState::BackedOff }, None);
         let (pid, delay_ms) = (pid.as_raw(), u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
         match self.target {
             Target::Serve if left => {
@@ -109,12 +113,20 @@ impl Supervisor<'_> {
             slot.lifecycle = Lifecycle::Ready { pid, since: time::monotonic() };
             slot.report = None;
             self.ever_ready = true;
-            self.scoreboard.row(index).set_state(SlotState::Ready);
+            self.scoreboard.row(index).set_state(SlotState::Ready, Some(0));
+            self.scoreboard.cell(index, 0).set_state(WorkerState::Ready);
             tracing::info!(slot = index, pid = pid.as_raw(), "worker ready");
         } else if let Some(report) = &mut slot.report {
             // Its text is still wanted when the worker is reaped; its pipe would only wake the loop for ever.
             report.pipe = None;
         }
+    }
+}
+
+fn reason_of(exit: Exit) -> Reason {
+    match exit {
+        Exit::Code(_) => Reason::ExitCode,
+        Exit::Signal(_) => Reason::Signal,
     }
 }
 

@@ -20,6 +20,8 @@ const SEATLESS: u8 = 71;
 pub struct Seat {
     /// Index of its slot.
     pub slot: usize,
+    /// Its cell in the slot's row.
+    pub cell: usize,
     /// Generation it belongs to.
     pub generation: u64,
     /// The slot's listeners.
@@ -39,6 +41,7 @@ pub type Entry<'a> = &'a dyn Fn(Seat) -> u8;
 /// When the kernel refuses the pipe or the fork, or the fork law is broken.
 pub(super) fn spawn(
     slot: usize,
+    cell: usize,
     generation: u64,
     listeners: &SlotListeners,
     lifeline: &OwnedFd,
@@ -51,6 +54,7 @@ pub(super) fn spawn(
             proc::die_with(supervisor, Signal::SIGTERM)?;
             let seat = Seat {
                 slot,
+                cell,
                 generation,
                 listeners: listeners.try_clone()?,
                 report,

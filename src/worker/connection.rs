@@ -19,7 +19,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::row::Row;
+use crate::scoreboard::cell::Cell;
 
 /// Length of a tick; deadlines are met within one.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -122,10 +122,11 @@ pub(super) struct Connections {
     ended: Notify,
     scoreboard: Arc<Scoreboard>,
     slot: usize,
+    cell: usize,
 }
 
 impl Connections {
-    pub(super) fn new(patience: Patience, scoreboard: Arc<Scoreboard>, slot: usize) -> Self {
+    pub(super) fn new(patience: Patience, scoreboard: Arc<Scoreboard>, slot: usize, cell: usize) -> Self {
         Self {
             open: Mutex::default(),
             next: AtomicU64::new(0),
@@ -134,6 +135,7 @@ impl Connections {
             ended: Notify::new(),
             scoreboard,
             slot,
+            cell,
         }
     }
 
@@ -142,8 +144,8 @@ impl Connections {
         self.open.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn row(&self) -> Row<'_> {
-        self.scoreboard.row(self.slot)
+    fn cell(&self) -> Cell<'_> {
+        self.scoreboard.cell(self.slot, self.cell)
     }
 
     /// Takes note of a new connection until the entry is dropped.
@@ -151,7 +153,7 @@ impl Connections {
         let connection = Arc::new(Connection::new(self.tick.load(Relaxed)));
         let number = self.next.fetch_add(1, Relaxed);
         self.lock().insert(number, Arc::clone(&connection));
-        self.row().connection_opened();
+        self.cell().connection_opened();
         Entry { number, connection, all: Arc::clone(self) }
     }
 
@@ -169,7 +171,7 @@ impl Connections {
     pub(super) fn cut_all(&self) -> usize {
         let cut = self.len();
         self.tell_all(Order::Cut);
-        self.row().connections_cut(cut as u64);
+        self.cell().connections_cut(cut as u64);
         cut
     }
 
@@ -282,7 +284,7 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.all.lock().remove(&self.number);
-        self.all.row().connection_closed();
+        self.all.cell().connection_closed();
         self.all.ended.notify_one();
     }
 }
@@ -295,7 +297,7 @@ mod tests {
 
     fn connections() -> Arc<Connections> {
         let scoreboard = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();
-        Arc::new(Connections::new(Patience { header: TICK * 3, idle: TICK * 10 }, Arc::new(scoreboard), 0))
+        Arc::new(Connections::new(Patience { header: TICK * 3, idle: TICK * 10 }, Arc::new(scoreboard), 0, 0))
     }
 
     fn sweep(all: &Connections, times: usize) {
@@ -369,9 +371,10 @@ mod tests {
     #[test]
     fn an_entry_leaves_every_book_with_its_drop() {
         let all = connections();
+        all.cell().prepare(1, 0);
         let entry = all.open();
-        assert_eq!((all.len(), all.row().snapshot(0).connections), (1, 1));
+        assert_eq!((all.len(), all.cell().snapshot().unwrap().connections), (1, 1));
         drop(entry);
-        assert_eq!((all.len(), all.row().snapshot(0).connections), (0, 0));
+        assert_eq!((all.len(), all.cell().snapshot().unwrap().connections), (0, 0));
     }
 }

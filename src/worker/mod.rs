@@ -45,6 +45,7 @@ use crate::listener::SlotListeners;
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
+use crate::scoreboard::cell::Order;
 use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::signal;
@@ -58,6 +59,8 @@ const BOOT_FAILED: u8 = 70;
 pub struct Start {
     /// Index of its slot.
     pub slot: usize,
+    /// Its cell in the slot's row.
+    pub cell: usize,
     /// Generation it belongs to.
     pub generation: u64,
     /// The slot's listeners.
@@ -134,6 +137,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let mut leave = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
     // Signals of the terminal and of operators are the supervisor's; only now can TERM find its handler.
     signal::block_only(OTHERS).map_err(Error::Signals)?;
+    let hall = hall(&start);
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
@@ -148,13 +152,13 @@ async fn live(start: Start) -> Result<(), Error> {
             start.generation,
             proc::hostname(),
         ),
+        cell: start.cell,
         phase: phase.clone(),
     };
     let faces = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))
     }));
     let (public, admin) = faces.map_err(|panic| Error::App(message(panic.as_ref())))?;
-    let hall = hall(&start.config, &start.scoreboard, start.slot);
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     tokio::select! {
         health = redis.first_attempt() => if let Health::Down { reason } = health {
@@ -164,16 +168,16 @@ async fn live(start: Start) -> Result<(), Error> {
         _ = leave.recv() => return Ok(()),
         _ = lifeline.readable() => return Ok(()),
     }
-    heartbeat::note_redis(&start.scoreboard, start.slot, &redis);
+    heartbeat::note_redis(&start.scoreboard, start.slot, start.cell, &redis);
     let mut tasks = JoinSet::new();
-    tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, redis));
+    tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis));
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     let _ = writeln!(File::from(start.report), "ready");
     let schedule = tokio::select! {
-        _ = leave.recv() => match start.scoreboard.is_stopping() {
-            true => Schedule::stopping(&start.config.drain, Instant::now()),
-            false => Schedule::leaving(&start.config.drain, Instant::now()),
+        _ = leave.recv() => match start.scoreboard.cell(start.slot, start.cell).order() {
+            Order::Close => Schedule::stopping(&start.config.drain, Instant::now()),
+            Order::Pass => Schedule::leaving(&start.config.drain, Instant::now()),
         },
         _ = lifeline.readable() => Schedule::orphaned(Instant::now()),
     };
@@ -248,11 +252,13 @@ fn doors(
     public_doors.chain([door(listeners.admin, &admin, &operators)]).collect()
 }
 
-fn hall(config: &Config, scoreboard: &Arc<Scoreboard>, slot: usize) -> Hall {
+fn hall(start: &Start) -> Hall {
+    let config = &start.config;
+    let scoreboard = Arc::clone(&start.scoreboard);
     let patience = Patience { header: config.http.header_timeout, idle: config.http.keep_alive };
     Hall {
         builder: Arc::new(accept::builder(config.http.header_limit)),
-        connections: Arc::new(Connections::new(patience, Arc::clone(scoreboard), slot)),
+        connections: Arc::new(Connections::new(patience, scoreboard, start.slot, start.cell)),
     }
 }
 

@@ -66,15 +66,17 @@ const COUNTERS: [PerSlot; 9] = [
 ];
 
 const GAUGES: [PerSlot; 7] = [
-    ("connections", "Open connections", |slot| slot.connections),
-    ("requests_in_flight", "Requests being answered", |slot| slot.in_flight),
+    ("connections", "Open connections", |slot| slot.sum(|worker| worker.connections)),
+    ("requests_in_flight", "Requests being answered", |slot| slot.sum(|worker| worker.in_flight)),
     ("worker_up", "1 if the slot's worker serves", |slot| u64::from(slot.state == SlotState::Ready)),
-    ("worker_generation", "Generation of the slot's worker", |slot| slot.generation),
+    ("worker_generation", "Generation of the slot's worker", |slot| slot.generation()),
     ("worker_start_time_milliseconds", "When the slot's worker was forked, Unix time", |slot| {
-        slot.started_ms
+        slot.incumbent.as_ref().map_or(0, |worker| worker.started_ms)
     }),
-    ("worker_memory_bytes", "Private memory of the slot's worker", |slot| slot.memory_bytes),
-    ("redis_up", "1 if the slot's worker has Redis", |slot| u64::from(slot.redis_up)),
+    ("worker_memory_bytes", "Private memory of the slot's workers", |slot| {
+        slot.sum(|worker| worker.memory_bytes)
+    }),
+    ("redis_up", "1 if the slot's worker has Redis", |slot| u64::from(slot.redis_up())),
 ];
 
 impl Collector for Scrape {

@@ -37,7 +37,7 @@ pub(super) async fn home(
     }
     let slots = state.fleet().slots;
     let lanes = lanes(&slots, worker.slot());
-    let more = slots.iter().filter(|slot| slot.pid != 0).count().saturating_sub(lanes.len());
+    let more = slots.iter().filter(|slot| slot.pid() != 0).count().saturating_sub(lanes.len());
     let page = Page {
         style: assets::style_path(),
         pid: worker.pid(),
@@ -85,13 +85,13 @@ struct Lane {
 
 /// The first lanes with a worker, the one that serves in any case; the busiest boat is furthest.
 fn lanes(slots: &[SlotSnapshot], serving: usize) -> Vec<Lane> {
-    let shown = |slot: &&SlotSnapshot| slot.pid != 0 || slot.slot == serving;
+    let shown = |slot: &&SlotSnapshot| slot.pid() != 0 || slot.slot == serving;
     let most = slots.iter().filter(shown).map(SlotSnapshot::requests).max().unwrap_or(0).max(1);
     let lane = |slot: &SlotSnapshot| {
         let at = i64::try_from(slot.requests().saturating_mul(100) / most).unwrap_or(100).min(100);
         Lane {
             number: slot.slot,
-            pid: slot.pid,
+            pid: slot.pid(),
             requests: grouped(slot.requests()),
             at,
             back: at * BOAT / 100,

@@ -1,0 +1,237 @@
+//! One worker's part of its slot's row: the gauges that end with the worker.
+//!
+//! A slot has several workers for a while whenever one takes over from another, and each writes its own cell, so that
+//! neither counts the other's connections. Totals are added to the row, which outlives them all.
+
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::scoreboard::latency;
+use crate::scoreboard::row;
+use crate::scoreboard::snapshot::WorkerSnapshot;
+
+/// Workers a slot can have at one time: the one that serves, its successor, and those that finish.
+pub const CELLS: usize = 8;
+
+/// Words of a cell: two cache lines.
+pub(super) const CELL_WORDS: usize = 16;
+
+const STATE: usize = 0;
+const PID: usize = 1;
+const GENERATION: usize = 2;
+const STARTED_MS: usize = 3;
+const HEARTBEAT_MS: usize = 4;
+const MEMORY: usize = 5;
+const CONNECTIONS: usize = 6;
+const IN_FLIGHT: usize = 7;
+const REDIS_UP: usize = 8;
+const CPU_US: usize = 9;
+const BUSY_US: usize = 10;
+const REQUESTS: usize = 11;
+const ORDER: usize = 12;
+
+/// Where a worker stands, as the supervisor sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u64)]
+pub enum WorkerState {
+    /// No worker writes this cell.
+    Vacant = 0,
+    /// Forked, not READY yet.
+    Booting = 1,
+    /// It serves.
+    Ready = 2,
+    /// It finishes what it has and leaves.
+    Draining = 3,
+    /// It does not answer and is about to be replaced.
+    Suspect = 4,
+    /// It was sent SIGKILL.
+    Killed = 5,
+}
+
+impl WorkerState {
+    fn from_word(word: u64) -> Self {
+        match word {
+            1 => Self::Booting,
+            2 => Self::Ready,
+            3 => Self::Draining,
+            4 => Self::Suspect,
+            5 => Self::Killed,
+            _ => Self::Vacant,
+        }
+    }
+
+    /// The state's name, as logs and status spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vacant => "vacant",
+            Self::Booting => "booting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Suspect => "suspect",
+            Self::Killed => "killed",
+        }
+    }
+}
+
+/// What a worker that is told to leave does with its seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Order {
+    /// A successor takes it: listeners and queue stay as they are.
+    Pass = 0,
+    /// The slot ends: its queue runs dry, then its listeners close.
+    Close = 1,
+}
+
+/// A worker's cell, and through it the row of its slot.
+#[derive(Debug, Clone, Copy)]
+pub struct Cell<'a> {
+    row: &'a [AtomicU64],
+    words: &'a [AtomicU64],
+}
+
+impl<'a> Cell<'a> {
+    pub(super) fn new(row: &'a [AtomicU64], words: &'a [AtomicU64]) -> Self {
+        Self { row, words }
+    }
+
+    fn set(self, word: usize, value: u64) {
+        self.words[word].store(value, Relaxed);
+    }
+
+    fn read(self, word: usize) -> u64 {
+        self.words[word].load(Relaxed)
+    }
+
+    fn total(self, word: usize, by: u64) {
+        self.row[word].fetch_add(by, Relaxed);
+    }
+
+    /// A worker is about to be forked into this cell; nothing of the one before it is left.
+    ///
+    /// Written by the supervisor before the fork: the worker may write its first figures before the fork returns.
+    pub fn prepare(self, generation: u64, now_ms: u64) {
+        self.words.iter().for_each(|word| word.store(0, Relaxed));
+        self.set(GENERATION, generation);
+        self.set(STARTED_MS, now_ms);
+        self.set_state(WorkerState::Booting);
+    }
+
+    /// The worker was forked. Written by the supervisor.
+    pub fn seated(self, pid: u32) {
+        self.set(PID, u64::from(pid));
+        self.total(row::STARTS, 1);
+    }
+
+    /// The worker is gone. Written by the supervisor.
+    pub fn vacate(self) {
+        self.words.iter().for_each(|word| word.store(0, Relaxed));
+    }
+
+    /// Written by the supervisor at each change.
+    pub fn set_state(self, state: WorkerState) {
+        self.set(STATE, state as u64);
+    }
+
+    /// Written by the supervisor before it tells the worker to leave.
+    pub fn set_order(self, order: Order) {
+        self.set(ORDER, order as u64);
+    }
+
+    /// What the worker does with its seat when it is told to leave.
+    pub fn order(self) -> Order {
+        if self.read(ORDER) == Order::Close as u64 { Order::Close } else { Order::Pass }
+    }
+
+    /// Sign of life of the worker's event loop: milliseconds of the monotonic clock, private memory in bytes, and the
+    /// microseconds of CPU time and of work in the loop since its start.
+    pub fn beat(self, now_ms: u64, memory_bytes: u64, cpu_us: u64, busy_us: u64) {
+        self.set(HEARTBEAT_MS, now_ms);
+        self.set(MEMORY, memory_bytes);
+        self.set(CPU_US, cpu_us);
+        self.set(BUSY_US, busy_us);
+    }
+
+    /// Whether the worker has Redis now.
+    pub fn set_redis_up(self, up: bool) {
+        self.set(REDIS_UP, u64::from(up));
+    }
+
+    /// A connection was accepted.
+    pub fn connection_opened(self) {
+        self.total(row::ACCEPTED, 1);
+        self.words[CONNECTIONS].fetch_add(1, Relaxed);
+    }
+
+    /// A connection ended.
+    pub fn connection_closed(self) {
+        self.words[CONNECTIONS].fetch_sub(1, Relaxed);
+    }
+
+    /// Connections were cut at the drain's deadline.
+    pub fn connections_cut(self, count: u64) {
+        self.total(row::CUT, count);
+    }
+
+    /// A request's header has been read.
+    pub fn request_started(self) {
+        self.words[IN_FLIGHT].fetch_add(1, Relaxed);
+    }
+
+    /// A request was given up before there was a response (the client left).
+    pub fn request_abandoned(self) {
+        self.words[IN_FLIGHT].fetch_sub(1, Relaxed);
+    }
+
+    /// A response is ready: its status, the bytes of its body if known, and microseconds since the request's header.
+    pub fn request_done(self, status: u16, bytes: u64, latency_us: u64) {
+        self.words[IN_FLIGHT].fetch_sub(1, Relaxed);
+        // Only the worker's own thread adds to it, so that no locked instruction is needed.
+        self.set(REQUESTS, self.read(REQUESTS) + 1);
+        let class = usize::from(status / 100);
+        self.total(row::STATUS + if class < 6 { class } else { 0 }, 1);
+        self.total(row::LATENCY + latency::bucket(latency_us), 1);
+        self.total(row::LATENCY_SUM_US, latency_us);
+        self.total(row::BYTES, bytes);
+    }
+
+    /// A page view was counted in a session.
+    pub fn viewed(self) {
+        self.total(row::VIEWS, 1);
+    }
+
+    /// A request was denied by a rate limit.
+    pub fn limited(self) {
+        self.total(row::LIMITED, 1);
+    }
+
+    /// A request was refused because Redis is away.
+    pub fn unavailable(self) {
+        self.total(row::UNAVAILABLE, 1);
+    }
+
+    /// Private memory as of the last beat, bytes.
+    pub fn memory_bytes(self) -> u64 {
+        self.read(MEMORY)
+    }
+
+    /// A plain copy; none when no worker writes here.
+    pub fn snapshot(self) -> Option<WorkerSnapshot> {
+        let state = WorkerState::from_word(self.read(STATE));
+        (state != WorkerState::Vacant).then(|| WorkerSnapshot {
+            pid: u32::try_from(self.read(PID)).unwrap_or(0),
+            state,
+            generation: self.read(GENERATION),
+            started_ms: self.read(STARTED_MS),
+            heartbeat_ms: self.read(HEARTBEAT_MS),
+            memory_bytes: self.read(MEMORY),
+            cpu_us: self.read(CPU_US),
+            busy_us: self.read(BUSY_US),
+            redis_up: self.read(REDIS_UP) != 0,
+            connections: self.read(CONNECTIONS),
+            in_flight: self.read(IN_FLIGHT),
+            requests: self.read(REQUESTS),
+        })
+    }
+}
