@@ -4,6 +4,7 @@ mod args;
 mod check;
 mod exit;
 mod health;
+mod host;
 mod migrate;
 mod print;
 mod serve;

@@ -17,6 +17,8 @@ use std::time::Duration;
 
 use crate::cli::exit;
 use crate::cli::exit::Failure;
+use crate::cli::host;
+use crate::cli::host::Host;
 use crate::config::Inputs;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
@@ -28,7 +30,6 @@ use crate::listener::SlotListeners;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor;
 use crate::supervisor::Outcome;
-use crate::supervisor::Seat;
 use crate::supervisor::Supervisor;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::RedisServer;
@@ -37,8 +38,6 @@ use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::time;
 use crate::telemetry;
-use crate::worker;
-use crate::worker::Start;
 
 /// How long a killed fleet's private Redis may take to finish before the next fleet gives up on its folder.
 const REDIS_PATIENCE: Duration = Duration::from_secs(10);
@@ -93,27 +92,12 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
     let public: Vec<String> = addresses.public.iter().map(ToString::to_string).collect();
     let pid = proc::pid().as_raw();
     tracing::info!(listen = public.join(","), admin = %addresses.admin, workers = slots, redis = %redis_url, pid, "listening");
-    let settings = supervisor::Settings {
-        boot_timeout: config.workers.boot_timeout,
-        drain_timeout: config.drain.timeout,
-    };
-    let config = Arc::new(config);
-    let entry = |seat: Seat| {
-        worker::run(Start {
-            slot: seat.slot,
-            cell: seat.cell,
-            generation: seat.generation,
-            listeners: seat.listeners,
-            report: seat.report,
-            lifeline: seat.lifeline,
-            config: Arc::clone(&config),
-            redis_url: redis_url.clone(),
-            scoreboard: Arc::clone(&scoreboard),
-            app: Arc::clone(app),
-        })
-    };
-    let supervisor = Supervisor::new(settings, signals, listeners, server, &scoreboard, &entry);
-    let outcome = supervisor.and_then(Supervisor::run);
+    let private = server.as_ref().map(|server| RedisUrl::unix(&server.socket()));
+    let settings = host::settings(&config);
+    let mut host = Host::new(inputs, config, app, &scoreboard, private)
+        .map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let start = supervisor::Start { settings, signals, addresses, listeners, redis: server };
+    let outcome = Supervisor::new(start, &scoreboard, &mut host).and_then(Supervisor::run);
     // An empty file says that this fleet ended in order.
     let _ = running.set_len(0);
     ended(outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))?)

@@ -27,9 +27,21 @@ pub const KEYS: &[Key] = &[
     key("admin.listen", "127.0.0.1:3001", "one address such as 127.0.0.1:3001", "operators' address"),
     key("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
     key("workers.boot_timeout", "30s", DURATION, "longest time until a new worker is READY"),
+    key(
+        "workers.probation",
+        "1500ms",
+        DURATION,
+        "the first worker of a reload or upgrade must serve this long before the others follow",
+    ),
     key("drain.grace", "0s", DURATION, "keep accepting this long after readiness has failed"),
     key("drain.idle", "500ms", DURATION, "keep idle connections this long, for requests under way"),
     key("drain.timeout", "30s", DURATION, "longest drain; what still runs then is cut and logged"),
+    key(
+        "drain.leaving",
+        "3",
+        "a number from 1 to 6",
+        "leaving workers per slot; the oldest is cut when more",
+    ),
     key(
         "redis.url",
         "",

@@ -178,6 +178,11 @@ impl Layers {
         Ok(())
     }
 
+    /// Every value as text.
+    pub(super) fn texts(&self) -> BTreeMap<String, String> {
+        self.given.iter().map(|(path, given)| (path.clone(), given.text())).collect()
+    }
+
     /// A value that always has one, be it the default.
     pub(super) fn one<T>(&self, path: &str, parse: impl Fn(&str) -> Result<T, Reason>) -> Result<T, Error> {
         match self.optional(path, parse)? {

@@ -3,6 +3,7 @@
 //! Guarantees that every value is within its bounds and that an error names key, value, source and what is allowed.
 //! It is the only room that reads the environment, and it builds nothing.
 
+pub mod diff;
 pub mod keys;
 mod layers;
 mod parse;
@@ -119,6 +120,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         workers: Workers {
             count: layers.one("workers.count", parse::count)?,
             boot_timeout: layers.one("workers.boot_timeout", parse::positive_duration)?,
+            probation: layers.one("workers.probation", parse::duration)?,
         },
         drain: drain(&layers)?,
         redis: Redis {
@@ -158,6 +160,7 @@ fn drain(layers: &Layers) -> Result<Drain, Error> {
         grace: layers.one("drain.grace", parse::duration)?,
         idle: layers.one("drain.idle", parse::duration)?,
         timeout: layers.one("drain.timeout", parse::positive_duration)?,
+        leaving: layers.one("drain.leaving", |text| parse::number(text, 6)).map(|count| count as usize)?,
     })
 }
 

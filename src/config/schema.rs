@@ -57,6 +57,8 @@ pub struct Workers {
     pub count: Count,
     /// A worker that is not READY after this long is killed and counts as a boot failure.
     pub boot_timeout: Duration,
+    /// The first worker of a new generation serves this long before the old one leaves and the others follow.
+    pub probation: Duration,
 }
 
 /// A number of workers as configured.
@@ -77,6 +79,8 @@ pub struct Drain {
     pub idle: Duration,
     /// After this long in all, whatever still runs is cut and named in the log.
     pub timeout: Duration,
+    /// Most workers of a slot that finish beside the one that serves, 1 to 6; the oldest is cut when there are more.
+    pub leaving: usize,
 }
 
 /// Where the shared state lives and how long a request waits for it.

@@ -3,53 +3,55 @@
 use std::fs::File;
 use std::time::Duration;
 
+use crate::scoreboard::Reason;
+use crate::scoreboard::cell::Order;
 use crate::scoreboard::cell::WorkerState;
-use crate::scoreboard::row::SlotState;
 use crate::supervisor::Outcome;
-use crate::supervisor::Private;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Death;
 use crate::supervisor::plan::Action;
+use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::Target;
-use crate::supervisor::slot::Lifecycle;
-use crate::supervisor::slot::Report;
+use crate::supervisor::reap::Report;
+use crate::supervisor::slot::Occupant;
+use crate::supervisor::slot::Seat;
+use crate::supervisor::slot::Stage;
 use crate::supervisor::spawn;
-use crate::sys::proc;
-use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
 use crate::sys::time;
 
-/// How long the private Redis may take to load its data before workers start without it.
-const REDIS_BOOT: Duration = Duration::from_secs(5);
-
-/// How long it may take to save and leave.
-const REDIS_STOP: Duration = Duration::from_secs(10);
-
 /// How long a killed worker is waited for when the fleet ends.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
-
-/// Step in which the two waits above look again; nothing else runs in this process meanwhile.
-const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 impl Supervisor<'_> {
     /// Does one thing; an outcome ends the loop.
     pub(super) fn act(&mut self, action: Action, now: Duration) -> Option<Outcome> {
         match action {
-            Action::Spawn { slot } => self.spawn(slot, now),
-            Action::Drain { slot, pid, kill_at } => {
-                self.send(pid, Signal::SIGTERM);
-                self.slots[slot].lifecycle = Lifecycle::Draining { pid, kill_at };
-                self.scoreboard.row(slot).set_state(SlotState::Draining, Some(0));
-                self.scoreboard.cell(slot, 0).set_state(WorkerState::Draining);
-                tracing::info!(slot, pid = pid.as_raw(), "worker drains");
+            Action::Spawn { slot, generation } => self.spawn(slot, generation, now),
+            Action::Promote { slot } => self.promote(slot),
+            Action::Drain { slot, pid, kill_at, order, reason } => {
+                self.drain(slot, pid, kill_at, order, reason);
             }
-            Action::Kill { slot, pid, cause } => {
-                self.send(pid, Signal::SIGKILL);
-                self.slots[slot].lifecycle = Lifecycle::Killed { pid, cause, forget_at: now + KILL_PATIENCE };
-                self.killed += usize::from(self.target != Target::StopNow);
-                tracing::warn!(slot, pid = pid.as_raw(), %cause, "worker killed: {cause}");
+            Action::Cut { slot, pid, kill_at: at } => {
+                self.send(pid, Signal::SIGTERM);
+                if let Some(worker) = self.slots[slot].worker(pid)
+                    && let Stage::Draining { kill_at, cut, .. } = &mut worker.stage
+                {
+                    (*kill_at, *cut) = (at.min(*kill_at), true);
+                }
+                tracing::warn!(
+                    slot,
+                    pid = pid.as_raw(),
+                    "worker is told to cut what it still has: too many older workers"
+                );
+            }
+            Action::Kill { slot, pid, cause } => self.kill(slot, pid, cause, now),
+            Action::CloseSeat { slot } => self.close_seat(slot),
+            Action::Remove { slot } => {
+                self.slots.truncate(slot);
+                self.sockets.truncate(slot);
             }
             Action::GiveUp => return Some(Outcome::BootFailed { reason: self.last_failure.clone() }),
             Action::Finish => return Some(Outcome::Stopped { killed: self.killed }),
@@ -57,117 +59,87 @@ impl Supervisor<'_> {
         None
     }
 
-    fn send(&self, pid: Pid, signal: Signal) {
+    pub(super) fn send(&self, pid: Pid, signal: Signal) {
         if let Err(error) = signal::send(pid, signal) {
             tracing::error!(pid = pid.as_raw(), signal = %signal, %error, "cannot signal a worker");
         }
     }
 
-    fn spawn(&mut self, index: usize, now: Duration) {
-        let generation = self.scoreboard.generation();
-        let (row, cell) = (self.scoreboard.row(index), self.scoreboard.cell(index, 0));
+    /// Writes where the slot stands into its row.
+    pub(super) fn show(&self, slot: usize) {
+        let (state, incumbent) = self.slots[slot].summary();
+        self.scoreboard.row(slot).set_state(state, incumbent);
+    }
+
+    fn promote(&mut self, slot: usize) {
+        self.slots[slot].generation = self.generation;
+        self.show(slot);
+        tracing::debug!(slot, generation = self.generation, "slot has the new generation");
+    }
+
+    fn drain(&mut self, slot: usize, pid: Pid, kill_at: Duration, order: Order, reason: Reason) {
+        // New connections are kept off a slot that ends before its worker begins to leave.
+        self.steer();
+        let Some(worker) = self.slots[slot].worker(pid) else { return };
+        worker.stage = Stage::Draining { kill_at, reason, order, cut: false };
+        let cell = self.scoreboard.cell(slot, worker.cell);
+        cell.set_order(order);
+        cell.set_state(WorkerState::Draining);
+        self.send(pid, Signal::SIGTERM);
+        self.show(slot);
+        tracing::info!(slot, pid = pid.as_raw(), %reason, "worker drains");
+    }
+
+    fn kill(&mut self, slot: usize, pid: Pid, cause: Cause, now: Duration) {
+        self.send(pid, Signal::SIGKILL);
+        let Some(worker) = self.slots[slot].worker(pid) else { return };
+        worker.stage = Stage::Killed { cause, forget_at: now + KILL_PATIENCE };
+        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Killed);
+        self.killed += usize::from(self.target != Target::StopNow);
+        self.show(slot);
+        tracing::warn!(slot, pid = pid.as_raw(), %cause, "worker killed: {cause}");
+    }
+
+    /// Ends listening in a slot: nobody will sit here any more.
+    pub(super) fn close_seat(&mut self, slot: usize) {
+        if let Some(listeners) = self.sockets[slot].take() {
+            listeners.close();
+        }
+        self.slots[slot].seat = Seat::Closed;
+        tracing::info!(slot, "slot closed");
+    }
+
+    fn spawn(&mut self, index: usize, generation: u64, now: Duration) {
+        let (slot, listeners) = (&mut self.slots[index], &self.sockets[index]);
+        let (Some(number), Some(listeners)) = (slot.free_cell(), listeners) else { return };
+        let cell = self.scoreboard.cell(index, number);
         cell.prepare(generation, u64::try_from(time::unix().as_millis()).unwrap_or(0));
-        row.set_state(SlotState::Booting, Some(0));
-        let slot = &mut self.slots[index];
-        match spawn::spawn(index, 0, generation, &slot.listeners, &self.lifeline, self.entry) {
+        let host = &*self.host;
+        let given =
+            spawn::Given { slot: index, cell: number, generation, listeners, lifeline: &self.lifeline };
+        match spawn::spawn(&given, host) {
             Ok((pid, pipe)) => {
-                slot.lifecycle = Lifecycle::Booting { pid, deadline: now + self.settings.boot_timeout };
-                slot.report = Some(Report { pipe: Some(File::from(pipe)), text: String::new() });
+                slot.workers.push(Occupant {
+                    pid,
+                    generation,
+                    cell: number,
+                    stage: Stage::Booting { deadline: now + self.settings.boot_timeout },
+                    started: now,
+                    retire: None,
+                });
+                slot.rest_until = None;
+                self.reports.insert(pid, Report::new(File::from(pipe)));
                 cell.seated(pid.as_raw().unsigned_abs());
                 tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
             }
             Err(error) => {
                 let delay = slot.backoff.after(Death::BeforeReady, rand::random());
-                slot.lifecycle = Lifecycle::BackedOff { until: now + delay };
+                slot.rest_until = Some(now + delay);
                 cell.vacate();
-                row.set_state(SlotState::BackedOff, None);
                 self.last_failure = format!("cannot fork: {error}");
                 tracing::error!(slot = index, %error, "cannot fork a worker");
             }
         }
-    }
-
-    /// Starts the private Redis, if the fleet has one.
-    pub(super) fn start_private_redis(&mut self) {
-        let Some(private) = &mut self.private else { return };
-        private.started = time::monotonic();
-        match private.server.start() {
-            Ok(pid) => {
-                private.pid = Some(pid);
-                tracing::info!(pid = pid.as_raw(), socket = %private.server.socket().display(), "private Redis started");
-            }
-            Err(error) => {
-                let delay = private.backoff.after(Death::BeforeReady, rand::random());
-                private.restart_at = private.started + delay;
-                tracing::error!(%error, "cannot start the private Redis");
-            }
-        }
-    }
-
-    /// Gives the private Redis a moment, so that the first visit already finds it.
-    pub(super) fn await_private_redis(&mut self) {
-        let until = time::monotonic() + REDIS_BOOT;
-        while time::monotonic() < until {
-            let Some(private) = &self.private else { return };
-            if private.pid.is_none() || private.server.answers() {
-                return;
-            }
-            if self.reap().and_then(|()| self.read_signals()).is_err() || self.target != Target::Serve {
-                return;
-            }
-            std::thread::sleep(LOOK_AGAIN);
-        }
-    }
-
-    /// Starts it again when its delay has passed.
-    pub(super) fn revive_private_redis(&mut self, now: Duration) {
-        let due = |private: &Private| private.pid.is_none() && private.restart_at <= now;
-        if self.private.as_ref().is_some_and(due) {
-            self.start_private_redis();
-        }
-    }
-
-    /// It ended without being asked to.
-    pub(super) fn private_redis_ended(&mut self, pid: Pid, exit: Exit, now: Duration) {
-        let Some(private) = &mut self.private else { return };
-        private.pid = None;
-        let delay =
-            private.backoff.after(Death::AfterServing(now.saturating_sub(private.started)), rand::random());
-        private.restart_at = now + delay;
-        let (pid, log) = (pid.as_raw(), private.server.log());
-        tracing::error!(pid, cause = %exit, log = %log.display(), "private Redis died: {exit}");
-    }
-
-    /// Lets it save and leave; the workers that need it are gone by now.
-    pub(super) fn stop_private_redis(&mut self) {
-        let Some(Private { pid: Some(pid), .. }) = self.private else { return };
-        self.send(pid, Signal::SIGTERM);
-        if self.await_end(pid, REDIS_STOP) {
-            return;
-        }
-        tracing::warn!(pid = pid.as_raw(), "private Redis killed: it did not leave in time");
-        self.send(pid, Signal::SIGKILL);
-        self.await_end(pid, REDIS_STOP);
-    }
-
-    /// Waits until this child has ended; an order to stop at once ends the wait.
-    fn await_end(&mut self, pid: Pid, patience: Duration) -> bool {
-        let hurried = self.target == Target::StopNow;
-        let until = time::monotonic() + patience;
-        while time::monotonic() < until {
-            match proc::reap() {
-                Ok(Some((ended, exit))) if ended == pid => {
-                    tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis stopped");
-                    return true;
-                }
-                Ok(Some(_)) => {}
-                Ok(None) => std::thread::sleep(LOOK_AGAIN),
-                Err(_) => return false,
-            }
-            if self.read_signals().is_err() || (self.target == Target::StopNow && !hurried) {
-                return false;
-            }
-        }
-        false
+        self.show(index);
     }
 }

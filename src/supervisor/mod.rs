@@ -6,28 +6,36 @@
 mod act;
 pub mod backoff;
 pub mod plan;
+mod private;
 mod reap;
 pub mod redis_server;
+mod reload;
+pub mod rollout;
+mod scale;
 pub mod slot;
 mod spawn;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use plan::Plan;
 use plan::Target;
 use plan::View;
+use private::Private;
+use reap::Report;
 use redis_server::RedisServer;
-use slot::Lifecycle;
+use rollout::Rollout;
 use slot::Slot;
-pub use spawn::Entry;
 pub use spawn::Seat;
 
+use crate::listener::Addresses;
 use crate::listener::SlotListeners;
+use crate::scoreboard::Reason;
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::Order;
 use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
@@ -40,12 +48,14 @@ pub const SIGNALS: &[(Signal, &str, &str)] = &[
     (Signal::SIGTERM, "stop", "drain every worker, then end"),
     (Signal::SIGINT, "stop", "the same; a second one stops at once"),
     (Signal::SIGQUIT, "stop now", "kill every worker, then end"),
+    (Signal::SIGHUP, "reload", "read the configuration anew and bring it into one slot after another"),
+    (Signal::SIGTTIN, "scale +1", "one worker more"),
+    (Signal::SIGTTOU, "scale -1", "one worker less, at least one"),
     (Signal::SIGCHLD, "(internal)", "a worker, or an orphan of PID 1, ended"),
 ];
 
 /// Signals that have no meaning yet but must not end a fleet by their default action.
-const IGNORED: &[Signal] =
-    &[Signal::SIGHUP, Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGPIPE];
+const IGNORED: &[Signal] = &[Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE];
 
 /// Takes the signals of a supervisor: from now on they wait to be read instead of ending the process.
 ///
@@ -78,29 +88,92 @@ pub enum Outcome {
 pub struct Settings {
     /// Longest time until a worker is READY.
     pub boot_timeout: Duration,
+    /// How long the first worker of a new generation is watched before the others follow.
+    pub probation: Duration,
     /// Longest drain.
     pub drain_timeout: Duration,
+    /// Most leaving workers of a slot.
+    pub leaving: usize,
 }
 
-/// The private Redis, if the fleet has one.
+/// What a configuration that was read anew means for the supervisor.
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    /// How patient it is from now on.
+    pub settings: Settings,
+    /// The number of workers, if it was changed.
+    pub workers: Option<usize>,
+    /// Names of the settings that have another value.
+    pub changed: Vec<String>,
+    /// Those of them that a reload cannot change.
+    pub pinned: Vec<Pinned>,
+}
+
+/// A setting that a reload cannot change.
+#[derive(Debug, Clone)]
+pub struct Pinned {
+    /// Its name.
+    pub name: String,
+    /// What would change it.
+    pub needs: &'static str,
+}
+
+/// The program around the supervisor: it knows the configuration and what a worker does.
+pub trait Host {
+    /// A worker's whole life: from its seat to its exit code. Called in the worker's own process.
+    fn work(&self, seat: Seat) -> u8;
+
+    /// Reads the configuration anew, for workers of this generation.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one sentence; nothing is changed then.
+    fn reload(&mut self, generation: u64) -> Result<Reloaded, String>;
+
+    /// Forgets all generations but these.
+    fn keep(&mut self, generations: &[u64]);
+}
+
+/// What a new fleet is made of.
 #[derive(Debug)]
-struct Private {
-    server: RedisServer,
-    /// Its process; none while it is stopped or waits to be restarted.
-    pid: Option<Pid>,
-    restart_at: Duration,
-    backoff: backoff::Backoff,
-    started: Duration,
+pub struct Start {
+    /// How patient the supervisor is.
+    pub settings: Settings,
+    /// The signals it takes, from [`take_signals`].
+    pub signals: Signals,
+    /// From which more slots can be opened.
+    pub addresses: Addresses,
+    /// The listeners of each slot.
+    pub listeners: Vec<SlotListeners>,
+    /// The private Redis, if the fleet has one.
+    pub redis: Option<RedisServer>,
 }
 
 /// One fleet's supervisor.
 pub struct Supervisor<'a> {
     settings: Settings,
     scoreboard: &'a Scoreboard,
-    entry: Entry<'a>,
+    host: &'a mut dyn Host,
+    addresses: Addresses,
     slots: Vec<Slot>,
+    /// The listeners of each slot; none once it has retired.
+    sockets: Vec<Option<SlotListeners>>,
+    reports: BTreeMap<Pid, Report>,
     private: Option<Private>,
     target: Target,
+    /// How many slots are to serve.
+    wanted: usize,
+    /// The generation every slot is to have, and the number of the next one.
+    generation: u64,
+    next_generation: u64,
+    /// The oldest generation this program can start workers of.
+    oldest: u64,
+    rollout: Option<Rollout>,
+    /// Whether a reload was asked for and has not begun.
+    reload_waits: bool,
+    /// What the settings were before the rollout.
+    before: Settings,
+    /// The number of workers that the configuration on its way names, if it is another one.
+    workers_wanted: Option<usize>,
     ever_ready: bool,
     announced: bool,
     last_failure: String,
@@ -118,47 +191,47 @@ impl std::fmt::Debug for Supervisor<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Supervisor")
             .field("target", &self.target)
+            .field("generation", &self.generation)
             .field("slots", &self.slots)
             .finish_non_exhaustive()
     }
 }
 
 impl<'a> Supervisor<'a> {
-    /// A supervisor over these listeners, one slot each; `entry` is the life of a worker.
+    /// A supervisor over these listeners, one slot each.
     ///
     /// # Errors
     /// When the kernel refuses the life-line.
-    pub fn new(
-        settings: Settings,
-        signals: Signals,
-        listeners: Vec<SlotListeners>,
-        server: Option<RedisServer>,
-        scoreboard: &'a Scoreboard,
-        entry: Entry<'a>,
-    ) -> io::Result<Self> {
+    pub fn new(start: Start, scoreboard: &'a Scoreboard, host: &'a mut dyn Host) -> io::Result<Self> {
         let (lifeline, held) = fd::pipe()?;
         proc::adopt_orphans()?;
-        scoreboard.set_slots(listeners.len());
-        let private = server.map(|server| Private {
-            server,
-            pid: None,
-            restart_at: Duration::ZERO,
-            backoff: backoff::Backoff::default(),
-            started: Duration::ZERO,
-        });
+        let wanted = start.listeners.len();
+        scoreboard.set_slots(wanted);
+        let generation = scoreboard.generation();
         Ok(Self {
-            settings,
+            settings: start.settings,
+            before: start.settings,
             scoreboard,
-            entry,
-            steered: vec![true; listeners.len()],
-            slots: listeners.into_iter().map(Slot::new).collect(),
-            private,
+            host,
+            addresses: start.addresses,
+            slots: vec![Slot::new(generation); wanted],
+            sockets: start.listeners.into_iter().map(Some).collect(),
+            reports: BTreeMap::new(),
+            private: start.redis.map(Private::new),
             target: Target::Serve,
+            wanted,
+            generation,
+            next_generation: generation + 1,
+            oldest: generation,
+            rollout: None,
+            reload_waits: false,
+            workers_wanted: None,
             ever_ready: false,
             announced: false,
             last_failure: String::from("no worker was started"),
             killed: 0,
-            signals,
+            steered: vec![true; wanted],
+            signals: start.signals,
             lifeline,
             _lifeline_held: held,
         })
@@ -176,8 +249,11 @@ impl<'a> Supervisor<'a> {
             // READY may have come while this process was suspended: it counts before any deadline does.
             self.read_reports();
             let now = time::monotonic();
-            let plan = plan::plan(&self.view(), now);
-            let acted = !plan.actions.is_empty();
+            self.begin_reload(now);
+            let followed = self.follow_rollout(now);
+            let resized = self.resize();
+            let plan = self.plan(now);
+            let acted = resized || !plan.actions.is_empty();
             for action in plan.actions {
                 if let Some(outcome) = self.act(action, now) {
                     self.stop_private_redis();
@@ -188,19 +264,26 @@ impl<'a> Supervisor<'a> {
                 self.revive_private_redis(now);
                 self.announce();
                 self.steer();
-                self.wait(plan.wake_at, now)?;
+                self.wait(plan.wake_at.into_iter().chain(followed).min(), now)?;
                 self.read_signals()?;
             }
         }
     }
 
-    fn view(&self) -> View {
-        View {
+    fn plan(&self, now: Duration) -> Plan {
+        let view = View {
             target: self.target,
-            slots: self.slots.iter().map(|slot| (slot.lifecycle, slot.backoff.early_deaths())).collect(),
+            slots: &self.slots,
+            generation: self.generation,
+            oldest: self.oldest,
+            rollout: self.rollout.as_ref().map_or(Reason::Reload, |rollout| rollout.kind.reason()),
+            canary: self.rollout.as_ref().and_then(|rollout| rollout.canary(&self.slots)),
             ever_ready: self.ever_ready,
+            probation: self.settings.probation,
             drain_timeout: self.settings.drain_timeout,
-        }
+            leaving: self.settings.leaving,
+        };
+        plan::plan(&view, now)
     }
 
     /// Sleeps until a signal, a report or the next deadline.
@@ -209,7 +292,7 @@ impl<'a> Supervisor<'a> {
             self.private.as_ref().filter(|private| private.pid.is_none()).map(|private| private.restart_at);
         let wake_at = wake_at.into_iter().chain(restart).min();
         let timeout = wake_at.map(|at| at.saturating_sub(now));
-        let reports = self.slots.iter().filter_map(|slot| Some(slot.report.as_ref()?.pipe.as_ref()?.as_fd()));
+        let reports = self.reports.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
         let fds: Vec<_> = std::iter::once(self.signals.as_fd()).chain(reports).collect();
         fd::wait_readable(&fds, timeout).map(|_| ())
     }
@@ -220,6 +303,9 @@ impl<'a> Supervisor<'a> {
                 (Signal::SIGTERM | Signal::SIGINT, Target::Serve) => self.aim(Target::Stop, signal),
                 (Signal::SIGINT, Target::Stop) => self.aim(Target::StopNow, signal),
                 (Signal::SIGQUIT, Target::Serve | Target::Stop) => self.aim(Target::StopNow, signal),
+                (Signal::SIGHUP, Target::Serve) => self.want_reload(),
+                (Signal::SIGTTIN, Target::Serve) => self.scale_by_signal(self.wanted + 1),
+                (Signal::SIGTTOU, Target::Serve) => self.scale_by_signal(self.wanted - 1),
                 (Signal::SIGCHLD | Signal::SIGPIPE, _) => {}
                 (other, _) => tracing::debug!(signal = %other, "signal has nothing to do"),
             }
@@ -227,62 +313,38 @@ impl<'a> Supervisor<'a> {
         Ok(())
     }
 
+    fn scale_by_signal(&mut self, wanted: usize) {
+        if let Err(reason) = self.scale_to(wanted) {
+            tracing::warn!(%reason, "not scaled: {reason}");
+        }
+    }
+
     fn aim(&mut self, target: Target, signal: Signal) {
         let what = if target == Target::StopNow { "stopping at once" } else { "stopping: workers drain" };
         tracing::info!(signal = %signal, "{what}");
         self.target = target;
-        for slot in 0..self.slots.len() {
-            self.scoreboard.cell(slot, 0).set_order(Order::Close);
-        }
         self.close_empty_seats();
     }
 
     /// Closes the listeners of slots without a worker: what came there would wait for nobody.
-    fn close_empty_seats(&self) {
-        for slot in self.slots.iter().filter(|slot| slot.lifecycle.pid().is_none()) {
-            slot.listeners.close();
+    fn close_empty_seats(&mut self) {
+        for slot in 0..self.slots.len() {
+            if self.slots[slot].workers.is_empty() {
+                self.close_seat(slot);
+            }
         }
-    }
-
-    /// Keeps new connections off slots whose workers died early, until one of them is READY, as long as there are
-    /// others.
-    fn steer(&mut self) {
-        let serves = |slot: &Slot| matches!(slot.lifecycle, Lifecycle::Ready { .. });
-        let open: Vec<bool> =
-            self.slots.iter().map(|slot| serves(slot) || slot.backoff.early_deaths() == 0).collect();
-        if open == self.steered || self.target != Target::Serve {
-            return;
-        }
-        if let Some(Err(error)) = self.slots.first().map(|first| first.listeners.steer(&open)) {
-            tracing::warn!(%error, "cannot steer connections past a slot that waits: {error}");
-        }
-        self.steered = open;
     }
 
     /// Says once that every slot serves for the first time.
     fn announce(&mut self) {
-        let ready = |slot: &Slot| matches!(slot.lifecycle, Lifecycle::Ready { .. });
-        if self.announced || self.target != Target::Serve || !self.slots.iter().all(ready) {
+        if self.announced || self.target != Target::Serve || !self.is_settled() {
             return;
         }
         self.announced = true;
-        let joined = |addresses: Vec<String>| addresses.join(",");
-        let Some(first) = self.slots.first() else { return };
-        let public = first
-            .listeners
-            .public
-            .iter()
-            .filter_map(|one| Some(one.local_addr().ok()?.to_string()))
-            .collect();
-        let admin = first.listeners.admin.local_addr().map(|address| address.to_string()).unwrap_or_default();
-        let url = first
-            .listeners
-            .public
-            .first()
-            .and_then(|one| one.local_addr().ok())
-            .map(shown)
-            .unwrap_or_default();
-        tracing::info!(listen = joined(public), admin, workers = self.slots.len(), "serving on {url}");
+        let public: Vec<_> = self.addresses.public.iter().map(ToString::to_string).collect();
+        let url = self.addresses.public.first().copied().map(shown).unwrap_or_default();
+        let (listen, admin) = (public.join(","), self.addresses.admin);
+        tracing::info!(listen, %admin, workers = self.wanted, "serving on {url}");
     }
 }
 

@@ -1,17 +1,27 @@
 //! What to do next: (slots, target, now) → actions; pure.
 //!
-//! Crash, stop and, later, reload and scale only change the slots or the target. There is no second path.
+//! Crash, stop, reload, upgrade, restart, recycling and scale only change the slots or the target. There is no second
+//! path. One rule replaces workers: one that is not *fresh* (another generation is wanted in its slot, or it is to retire)
+//! gets a successor beside it when it is its turn, and leaves once the successor serves.
+
+#[cfg(test)]
+mod tests;
 
 use std::time::Duration;
 
-use crate::supervisor::slot::Lifecycle;
+use crate::scoreboard::Reason;
+use crate::scoreboard::cell::Order;
+use crate::supervisor::slot::Occupant;
+use crate::supervisor::slot::Seat;
+use crate::supervisor::slot::Slot;
+use crate::supervisor::slot::Stage;
 use crate::sys::proc::Pid;
 
 /// Deaths before READY of every slot after which a fleet that never served gives up.
 const BOOT_ATTEMPTS: u32 = 2;
 
 /// A worker's time to leave after its own deadline, before it is killed.
-const LEAVE_MARGIN: Duration = Duration::from_secs(2);
+pub const LEAVE_MARGIN: Duration = Duration::from_secs(2);
 
 /// What the fleet is to become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,15 +36,27 @@ pub enum Target {
 
 /// What the planner may look at.
 #[derive(Debug)]
-pub struct View {
+pub struct View<'a> {
     /// What the fleet is to become.
     pub target: Target,
-    /// Every slot: where it stands and its early deaths in a row.
-    pub slots: Vec<(Lifecycle, u32)>,
+    /// Every slot.
+    pub slots: &'a [Slot],
+    /// The generation every slot is to have.
+    pub generation: u64,
+    /// The oldest generation that this program can still start workers of.
+    pub oldest: u64,
+    /// Why workers of other generations are replaced.
+    pub rollout: Reason,
+    /// The first slot of a rollout, whose new worker must survive its probation before its old one leaves.
+    pub canary: Option<usize>,
     /// Whether any worker of this fleet was ever READY.
     pub ever_ready: bool,
+    /// How long a new generation's first worker is watched.
+    pub probation: Duration,
     /// How long a worker may drain.
     pub drain_timeout: Duration,
+    /// Most leaving workers of a slot.
+    pub leaving: usize,
 }
 
 /// Something to do.
@@ -44,9 +66,29 @@ pub enum Action {
     Spawn {
         /// The slot.
         slot: usize,
+        /// The generation it is of.
+        generation: u64,
+    },
+    /// The slot's new generation serves: it is the slot's own from now on.
+    Promote {
+        /// The slot.
+        slot: usize,
     },
     /// Ask a worker to finish and leave.
     Drain {
+        /// Its slot.
+        slot: usize,
+        /// The worker.
+        pid: Pid,
+        /// When it is killed if it has not left.
+        kill_at: Duration,
+        /// What it does with its seat.
+        order: Order,
+        /// Why it leaves.
+        reason: Reason,
+    },
+    /// Ask a leaving worker to cut what it still has.
+    Cut {
         /// Its slot.
         slot: usize,
         /// The worker.
@@ -63,6 +105,16 @@ pub enum Action {
         /// Why.
         cause: Cause,
     },
+    /// Close the listeners of a retiring slot whose workers cannot.
+    CloseSeat {
+        /// The slot.
+        slot: usize,
+    },
+    /// The last slot has retired.
+    Remove {
+        /// The slot.
+        slot: usize,
+    },
     /// No slot could ever be brought up: end the fleet.
     GiveUp,
     /// Every worker is gone, as wanted.
@@ -76,8 +128,25 @@ pub enum Cause {
     BootTimeout,
     /// It did not leave in time.
     DrainTimeout,
+    /// It does not answer.
+    Hang,
+    /// It holds more memory than it may.
+    Memory,
     /// The operator said at once.
     StopNow,
+}
+
+impl Cause {
+    /// The reason under which its end is counted.
+    pub fn reason(self) -> Reason {
+        match self {
+            Self::BootTimeout => Reason::Boot,
+            Self::DrainTimeout => Reason::DrainTimeout,
+            Self::Hang => Reason::Hang,
+            Self::Memory => Reason::Memory,
+            Self::StopNow => Reason::Stop,
+        }
+    }
 }
 
 impl std::fmt::Display for Cause {
@@ -85,6 +154,8 @@ impl std::fmt::Display for Cause {
         f.write_str(match self {
             Self::BootTimeout => "not ready within workers.boot_timeout",
             Self::DrainTimeout => "still there after drain.timeout",
+            Self::Hang => "it does not answer (workers.hang_timeout)",
+            Self::Memory => "it holds more memory than workers.memory_hard",
             Self::StopNow => "stop at once",
         })
     }
@@ -100,8 +171,11 @@ pub struct Plan {
 }
 
 /// Decides what to do.
-pub fn plan(view: &View, now: Duration) -> Plan {
+pub fn plan(view: &View<'_>, now: Duration) -> Plan {
     let mut plan = Plan { actions: Vec::new(), wake_at: None };
+    for (index, slot) in view.slots.iter().enumerate() {
+        deadlines(index, slot, now, &mut plan);
+    }
     match view.target {
         Target::Serve => serve(view, now, &mut plan),
         Target::Stop | Target::StopNow => stop(view, now, &mut plan),
@@ -120,158 +194,182 @@ impl Plan {
     }
 }
 
-fn serve(view: &View, now: Duration, plan: &mut Plan) {
+/// Kills whoever has had its time.
+fn deadlines(slot: usize, state: &Slot, now: Duration, plan: &mut Plan) {
+    for worker in &state.workers {
+        let mut kill = |at, cause| plan.at(at, now, Action::Kill { slot, pid: worker.pid, cause });
+        match worker.stage {
+            Stage::Booting { deadline } => kill(deadline, Cause::BootTimeout),
+            Stage::Suspect { kill_at } => kill(kill_at, Cause::Hang),
+            Stage::Draining { kill_at, .. } => kill(kill_at, Cause::DrainTimeout),
+            Stage::Ready { .. } | Stage::Killed { .. } => {}
+        }
+    }
+}
+
+fn serve(view: &View<'_>, now: Duration, plan: &mut Plan) {
     // No worker ever served and every slot was tried: nobody more is started, and those still booting are waited for.
-    let hopeless = !view.ever_ready && view.slots.iter().all(|(_, deaths)| *deaths >= BOOT_ATTEMPTS);
-    if hopeless && view.slots.iter().all(|(lifecycle, _)| lifecycle.pid().is_none()) {
-        plan.actions.push(Action::GiveUp);
+    let tried = |slot: &Slot| slot.backoff.early_deaths() >= BOOT_ATTEMPTS;
+    let hopeless = !view.ever_ready && view.slots.iter().all(tried);
+    if hopeless {
+        if view.slots.iter().all(|slot| slot.workers.is_empty()) {
+            plan.actions.push(Action::GiveUp);
+        }
         return;
     }
-    for (slot, (lifecycle, _)) in view.slots.iter().enumerate() {
-        match *lifecycle {
-            Lifecycle::Empty | Lifecycle::BackedOff { .. } if hopeless => {}
-            Lifecycle::Empty => plan.actions.push(Action::Spawn { slot }),
-            Lifecycle::BackedOff { until } => plan.at(until, now, Action::Spawn { slot }),
-            Lifecycle::Booting { pid, deadline } => {
-                plan.at(deadline, now, Action::Kill { slot, pid, cause: Cause::BootTimeout });
-            }
-            Lifecycle::Draining { pid, kill_at } => {
-                plan.at(kill_at, now, Action::Kill { slot, pid, cause: Cause::DrainTimeout });
-            }
-            Lifecycle::Ready { .. } | Lifecycle::Killed { .. } => {}
+    for (index, slot) in view.slots.iter().enumerate() {
+        match slot.seat {
+            Seat::Open => staff(view, index, now, plan),
+            Seat::Closing => close(view, index, now, plan),
+            Seat::Closed => {}
+        }
+        crowd(view, index, now, plan);
+    }
+    replace(view, now, plan);
+    if let Some((slot, last)) = view.slots.iter().enumerate().next_back()
+        && last.seat == Seat::Closed
+        && last.workers.is_empty()
+    {
+        plan.actions.push(Action::Remove { slot });
+    }
+}
+
+impl View<'_> {
+    /// The slot whose turn it is to get the wanted generation: slots do so one after another.
+    fn cursor(&self) -> Option<usize> {
+        self.slots.iter().position(|slot| slot.seat == Seat::Open && slot.generation != self.generation)
+    }
+
+    /// The generation of the next worker of a slot that has none.
+    fn next_generation(&self, index: usize) -> u64 {
+        let own = self.slots[index].generation;
+        if own < self.oldest || self.cursor() == Some(index) { self.generation } else { own }
+    }
+
+    /// Whether the worker is the one a rollout has just brought into this slot.
+    fn is_candidate(&self, index: usize, worker: &Occupant) -> bool {
+        self.cursor() == Some(index) && worker.generation == self.generation && worker.retire.is_none()
+    }
+}
+
+/// Keeps a worker in the slot, and sends those home whose successor serves.
+fn staff(view: &View<'_>, index: usize, now: Duration, plan: &mut Plan) {
+    let slot = &view.slots[index];
+    if !slot.workers.iter().any(|worker| worker.is_ready() || worker.is_booting()) {
+        spawn(view, index, view.next_generation(index), now, plan);
+        return;
+    }
+    let candidate = slot.workers.iter().find(|worker| view.is_candidate(index, worker));
+    if let Some(Occupant { stage: Stage::Ready { since }, .. }) = candidate {
+        let probation = if view.canary == Some(index) { view.probation } else { Duration::ZERO };
+        plan.at(*since + probation, now, Action::Promote { slot: index });
+    }
+    let Some(fresh) = slot.fresh() else { return };
+    for worker in &slot.workers {
+        let stays = worker.pid == fresh.pid || view.is_candidate(index, worker);
+        if !stays && (worker.is_ready() || worker.is_booting()) {
+            let reason = worker.retire.unwrap_or(view.rollout);
+            drain(view, index, worker, Order::Pass, reason, now, plan);
         }
     }
 }
 
-fn stop(view: &View, now: Duration, plan: &mut Plan) {
+/// Lets a retiring slot's queue run dry: whoever sits there is told to, and if nobody does, somebody is sent.
+fn close(view: &View<'_>, index: usize, now: Duration, plan: &mut Plan) {
+    let slot = &view.slots[index];
+    let mut attended = false;
+    for worker in &slot.workers {
+        match worker.stage {
+            Stage::Ready { .. } => {
+                attended = true;
+                drain(view, index, worker, Order::Close, Reason::Scale, now, plan);
+            }
+            Stage::Booting { .. } | Stage::Draining { order: Order::Close, .. } => attended = true,
+            Stage::Suspect { .. } | Stage::Draining { .. } | Stage::Killed { .. } => {}
+        }
+    }
+    if !attended {
+        match slot.backoff.early_deaths() {
+            0 => spawn(view, index, view.next_generation(index), now, plan),
+            _ => plan.actions.push(Action::CloseSeat { slot: index }),
+        }
+    }
+}
+
+/// Bounds the leaving workers of a slot: the oldest is told to cut what it still has.
+fn crowd(view: &View<'_>, index: usize, now: Duration, plan: &mut Plan) {
+    let leaving: Vec<_> = view.slots[index].workers.iter().filter(|worker| worker.is_draining()).collect();
+    let uncut = |worker: &&&Occupant| matches!(worker.stage, Stage::Draining { cut: false, .. });
+    for worker in leaving.iter().take(leaving.len().saturating_sub(view.leaving)).filter(uncut) {
+        plan.actions.push(Action::Cut { slot: index, pid: worker.pid, kill_at: now + LEAVE_MARGIN });
+    }
+}
+
+/// Starts one successor: at any moment at most one worker of the fleet is being replaced of free will.
+fn replace(view: &View<'_>, now: Duration, plan: &mut Plan) {
+    let cursor = view.cursor();
+    let taken = view.slots.iter().enumerate().any(|(index, slot)| {
+        let waits = |worker: &Occupant| worker.is_booting() || view.is_candidate(index, worker);
+        slot.serves() && slot.workers.iter().any(waits)
+    });
+    if taken {
+        return;
+    }
+    if let Some(index) = cursor
+        && view.slots[index].serves()
+    {
+        spawn(view, index, view.generation, now, plan);
+        return;
+    }
+    let stale = |slot: &Slot| slot.seat == Seat::Open && slot.serves() && slot.fresh().is_none();
+    if let Some(index) = view.slots.iter().position(stale) {
+        spawn(view, index, view.next_generation(index), now, plan);
+    }
+}
+
+fn spawn(view: &View<'_>, index: usize, generation: u64, now: Duration, plan: &mut Plan) {
+    let slot = &view.slots[index];
+    // Without a free cell one of the leaving has to go first; its end wakes the loop.
+    if slot.free_cell().is_some() {
+        let at = slot.rest_until.unwrap_or(now);
+        plan.at(at, now, Action::Spawn { slot: index, generation });
+    }
+}
+
+fn drain(
+    view: &View<'_>,
+    slot: usize,
+    worker: &Occupant,
+    order: Order,
+    reason: Reason,
+    now: Duration,
+    plan: &mut Plan,
+) {
+    let kill_at = now + view.drain_timeout + LEAVE_MARGIN;
+    plan.actions.push(Action::Drain { slot, pid: worker.pid, kill_at, order, reason });
+    plan.wake_at(kill_at);
+}
+
+fn stop(view: &View<'_>, now: Duration, plan: &mut Plan) {
     let at_once = view.target == Target::StopNow;
-    for (slot, (lifecycle, _)) in view.slots.iter().enumerate() {
-        match *lifecycle {
-            Lifecycle::Empty | Lifecycle::BackedOff { .. } => {}
-            Lifecycle::Killed { forget_at, .. } if forget_at > now => plan.wake_at(forget_at),
-            Lifecycle::Killed { .. } => {}
-            Lifecycle::Booting { pid, .. }
-            | Lifecycle::Ready { pid, .. }
-            | Lifecycle::Draining { pid, .. }
-                if at_once =>
-            {
-                plan.actions.push(Action::Kill { slot, pid, cause: Cause::StopNow });
-            }
-            Lifecycle::Booting { pid, .. } | Lifecycle::Ready { pid, .. } => {
-                let kill_at = now + view.drain_timeout + LEAVE_MARGIN;
-                plan.actions.push(Action::Drain { slot, pid, kill_at });
-                plan.wake_at(kill_at);
-            }
-            Lifecycle::Draining { pid, kill_at } => {
-                plan.at(kill_at, now, Action::Kill { slot, pid, cause: Cause::DrainTimeout });
+    for (slot, state) in view.slots.iter().enumerate() {
+        for worker in &state.workers {
+            match worker.stage {
+                Stage::Killed { forget_at, .. } if forget_at > now => plan.wake_at(forget_at),
+                Stage::Killed { .. } => {}
+                _ if at_once => {
+                    plan.actions.push(Action::Kill { slot, pid: worker.pid, cause: Cause::StopNow });
+                }
+                Stage::Booting { .. } | Stage::Ready { .. } => {
+                    drain(view, slot, worker, Order::Close, Reason::Stop, now, plan);
+                }
+                Stage::Draining { .. } | Stage::Suspect { .. } => {}
             }
         }
     }
-    let gone = |lifecycle: &Lifecycle| match *lifecycle {
-        Lifecycle::Killed { forget_at, .. } => forget_at <= now,
-        other => other.pid().is_none(),
-    };
-    if view.slots.iter().all(|(lifecycle, _)| gone(lifecycle)) {
+    let gone =
+        |worker: &Occupant| matches!(worker.stage, Stage::Killed { forget_at, .. } if forget_at <= now);
+    if view.slots.iter().all(|slot| slot.workers.iter().all(gone)) {
         plan.actions.push(Action::Finish);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Duration = Duration::from_secs(100);
-    const LATER: Duration = Duration::from_secs(101);
-
-    fn pid(number: i32) -> Pid {
-        Pid::from_raw(number)
-    }
-
-    fn ready(number: i32) -> (Lifecycle, u32) {
-        (Lifecycle::Ready { pid: pid(number), since: NOW }, 0)
-    }
-
-    fn view(target: Target, slots: Vec<(Lifecycle, u32)>) -> View {
-        View { target, slots, ever_ready: true, drain_timeout: Duration::from_secs(30) }
-    }
-
-    #[test]
-    fn an_empty_slot_is_filled_and_a_ready_one_left_alone() {
-        let plan = plan(&view(Target::Serve, vec![ready(1), (Lifecycle::Empty, 0)]), NOW);
-        assert_eq!(plan, Plan { actions: vec![Action::Spawn { slot: 1 }], wake_at: None });
-    }
-
-    #[test]
-    fn a_backed_off_slot_waits_and_the_others_do_not() {
-        let slots = vec![(Lifecycle::BackedOff { until: LATER }, 5), (Lifecycle::Empty, 0)];
-        let first = plan(&view(Target::Serve, slots.clone()), NOW);
-        assert_eq!(first, Plan { actions: vec![Action::Spawn { slot: 1 }], wake_at: Some(LATER) });
-        let second = plan(&view(Target::Serve, slots), LATER);
-        assert_eq!(second.actions, [Action::Spawn { slot: 0 }, Action::Spawn { slot: 1 }]);
-    }
-
-    #[test]
-    fn one_slot_that_never_boots_does_not_end_the_fleet() {
-        let looping = (Lifecycle::BackedOff { until: LATER }, 50);
-        let mut view = view(Target::Serve, vec![looping, ready(1)]);
-        view.ever_ready = true;
-        assert!(!plan(&view, NOW).actions.contains(&Action::GiveUp));
-        view.ever_ready = false;
-        view.slots[1] = (Lifecycle::Booting { pid: pid(2), deadline: LATER }, 1);
-        assert!(!plan(&view, NOW).actions.contains(&Action::GiveUp));
-    }
-
-    #[test]
-    fn a_fleet_of_which_no_slot_ever_boots_gives_up() {
-        let mut view = view(Target::Serve, vec![(Lifecycle::BackedOff { until: LATER }, 2); 3]);
-        view.ever_ready = false;
-        assert_eq!(plan(&view, NOW).actions, [Action::GiveUp]);
-        view.slots[2].1 = 1;
-        assert!(plan(&view, NOW).actions.is_empty());
-        // One that still boots for the third time is waited for, and nobody is started meanwhile.
-        view.slots[1].0 = Lifecycle::Booting { pid: pid(9), deadline: LATER };
-        view.slots[2] = (Lifecycle::Empty, 2);
-        assert_eq!(plan(&view, NOW), Plan { actions: vec![], wake_at: Some(LATER) });
-        view.slots[1].0 = Lifecycle::BackedOff { until: LATER };
-        view.slots[2].0 = Lifecycle::BackedOff { until: LATER };
-        view.slots[2].1 = 2;
-        view.ever_ready = true;
-        assert!(plan(&view, NOW).actions.is_empty());
-    }
-
-    #[test]
-    fn a_worker_that_is_not_ready_in_time_is_killed() {
-        let booting = (Lifecycle::Booting { pid: pid(7), deadline: LATER }, 0);
-        let waiting = plan(&view(Target::Serve, vec![booting]), NOW);
-        assert_eq!(waiting, Plan { actions: vec![], wake_at: Some(LATER) });
-        let late = plan(&view(Target::Serve, vec![booting]), LATER);
-        assert_eq!(late.actions, [Action::Kill { slot: 0, pid: pid(7), cause: Cause::BootTimeout }]);
-    }
-
-    #[test]
-    fn stopping_drains_then_kills_then_finishes() {
-        let first =
-            plan(&view(Target::Stop, vec![ready(1), (Lifecycle::BackedOff { until: LATER }, 3)]), NOW);
-        let kill_at = NOW + Duration::from_secs(32);
-        assert_eq!(first.actions, [Action::Drain { slot: 0, pid: pid(1), kill_at }]);
-        let draining = (Lifecycle::Draining { pid: pid(1), kill_at }, 0);
-        assert_eq!(
-            plan(&view(Target::Stop, vec![draining]), LATER),
-            Plan { actions: vec![], wake_at: Some(kill_at) }
-        );
-        let late = plan(&view(Target::Stop, vec![draining]), kill_at);
-        assert_eq!(late.actions, [Action::Kill { slot: 0, pid: pid(1), cause: Cause::DrainTimeout }]);
-        let killed = (Lifecycle::Killed { pid: pid(1), cause: Cause::DrainTimeout, forget_at: LATER }, 0);
-        assert!(plan(&view(Target::Stop, vec![killed]), NOW).actions.is_empty());
-        assert_eq!(plan(&view(Target::Stop, vec![killed]), LATER).actions, [Action::Finish]);
-        assert_eq!(plan(&view(Target::Stop, vec![(Lifecycle::Empty, 0)]), NOW).actions, [Action::Finish]);
-    }
-
-    #[test]
-    fn stopping_at_once_kills_whatever_lives() {
-        let slots =
-            vec![ready(1), (Lifecycle::Booting { pid: pid(2), deadline: LATER }, 0), (Lifecycle::Empty, 0)];
-        let kill = |slot, number| Action::Kill { slot, pid: pid(number), cause: Cause::StopNow };
-        assert_eq!(plan(&view(Target::StopNow, slots), NOW).actions, [kill(0, 1), kill(1, 2)]);
     }
 }

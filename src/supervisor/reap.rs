@@ -1,17 +1,20 @@
-//! Who ended, and what that means for its slot.
+//! Who ended, who said what, and what that means for a slot.
 
+use std::fs::File;
 use std::io;
 use std::io::Read;
 use std::time::Duration;
 
 use crate::scoreboard::Reason;
+use crate::scoreboard::cell::Order;
 use crate::scoreboard::cell::WorkerState;
-use crate::scoreboard::row::SlotState;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Death;
+use crate::supervisor::plan::LEAVE_MARGIN;
 use crate::supervisor::plan::Target;
-use crate::supervisor::slot::Lifecycle;
-use crate::supervisor::slot::Report;
+use crate::supervisor::slot::Occupant;
+use crate::supervisor::slot::Seat;
+use crate::supervisor::slot::Stage;
 use crate::sys::proc;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
@@ -20,12 +23,90 @@ use crate::sys::time;
 /// Longest report a worker may give.
 const REPORT_MAX: usize = 8 * 1024;
 
+/// The pipe on which a worker says how it is getting on.
+#[derive(Debug)]
+pub(super) struct Report {
+    /// Read end; none when the worker has closed its own.
+    pub(super) pipe: Option<File>,
+    /// What came and was not yet taken, bounded.
+    pub(super) text: String,
+}
+
+impl Report {
+    pub(super) fn new(pipe: File) -> Self {
+        Self { pipe: Some(pipe), text: String::new() }
+    }
+
+    /// Reads what there is and takes the next whole line.
+    fn next_line(&mut self) -> Option<String> {
+        self.fill();
+        let end = self.text.find('\n')?;
+        let rest = self.text.split_off(end + 1);
+        let mut line = std::mem::replace(&mut self.text, rest);
+        line.truncate(end);
+        Some(line)
+    }
+
+    fn fill(&mut self) {
+        let Some(pipe) = &mut self.pipe else { return };
+        let mut chunk = [0; 1024];
+        let open = loop {
+            match pipe.read(&mut chunk) {
+                Ok(0) => break false,
+                Ok(len) => self.text.push_str(&String::from_utf8_lossy(&chunk[..len])),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
+            }
+            if self.text.len() > REPORT_MAX {
+                break false;
+            }
+        };
+        if !open {
+            // Its pipe would only wake the loop for ever.
+            self.pipe = None;
+        }
+    }
+}
+
+/// A worker that ended: how, and what it was doing.
+struct End {
+    worker: Occupant,
+    exit: Exit,
+    /// What it said about its failure.
+    said: Option<String>,
+}
+
+impl End {
+    /// The reason it is counted under.
+    fn reason(&self) -> Reason {
+        match (self.worker.stage, self.exit) {
+            _ if self.said.is_some() => Reason::Boot,
+            (Stage::Killed { cause, .. }, _) => cause.reason(),
+            (Stage::Suspect { .. }, _) => Reason::Hang,
+            (Stage::Draining { reason, .. }, Exit::Code(0)) => reason,
+            (Stage::Ready { .. }, Exit::Code(0)) => Reason::Operator,
+            (_, Exit::Code(_)) => Reason::ExitCode,
+            (_, Exit::Signal(_)) => Reason::Signal,
+        }
+    }
+
+    /// The same in words.
+    fn cause(&self) -> String {
+        match (&self.said, self.worker.stage) {
+            (Some(said), _) => said.clone(),
+            (None, Stage::Killed { cause, .. }) => cause.to_string(),
+            (None, _) => self.exit.to_string(),
+        }
+    }
+}
+
 impl Supervisor<'_> {
     /// Takes every child that has ended: workers, the private Redis, and the orphans of a PID 1.
     pub(super) fn reap(&mut self) -> io::Result<()> {
         while let Some((pid, exit)) = proc::reap()? {
             let now = time::monotonic();
-            if let Some(slot) = self.slots.iter().position(|slot| slot.lifecycle.pid() == Some(pid)) {
+            let seat = self.slots.iter_mut().position(|slot| slot.worker(pid).is_some());
+            if let Some(slot) = seat {
                 self.worker_ended(slot, pid, exit, now);
             } else if self.private.as_ref().is_some_and(|private| private.pid == Some(pid)) {
                 self.private_redis_ended(pid, exit, now);
@@ -37,113 +118,134 @@ impl Supervisor<'_> {
     }
 
     fn worker_ended(&mut self, index: usize, pid: Pid, exit: Exit, now: Duration) {
-        self.read_report(index);
+        let said = self.hear(index, pid);
+        self.reports.remove(&pid);
         let slot = &mut self.slots[index];
-        let said = slot.report.take().map(|report| report.text).unwrap_or_default();
-        let said = said.lines().find_map(|line| line.strip_prefix("failed "));
-        let reason = match (said, slot.lifecycle) {
-            (Some(said), _) => said.to_owned(),
-            (None, Lifecycle::Killed { cause, .. }) => cause.to_string(),
-            (None, _) => exit.to_string(),
-        };
-        let row = self.scoreboard.row(index);
-        let (death, cause) = match slot.lifecycle {
-            Lifecycle::Draining { .. } => {
-                slot.lifecycle = Lifecycle::Empty;
-                self.scoreboard.cell(index, 0).vacate();
-                row.set_state(SlotState::Empty, None);
-                if exit == Exit::Code(0) {
-                    tracing::info!(slot = index, pid = pid.as_raw(), cause = %exit, "worker left");
-                } else {
-                    row.ended(reason_of(exit));
-                    tracing::warn!(slot = index, pid = pid.as_raw(), cause = %exit, "worker died in its drain: {exit}");
-                }
-                return;
-            }
-            Lifecycle::Ready { since, .. } => (Death::AfterServing(now.saturating_sub(since)), reason),
-            _ => (Death::BeforeReady, reason),
-        };
-        // Somebody may tell a single worker to leave; that is no crash, but its slot is filled by the same rules.
-        let left = matches!((death, exit), (Death::AfterServing(_), Exit::Code(0)));
-        if !left {
-            row.ended(reason_of(exit));
+        let Some(place) = slot.workers.iter().position(|worker| worker.pid == pid) else { return };
+        let worker = slot.workers.remove(place);
+        self.scoreboard.cell(index, worker.cell).vacate();
+        let end = End { worker, exit, said };
+        let reason = end.reason();
+        self.scoreboard.row(index).ended(reason);
+        match end.worker.stage {
+            Stage::Draining { order, .. } => self.left(index, &end, order),
+            _ => self.died(index, &end, now),
         }
+        self.show(index);
+    }
+
+    /// It was told to leave.
+    fn left(&mut self, index: usize, end: &End, order: Order) {
+        let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.reason());
+        if exit == Exit::Code(0) {
+            tracing::info!(slot = index, pid, cause = %exit, %reason, "worker left");
+            if order == Order::Close
+                && self.target == Target::Serve
+                && self.slots[index].seat == Seat::Closing
+            {
+                self.close_seat(index);
+            }
+        } else {
+            tracing::warn!(slot = index, pid, cause = %exit, %reason, "worker died in its drain: {exit}");
+        }
+    }
+
+    /// Nobody had told it to.
+    fn died(&mut self, index: usize, end: &End, now: Duration) {
+        let (cause, reason) = (end.cause(), end.reason());
+        let pid = end.worker.pid.as_raw();
+        let condemned = self
+            .rollout
+            .as_ref()
+            .is_some_and(|rollout| rollout.condemns(&end.worker, self.settings.probation, now));
+        let death = match end.worker.stage {
+            Stage::Ready { since } => Death::AfterServing(now.saturating_sub(since)),
+            Stage::Suspect { .. } => Death::AfterServing(now.saturating_sub(end.worker.started)),
+            _ if end.worker.retire.is_some() => Death::AfterServing(now.saturating_sub(end.worker.started)),
+            _ => Death::BeforeReady,
+        };
         if death == Death::BeforeReady {
             self.last_failure.clone_from(&cause);
         }
-        let delay = slot.backoff.after(death, rand::random());
-        slot.lifecycle = match delay {
-            Duration::ZERO => Lifecycle::Empty,
-            delay => Lifecycle::BackedOff { until: now + delay },
-        };
-        self.scoreboard.cell(index, 0).vacate();
-        row.set_state(if delay.is_zero() { SlotState::Empty } else { SlotState::BackedOff }, None);
-        let (pid, delay_ms) = (pid.as_raw(), u64::try_from(delay.as_millis()).unwrap_or(u64::MAX));
-        match self.target {
-            Target::Serve if left => {
-                tracing::info!(slot = index, pid, delay_ms, "worker left, though nobody here told it to")
-            }
-            Target::Serve => tracing::warn!(slot = index, pid, %cause, delay_ms, "worker died: {cause}"),
-            Target::Stop | Target::StopNow => {
-                tracing::info!(slot = index, pid, %cause, "worker ended: {cause}")
-            }
-        }
-    }
-
-    /// Reads what the booting workers have said.
-    pub(super) fn read_reports(&mut self) {
-        for index in 0..self.slots.len() {
-            self.read_report(index);
-        }
-    }
-
-    fn read_report(&mut self, index: usize) {
-        let Some(report) = &mut self.slots[index].report else { return };
-        let closed = fill(report);
-        let ready = report.text.lines().any(|line| line == "ready");
-        if closed || ready {
-            self.hear(index, ready);
-        }
-    }
-
-    /// The worker is READY, or has closed its end without saying so and is about to be reaped.
-    fn hear(&mut self, index: usize, ready: bool) {
         let slot = &mut self.slots[index];
-        if let (true, Lifecycle::Booting { pid, .. }) = (ready, slot.lifecycle) {
-            slot.lifecycle = Lifecycle::Ready { pid, since: time::monotonic() };
-            slot.report = None;
-            self.ever_ready = true;
-            self.scoreboard.row(index).set_state(SlotState::Ready, Some(0));
-            self.scoreboard.cell(index, 0).set_state(WorkerState::Ready);
-            tracing::info!(slot = index, pid = pid.as_raw(), "worker ready");
-        } else if let Some(report) = &mut slot.report {
-            // Its text is still wanted when the worker is reaped; its pipe would only wake the loop for ever.
-            report.pipe = None;
+        // A generation that is taken back says nothing about the slot.
+        let delay = if condemned { Duration::ZERO } else { slot.backoff.after(death, rand::random()) };
+        slot.rest_until = (!delay.is_zero()).then_some(now + delay);
+        let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
+        match self.target {
+            Target::Serve if reason == Reason::Operator => {
+                tracing::info!(slot = index, pid, delay_ms, %reason, "worker left, though nobody here told it to")
+            }
+            Target::Serve => {
+                tracing::warn!(slot = index, pid, %cause, delay_ms, %reason, "worker died: {cause}")
+            }
+            Target::Stop | Target::StopNow => {
+                tracing::info!(slot = index, pid, %cause, %reason, "worker ended: {cause}")
+            }
+        }
+        if condemned {
+            self.take_back(format!("the new worker in slot {index} failed: {cause}"));
         }
     }
-}
 
-fn reason_of(exit: Exit) -> Reason {
-    match exit {
-        Exit::Code(_) => Reason::ExitCode,
-        Exit::Signal(_) => Reason::Signal,
-    }
-}
-
-/// Reads what there is; true when the worker has closed its end or said too much.
-fn fill(report: &mut Report) -> bool {
-    let Some(pipe) = &mut report.pipe else { return false };
-    let mut chunk = [0; 1024];
-    loop {
-        match pipe.read(&mut chunk) {
-            Ok(0) => return true,
-            Ok(len) => report.text.push_str(&String::from_utf8_lossy(&chunk[..len])),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
-            Err(_) => return true,
+    /// Reads what the workers have said.
+    pub(super) fn read_reports(&mut self) {
+        let slots = self.slots.iter().enumerate();
+        let pids: Vec<_> = slots
+            .flat_map(|(slot, state)| state.workers.iter().map(move |worker| (slot, worker.pid)))
+            .collect();
+        for (slot, pid) in pids {
+            if let Some(said) = self.hear(slot, pid) {
+                // It is about to end; its reason is taken up then.
+                self.reports.entry(pid).and_modify(|report| report.text = format!("failed {said}\n"));
+            }
         }
-        if report.text.len() > REPORT_MAX {
-            return true;
+    }
+
+    /// Takes a worker's lines; returns why it failed, if it said so.
+    fn hear(&mut self, slot: usize, pid: Pid) -> Option<String> {
+        while let Some(line) = self.reports.get_mut(&pid).and_then(Report::next_line) {
+            match line.as_str() {
+                "ready" => self.ready(slot, pid),
+                "leaving" => self.leaving(slot, pid),
+                "closed" => self.closed(slot),
+                other => match other.strip_prefix("failed ") {
+                    Some(reason) => return Some(reason.to_owned()),
+                    None => tracing::debug!(slot, pid = pid.as_raw(), "a worker said {other:?}"),
+                },
+            }
+        }
+        None
+    }
+
+    fn ready(&mut self, slot: usize, pid: Pid) {
+        let Some(worker) = self.slots[slot].worker(pid) else { return };
+        if !worker.is_booting() {
+            return;
+        }
+        worker.stage = Stage::Ready { since: time::monotonic() };
+        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Ready);
+        let generation = worker.generation;
+        self.slots[slot].proven = true;
+        self.ever_ready = true;
+        self.show(slot);
+        tracing::info!(slot, pid = pid.as_raw(), generation, "worker ready");
+    }
+
+    /// Somebody else has told it to leave: its successor is started at once, not when it has finished.
+    fn leaving(&mut self, slot: usize, pid: Pid) {
+        let kill_at = time::monotonic() + self.settings.drain_timeout + LEAVE_MARGIN;
+        let Some(worker) = self.slots[slot].worker(pid).filter(|worker| worker.is_ready()) else { return };
+        let reason = Reason::Operator;
+        worker.stage = Stage::Draining { kill_at, reason, order: Order::Pass, cut: false };
+        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Draining);
+        self.show(slot);
+        tracing::info!(slot, pid = pid.as_raw(), %reason, "worker drains, though nobody here told it to");
+    }
+
+    fn closed(&mut self, slot: usize) {
+        if self.slots[slot].seat == Seat::Closing {
+            self.close_seat(slot);
         }
     }
 }

@@ -1,48 +1,46 @@
-//! One seat for a worker, as the supervisor sees it.
+//! One seat for workers, as the supervisor sees it: plain data, which the planner decides on.
 
-use std::fs::File;
 use std::time::Duration;
 
-use crate::listener::SlotListeners;
+use crate::scoreboard::Reason;
+use crate::scoreboard::cell::CELLS;
+use crate::scoreboard::cell::Order;
+use crate::scoreboard::row::SlotState;
 use crate::supervisor::backoff::Backoff;
 use crate::supervisor::plan::Cause;
 use crate::sys::proc::Pid;
 
-/// Where a slot stands. Times are on the monotonic clock.
+/// Where a worker stands. Times are on the monotonic clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Lifecycle {
-    /// No worker; the next one is wanted at once if the fleet serves.
-    Empty,
-    /// No worker; the next one waits.
-    BackedOff {
-        /// Until then.
-        until: Duration,
-    },
+pub enum Stage {
     /// Forked, not READY yet.
     Booting {
-        /// The worker.
-        pid: Pid,
         /// When it is given up.
         deadline: Duration,
     },
     /// Serving.
     Ready {
-        /// The worker.
-        pid: Pid,
         /// Since when.
         since: Duration,
     },
+    /// It does not answer and was asked for a backtrace; its slot is filled without it.
+    Suspect {
+        /// When it is killed.
+        kill_at: Duration,
+    },
     /// Asked to leave.
     Draining {
-        /// The worker.
-        pid: Pid,
         /// When it is killed if it has not left.
         kill_at: Duration,
+        /// Why it leaves.
+        reason: Reason,
+        /// What it does with its seat.
+        order: Order,
+        /// Whether it was told to cut what it still has.
+        cut: bool,
     },
     /// Sent SIGKILL; to be reaped.
     Killed {
-        /// The worker.
-        pid: Pid,
         /// Why.
         cause: Cause,
         /// When it is no longer waited for: one in uninterruptible sleep would keep a fleet from ending for ever.
@@ -50,42 +48,117 @@ pub enum Lifecycle {
     },
 }
 
-impl Lifecycle {
-    /// The slot's worker, if it has one.
-    pub fn pid(self) -> Option<Pid> {
-        match self {
-            Self::Empty | Self::BackedOff { .. } => None,
-            Self::Booting { pid, .. } | Self::Ready { pid, .. } => Some(pid),
-            Self::Draining { pid, .. } | Self::Killed { pid, .. } => Some(pid),
-        }
+/// A worker in its slot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Occupant {
+    /// Its process.
+    pub pid: Pid,
+    /// Generation it belongs to.
+    pub generation: u64,
+    /// Its cell in the slot's row.
+    pub cell: usize,
+    /// Where it stands.
+    pub stage: Stage,
+    /// When it was forked.
+    pub started: Duration,
+    /// Why it is to be replaced as soon as it is its turn.
+    pub retire: Option<Reason>,
+}
+
+impl Occupant {
+    /// Whether it takes connections.
+    pub fn is_ready(&self) -> bool {
+        matches!(self.stage, Stage::Ready { .. })
+    }
+
+    /// Whether it was forked and is not READY yet.
+    pub fn is_booting(&self) -> bool {
+        matches!(self.stage, Stage::Booting { .. })
+    }
+
+    /// Whether it was asked to leave.
+    pub fn is_draining(&self) -> bool {
+        matches!(self.stage, Stage::Draining { .. })
     }
 }
 
-/// A seat: it survives its workers and owns their listeners.
-#[derive(Debug)]
+/// What becomes of a slot's listeners.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seat {
+    /// They stay open, whoever sits here.
+    Open,
+    /// The slot retires: its queue runs dry, then they close.
+    Closing,
+    /// They are closed; workers may still finish what they have.
+    Closed,
+}
+
+/// A seat: it survives its workers.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Slot {
-    /// The listeners of whoever sits here; open as long as the slot is.
-    pub listeners: SlotListeners,
-    /// Where it stands.
-    pub lifecycle: Lifecycle,
+    /// The generation whose workers serve here.
+    pub generation: u64,
+    /// Every worker it has now, the oldest first.
+    pub workers: Vec<Occupant>,
     /// Early deaths in a row.
     pub backoff: Backoff,
-    /// What the current worker has to say, and what it said so far.
-    pub report: Option<Report>,
+    /// When the next worker may be started, if it has to wait.
+    pub rest_until: Option<Duration>,
+    /// What becomes of its listeners.
+    pub seat: Seat,
+    /// Whether a worker was ever READY here.
+    pub proven: bool,
 }
 
 impl Slot {
     /// A slot without a worker yet.
-    pub fn new(listeners: SlotListeners) -> Self {
-        Self { listeners, lifecycle: Lifecycle::Empty, backoff: Backoff::default(), report: None }
+    pub fn new(generation: u64) -> Self {
+        Self {
+            generation,
+            workers: Vec::new(),
+            backoff: Backoff::default(),
+            rest_until: None,
+            seat: Seat::Open,
+            proven: false,
+        }
     }
-}
 
-/// The pipe on which a worker says READY, or why it will not be.
-#[derive(Debug)]
-pub struct Report {
-    /// Read end; none when the worker has closed its own.
-    pub pipe: Option<File>,
-    /// What came so far, bounded.
-    pub text: String,
+    /// The worker with this process.
+    pub fn worker(&mut self, pid: Pid) -> Option<&mut Occupant> {
+        self.workers.iter_mut().find(|worker| worker.pid == pid)
+    }
+
+    /// Whether a worker takes connections here.
+    pub fn serves(&self) -> bool {
+        self.workers.iter().any(Occupant::is_ready)
+    }
+
+    /// A READY worker that nobody wants to replace, the newest.
+    pub fn fresh(&self) -> Option<&Occupant> {
+        let fresh = |worker: &&Occupant| {
+            worker.is_ready() && worker.retire.is_none() && worker.generation == self.generation
+        };
+        self.workers.iter().rev().find(fresh)
+    }
+
+    /// A cell that no worker writes.
+    pub fn free_cell(&self) -> Option<usize> {
+        (0..CELLS).find(|cell| self.workers.iter().all(|worker| worker.cell != *cell))
+    }
+
+    /// Where the slot stands, and the cell of the worker that stands for it.
+    pub fn summary(&self) -> (SlotState, Option<usize>) {
+        let newest = |wanted: fn(&Occupant) -> bool| self.workers.iter().rev().find(|worker| wanted(worker));
+        if let Some(worker) = self.fresh().or_else(|| newest(Occupant::is_ready)) {
+            return (SlotState::Ready, Some(worker.cell));
+        }
+        if let Some(worker) = newest(Occupant::is_booting) {
+            return (SlotState::Booting, Some(worker.cell));
+        }
+        if let Some(worker) = newest(Occupant::is_draining) {
+            return (SlotState::Draining, Some(worker.cell));
+        }
+        let state = if self.rest_until.is_some() { SlotState::BackedOff } else { SlotState::Empty };
+        (state, self.workers.last().map(|worker| worker.cell))
+    }
 }

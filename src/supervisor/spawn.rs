@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 
 use crate::listener::SlotListeners;
+use crate::supervisor::Host;
 use crate::sys::fd;
 use crate::sys::fork;
 use crate::sys::proc;
@@ -26,45 +27,45 @@ pub struct Seat {
     pub generation: u64,
     /// The slot's listeners.
     pub listeners: SlotListeners,
-    /// Pipe to the supervisor: `ready`, or `failed` and the reason, each a line.
+    /// Pipe to the supervisor, a line each: `ready`, or `failed` and the reason; `leaving`; `closed`.
     pub report: OwnedFd,
     /// Pipe that is readable (at its end) as soon as the supervisor is gone.
     pub lifeline: OwnedFd,
 }
 
-/// A worker's whole life: from its seat to its exit code.
-pub type Entry<'a> = &'a dyn Fn(Seat) -> u8;
+/// What a worker's seat is made of, still the supervisor's own.
+#[derive(Debug)]
+pub(super) struct Given<'a> {
+    pub(super) slot: usize,
+    pub(super) cell: usize,
+    pub(super) generation: u64,
+    pub(super) listeners: &'a SlotListeners,
+    pub(super) lifeline: &'a OwnedFd,
+}
 
 /// Forks a worker; returns its process and the read end of its report.
 ///
 /// # Errors
 /// When the kernel refuses the pipe or the fork, or the fork law is broken.
-pub(super) fn spawn(
-    slot: usize,
-    cell: usize,
-    generation: u64,
-    listeners: &SlotListeners,
-    lifeline: &OwnedFd,
-    entry: Entry<'_>,
-) -> io::Result<(Pid, OwnedFd)> {
+pub(super) fn spawn(given: &Given<'_>, host: &dyn Host) -> io::Result<(Pid, OwnedFd)> {
     let supervisor = proc::pid();
     let (report_read, report) = fd::pipe()?;
     let pid = fork::fork(move || {
         let seated = || -> io::Result<Seat> {
             proc::die_with(supervisor, Signal::SIGTERM)?;
             let seat = Seat {
-                slot,
-                cell,
-                generation,
-                listeners: listeners.try_clone()?,
+                slot: given.slot,
+                cell: given.cell,
+                generation: given.generation,
+                listeners: given.listeners.try_clone()?,
                 report,
-                lifeline: lifeline.try_clone()?,
+                lifeline: given.lifeline.try_clone()?,
             };
             fd::close_all_but(&descriptors(&seat))?;
             Ok(seat)
         };
         match seated() {
-            Ok(seat) => entry(seat),
+            Ok(seat) => host.work(seat),
             Err(_) => SEATLESS,
         }
     })?;

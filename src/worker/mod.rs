@@ -53,7 +53,7 @@ use crate::sys::signal::Signal;
 use crate::telemetry;
 
 /// Exit code of a worker that could not start.
-const BOOT_FAILED: u8 = 70;
+pub const BOOT_FAILED: u8 = 70;
 
 /// Everything a worker needs; it inherits nothing else.
 pub struct Start {

@@ -1,0 +1,120 @@
+//! What the supervisor needs from the program around it: configurations by generation, and the life of a worker.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::config;
+use crate::config::Inputs;
+use crate::config::diff::Applies;
+use crate::config::diff::Values;
+use crate::config::schema::Config;
+use crate::config::schema::RedisUrl;
+use crate::http::App;
+use crate::scoreboard::Scoreboard;
+use crate::supervisor;
+use crate::supervisor::Pinned;
+use crate::supervisor::Reloaded;
+use crate::supervisor::Seat;
+use crate::worker;
+use crate::worker::Start;
+
+/// The configurations that workers may still be started with.
+pub(super) struct Host {
+    inputs: Inputs,
+    app: App,
+    scoreboard: Arc<Scoreboard>,
+    /// Address of the private Redis, if the fleet has one.
+    private: Option<RedisUrl>,
+    configs: BTreeMap<u64, Generation>,
+}
+
+struct Generation {
+    config: Arc<Config>,
+    values: Values,
+}
+
+impl Host {
+    /// A host whose first generation has this configuration.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read any more.
+    pub(super) fn new(
+        inputs: &Inputs,
+        config: Config,
+        app: &App,
+        scoreboard: &Arc<Scoreboard>,
+        private: Option<RedisUrl>,
+    ) -> Result<Self, config::Error> {
+        let first = Generation { config: Arc::new(config), values: config::diff::values(inputs)? };
+        Ok(Self {
+            inputs: inputs.clone(),
+            app: Arc::clone(app),
+            scoreboard: Arc::clone(scoreboard),
+            private,
+            configs: BTreeMap::from([(scoreboard.generation(), first)]),
+        })
+    }
+
+    /// The configuration of a generation; that of the newest if it was forgotten.
+    fn generation(&self, number: u64) -> Option<&Generation> {
+        self.configs.get(&number).or_else(|| self.configs.values().next_back())
+    }
+}
+
+/// The supervisor's part of a configuration.
+pub(super) fn settings(config: &Config) -> supervisor::Settings {
+    supervisor::Settings {
+        boot_timeout: config.workers.boot_timeout,
+        probation: config.workers.probation,
+        drain_timeout: config.drain.timeout,
+        leaving: config.drain.leaving,
+    }
+}
+
+impl supervisor::Host for Host {
+    fn work(&self, seat: Seat) -> u8 {
+        let Some(generation) = self.generation(seat.generation) else { return worker::BOOT_FAILED };
+        let configured = generation.config.redis.url.clone();
+        let Some(redis_url) = self.private.clone().or(configured) else { return worker::BOOT_FAILED };
+        worker::run(Start {
+            slot: seat.slot,
+            cell: seat.cell,
+            generation: seat.generation,
+            listeners: seat.listeners,
+            report: seat.report,
+            lifeline: seat.lifeline,
+            config: Arc::clone(&generation.config),
+            redis_url,
+            scoreboard: Arc::clone(&self.scoreboard),
+            app: Arc::clone(&self.app),
+        })
+    }
+
+    fn reload(&mut self, generation: u64) -> Result<Reloaded, String> {
+        let config = config::load(&self.inputs).map_err(|error| error.to_string())?;
+        let values = config::diff::values(&self.inputs).map_err(|error| error.to_string())?;
+        let serving = self.scoreboard.generation();
+        let before = self.generation(serving).map(|one| one.values.clone());
+        let changes = before.map(|before| before.changes(&values)).unwrap_or_default();
+        let pinned = changes.iter().filter_map(|(name, applies)| {
+            let needs = match applies {
+                Applies::AtReload => return None,
+                Applies::AtUpgrade => "an upgrade takes it",
+                Applies::AtRestart => "stop the fleet and start it again",
+            };
+            Some(Pinned { name: name.clone(), needs })
+        });
+        let reloaded = Reloaded {
+            settings: settings(&config),
+            workers: changes.contains_key("workers.count").then(|| super::serve::slots(&config)),
+            changed: changes.keys().cloned().collect(),
+            pinned: pinned.collect(),
+        };
+        self.configs.insert(generation, Generation { config: Arc::new(config), values });
+        Ok(reloaded)
+    }
+
+    fn keep(&mut self, generations: &[u64]) {
+        self.configs.retain(|generation, _| generations.contains(generation));
+    }
+}

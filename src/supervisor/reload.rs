@@ -1,0 +1,118 @@
+//! A new configuration on its way through the slots.
+
+use std::time::Duration;
+
+use crate::supervisor::Supervisor;
+use crate::supervisor::plan::Target;
+use crate::supervisor::rollout::Course;
+use crate::supervisor::rollout::Kind;
+use crate::supervisor::rollout::Rollout;
+use crate::supervisor::rollout::Standing;
+
+impl Supervisor<'_> {
+    /// A reload is wanted: now, or once after the one that runs, however often it was asked for.
+    pub(super) fn want_reload(&mut self) {
+        if self.reload_waits {
+            return;
+        }
+        self.reload_waits = true;
+        if self.rollout.is_some() {
+            tracing::info!("reload waits for the rollout that runs");
+        }
+    }
+
+    /// Begins the reload that waits, if it can begin.
+    pub(super) fn begin_reload(&mut self, now: Duration) {
+        let can =
+            self.reload_waits && self.target == Target::Serve && self.rollout.is_none() && self.ever_ready;
+        if !can {
+            return;
+        }
+        self.reload_waits = false;
+        let to = self.next_generation;
+        match self.host.reload(to) {
+            Err(reason) => tracing::error!(%reason, "reload refused, nothing is changed: {reason}"),
+            Ok(reloaded) => {
+                tracing::info!(generation = to, changed = reloaded.changed.join(","), "reload begins");
+                for setting in &reloaded.pinned {
+                    tracing::warn!(setting = %setting.name, "{} is not changed by a reload: {}", setting.name, setting.needs);
+                }
+                self.before = self.settings;
+                self.settings = reloaded.settings;
+                self.workers_wanted = reloaded.workers;
+                self.begin_rollout(Kind::Reload, to, now);
+            }
+        }
+    }
+
+    /// Sends a new generation on its way.
+    pub(super) fn begin_rollout(&mut self, kind: Kind, to: u64, now: Duration) {
+        self.next_generation = to + 1;
+        let from = self.generation;
+        self.generation = to;
+        for slot in &mut self.slots {
+            // A slot that loops with the old generation gets a new chance.
+            (slot.backoff, slot.rest_until) = (crate::supervisor::backoff::Backoff::default(), None);
+        }
+        self.rollout = Some(Rollout { kind, from, to, course: Course::Forward, started: now });
+    }
+
+    /// A new worker failed: back to the old generation.
+    pub(super) fn take_back(&mut self, reason: String) {
+        let Some(rollout) = &mut self.rollout else { return };
+        let kind = rollout.kind.name();
+        tracing::warn!(generation = rollout.to, %reason, "{kind} fails, going back: {reason}");
+        rollout.course = Course::Back { reason };
+        self.generation = rollout.from;
+        self.settings = self.before;
+        self.workers_wanted = None;
+    }
+
+    /// Looks how far the rollout got and ends it when it is through; when to look again.
+    pub(super) fn follow_rollout(&mut self, now: Duration) -> Option<Duration> {
+        let rollout = self.rollout.as_ref()?;
+        match rollout.standing(&self.slots, self.settings.probation, now) {
+            Standing::UnderWay { settled_at, .. } => return settled_at,
+            Standing::Done => self.rollout_done(now),
+            Standing::TakenBack => self.rollout_taken_back(now),
+        }
+        None
+    }
+
+    fn rollout_done(&mut self, now: Duration) {
+        let Some(rollout) = self.rollout.take() else { return };
+        let (kind, generation) = (rollout.kind.name(), rollout.to);
+        self.scoreboard.set_generation(generation);
+        let took_ms = u64::try_from(now.saturating_sub(rollout.started).as_millis()).unwrap_or(u64::MAX);
+        let workers = self.open_slots();
+        tracing::info!(
+            generation,
+            workers,
+            took_ms,
+            "{kind} done: {workers} workers of generation {generation}"
+        );
+        self.host.keep(&self.generations());
+        if let Some(Err(reason)) = self.workers_wanted.take().map(|wanted| self.scale_to(wanted)) {
+            tracing::warn!(%reason, "workers.count cannot be changed: {reason}");
+        }
+    }
+
+    fn rollout_taken_back(&mut self, now: Duration) {
+        let Some(rollout) = self.rollout.take() else { return };
+        let Course::Back { reason } = rollout.course else { return };
+        let took_ms = u64::try_from(now.saturating_sub(rollout.started).as_millis()).unwrap_or(u64::MAX);
+        let (kind, generation) = (rollout.kind.name(), rollout.from);
+        tracing::warn!(
+            generation,
+            took_ms,
+            %reason,
+            "{kind} rolled back: {reason}; generation {generation} serves as before"
+        );
+        self.host.keep(&self.generations());
+    }
+
+    /// The generations that slots have or want.
+    fn generations(&self) -> Vec<u64> {
+        self.slots.iter().map(|slot| slot.generation).chain([self.generation]).collect()
+    }
+}
