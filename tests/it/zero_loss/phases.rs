@@ -9,6 +9,7 @@ use crate::support::client;
 use crate::support::client::Request;
 use crate::support::fleet::Fleet;
 use crate::support::fleet::Plan;
+use crate::support::process;
 use crate::support::redis::RedisServer;
 use crate::support::soak;
 use crate::support::wait;
@@ -22,6 +23,11 @@ fn disturbed(plan: &Plan, signal: Signal, moment: Duration) -> Fleet {
     let fleet = plan.spawn();
     wait::let_pass(moment.saturating_sub(begin.elapsed()));
     fleet.signal(signal);
+    // Until a program takes them, the kernel has TTIN and TTOU suspend it.
+    wait::let_pass(Duration::from_millis(10));
+    if process::state(fleet.pid()) == Some('T') {
+        fleet.signal(Signal::SIGCONT);
+    }
     fleet
 }
 
