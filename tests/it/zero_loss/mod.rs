@@ -57,7 +57,8 @@ impl Scene {
 
     fn with(name: &'static str, mix: &[(Kind, usize)], change: impl FnOnce(Plan) -> Plan) -> Self {
         let redis = RedisServer::start();
-        let fleet = change(Plan::on(&redis).example("faulty").workers(2)).start();
+        let plan = Plan::on(&redis).example("faulty").workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
+        let fleet = change(plan).start();
         let volley = Volley::start(fleet.listen, mix);
         volley.more(50);
         Self { name, fleet, volley, total: 0.0, own: 0, _redis: redis }
