@@ -31,6 +31,13 @@ test: deps-test ## run every test
 	  then exec $(CARGO) nextest run --locked --no-fail-fast; \
 	  else exec $(CARGO) test --locked --no-fail-fast --lib --bins --tests; fi
 
+.PHONY: soak
+soak: deps-test ## the long form of the tests under load: tens of minutes; prints requests and failures of each scenario
+	@$(CARGO) build --locked --examples
+	@if $(CARGO) nextest --version >/dev/null 2>&1; \
+	  then REGATTA_SOAK=1 exec $(CARGO) nextest run --locked --no-fail-fast --profile soak -E 'test(/^zero_loss::/)'; \
+	  else REGATTA_SOAK=1 exec $(CARGO) test --locked --no-fail-fast --test it zero_loss:: -- --test-threads 1 --nocapture; fi
+
 .PHONY: bench
 bench: deps-bench ## measure against wrk, on this machine
 	@exec $(CARGO) bench --locked --bench http

@@ -4,19 +4,38 @@
 //! it is read anew by each worker, so that a fault can be mended while the fleet runs. `FAULTY_THREAD` makes it start a
 //! thread before the fleet, which a program that forks must not.
 
+use std::convert::Infallible;
+use std::pin::Pin;
 use std::process::Command;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use axum::body::Bytes;
 use axum::extract::Path;
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::http::header;
+use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::routing::post;
+use http_body::Frame;
+use hyper_util::rt::TokioIo;
+use regatta::Counters;
+use regatta::Error;
 use regatta::Fleet;
 use regatta::State;
 use regatta::Worker;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::time::Interval;
 
 fn main() -> ExitCode {
     if std::env::var_os("FAULTY_THREAD").is_some() {
@@ -41,6 +60,7 @@ fn routes() -> Router<State> {
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
         .route("/panic", get(overboard))
         .route("/orphan", get(orphan))
+        .merge(long_ones())
 }
 
 async fn hello(worker: Worker) -> String {
@@ -63,4 +83,63 @@ async fn overboard() -> &'static str {
 async fn orphan() -> String {
     let shell = Command::new("sh").args(["-c", "sleep 0.2 >/dev/null 2>&1 & echo $!"]).output();
     shell.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default()
+}
+
+/// What load is made of besides small answers: large ones, ones in pieces, posted bodies, held connections.
+fn long_ones() -> Router<State> {
+    Router::new()
+        .route("/bytes/{count}", get(|Path(count): Path<usize>| async move { vec![b'x'; count] }))
+        .route("/drip/{pieces}", get(drip))
+        .route("/counters/{name}", post(count))
+        .route("/echo", get(echo))
+}
+
+/// Time between two pieces of a drip.
+const DRIP: Duration = Duration::from_millis(25);
+
+/// An answer in this many pieces.
+async fn drip(Path(pieces): Path<u32>) -> Body {
+    Body::new(Drip { left: pieces, interval: tokio::time::interval(DRIP) })
+}
+
+struct Drip {
+    left: u32,
+    interval: Interval,
+}
+
+impl http_body::Body for Drip {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.left == 0 {
+            return Poll::Ready(None);
+        }
+        ready!(self.interval.poll_tick(context));
+        self.left -= 1;
+        Poll::Ready(Some(Ok(Frame::data(Bytes::from_static(b"drip\n")))))
+    }
+}
+
+/// Adds 1 to a counter once the whole body has come; answers with the sum.
+async fn count(counters: Counters, Path(name): Path<String>, _body: Bytes) -> Result<String, Error> {
+    Ok(counters.add(&name, 1).await?.to_string())
+}
+
+/// Leaves HTTP, as a WebSocket does, and gives back what it is sent until the client closes.
+async fn echo(request: Request) -> impl IntoResponse {
+    tokio::spawn(async move {
+        let Ok(upgraded) = hyper::upgrade::on(request).await else { return };
+        let mut stream = TokioIo::new(upgraded);
+        let mut buffer = [0; 256];
+        while let Ok(count @ 1..) = stream.read(&mut buffer).await {
+            if stream.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+        }
+    });
+    (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "websocket")])
 }

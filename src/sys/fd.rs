@@ -3,6 +3,8 @@
 use std::fs::File;
 use std::fs::TryLockError;
 use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
@@ -15,6 +17,8 @@ use nix::poll::PollTimeout;
 use nix::sys::resource::Resource;
 use nix::sys::resource::getrlimit;
 use nix::sys::resource::setrlimit;
+use nix::sys::socket::MsgFlags;
+use nix::sys::socket::recv;
 
 /// A pipe's read end and write end, closed on exec; both ends never block.
 ///
@@ -107,4 +111,12 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
         unsafe { libc::close(fd) };
     }
     Ok(())
+}
+
+/// Reads what has come on a socket, without waiting and whatever a reactor believes of it; `MSG_DONTWAIT`, recv(2).
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when nothing has come, or what the kernel says.
+pub fn receive_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    Ok(recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
 }

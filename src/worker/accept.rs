@@ -1,8 +1,10 @@
 //! Takes connections from one listener and serves HTTP/1.1 or h2c on each.
 
 use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Context;
@@ -174,13 +176,30 @@ impl Hall {
                             served.as_mut().graceful_shutdown();
                         }
                     }
-                    Order::Expire => if entry.is_expired() { return },
-                    Order::Finish => served.as_mut().graceful_shutdown(),
+                    Order::Expire => if look_again(served.as_mut(), entry).await || entry.is_expired() {
+                        return;
+                    },
+                    Order::Finish => {
+                        if look_again(served.as_mut(), entry).await {
+                            return;
+                        }
+                        served.as_mut().graceful_shutdown();
+                    }
                     Order::Cut => return,
                 },
             }
         }
     }
+}
+
+/// Serves what has come and the reactor has not told of yet; whether the connection has ended with that.
+///
+/// An idle connection is about to be closed. A request that the kernel has already would be reset by it.
+async fn look_again(mut served: Pin<&mut impl Future>, entry: &Entry) -> bool {
+    entry.connection.look(true);
+    let ended = poll_fn(|context| Poll::Ready(served.as_mut().poll(context).is_ready())).await;
+    entry.connection.look(false);
+    ended
 }
 
 /// Errors that concern the connection and not the listener; accept(2).

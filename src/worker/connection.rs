@@ -72,6 +72,8 @@ pub(super) struct Connection {
     since: AtomicU64,
     order: AtomicU8,
     told: Notify,
+    /// Whether reading it must not trust the reactor, because nothing that has come may be left unread.
+    looked_at: AtomicBool,
 }
 
 impl Connection {
@@ -84,7 +86,18 @@ impl Connection {
             since: AtomicU64::new(now),
             order: AtomicU8::new(Order::Serve as u8),
             told: Notify::new(),
+            looked_at: AtomicBool::new(false),
         }
+    }
+
+    /// Whether whatever the kernel has is to be read from now on.
+    pub(super) fn look(&self, closely: bool) {
+        self.looked_at.store(closely, Relaxed);
+    }
+
+    /// Whether whatever the kernel has is to be read.
+    pub(super) fn is_looked_at(&self) -> bool {
+        self.looked_at.load(Relaxed)
     }
 
     /// Waits for the next order.

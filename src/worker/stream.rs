@@ -16,6 +16,7 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::sys::fd;
 use crate::worker::connection::Entry;
 
 /// A stream that reports what passes through it. It owns its connection's entry and place, which it therefore keeps
@@ -37,6 +38,18 @@ impl Watched {
     }
 }
 
+/// Reads past the reactor, which may not have been told yet of what the kernel has; none when that is nothing.
+fn look_again(stream: &TcpStream, buffer: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
+    match fd::receive_now(stream, buffer.initialize_unfilled()) {
+        Ok(count) => {
+            buffer.advance(count);
+            Some(Poll::Ready(Ok(())))
+        }
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+        Err(error) => Some(Poll::Ready(Err(error))),
+    }
+}
+
 impl AsyncRead for Watched {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -44,7 +57,10 @@ impl AsyncRead for Watched {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
-        let polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        let mut polled = Pin::new(&mut self.stream).poll_read(context, buffer);
+        if polled.is_pending() && self.entry.connection.is_looked_at() {
+            polled = look_again(&self.stream, buffer).unwrap_or(Poll::Pending);
+        }
         if buffer.filled().len() > before {
             self.entry.read();
         }
@@ -127,5 +143,45 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::num::NonZeroUsize;
+    use std::time::Duration;
+
+    use tokio::net::TcpListener;
+    use tokio::sync::Semaphore;
+
+    use super::*;
+    use crate::scoreboard::Scoreboard;
+    use crate::worker::connection::Connections;
+    use crate::worker::connection::Patience;
+
+    #[tokio::test]
+    async fn what_the_reactor_does_not_know_yet_is_found_by_looking_closely() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (stream, _) = listener.accept().await.unwrap();
+        let scoreboard = Arc::new(Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap());
+        let patience = Patience { header: Duration::MAX, idle: Duration::MAX };
+        let entry = Arc::new(Arc::new(Connections::new(patience, scoreboard, 0)).open());
+        let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
+        let mut watched = Watched { stream, entry: Arc::clone(&entry), _place: place };
+        let mut context = Context::from_waker(std::task::Waker::noop());
+        let mut bytes = [0; 16];
+        let mut read = |watched: &mut Watched| {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let polled = Pin::new(watched).poll_read(&mut context, &mut buffer);
+            polled.is_ready().then(|| buffer.filled().to_vec())
+        };
+        assert_eq!(read(&mut watched), None);
+        client.write_all(b"request").unwrap();
+        assert_eq!(read(&mut watched), None, "the reactor had no turn since");
+        entry.connection.look(true);
+        assert_eq!(read(&mut watched), Some(b"request".to_vec()));
+        assert_eq!(read(&mut watched), None);
     }
 }

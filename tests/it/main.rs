@@ -30,3 +30,4 @@ mod state_session; // sessions merge, end, and stay ended
 mod state_stock; // the control: tower-sessions' own store
 mod stop; // nothing begun is dropped
 mod support; // the harness
+mod zero_loss; // what an operator may do to a fleet without costing a visitor anything

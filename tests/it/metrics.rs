@@ -7,6 +7,8 @@ use nix::sys::signal::Signal;
 use crate::support::client;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
+use crate::support::exposition::REQUESTS;
+use crate::support::exposition::sum;
 use crate::support::fleet::Fleet;
 use crate::support::fleet::Plan;
 use crate::support::load;
@@ -14,22 +16,6 @@ use crate::support::load::Load;
 use crate::support::process;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
-
-/// Requests answered to the public, all workers and statuses together.
-const REQUESTS: &str = "regatta_requests_total";
-
-/// The sum of a metric over all series that have these labels.
-#[track_caller]
-fn sum(text: &str, name: &str, labels: &[&str]) -> f64 {
-    let of_name = |line: &&str| {
-        let rest = line.strip_prefix(name).unwrap_or("x");
-        (rest.starts_with('{') || rest.starts_with(' ')) && labels.iter().all(|label| rest.contains(label))
-    };
-    let values: Vec<f64> =
-        text.lines().filter(of_name).map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
-    assert!(!values.is_empty(), "no {name} {labels:?} in:\n{text}");
-    values.iter().sum()
-}
 
 fn scrape(fleet: &Fleet) -> (u32, String) {
     let response = fleet.operator("/metrics");

@@ -181,7 +181,7 @@ impl Drop for Front {
 }
 
 /// Starts nginx as one process; on another port if somebody else took the first.
-fn serve(folder: &Path, upstream: &str) -> (SocketAddr, Child) {
+pub(crate) fn serve(folder: &Path, upstream: &str) -> (SocketAddr, Child) {
     let end = Instant::now() + PATIENCE;
     loop {
         let address = free_address();

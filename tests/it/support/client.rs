@@ -10,10 +10,15 @@ use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
 use std::net::TcpStream;
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::MsgFlags;
+use nix::sys::socket::recv;
+
 /// Longest silence a client bears; above every deadline that a fleet promises in these tests.
-const PATIENCE: Duration = Duration::from_secs(15);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 
 /// How an exchange can fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -171,6 +176,15 @@ impl Connection {
         Ok(Self { stream: BufReader::new(stream) })
     }
 
+    /// Whether the peer has closed it, as far as it is known here without waiting.
+    pub(crate) fn is_closed(&self) -> bool {
+        let look = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
+        match recv(self.stream.get_ref().as_raw_fd(), &mut [0], look) {
+            Ok(waiting) => waiting == 0,
+            Err(error) => error != Errno::EAGAIN,
+        }
+    }
+
     /// Bears silence only for this long.
     pub(crate) fn patience(&self, time: Duration) {
         self.stream.get_ref().set_read_timeout(Some(time)).unwrap();
@@ -244,6 +258,13 @@ impl Connection {
         self.stream.read_until(b'\n', &mut line)?;
         let text = line.strip_suffix(b"\r\n").ok_or(Failure::Short)?;
         Ok(String::from_utf8_lossy(text).into_owned())
+    }
+
+    /// So many bytes.
+    pub(crate) fn read(&mut self, count: usize) -> Result<Vec<u8>, Failure> {
+        let mut bytes = vec![0; count];
+        self.stream.read_exact(&mut bytes)?;
+        Ok(bytes)
     }
 
     /// Everything until the peer closes; a reset after the last byte counts as closing.

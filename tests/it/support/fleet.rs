@@ -167,8 +167,9 @@ pub(crate) struct Fleet {
 }
 
 impl Fleet {
+    /// Waits until its log says this with the addresses; panics when it ends before.
     #[track_caller]
-    fn after(mut self, message: &str) -> Self {
+    pub(crate) fn after(mut self, message: &str) -> Self {
         let line = wait::until_some(&format!("the log says {message:?}"), wait::LONG, || {
             let ended = self.child.try_wait().unwrap();
             assert!(ended.is_none(), "it ended with {ended:?} before it was {message}");

@@ -1,8 +1,11 @@
 //! What every promise is tested with: a real fleet, a real Redis, a plain client, and deadlines.
 
 pub(crate) mod client;
+pub(crate) mod exposition;
 pub(crate) mod fleet;
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod redis;
+pub(crate) mod soak;
+pub(crate) mod volley;
 pub(crate) mod wait;

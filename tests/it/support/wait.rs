@@ -29,6 +29,18 @@ pub(crate) fn until(what: &str, within: Duration, mut ask: impl FnMut() -> bool)
     until_some(what, within, || ask().then_some(()));
 }
 
+/// Asks until it is true, or `within` is over, which the caller tells in his own words.
+pub(crate) fn until_or(within: Duration, mut ask: impl FnMut() -> bool) -> Result<(), ()> {
+    let begin = Instant::now();
+    while !ask() {
+        if begin.elapsed() >= within {
+            return Err(());
+        }
+        thread::sleep(PAUSE);
+    }
+    Ok(())
+}
+
 /// Lets time pass that itself is the subject of the test, such as load that has to last for a while.
 pub(crate) fn let_pass(time: Duration) {
     let end = Instant::now() + time;

@@ -1,0 +1,161 @@
+//! Clients of every kind at once, the outcome of each request counted: what "no request fails" is measured with.
+//!
+//! The rules are strict. Nothing is ever sent twice. A request on a connection that was idle counts as reset when the
+//! connection ends, however politely, before the first byte of its answer. The only excuse is the one that every pool
+//! of connections has: a connection that was seen closed *before* anything was sent is replaced by a new one.
+
+mod http1;
+mod http2;
+mod tally;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+pub(crate) use tally::Loss;
+pub(crate) use tally::Tally;
+
+use crate::support::wait;
+
+/// Between two requests of one client, so that the clients leave the fleet something of two cores.
+const PACE: Duration = Duration::from_millis(2);
+
+/// After a failure: a client that is refused must not do nothing else.
+const AFTER_FAILURE: Duration = Duration::from_millis(20);
+
+/// The counter to which every posting client adds 1 per request.
+pub(crate) const COUNTER: &str = "volley";
+
+/// Bytes of a posted body.
+pub(crate) const POSTED: usize = 16 * 1024;
+
+/// How a client behaves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Kind {
+    /// Small answers over one connection.
+    KeepAlive,
+    /// A connection for every request.
+    Close,
+    /// Bodies of 16 KB over one connection, each counted in Redis.
+    Post,
+    /// As `Post`, after the connection has been idle for up to 400 ms.
+    Idle,
+    /// Four streams at a time over one HTTP/2 connection, one of them a `Post`.
+    Http2,
+    /// Half a megabyte, read slowly through a narrow window.
+    SlowReader,
+    /// Answers that come in pieces for up to 1.5 s, as server-sent events do.
+    Stream,
+}
+
+/// A few of each kind.
+pub(crate) const MIX: &[(Kind, usize)] = &[
+    (Kind::KeepAlive, 2),
+    (Kind::Close, 2),
+    (Kind::Post, 1),
+    (Kind::Idle, 4),
+    (Kind::Http2, 1),
+    (Kind::SlowReader, 1),
+    (Kind::Stream, 3),
+];
+
+/// One client's next request or requests, noted in its tally.
+type Act = Box<dyn FnMut(&mut Book) + Send>;
+
+impl Kind {
+    fn client(self, address: SocketAddr) -> Act {
+        match self {
+            Self::KeepAlive => http1::keep_alive(address),
+            Self::Close => http1::close(address),
+            Self::Post => http1::post(address, Duration::ZERO),
+            Self::Idle => http1::post(address, Duration::from_millis(400)),
+            Self::Http2 => http2::streams(address),
+            Self::SlowReader => http1::slow_reader(address),
+            Self::Stream => http1::stream(address),
+        }
+    }
+}
+
+/// The worker that answered, or how the request was lost.
+type Outcome = Result<u32, (Loss, String)>;
+
+/// What one client writes into while it works.
+struct Book {
+    kind: Kind,
+    tally: Tally,
+    answered: Arc<AtomicU64>,
+}
+
+impl Book {
+    /// One request's outcome: who answered it, or how it was lost.
+    fn note(&mut self, begin: Instant, outcome: Outcome) {
+        if outcome.is_ok() {
+            self.answered.fetch_add(1, Ordering::Relaxed);
+        }
+        self.tally.note(self.kind, begin, outcome);
+    }
+
+    /// As `note`, of a request that adds to the counter.
+    fn note_posted(&mut self, begin: Instant, outcome: Outcome) {
+        self.tally.posted += u64::from(outcome.is_ok());
+        self.note(begin, outcome);
+    }
+}
+
+/// Clients that go on until they are stopped.
+#[derive(Debug)]
+pub(crate) struct Volley {
+    ended: Arc<AtomicBool>,
+    answered: Arc<AtomicU64>,
+    clients: Vec<JoinHandle<Tally>>,
+}
+
+impl Volley {
+    /// So many clients of each kind.
+    pub(crate) fn start(address: SocketAddr, mix: &[(Kind, usize)]) -> Self {
+        let ended = Arc::new(AtomicBool::new(false));
+        let answered = Arc::new(AtomicU64::new(0));
+        let kinds = mix.iter().flat_map(|(kind, count)| std::iter::repeat_n(*kind, *count));
+        let clients = kinds
+            .map(|kind| {
+                let ended = Arc::clone(&ended);
+                let mut book = Book { kind, tally: Tally::default(), answered: Arc::clone(&answered) };
+                thread::spawn(move || {
+                    let mut act = kind.client(address);
+                    while !ended.load(Ordering::Relaxed) {
+                        let failed = book.tally.failed();
+                        act(&mut book);
+                        thread::sleep(if book.tally.failed() > failed { AFTER_FAILURE } else { PACE });
+                    }
+                    book.tally
+                })
+            })
+            .collect();
+        Self { ended, answered, clients }
+    }
+
+    /// Requests that were answered by now.
+    pub(crate) fn answered(&self) -> u64 {
+        self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Waits until so many more requests are answered.
+    #[track_caller]
+    pub(crate) fn more(&self, count: u64) {
+        let enough = self.answered() + count;
+        wait::until("requests are answered", wait::LONG, || self.answered() >= enough);
+    }
+
+    /// Ends it once every client has had its last answer.
+    pub(crate) fn finish(self) -> Tally {
+        self.ended.store(true, Ordering::Relaxed);
+        let tallies = self.clients.into_iter().map(|client| client.join().expect("a client panicked"));
+        tallies.fold(Tally::default(), Tally::with)
+    }
+}

@@ -1,0 +1,190 @@
+//! What came of every request: numbers by kind, and enough of each failure to look for it in the fleet's log.
+
+use std::collections::BTreeMap;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fmt::Write;
+use std::time::Duration;
+use std::time::Instant;
+
+use time::OffsetDateTime;
+
+use crate::support::client::Failure;
+use crate::support::volley::Kind;
+use crate::support::volley::Outcome;
+
+/// Failures that are told in full.
+const EXAMPLES: usize = 20;
+
+/// How a request was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Loss {
+    /// Nobody listens.
+    Refused,
+    /// The connection ended before the first byte of the answer, or was torn down.
+    Reset,
+    /// The answer broke off, or is not what was asked for.
+    Short,
+    /// No answer for longer than a client's patience.
+    TimedOut,
+    /// A status of 500 to 599.
+    ServerError,
+    /// 429.
+    Limited,
+    /// Anything else.
+    Other,
+}
+
+impl From<&Failure> for Loss {
+    fn from(failure: &Failure) -> Self {
+        match failure {
+            Failure::Refused => Self::Refused,
+            Failure::Reset | Failure::Closed => Self::Reset,
+            Failure::Short => Self::Short,
+            Failure::TimedOut => Self::TimedOut,
+            Failure::Other(_) => Self::Other,
+        }
+    }
+}
+
+impl Loss {
+    /// What a status that is not 200 means.
+    pub(super) fn of_status(status: u16) -> Self {
+        match status {
+            429 => Self::Limited,
+            500..=599 => Self::ServerError,
+            _ => Self::Other,
+        }
+    }
+}
+
+/// One failure.
+#[derive(Debug)]
+struct Example {
+    at: OffsetDateTime,
+    took: Duration,
+    kind: Kind,
+    loss: Loss,
+    text: String,
+}
+
+impl fmt::Display for Example {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (at, took) = (self.at.time(), self.took);
+        write!(f, "{at} {:?} {:?} after {took:?}: {}", self.kind, self.loss, self.text)
+    }
+}
+
+/// Numbers of one kind of client.
+#[derive(Debug, Default)]
+struct Row {
+    answered: u64,
+    lost: BTreeMap<Loss, u64>,
+    slowest: Duration,
+}
+
+/// Everything that clients saw.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    rows: BTreeMap<Kind, Row>,
+    examples: Vec<Example>,
+    workers: BTreeSet<u32>,
+    /// Answered requests that added to the counter.
+    pub(super) posted: u64,
+}
+
+impl Tally {
+    pub(super) fn note(&mut self, kind: Kind, begin: Instant, outcome: Outcome) {
+        let row = self.rows.entry(kind).or_default();
+        let took = begin.elapsed();
+        row.slowest = row.slowest.max(took);
+        match outcome {
+            Ok(worker) => {
+                row.answered += 1;
+                self.workers.insert(worker);
+            }
+            Err((loss, text)) => {
+                *row.lost.entry(loss).or_default() += 1;
+                if self.examples.len() < EXAMPLES {
+                    self.examples.push(Example { at: OffsetDateTime::now_utc(), took, kind, loss, text });
+                }
+            }
+        }
+    }
+
+    /// Both together.
+    pub(crate) fn with(mut self, other: Self) -> Self {
+        for (kind, row) in other.rows {
+            let own = self.rows.entry(kind).or_default();
+            own.answered += row.answered;
+            own.slowest = own.slowest.max(row.slowest);
+            for (loss, count) in row.lost {
+                *own.lost.entry(loss).or_default() += count;
+            }
+        }
+        self.examples.extend(other.examples);
+        self.workers.extend(other.workers);
+        self.posted += other.posted;
+        self
+    }
+
+    /// Requests that were answered as they should be.
+    pub(crate) fn answered(&self) -> u64 {
+        self.rows.values().map(|row| row.answered).sum()
+    }
+
+    /// Those of one kind of client.
+    pub(crate) fn answered_to(&self, kind: Kind) -> u64 {
+        self.rows.get(&kind).map_or(0, |row| row.answered)
+    }
+
+    /// What the counter has to be.
+    pub(crate) fn posted(&self) -> u64 {
+        self.posted
+    }
+
+    /// Requests that were not.
+    pub(crate) fn failed(&self) -> u64 {
+        self.rows.values().flat_map(|row| row.lost.values()).sum()
+    }
+
+    /// Requests lost in one way.
+    pub(crate) fn lost(&self, loss: Loss) -> u64 {
+        self.rows.values().filter_map(|row| row.lost.get(&loss)).sum()
+    }
+
+    /// Workers that answered.
+    pub(crate) fn workers(&self) -> usize {
+        self.workers.len()
+    }
+
+    /// One line: requests, and failures by kind of failure.
+    pub(crate) fn summary(&self) -> String {
+        let mut text = format!(
+            "{} requests, {} workers, {} failed",
+            self.answered() + self.failed(),
+            self.workers(),
+            self.failed()
+        );
+        let losses: BTreeSet<_> = self.rows.values().flat_map(|row| row.lost.keys().copied()).collect();
+        for loss in losses {
+            let _ = write!(text, ", {loss:?} {}", self.lost(loss));
+        }
+        for (kind, row) in &self.rows {
+            let _ = write!(text, "; {kind:?} {} (slowest {} ms)", row.answered, row.slowest.as_millis());
+        }
+        text
+    }
+
+    /// That not one request failed.
+    #[track_caller]
+    pub(crate) fn assert_clean(&self) {
+        if self.failed() > 0 {
+            let mut examples: Vec<_> = self.examples.iter().collect();
+            examples.sort_by_key(|example| example.at);
+            let told: Vec<_> = examples.iter().take(EXAMPLES).map(ToString::to_string).collect();
+            panic!("{}\n{}", self.summary(), told.join("\n"));
+        }
+        assert!(self.rows.values().all(|row| row.answered > 0), "a client did nothing: {}", self.summary());
+    }
+}

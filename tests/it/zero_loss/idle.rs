@@ -1,0 +1,23 @@
+//! The race of an idle connection: a client sends its next request while the worker is told to leave.
+
+use nix::sys::signal::Signal;
+
+use crate::support::soak;
+use crate::support::volley::Kind;
+use crate::zero_loss::Scene;
+use crate::zero_loss::rollout;
+
+/// Clients that post 16 KB after pauses of up to 400 ms: less than `drain.idle`, which is what is promised.
+const CLIENTS: usize = 100;
+
+#[test]
+fn posts_on_idle_connections_survive_reloads() {
+    let wanted = soak::length(1_000, 10_000);
+    let mut scene = Scene::with("posts on idle connections", &[(Kind::Idle, CLIENTS)], |plan| plan);
+    while scene.volley.answered() < wanted {
+        rollout(&scene.fleet, Signal::SIGHUP, "reload");
+    }
+    scene.look();
+    let (_, tally) = scene.end();
+    assert!(tally.answered_to(Kind::Idle) >= wanted);
+}

@@ -1,0 +1,153 @@
+//! What an operator, or a bad day, may do to a fleet without costing a visitor anything.
+//!
+//! Every scenario runs under a volley of clients of all kinds and ends with the same books: not one request failed,
+//! the fleet's totals are what the clients counted, and the posted counter is exact. `REGATTA_SOAK` makes them long.
+
+mod held; // old generations are bounded
+mod idle; // the race of an idle connection
+mod phases; // signals at every phase of the boot
+mod proxy; // behind nginx
+mod recycle; // workers that have served long enough
+mod reload; // new configuration
+mod scale; // more slots, fewer slots
+mod starved; // no processor, no supervisor
+mod steady; // nothing leaks
+mod storm; // signals from everywhere
+mod upgrade; // new binary
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+
+use crate::support::client;
+use crate::support::client::Request;
+use crate::support::exposition::REQUESTS;
+use crate::support::exposition::sum;
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::redis::RedisServer;
+use crate::support::soak;
+use crate::support::volley::COUNTER;
+use crate::support::volley::Kind;
+use crate::support::volley::MIX;
+use crate::support::volley::Tally;
+use crate::support::volley::Volley;
+use crate::support::wait;
+
+/// Longest time for one rollout or one change of size on a busy machine.
+const ROLLOUT: Duration = Duration::from_secs(60);
+
+/// A fleet in traffic.
+struct Scene {
+    name: &'static str,
+    fleet: Fleet,
+    volley: Volley,
+    /// The highest total seen so far.
+    total: f64,
+    /// Requests of this test that are not the volley's.
+    own: u64,
+    _redis: RedisServer,
+}
+
+impl Scene {
+    /// Two workers of `examples/faulty.rs`, unless `change` says otherwise, under one volley of all kinds.
+    fn start(name: &'static str, change: impl FnOnce(Plan) -> Plan) -> Self {
+        Self::with(name, MIX, change)
+    }
+
+    fn with(name: &'static str, mix: &[(Kind, usize)], change: impl FnOnce(Plan) -> Plan) -> Self {
+        let redis = RedisServer::start();
+        let plan = Plan::on(&redis).example("faulty").workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
+        let fleet = change(plan).start();
+        let volley = Volley::start(fleet.listen, mix);
+        volley.more(50);
+        Self { name, fleet, volley, total: 0.0, own: 0, _redis: redis }
+    }
+
+    /// Whether the fleet's totals have not gone back, looked at once.
+    fn look(&mut self) {
+        let total = total(&self.fleet);
+        assert!(total >= self.total, "{}: {total} after {}", self.name, self.total);
+        self.total = total;
+    }
+
+    /// The signal for a rollout, and its end.
+    #[track_caller]
+    fn rollout(&mut self, signal: Signal, verb: &str) {
+        rollout(&self.fleet, signal, verb);
+        self.volley.more(50);
+        self.look();
+    }
+
+    /// A command of the fleet's own program, which has to say that it worked.
+    #[track_caller]
+    fn command(&mut self, args: &[&str]) {
+        let (code, said) = self.fleet.plan().clone().args(args).run();
+        assert_eq!(code, 0, "{args:?}: {said}");
+        self.volley.more(50);
+        self.look();
+    }
+
+    /// Waits until so many workers serve and no other is left.
+    #[track_caller]
+    fn settled(&mut self, workers: usize) {
+        settled(&self.fleet, workers);
+        self.look();
+    }
+
+    /// The books, which have to be in order; the fleet goes on without traffic.
+    #[track_caller]
+    fn end(self) -> (Fleet, Tally) {
+        let tally = self.volley.finish();
+        soak::report(self.name, &tally);
+        tally.assert_clean();
+        let counted = || total(&self.fleet);
+        let expected = tally.answered() + self.own;
+        let mut last = 0.0;
+        wait::until_or(wait::LONG, || {
+            last = counted();
+            (last - expected as f64).abs() < 0.5
+        })
+        .unwrap_or_else(|()| {
+            panic!("{}: {last} counted, {expected} answered: {}", self.name, tally.summary())
+        });
+        let next = client::once(self.fleet.listen, Request::post(&format!("/counters/{COUNTER}"))).unwrap();
+        assert_eq!(
+            next.text(),
+            (tally.posted() + 1).to_string(),
+            "{}: posts are counted once each",
+            self.name
+        );
+        (self.fleet, tally)
+    }
+}
+
+/// Requests answered to the public since the fleet began.
+fn total(fleet: &Fleet) -> f64 {
+    let response = client::once(fleet.admin, Request::get("/metrics")).expect("operators are answered too");
+    sum(&response.text(), REQUESTS, &[])
+}
+
+/// Begins a rollout by its signal and waits for its end, which has to be a good one.
+#[track_caller]
+fn rollout(fleet: &Fleet, signal: Signal, verb: &str) {
+    let (done, failed) = (format!("{verb} done"), format!("{verb} rolled back"));
+    let before = fleet.said(&done).len();
+    let lost = fleet.said(&failed).len();
+    fleet.signal(signal);
+    wait::until(&done, ROLLOUT, || {
+        let back = fleet.said(&failed);
+        assert_eq!(back.len(), lost, "{back:?}");
+        fleet.said(&done).len() > before
+    });
+}
+
+/// Waits until so many workers serve and no other is left.
+#[track_caller]
+fn settled(fleet: &Fleet, workers: usize) {
+    wait::until(&format!("{workers} workers, all ready"), ROLLOUT, || {
+        let alive = fleet.workers();
+        let ready = fleet.ready();
+        alive.len() == workers && alive.iter().all(|pid| ready.iter().any(|(_, ready)| ready == pid))
+    });
+}

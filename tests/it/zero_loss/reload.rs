@@ -1,0 +1,70 @@
+//! Reloads: new workers on the same sockets, old ones leave when they are done.
+
+use nix::sys::signal::Signal;
+
+use crate::support::client::Request;
+use crate::support::client::Visitor;
+use crate::support::fleet::Plan;
+use crate::support::load::Load;
+use crate::support::redis::RedisServer;
+use crate::support::soak;
+use crate::support::wait;
+use crate::zero_loss::Scene;
+use crate::zero_loss::rollout;
+use crate::zero_loss::settled;
+
+#[test]
+fn reloads_fail_no_request() {
+    let mut scene = Scene::start("reload by signal", |plan| plan);
+    for _ in 0..soak::length(3, 20) {
+        let before = scene.fleet.workers();
+        scene.rollout(Signal::SIGHUP, "reload");
+        let now = scene.fleet.workers();
+        assert!(scene.fleet.ready().len() >= 4 && now != before, "others serve: {before:?}, {now:?}");
+    }
+    scene.settled(2);
+    scene.end();
+}
+
+#[test]
+fn reloads_by_command_fail_no_request() {
+    let mut scene = Scene::start("reload by command", |plan| plan.workers(3));
+    for _ in 0..soak::length(2, 20) {
+        scene.command(&["reload"]);
+    }
+    scene.settled(3);
+    scene.end();
+}
+
+#[test]
+fn restarting_every_slot_fails_no_request() {
+    let mut scene = Scene::start("restart of each slot", |plan| plan.workers(3));
+    for _ in 0..soak::length(1, 7) {
+        for slot in ["0", "1", "2"] {
+            scene.command(&["restart", slot]);
+        }
+    }
+    scene.settled(3);
+    scene.end();
+}
+
+#[test]
+fn visits_are_counted_exactly_over_reloads() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(2).start();
+    let address = fleet.listen;
+    let load = Load::start(4, |_| {
+        let mut visitor = Visitor::default();
+        move || visitor.try_ask(address, Request::get("/")).map(|response| response.visit().1)
+    });
+    for _ in 0..soak::length(2, 20) {
+        let seen = load.seen();
+        wait::until("visits", wait::LONG, || load.seen() > seen + 40);
+        rollout(&fleet, Signal::SIGHUP, "reload");
+    }
+    for visitor in load.stop() {
+        let views: Vec<_> = visitor.into_iter().map(|visit| visit.expect("every visit is served")).collect();
+        assert_eq!(views, (1..=views.len() as u64).collect::<Vec<_>>());
+    }
+    settled(&fleet, 2);
+}

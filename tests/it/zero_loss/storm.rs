@@ -1,0 +1,108 @@
+//! Signals from everywhere at once: whatever they ask for, it is bounded, and afterwards everything works.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering;
+use std::thread;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::sys::signal::Signal;
+
+use crate::support::process;
+use crate::support::soak;
+use crate::support::wait;
+use crate::zero_loss::ROLLOUT;
+use crate::zero_loss::Scene;
+
+/// Signals of one storm, and how long it takes.
+const STORM: (u32, Duration) = (1000, Duration::from_secs(1));
+
+/// Looks again and again how many children a process has.
+pub(super) struct Census {
+    ended: Arc<AtomicBool>,
+    most: Arc<AtomicUsize>,
+    watcher: Option<JoinHandle<()>>,
+}
+
+impl Census {
+    pub(super) fn of(pid: u32) -> Self {
+        let (ended, most) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+        let (end, highest) = (Arc::clone(&ended), Arc::clone(&most));
+        let watcher = thread::spawn(move || {
+            while !end.load(Ordering::Relaxed) {
+                highest.fetch_max(process::children(pid).len(), Ordering::Relaxed);
+                thread::sleep(Duration::from_millis(10));
+            }
+        });
+        Self { ended, most, watcher: Some(watcher) }
+    }
+
+    /// The most it ever had.
+    pub(super) fn most(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Census {
+    fn drop(&mut self) {
+        self.ended.store(true, Ordering::Relaxed);
+        if let Some(watcher) = self.watcher.take() {
+            let _ = watcher.join();
+        }
+    }
+}
+
+/// A second of signals, each drawn from these; then quiet, and one reload that has to work.
+fn storm(name: &'static str, signals: &[Signal], most: usize) {
+    let mut scene = Scene::start(name, |plan| plan);
+    let census = Census::of(scene.fleet.pid());
+    for _ in 0..soak::length(1, 5) {
+        let (count, time) = STORM;
+        let begin = Instant::now();
+        for number in 0..count {
+            scene.fleet.signal(signals[rand::random_range(0..signals.len())]);
+            let next = begin + time * number / count;
+            thread::sleep(next.saturating_duration_since(Instant::now()));
+        }
+        scene.volley.more(50);
+    }
+    // It is quiet when the same workers are there for a while.
+    let mut last = (scene.fleet.workers(), Instant::now());
+    wait::until("the storm is over", 2 * ROLLOUT, || {
+        let now = scene.fleet.workers();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        last.1.elapsed() > Duration::from_secs(3)
+    });
+    scene.rollout(Signal::SIGHUP, "reload");
+    let workers = scene.fleet.workers().len();
+    soak::note(name, &format!("at most {} processes, then {workers} workers", census.most()));
+    assert!(census.most() <= most, "{} processes at a time", census.most());
+    drop(census);
+    scene.end();
+}
+
+#[test]
+fn a_thousand_reloads_in_a_second_are_few() {
+    let reload = [Signal::SIGHUP];
+    // Two slots with an old and a new worker each, and one more of a slot that was drained before.
+    storm("storm of reloads", &reload, 6);
+}
+
+#[test]
+fn a_storm_of_every_signal_is_survived() {
+    let all = [
+        Signal::SIGHUP,
+        Signal::SIGUSR1,
+        Signal::SIGUSR2,
+        Signal::SIGTTIN,
+        Signal::SIGTTOU,
+        Signal::SIGPIPE,
+        Signal::SIGCHLD,
+    ];
+    storm("storm of every signal", &all, 200);
+}
