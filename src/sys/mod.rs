@@ -12,3 +12,4 @@ pub mod shm;
 pub mod signal;
 pub mod socket;
 pub mod time;
+pub mod unix;
