@@ -114,6 +114,10 @@ impl supervisor::Host for Host {
         Ok(reloaded)
     }
 
+    fn build(&self) -> &str {
+        env!("CARGO_PKG_VERSION")
+    }
+
     fn keep(&mut self, generations: &[u64]) {
         self.configs.retain(|generation, _| generations.contains(generation));
     }

@@ -23,6 +23,8 @@ use crate::config::Inputs;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
+use crate::control;
+use crate::control::server::Server;
 use crate::http::App;
 use crate::listener;
 use crate::listener::Addresses;
@@ -58,6 +60,8 @@ enum Error {
     RunDir { folder: PathBuf, source: io::Error },
     #[error("the folder {} (run_dir) is in use by the fleet with pid {pid}; give this one a run_dir of its own", folder.display())]
     Running { folder: PathBuf, pid: String },
+    #[error("cannot open the control socket in {} (run_dir)", folder.display())]
+    Control { folder: PathBuf, source: io::Error },
     #[error("cannot raise the number of open files")]
     Limit(#[source] io::Error),
     #[error("cannot make the scoreboard")]
@@ -76,6 +80,7 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
     fd::raise_limit().map_err(Error::Limit).map_err(|error| Failure::new(exit::FAILED, &error))?;
     run_folder(&config)?;
     let (running, before) = claim(&config.run_dir).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let control = open_control(&config.run_dir)?;
     let slots = slots(&config);
     let (addresses, listeners) = open(&config, slots, before)?;
     let server = private_redis(&config, inputs)?;
@@ -96,11 +101,18 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
     let settings = host::settings(&config);
     let mut host = Host::new(inputs, config, app, &scoreboard, private)
         .map_err(|error| Failure::new(exit::USAGE, &error))?;
-    let start = supervisor::Start { settings, signals, addresses, listeners, redis: server };
+    let start = supervisor::Start { settings, signals, addresses, listeners, redis: server, control };
     let outcome = Supervisor::new(start, &scoreboard, &mut host).and_then(Supervisor::run);
     // An empty file says that this fleet ended in order.
     let _ = running.set_len(0);
     ended(outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))?)
+}
+
+/// The control socket; the lock of the folder is held.
+fn open_control(folder: &Path) -> Result<Server, Failure> {
+    let opened = Server::open(&control::socket(folder));
+    let failed = |source| Error::Control { folder: folder.into(), source };
+    opened.map_err(failed).map_err(|error| Failure::new(exit::USAGE, &error))
 }
 
 fn ended(outcome: Outcome) -> Result<u8, Failure> {

@@ -7,6 +7,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::net::TcpListener;
 
+use crate::sys::queue;
 use crate::sys::socket;
 use crate::sys::socket::Share;
 
@@ -60,6 +61,12 @@ impl SlotListeners {
 }
 
 impl SlotListeners {
+    /// Connections that wait on the public addresses for somebody to accept them; none where the kernel does not say.
+    pub fn waiting(&self) -> Option<u64> {
+        let waiting = |listener| queue::of(listener).ok().map(|queue| u64::from(queue.waiting));
+        self.public.iter().map(waiting).sum()
+    }
+
     /// Ends listening for every process; for a slot that has no worker and gets none any more.
     pub fn close(&self) {
         for listener in self.public.iter().chain([&self.admin]) {

@@ -10,6 +10,7 @@ use crate::scoreboard::cell::Order;
 use crate::scoreboard::cell::WorkerState;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Death;
+use crate::supervisor::orders::happened;
 use crate::supervisor::plan::LEAVE_MARGIN;
 use crate::supervisor::plan::Target;
 use crate::supervisor::slot::Occupant;
@@ -137,6 +138,8 @@ impl Supervisor<'_> {
     /// It was told to leave.
     fn left(&mut self, index: usize, end: &End, order: Order) {
         let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.reason());
+        let event = happened("worker_left", exit.to_string()).slot(index).pid(pid.unsigned_abs());
+        self.note(event.generation(end.worker.generation).reason(reason.name()));
         if exit == Exit::Code(0) {
             tracing::info!(slot = index, pid, cause = %exit, %reason, "worker left");
             if order == Order::Close
@@ -182,6 +185,11 @@ impl Supervisor<'_> {
             Target::Stop | Target::StopNow => {
                 tracing::info!(slot = index, pid, %cause, %reason, "worker ended: {cause}")
             }
+        }
+        let event = happened("worker_died", cause.clone()).slot(index).generation(end.worker.generation);
+        self.note(event.pid(pid.unsigned_abs()).reason(reason.name()));
+        if death == Death::BeforeReady {
+            self.restart_failed(index, &cause);
         }
         if condemned {
             self.take_back(format!("the new worker in slot {index} failed: {cause}"));
@@ -230,6 +238,8 @@ impl Supervisor<'_> {
         self.ever_ready = true;
         self.show(slot);
         tracing::info!(slot, pid = pid.as_raw(), generation, "worker ready");
+        let event = happened("worker_ready", "ready").slot(slot).generation(generation);
+        self.note(event.pid(pid.as_raw().unsigned_abs()));
     }
 
     /// Somebody else has told it to leave: its successor is started at once, not when it has finished.

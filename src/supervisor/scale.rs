@@ -1,6 +1,7 @@
 //! More slots, or fewer, without losing what is queued on them.
 
 use crate::supervisor::Supervisor;
+use crate::supervisor::orders::happened;
 use crate::supervisor::plan::Target;
 use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Slot;
@@ -24,6 +25,8 @@ impl Supervisor<'_> {
                 "scaling from {} to {wanted} workers",
                 self.wanted
             );
+            let text = format!("from {} to {wanted} workers", self.wanted);
+            self.note(happened("scale", text));
             self.wanted = wanted;
             self.scoreboard.set_slots(wanted);
         }
