@@ -35,6 +35,7 @@ use rollout::Rollout;
 use slot::Slot;
 pub use spawn::Seat;
 
+use crate::config::schema::Steering;
 use crate::listener::Addresses;
 use crate::listener::SlotListeners;
 use crate::scoreboard::Reason;
@@ -97,6 +98,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Most leaving workers of a slot.
     pub leaving: usize,
+    /// How new connections are spread over the slots.
+    pub steering: Steering,
 }
 
 /// What a configuration that was read anew means for the supervisor.
@@ -183,6 +186,8 @@ pub struct Supervisor<'a> {
     killed: usize,
     /// Which slots new connections may go to.
     steered: Vec<bool>,
+    /// And how they are chosen among those.
+    steered_by: Steering,
     signals: Signals,
     /// Read end, inherited by every worker.
     lifeline: OwnedFd,
@@ -234,6 +239,7 @@ impl<'a> Supervisor<'a> {
             last_failure: String::from("no worker was started"),
             killed: 0,
             steered: vec![true; wanted],
+            steered_by: start.settings.steering,
             signals: start.signals,
             lifeline,
             _lifeline_held: held,
