@@ -68,6 +68,7 @@ pub(super) fn settings(config: &Config) -> supervisor::Settings {
         probation: config.workers.probation,
         drain_timeout: config.drain.timeout,
         leaving: config.drain.leaving,
+        steering: config.steering,
     }
 }
 

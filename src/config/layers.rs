@@ -170,6 +170,8 @@ impl Layers {
     }
 
     fn put(&mut self, path: String, items: Vec<String>, origin: Origin) -> Result<(), Error> {
+        // In a file a name is either a value or a section: who wants `listen.steering` too needs another name for it.
+        let path = if path == "listen.address" { "listen".into() } else { path };
         if keys::find(&path).is_none() {
             let hint = keys::nearest(&path);
             return Err(Error::Unknown { key: path, origin, hint });

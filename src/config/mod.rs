@@ -119,6 +119,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
     let layers = Layers::collect(inputs)?;
     let config = Config {
         listen: layers.list("listen", parse::addresses)?,
+        steering: layers.one("listen.steering", parse::steering)?,
         admin: Admin { listen: layers.one("admin.listen", parse::address)? },
         workers: workers(&layers)?,
         drain: drain(&layers)?,

@@ -36,12 +36,13 @@ impl Supervisor<'_> {
                 self.drain(slot, pid, kill_at, order, reason);
             }
             Action::Cut { slot, pid, kill_at: at } => {
-                self.send(pid, Signal::SIGTERM);
                 if let Some(worker) = self.slots[slot].worker(pid)
                     && let Stage::Draining { kill_at, cut, .. } = &mut worker.stage
                 {
                     (*kill_at, *cut) = (at.min(*kill_at), true);
+                    self.scoreboard.cell(slot, worker.cell).set_order(Order::Cut);
                 }
+                self.send(pid, Signal::SIGTERM);
                 tracing::warn!(
                     slot,
                     pid = pid.as_raw(),

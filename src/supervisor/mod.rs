@@ -39,6 +39,7 @@ use rollout::Rollout;
 use slot::Slot;
 pub use spawn::Seat;
 
+use crate::config::schema::Steering;
 use crate::control::events::EventLog;
 use crate::control::rates::Window;
 use crate::control::server::Server;
@@ -109,6 +110,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Most leaving workers of a slot.
     pub leaving: usize,
+    /// How new connections are spread over the slots.
+    pub steering: Steering,
 }
 
 /// What a configuration that was read anew means for the supervisor.
@@ -214,6 +217,8 @@ pub struct Supervisor<'a> {
     configured: usize,
     /// Which slots new connections may go to.
     steered: Vec<bool>,
+    /// And how they are chosen among those.
+    steered_by: Steering,
     signals: Signals,
     /// Read end, inherited by every worker.
     lifeline: OwnedFd,
@@ -273,6 +278,7 @@ impl<'a> Supervisor<'a> {
             builds: BTreeMap::new(),
             configured: wanted,
             steered: vec![true; wanted],
+            steered_by: start.settings.steering,
             signals: start.signals,
             lifeline,
             _lifeline_held: held,

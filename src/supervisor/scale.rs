@@ -122,12 +122,13 @@ impl Supervisor<'_> {
     }
 
     fn steer_to(&mut self, open: Vec<bool>) {
-        if open == self.steered {
+        let mode = self.settings.steering;
+        if open == self.steered && mode == self.steered_by {
             return;
         }
-        if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(&open)) {
+        if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(mode, &open)) {
             tracing::warn!(%error, "cannot steer connections past a slot that waits: {error}");
         }
-        self.steered = open;
+        (self.steered, self.steered_by) = (open, mode);
     }
 }
