@@ -2,6 +2,7 @@
 
 pub(crate) mod client;
 pub(crate) mod fleet;
+pub(crate) mod host;
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod redis;
