@@ -8,6 +8,8 @@
 
 mod browser; // the page in a real browser
 mod config_errors; // mistakes are one sentence and an exit code
+mod control; // the control socket, whoever is at its other end
+mod control_verbs; // what operators type, against a scripted fleet
 mod cookies; // only our own cookies count
 mod crash; // what a crash costs, and what not
 mod deploy; // manifests and compose agree with each other and with the settings
