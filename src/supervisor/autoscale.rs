@@ -87,12 +87,28 @@ pub struct Autoscaler {
     stopped: Option<Duration>,
     /// Looks in a row that found a backlog.
     backlog: u32,
+    /// Since when workers have been missing.
+    missing: Option<Duration>,
 }
 
 impl Autoscaler {
     /// One that knows nothing of the load yet.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, window: None, target: 0, idle: 0, needed: IDLE_WINDOWS, stopped: None, backlog: 0 }
+        Self {
+            settings,
+            window: None,
+            target: 0,
+            idle: 0,
+            needed: IDLE_WINDOWS,
+            stopped: None,
+            backlog: 0,
+            missing: None,
+        }
+    }
+
+    /// The bounds it was made with.
+    pub fn settings(&self) -> Settings {
+        self.settings
     }
 
     /// Looks at the fleet; says something at the end of each window and in an emergency, else nothing.
@@ -107,12 +123,13 @@ impl Autoscaler {
                 reason: format!("{target} is not within {min} to {max}"),
             });
         }
-        if let Some(decision) = self.emergency(load, now) {
+        let complete = self.is_complete(load, now);
+        if let Some(decision) = self.emergency(load, complete, now) {
             return Some(decision);
         }
-        // Whoever else has changed the number, or workers that are still missing: their load says nothing yet.
+        // Somebody else has changed the number, or workers are still missing: the load of the others says nothing.
         let Some((begun, before)) = &self.window else { return self.begin(load, now) };
-        if load.target != self.target || load.workers.len() < load.target {
+        if load.target != self.target || !complete {
             return self.begin(load, now);
         }
         let passed = now.saturating_sub(*begun);
@@ -134,10 +151,19 @@ impl Autoscaler {
         None
     }
 
-    fn emergency(&mut self, load: &Load, now: Duration) -> Option<Decision> {
+    /// Whether all workers serve that can be expected to: one that has been missing for a whole window is not.
+    fn is_complete(&mut self, load: &Load, now: Duration) -> bool {
+        if load.workers.len() >= load.target {
+            self.missing = None;
+            return true;
+        }
+        now.saturating_sub(*self.missing.get_or_insert(now)) >= self.settings.window
+    }
+
+    fn emergency(&mut self, load: &Load, complete: bool, now: Duration) -> Option<Decision> {
         self.backlog = if load.backlog > BACKLOG { self.backlog.saturating_add(1) } else { 0 };
         // The one that was started last has to serve before another one is.
-        let is_due = self.backlog >= BACKLOG_LOOKS && load.workers.len() >= load.target;
+        let is_due = self.backlog >= BACKLOG_LOOKS && complete;
         if !is_due || load.target >= self.settings.max {
             return None;
         }
@@ -186,6 +212,7 @@ impl Autoscaler {
         self.idle = 0;
         self.backlog = 0;
         self.window = None;
+        self.missing = None;
         let memory = self.settings.window * (self.needed + 1);
         let regretted = self.stopped.take().is_some_and(|stopped| now.saturating_sub(stopped) <= memory);
         let target = target + 1;
@@ -351,10 +378,13 @@ mod tests {
     fn nothing_more_is_started_while_the_last_one_boots() {
         let mut autoscaler = Autoscaler::new(settings(1, 4));
         let one = vec![Busy { worker: 1, busy: Duration::ZERO, silent: false }];
-        for look in 0..100 {
-            let load = Load { target: 2, workers: one.clone(), backlog: 1000 };
+        let load = Load { target: 2, workers: one, backlog: 1000 };
+        let looks = 20;
+        for look in 0..looks {
             assert_eq!(autoscaler.look(&load, LOOK * look), None);
         }
+        let late = autoscaler.look(&load, LOOK * looks);
+        assert_eq!(late.map(|decision| decision.target), Some(3), "one that never comes is not waited for");
     }
 
     #[test]
@@ -386,6 +416,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(48))]
+
         #[test]
         fn the_target_is_always_within_the_bounds_and_moves_by_one(
             min in 1_usize..5, more in 0_usize..8, start in 0_usize..8,
