@@ -14,6 +14,7 @@ pub mod redis_server;
 mod reload;
 pub mod rollout;
 mod scale;
+pub mod senses;
 pub mod slot;
 mod spawn;
 pub mod vigil;
@@ -32,6 +33,8 @@ use private::Private;
 use reap::Report;
 use redis_server::RedisServer;
 use rollout::Rollout;
+use senses::Care;
+use senses::Senses;
 use slot::Slot;
 pub use spawn::Seat;
 
@@ -97,6 +100,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Most leaving workers of a slot.
     pub leaving: usize,
+    /// What it looks after besides crashes.
+    pub care: Care,
 }
 
 /// What a configuration that was read anew means for the supervisor.
@@ -162,6 +167,7 @@ pub struct Supervisor<'a> {
     sockets: Vec<Option<SlotListeners>>,
     reports: BTreeMap<Pid, Report>,
     private: Option<Private>,
+    senses: Senses,
     target: Target,
     /// How many slots are to serve.
     wanted: usize,
@@ -221,6 +227,7 @@ impl<'a> Supervisor<'a> {
             sockets: start.listeners.into_iter().map(Some).collect(),
             reports: BTreeMap::new(),
             private: start.redis.map(Private::new),
+            senses: Senses::new(),
             target: Target::Serve,
             wanted,
             generation,
@@ -254,6 +261,7 @@ impl<'a> Supervisor<'a> {
             let now = time::monotonic();
             self.begin_reload(now);
             let followed = self.follow_rollout(now);
+            let looked = self.look(now);
             let resized = self.resize();
             let plan = self.plan(now);
             let acted = resized || !plan.actions.is_empty();
@@ -267,7 +275,7 @@ impl<'a> Supervisor<'a> {
                 self.revive_private_redis(now);
                 self.announce();
                 self.steer();
-                self.wait(plan.wake_at.into_iter().chain(followed).min(), now)?;
+                self.wait(plan.wake_at.into_iter().chain(followed).chain(looked).min(), now)?;
                 self.read_signals()?;
             }
         }
