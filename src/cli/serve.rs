@@ -23,6 +23,7 @@ use crate::config::Inputs;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
+use crate::config::schema::Workers;
 use crate::control;
 use crate::control::server::Server;
 use crate::http::App;
@@ -92,7 +93,8 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
         (None, Some(server)) => RedisUrl::unix(&server.socket()),
         (None, None) => return Err(Failure::new(exit::UNAVAILABLE, &redis_server::Error::NotInstalled)),
     };
-    let capacity = NonZeroUsize::new(slots + SPARE_ROWS).unwrap_or(NonZeroUsize::MIN);
+    let capacity =
+        NonZeroUsize::new(config.workers.scaling.bounds(slots).2 + SPARE_ROWS).unwrap_or(NonZeroUsize::MIN);
     let started_ms = u64::try_from(time::unix().as_millis()).unwrap_or(0);
     let scoreboard = Scoreboard::create(capacity, proc::pid().as_raw().unsigned_abs(), started_ms)
         .map_err(|source| Failure::new(exit::BOOT, &Error::Scoreboard(source)))?;
@@ -128,9 +130,14 @@ fn ended(outcome: Outcome) -> Result<u8, Failure> {
     }
 }
 
-/// The number of slots, as configured or as the machine allows.
+/// The number of slots to begin with.
 pub(super) fn slots(config: &Config) -> usize {
-    match config.workers.count {
+    config.workers.scaling.bounds(count(&config.workers)).1
+}
+
+/// The number of workers as configured, or as the machine allows.
+pub(super) fn count(workers: &Workers) -> usize {
+    match workers.count {
         Count::Auto => cpu::allowed(),
         Count::Fixed(count) => count,
     }

@@ -334,7 +334,7 @@ mod tests {
         let bounds = |text: &str, count| {
             with(&[], Some(&format!("[workers]\n{text}"))).unwrap().workers.scaling.bounds(count)
         };
-        assert_eq!(bounds("", 4), (4, 4, 4));
+        assert_eq!(bounds("count = 2", 4), (4, 4, 4));
         assert_eq!(bounds("min = 2", 4), (2, 4, 4));
         assert_eq!(bounds("max = 8", 4), (4, 4, 8));
         assert_eq!(bounds("min = 2\nmax = 3", 16), (2, 3, 3));

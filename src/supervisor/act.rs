@@ -96,7 +96,7 @@ impl Supervisor<'_> {
         self.note(event.slot(slot).pid(pid.as_raw().unsigned_abs()));
     }
 
-    fn kill(&mut self, slot: usize, pid: Pid, cause: Cause, now: Duration) {
+    pub(super) fn kill(&mut self, slot: usize, pid: Pid, cause: Cause, now: Duration) {
         self.send(pid, Signal::SIGKILL);
         let Some(worker) = self.slots[slot].worker(pid) else { return };
         worker.stage = Stage::Killed { cause, forget_at: now + KILL_PATIENCE };

@@ -16,6 +16,7 @@ pub mod redis_server;
 mod reload;
 pub mod rollout;
 mod scale;
+pub mod senses;
 pub mod slot;
 mod spawn;
 mod status;
@@ -36,6 +37,8 @@ use private::Private;
 use reap::Report;
 use redis_server::RedisServer;
 use rollout::Rollout;
+use senses::Care;
+use senses::Senses;
 use slot::Slot;
 pub use spawn::Seat;
 
@@ -112,6 +115,8 @@ pub struct Settings {
     pub leaving: usize,
     /// How new connections are spread over the slots.
     pub steering: Steering,
+    /// What it looks after besides crashes.
+    pub care: Care,
 }
 
 /// What a configuration that was read anew means for the supervisor.
@@ -182,6 +187,7 @@ pub struct Supervisor<'a> {
     sockets: Vec<Option<SlotListeners>>,
     reports: BTreeMap<Pid, Report>,
     private: Option<Private>,
+    senses: Senses,
     target: Target,
     /// How many slots are to serve.
     wanted: usize,
@@ -257,6 +263,7 @@ impl<'a> Supervisor<'a> {
             sockets: start.listeners.into_iter().map(Some).collect(),
             reports: BTreeMap::new(),
             private: start.redis.map(Private::new),
+            senses: Senses::new(),
             target: Target::Serve,
             wanted,
             generation,
@@ -300,6 +307,7 @@ impl<'a> Supervisor<'a> {
             self.begin_reload(now);
             let followed = self.follow_rollout(now);
             self.follow_orders(now);
+            let looked = self.look(now);
             let resized = self.resize();
             let plan = self.plan(now);
             let acted = resized || !plan.actions.is_empty();
@@ -315,7 +323,8 @@ impl<'a> Supervisor<'a> {
                 self.announce();
                 self.steer();
                 let sampled = self.sample(now);
-                self.wait(plan.wake_at.into_iter().chain(followed).chain(sampled).min(), now)?;
+                let due = followed.into_iter().chain(looked).chain(sampled);
+                self.wait(plan.wake_at.into_iter().chain(due).min(), now)?;
                 self.read_signals()?;
                 self.take_orders();
             }

@@ -106,6 +106,7 @@ impl Supervisor<'_> {
             return;
         }
         let open = |slot: &Slot| match slot.seat {
+            Seat::Open if self.senses.avoids(slot) => false,
             Seat::Open => slot.serves() || (slot.backoff.early_deaths() == 0 && slot.proven),
             Seat::Closing | Seat::Closed => false,
         };

@@ -48,6 +48,7 @@ use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Order;
+use crate::sys::abort;
 use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::signal;
@@ -110,6 +111,9 @@ enum Error {
 /// A worker's life; returns its exit code.
 pub fn run(start: Start) -> u8 {
     telemetry::become_worker(start.slot);
+    if let Err(error) = abort::tell_on_abort(last_words) {
+        tracing::debug!(%error, "a hang would be without a backtrace");
+    }
     let report = start.report.try_clone();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
     let runtime =
@@ -130,6 +134,11 @@ pub fn run(start: Start) -> u8 {
             BOOT_FAILED
         }
     }
+}
+
+/// Told to end because it hangs: where it stands is all that can still be said.
+fn last_words(frames: &str) {
+    tracing::error!(backtrace = format!("\n{frames}"), "aborted; this is where it stood");
 }
 
 /// Most threads for blocking work: look-ups of host names beside the application's bounded pool.
