@@ -68,6 +68,7 @@ pub(super) fn settings(config: &Config) -> supervisor::Settings {
         probation: config.workers.probation,
         drain_timeout: config.drain.timeout,
         leaving: config.drain.leaving,
+        stats_interval: config.log.stats_interval,
     }
 }
 

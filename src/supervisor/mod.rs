@@ -7,6 +7,7 @@ mod act;
 mod announce;
 pub mod autoscale;
 pub mod backoff;
+mod log;
 pub mod orders;
 pub mod plan;
 mod private;
@@ -18,6 +19,7 @@ pub mod rollout;
 mod scale;
 pub mod slot;
 mod spawn;
+pub mod stats;
 mod status;
 pub mod vigil;
 
@@ -38,6 +40,7 @@ use redis_server::RedisServer;
 use rollout::Rollout;
 use slot::Slot;
 pub use spawn::Seat;
+use stats::Stats;
 
 use crate::control::events::EventLog;
 use crate::control::rates::Window;
@@ -61,13 +64,14 @@ pub const SIGNALS: &[(Signal, &str, &str)] = &[
     (Signal::SIGINT, "stop", "the same; a second one stops at once"),
     (Signal::SIGQUIT, "stop now", "kill every worker, then end"),
     (Signal::SIGHUP, "reload", "read the configuration anew and bring it into one slot after another"),
+    (Signal::SIGUSR1, "reopen logs", "open the log's file again, in every process"),
     (Signal::SIGTTIN, "scale +1", "one worker more"),
     (Signal::SIGTTOU, "scale -1", "one worker less, at least one"),
     (Signal::SIGCHLD, "(internal)", "a worker, or an orphan of PID 1, ended"),
 ];
 
 /// Signals that have no meaning yet but must not end a fleet by their default action.
-const IGNORED: &[Signal] = &[Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE];
+const IGNORED: &[Signal] = &[Signal::SIGUSR2, Signal::SIGPIPE];
 
 /// Takes the signals of a supervisor: from now on they wait to be read instead of ending the process.
 ///
@@ -109,6 +113,8 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Most leaving workers of a slot.
     pub leaving: usize,
+    /// Time between two lines of figures in the log; zero: none.
+    pub stats_interval: Duration,
 }
 
 /// What a configuration that was read anew means for the supervisor.
@@ -212,6 +218,7 @@ pub struct Supervisor<'a> {
     builds: BTreeMap<u64, String>,
     /// Workers as the configuration names them.
     configured: usize,
+    stats: Stats,
     /// Which slots new connections may go to.
     steered: Vec<bool>,
     signals: Signals,
@@ -274,6 +281,7 @@ impl<'a> Supervisor<'a> {
             configured: wanted,
             steered: vec![true; wanted],
             signals: start.signals,
+            stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
             lifeline,
             _lifeline_held: held,
         })
@@ -309,7 +317,9 @@ impl<'a> Supervisor<'a> {
                 self.announce();
                 self.steer();
                 let sampled = self.sample(now);
-                self.wait(plan.wake_at.into_iter().chain(followed).chain(sampled).min(), now)?;
+                let logged = self.log_stats(now);
+                let wakes = [plan.wake_at, followed, sampled, logged];
+                self.wait(wakes.into_iter().flatten().min(), now)?;
                 self.read_signals()?;
                 self.take_orders();
             }
@@ -353,6 +363,7 @@ impl<'a> Supervisor<'a> {
                 (Signal::SIGHUP, Target::Serve) => self.want_reload(),
                 (Signal::SIGTTIN, Target::Serve) => self.scale_by_signal(self.wanted + 1),
                 (Signal::SIGTTOU, Target::Serve) => self.scale_by_signal(self.wanted - 1),
+                (Signal::SIGUSR1, _) => self.reopen_logs(),
                 (Signal::SIGCHLD | Signal::SIGPIPE, _) => {}
                 (other, _) => tracing::debug!(signal = %other, "signal has nothing to do"),
             }
