@@ -2,12 +2,17 @@
 
 mod args;
 mod check;
+mod columns;
 mod exit;
 mod health;
 mod host;
 mod migrate;
 mod print;
+#[cfg(test)]
+mod samples;
 mod serve;
+mod status;
+mod units;
 
 use std::process::ExitCode;
 use std::sync::Arc;
