@@ -75,6 +75,7 @@ pub(super) fn settings(config: &Config) -> supervisor::Settings {
         leaving: config.drain.leaving,
         steering: config.steering,
         care: care(&config.workers),
+        stats_interval: config.log.stats_interval,
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod args;
 mod check;
+mod columns;
 mod events;
 mod exit;
 mod health;
@@ -9,7 +10,11 @@ mod host;
 mod migrate;
 mod operate;
 mod print;
+#[cfg(test)]
+mod samples;
 mod serve;
+mod status;
+mod units;
 
 use std::process::ExitCode;
 use std::sync::Arc;

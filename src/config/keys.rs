@@ -114,6 +114,8 @@ pub const KEYS: &[Key] = &[
     key("data_dir", "", "a folder", "the private Redis's data"),
     key("log.format", "auto", "auto, pretty or json", "form of log lines"),
     key("log.level", "info", "tracing directives such as info or regatta=debug", "what is logged"),
+    key("log.file", "", "a file", "where lines go; none: standard error"),
+    key("log.stats_interval", "0s", DURATION, "the supervisor logs totals and rates this often; 0s: never"),
 ];
 
 /// The entry for a dotted path, matching `*` against one part.

@@ -140,11 +140,13 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
             header: layers.one("proxy.header", parse::forward_header)?,
         },
         http: http(&layers)?,
-        run_dir: layers.optional("run_dir", folder)?.unwrap_or_else(|| inputs.default_run_dir()),
-        data_dir: layers.optional("data_dir", folder)?.unwrap_or_else(|| inputs.default_data_dir()),
+        run_dir: layers.optional("run_dir", path)?.unwrap_or_else(|| inputs.default_run_dir()),
+        data_dir: layers.optional("data_dir", path)?.unwrap_or_else(|| inputs.default_data_dir()),
         log: Log {
             format: layers.one("log.format", parse::log_format)?,
             level: layers.one("log.level", |text| Ok(text.to_owned()))?,
+            file: layers.optional("log.file", path)?,
+            stats_interval: layers.one("log.stats_interval", parse::duration)?,
         },
     };
     agree(&layers, &config)?;
@@ -163,11 +165,11 @@ pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
     if let Some(given) = given.map(|given| given.trim()).filter(|given| !given.is_empty()) {
         return Ok(PathBuf::from(given));
     }
-    let found = Layers::collect_known(inputs)?.optional("run_dir", folder)?;
+    let found = Layers::collect_known(inputs)?.optional("run_dir", path)?;
     Ok(found.unwrap_or_else(|| inputs.default_run_dir()))
 }
 
-fn folder(text: &str) -> Result<PathBuf, Reason> {
+fn path(text: &str) -> Result<PathBuf, Reason> {
     if text.is_empty() { Err("it is empty".into()) } else { Ok(PathBuf::from(text)) }
 }
 

@@ -338,6 +338,10 @@ pub struct Log {
     pub format: LogFormat,
     /// `tracing` filter directives, as in `RUST_LOG`.
     pub level: String,
+    /// Where lines go; `None`: standard error. SIGUSR1 has every process open it again.
+    pub file: Option<PathBuf>,
+    /// How often the supervisor logs totals and rates; zero: never.
+    pub stats_interval: Duration,
 }
 
 /// Form of a log line.

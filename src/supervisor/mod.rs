@@ -7,6 +7,7 @@ mod act;
 mod announce;
 pub mod autoscale;
 pub mod backoff;
+mod log;
 pub mod orders;
 pub mod plan;
 mod private;
@@ -19,6 +20,7 @@ mod scale;
 pub mod senses;
 pub mod slot;
 mod spawn;
+pub mod stats;
 mod status;
 pub mod vigil;
 
@@ -41,11 +43,13 @@ use senses::Care;
 use senses::Senses;
 use slot::Slot;
 pub use spawn::Seat;
+use stats::Stats;
 
 use crate::config::schema::Steering;
 use crate::control::events::EventLog;
 use crate::control::rates::Window;
 use crate::control::server::Server;
+use crate::control::status::Decision;
 use crate::control::status::Finished;
 use crate::listener::Addresses;
 use crate::listener::SlotListeners;
@@ -65,13 +69,14 @@ pub const SIGNALS: &[(Signal, &str, &str)] = &[
     (Signal::SIGINT, "stop", "the same; a second one stops at once"),
     (Signal::SIGQUIT, "stop now", "kill every worker, then end"),
     (Signal::SIGHUP, "reload", "read the configuration anew and bring it into one slot after another"),
+    (Signal::SIGUSR1, "reopen logs", "open the log's file again, in every process"),
     (Signal::SIGTTIN, "scale +1", "one worker more"),
     (Signal::SIGTTOU, "scale -1", "one worker less, at least one"),
     (Signal::SIGCHLD, "(internal)", "a worker, or an orphan of PID 1, ended"),
 ];
 
 /// Signals that have no meaning yet but must not end a fleet by their default action.
-const IGNORED: &[Signal] = &[Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE];
+const IGNORED: &[Signal] = &[Signal::SIGUSR2, Signal::SIGPIPE];
 
 /// Takes the signals of a supervisor: from now on they wait to be read instead of ending the process.
 ///
@@ -117,6 +122,8 @@ pub struct Settings {
     pub steering: Steering,
     /// What it looks after besides crashes.
     pub care: Care,
+    /// Time between two lines of figures in the log; zero: none.
+    pub stats_interval: Duration,
 }
 
 /// What a configuration that was read anew means for the supervisor.
@@ -215,12 +222,15 @@ pub struct Supervisor<'a> {
     events: EventLog,
     /// Snapshots of the last moments, for rates.
     window: Window,
+    /// What autoscaling decided last.
+    decided: Option<Decision>,
     /// How the last rollout ended.
     last_rollout: Option<Finished>,
     /// What workers of older generations run, where it is not what this program is.
     builds: BTreeMap<u64, String>,
     /// Workers as the configuration names them.
     configured: usize,
+    stats: Stats,
     /// Which slots new connections may go to.
     steered: Vec<bool>,
     /// And how they are chosen among those.
@@ -281,12 +291,14 @@ impl<'a> Supervisor<'a> {
             waiters: Vec::new(),
             events: EventLog::default(),
             window: Window::new(SAMPLED),
+            decided: None,
             last_rollout: None,
             builds: BTreeMap::new(),
             configured: wanted,
             steered: vec![true; wanted],
             steered_by: start.settings.steering,
             signals: start.signals,
+            stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
             lifeline,
             _lifeline_held: held,
         })
@@ -323,8 +335,9 @@ impl<'a> Supervisor<'a> {
                 self.announce();
                 self.steer();
                 let sampled = self.sample(now);
-                let due = followed.into_iter().chain(looked).chain(sampled);
-                self.wait(plan.wake_at.into_iter().chain(due).min(), now)?;
+                let logged = self.log_stats(now);
+                let wakes = [plan.wake_at, followed, looked, sampled, logged];
+                self.wait(wakes.into_iter().flatten().min(), now)?;
                 self.read_signals()?;
                 self.take_orders();
             }
@@ -368,6 +381,7 @@ impl<'a> Supervisor<'a> {
                 (Signal::SIGHUP, Target::Serve) => self.want_reload(),
                 (Signal::SIGTTIN, Target::Serve) => self.scale_by_signal(self.wanted + 1),
                 (Signal::SIGTTOU, Target::Serve) => self.scale_by_signal(self.wanted - 1),
+                (Signal::SIGUSR1, _) => self.reopen_logs(),
                 (Signal::SIGCHLD | Signal::SIGPIPE, _) => {}
                 (other, _) => tracing::debug!(signal = %other, "signal has nothing to do"),
             }

@@ -6,6 +6,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use crate::control::status::Decision;
 use crate::scoreboard::Reason;
 use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::snapshot::WorkerSnapshot;
@@ -14,6 +15,8 @@ use crate::supervisor::autoscale;
 use crate::supervisor::autoscale::Autoscaler;
 use crate::supervisor::autoscale::Busy;
 use crate::supervisor::autoscale::Load;
+use crate::supervisor::orders::happened;
+use crate::supervisor::orders::unix_ms;
 use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::Target;
 use crate::supervisor::recycle;
@@ -197,6 +200,8 @@ impl Supervisor<'_> {
         let (slot, pid) = (seen.slot, seen.pid);
         let reason = Reason::Hang;
         tracing::warn!(slot, pid = pid.as_raw(), %reason, "worker hangs: {stall}");
+        let event = happened("worker_hangs", stall.to_string()).slot(slot).reason(reason.name());
+        self.note(event.pid(pid.as_raw().unsigned_abs()));
         // Who stands still cannot say anything.
         if stall.symptom == Symptom::Stopped {
             return self.kill(slot, pid, Cause::Hang, now);
@@ -238,6 +243,8 @@ impl Supervisor<'_> {
                     occupant.retire = Some(reason);
                 }
                 tracing::info!(slot, pid, %reason, "worker is to be renewed: {cause}");
+                let event = happened("worker_retires", cause.to_string()).slot(slot).reason(reason.name());
+                self.note(event.pid(pid.unsigned_abs()));
             }
             recycle::Verdict::Kill(cause) => {
                 tracing::warn!(slot, pid, reason = %reason_of(cause), "worker is killed: {cause}");
@@ -263,6 +270,7 @@ impl Supervisor<'_> {
         };
         let Some(autoscale::Decision { target, reason }) = autoscaler.look(&load, now) else { return };
         let from = self.wanted;
+        self.decided = Some(Decision { target, reason: reason.clone(), at_ms: unix_ms() });
         if self.settings.care.dry_run {
             let advised = std::mem::replace(&mut self.senses.advised, target);
             if advised != target && target != from {

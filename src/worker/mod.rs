@@ -146,8 +146,11 @@ const BLOCKING: usize = 16;
 
 async fn live(start: Start) -> Result<(), Error> {
     let mut leave = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
-    // Signals of the terminal and of operators are the supervisor's; only now can TERM find its handler.
+    let rotated = tokio::signal::unix::signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
+    // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
     signal::block_only(OTHERS).map_err(Error::Signals)?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow_log(rotated));
     let hall = hall(&start);
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
@@ -180,7 +183,6 @@ async fn live(start: Start) -> Result<(), Error> {
         _ = lifeline.readable() => return Ok(()),
     }
     heartbeat::note_redis(&start.scoreboard, start.slot, start.cell, &redis);
-    let mut tasks = JoinSet::new();
     tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis));
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
@@ -246,15 +248,8 @@ async fn orphaned(lifeline: &Receiver) {
 }
 
 /// Signals that a worker leaves to its supervisor.
-const OTHERS: &[Signal] = &[
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-];
+const OTHERS: &[Signal] =
+    &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
 
 /// Connections that operators may have open at once.
 const OPERATORS: usize = 64;
@@ -289,6 +284,13 @@ fn hall(start: &Start) -> Hall {
     Hall {
         builder: Arc::new(accept::builder(config.http.header_limit)),
         connections: Arc::new(Connections::new(patience, scoreboard, start.slot, start.cell)),
+    }
+}
+
+/// Opens the log's file again whenever the supervisor says that it was renamed.
+async fn follow_log(mut rotated: tokio::signal::unix::Signal) {
+    while rotated.recv().await.is_some() {
+        telemetry::reopen();
     }
 }
 

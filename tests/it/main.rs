@@ -21,6 +21,7 @@ mod http2; // HTTP/2 without TLS
 mod http_bounds; // what a client may send, and how slowly
 mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
+mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod nginx; // the shipped proxy configuration
 mod proxy; // who a client is
