@@ -8,6 +8,8 @@ mod announce;
 pub mod autoscale;
 pub mod backoff;
 pub mod orders;
+pub mod handoff;
+pub mod notify;
 pub mod plan;
 mod private;
 mod reap;
