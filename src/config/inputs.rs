@@ -19,7 +19,7 @@ const DEFAULT_FILE: &str = "regatta.toml";
 const HANDOFF: &str = "REGATTA_HANDOFF";
 
 /// Everything outside the program that decides its configuration.
-#[derive(Clone, Default, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inputs {
     /// The environment.
     pub environment: BTreeMap<String, String>,

@@ -95,7 +95,7 @@ impl SlotListeners {
 }
 
 /// The addresses of a fleet, with real ports, from which any number of slots can be opened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Addresses {
     /// Public addresses.
     pub public: Vec<SocketAddr>,

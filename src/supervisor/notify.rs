@@ -157,8 +157,7 @@ mod tests {
         let name = format!("regatta-test-{}", path.display());
         let address = SocketAddr::from_abstract_name(&name).unwrap();
         let abstracted = UnixDatagram::bind_addr(&address).unwrap();
-        let notifier =
-            Notifier::new(&environment(&[("NOTIFY_SOCKET", &format!("@{name}"))]), 1).unwrap();
+        let notifier = Notifier::new(&environment(&[("NOTIFY_SOCKET", &format!("@{name}"))]), 1).unwrap();
         notifier.send(&Message::Watchdog);
         assert_eq!(heard(&abstracted), "WATCHDOG=1");
     }

@@ -74,10 +74,34 @@ pub fn runnable(path: &Path) -> Result<(), Error> {
     }
 }
 
+/// One file at one moment: another one in its place, or a change of it, is another identity.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identity {
+    device: u64,
+    inode: u64,
+    size: u64,
+    changed: (i64, i64),
+}
+
+/// Which file lies there now.
+///
+/// # Errors
+/// When there is none.
+pub fn identity(path: &Path) -> io::Result<Identity> {
+    let file = std::fs::metadata(path)?;
+    let changed = (file.mtime(), file.mtime_nsec());
+    Ok(Identity { device: file.dev(), inode: file.ino(), size: file.size(), changed })
+}
+
 fn own_machine() -> Option<u16> {
     let mut head = [0; 20];
     File::open("/proc/self/exe").ok()?.read_exact_at(&mut head, 0).ok()?;
     Some(u16::from_le_bytes([head[18], head[19]]))
+}
+
+/// The library's version, and which build of the program this process runs.
+pub fn own() -> String {
+    format!("{} {}", env!("CARGO_PKG_VERSION"), name(Path::new("/proc/self/exe")))
 }
 
 /// A short name that tells two builds of a program apart, the same wherever the build runs.

@@ -90,19 +90,36 @@ pub fn keep(fd: RawFd, kept: bool) -> io::Result<()> {
 /// When it was not handed over, or has been taken already: whatever this process opens itself is closed on exec, and
 /// that is how the two are told apart.
 pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
-    let missing = || io::Error::other(format!("descriptor {fd} was not handed over"));
-    if fd <= libc::STDERR_FILENO {
-        return Err(missing());
-    }
-    // SAFETY: it is only looked at; a number that is no descriptor is refused by the kernel.
-    let flags = fcntl(unsafe { BorrowedFd::borrow_raw(fd) }, FcntlArg::F_GETFD).map_err(|_| missing())?;
-    if FdFlag::from_bits_truncate(flags).contains(FdFlag::FD_CLOEXEC) {
-        return Err(missing());
-    }
+    handed_over(fd)?;
     keep(fd, false)?;
     // SAFETY: it came through the exec, so nothing in this program owns it, and the mark just set lets nobody take it
     // a second time.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A copy of a descriptor that was kept open for this program; the original stays where it is, so that the program
+/// can still be taken back.
+///
+/// # Errors
+/// When it was not handed over, or no descriptor is left.
+pub fn copy(fd: RawFd) -> io::Result<OwnedFd> {
+    handed_over(fd)?.try_clone_to_owned()
+}
+
+/// Whether a descriptor came through the exec.
+fn handed_over<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
+    let missing = || io::Error::other(format!("descriptor {fd} was not handed over"));
+    if fd <= libc::STDERR_FILENO {
+        return Err(missing());
+    }
+    // SAFETY: a number that is no descriptor is refused by the kernel in the next line; one that came through the exec
+    // is closed by nobody before `inherit` takes it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let flags = fcntl(borrowed, FcntlArg::F_GETFD).map_err(|_| missing())?;
+    match FdFlag::from_bits_truncate(flags).contains(FdFlag::FD_CLOEXEC) {
+        true => Err(missing()),
+        false => Ok(borrowed),
+    }
 }
 
 /// The program this process runs, even where its file has been replaced or removed since.
@@ -229,6 +246,7 @@ mod tests {
         });
         let number = number.unwrap();
         assert!(inherit(read.as_raw_fd()).is_err(), "this process opened it itself");
+        assert_ne!(copy(number).unwrap().as_raw_fd(), number);
         let taken = inherit(number).unwrap();
         assert_eq!(taken.as_raw_fd(), number);
         assert!(inherit(number).is_err(), "it is taken");
