@@ -4,6 +4,7 @@
 //! It is the only room that reads the environment, and it builds nothing.
 
 pub mod diff;
+mod inputs;
 pub mod keys;
 mod layers;
 mod parse;
@@ -12,7 +13,11 @@ pub mod schema;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use layers::Inputs;
+pub use inputs::Content;
+pub use inputs::Inputs;
+pub use inputs::environment_of_process;
+pub use inputs::handoff_of_process;
+pub use inputs::handoff_variable;
 use layers::Layers;
 use parse::Reason;
 use schema::Admin;
@@ -314,8 +319,8 @@ mod tests {
         load(&Inputs {
             environment,
             file: file.map(|_| path),
-            flags: Vec::new(),
             folder: folder.path().into(),
+            ..Inputs::default()
         })
     }
 
@@ -352,6 +357,26 @@ mod tests {
         assert_eq!(config.drain.grace, Duration::from_secs(1));
         let both = [("WEB_CONCURRENCY", "5"), ("REGATTA_WORKERS__COUNT", "7")];
         assert_eq!(with(&both, file).unwrap().workers.count, Count::Fixed(7));
+    }
+
+    #[test]
+    fn frozen_inputs_stay_what_they_were_through_a_handoff() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("regatta.toml");
+        let count = |inputs: &Inputs| load(inputs).unwrap().workers.count;
+        std::fs::write(&path, "[workers]\ncount = 3").unwrap();
+        let inputs = Inputs { folder: folder.path().into(), ..Inputs::default() };
+        let frozen = inputs.clone().freeze().unwrap();
+        std::fs::write(&path, "[workers]\ncount = 5").unwrap();
+        let text = serde_json::to_string(&frozen).unwrap();
+        let frozen: Inputs = serde_json::from_str(&text).unwrap();
+        assert_eq!(count(&frozen), schema::Count::Fixed(3));
+        assert_eq!(count(&inputs), schema::Count::Fixed(5));
+        assert_eq!(count(&frozen.thaw()), schema::Count::Fixed(5));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(inputs.clone().freeze().unwrap().content, Content::Absent);
+        let named = Inputs { file: Some("missing.toml".into()), ..inputs };
+        assert!(named.freeze().unwrap_err().to_string().contains("missing.toml"));
     }
 
     #[test]
