@@ -4,6 +4,7 @@
 //! It is the only room that reads the environment, and it builds nothing.
 
 pub mod diff;
+mod error;
 mod inputs;
 pub mod keys;
 mod layers;
@@ -13,6 +14,8 @@ pub mod schema;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use error::Error;
+pub use error::Origin;
 pub use inputs::Content;
 pub use inputs::Inputs;
 pub use inputs::environment_of_process;
@@ -33,88 +36,6 @@ use schema::Redis;
 use schema::Scaling;
 use schema::Session;
 use schema::Workers;
-
-/// What is wrong with the configuration, in one sentence.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A file cannot be read or is not TOML.
-    #[error("cannot read the configuration file {}: {reason}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why, in the reader's words.
-        reason: String,
-    },
-    /// There is no such setting.
-    #[error("unknown setting {key} from {origin}{}", hint.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
-    Unknown {
-        /// The name as given.
-        key: String,
-        /// Where it was given.
-        origin: Origin,
-        /// The known name that looks most like it.
-        hint: Option<&'static str>,
-    },
-    /// A value is not allowed.
-    #[error("{key} is {value:?} (from {origin}), but {reason}; allowed: {allowed}")]
-    Value {
-        /// Dotted path of the setting.
-        key: String,
-        /// The value as given; hidden for secrets.
-        value: String,
-        /// Where it was given.
-        origin: Origin,
-        /// What is wrong with it.
-        reason: String,
-        /// What may be given.
-        allowed: &'static str,
-    },
-    /// Two values contradict each other.
-    #[error("{key} is {value} (from {origin}), but {reason}")]
-    Contradiction {
-        /// The setting to change.
-        key: String,
-        /// Its value.
-        value: String,
-        /// Where it was given.
-        origin: Origin,
-        /// What it contradicts.
-        reason: String,
-    },
-    /// A needed value is missing.
-    #[error("{key} is missing: {reason}")]
-    Missing {
-        /// Dotted path of the setting.
-        key: String,
-        /// What needs it.
-        reason: String,
-    },
-}
-
-/// Where a value was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody gave it.
-    Default,
-    /// The configuration file.
-    File(PathBuf),
-    /// An environment variable.
-    Environment(String),
-    /// The command line.
-    Flag(String),
-}
-
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Default => f.write_str("the defaults"),
-            Self::File(path) => write!(f, "the file {}", path.display()),
-            Self::Environment(name) => write!(f, "the environment variable {name}"),
-            Self::Flag(name) => write!(f, "the flag {name}"),
-        }
-    }
-}
 
 /// Reads every source and checks every value.
 ///
