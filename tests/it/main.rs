@@ -34,6 +34,7 @@ mod state_faults; // the client library under faults
 mod state_migrations; // ledger, checksum, lock
 mod state_session; // sessions merge, end, and stay ended
 mod state_stock; // the control: tower-sessions' own store
+mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything
