@@ -6,6 +6,7 @@
     reason = "a test that cannot go on says so by panicking, also from the harness"
 )]
 
+mod activation; // sockets that a service manager opened
 mod autoscale; // the load decides how many workers there are
 mod browser; // the page in a real browser
 mod config_errors; // mistakes are one sentence and an exit code
