@@ -33,6 +33,7 @@ pub(super) struct Line {
 
 /// Flags that stand for settings, before or after the command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
 pub(super) struct Settings {
     /// Configuration file [default: regatta.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
