@@ -28,6 +28,7 @@ const SIZE: &str = "a size in bytes such as 65536, 64KiB or 2MiB";
 /// Every setting there is; an unknown name is an error.
 pub const KEYS: &[Key] = &[
     key("listen", "0.0.0.0:3000", ADDRESSES, "public addresses"),
+    key("listen.steering", "kernel", "kernel or client-ip", "how connections are spread over the slots"),
     key("admin.listen", "127.0.0.1:3001", "one address such as 127.0.0.1:3001", "operators' address"),
     key("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
     key("workers.min", "", COUNT, "fewest workers; below workers.max the load decides how many"),

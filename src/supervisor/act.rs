@@ -36,12 +36,13 @@ impl Supervisor<'_> {
                 self.drain(slot, pid, kill_at, order, reason);
             }
             Action::Cut { slot, pid, kill_at: at } => {
-                self.send(pid, Signal::SIGTERM);
                 if let Some(worker) = self.slots[slot].worker(pid)
                     && let Stage::Draining { kill_at, cut, .. } = &mut worker.stage
                 {
                     (*kill_at, *cut) = (at.min(*kill_at), true);
+                    self.scoreboard.cell(slot, worker.cell).set_order(Order::Cut);
                 }
+                self.send(pid, Signal::SIGTERM);
                 tracing::warn!(
                     slot,
                     pid = pid.as_raw(),
@@ -95,7 +96,7 @@ impl Supervisor<'_> {
         self.note(event.slot(slot).pid(pid.as_raw().unsigned_abs()));
     }
 
-    fn kill(&mut self, slot: usize, pid: Pid, cause: Cause, now: Duration) {
+    pub(super) fn kill(&mut self, slot: usize, pid: Pid, cause: Cause, now: Duration) {
         self.send(pid, Signal::SIGKILL);
         let Some(worker) = self.slots[slot].worker(pid) else { return };
         worker.stage = Stage::Killed { cause, forget_at: now + KILL_PATIENCE };

@@ -17,6 +17,7 @@ pub mod redis_server;
 mod reload;
 pub mod rollout;
 mod scale;
+pub mod senses;
 pub mod slot;
 mod spawn;
 pub mod stats;
@@ -38,13 +39,17 @@ use private::Private;
 use reap::Report;
 use redis_server::RedisServer;
 use rollout::Rollout;
+use senses::Care;
+use senses::Senses;
 use slot::Slot;
 pub use spawn::Seat;
 use stats::Stats;
 
+use crate::config::schema::Steering;
 use crate::control::events::EventLog;
 use crate::control::rates::Window;
 use crate::control::server::Server;
+use crate::control::status::Decision;
 use crate::control::status::Finished;
 use crate::listener::Addresses;
 use crate::listener::SlotListeners;
@@ -113,6 +118,10 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Most leaving workers of a slot.
     pub leaving: usize,
+    /// How new connections are spread over the slots.
+    pub steering: Steering,
+    /// What it looks after besides crashes.
+    pub care: Care,
     /// Time between two lines of figures in the log; zero: none.
     pub stats_interval: Duration,
 }
@@ -185,6 +194,7 @@ pub struct Supervisor<'a> {
     sockets: Vec<Option<SlotListeners>>,
     reports: BTreeMap<Pid, Report>,
     private: Option<Private>,
+    senses: Senses,
     target: Target,
     /// How many slots are to serve.
     wanted: usize,
@@ -212,6 +222,8 @@ pub struct Supervisor<'a> {
     events: EventLog,
     /// Snapshots of the last moments, for rates.
     window: Window,
+    /// What autoscaling decided last.
+    decided: Option<Decision>,
     /// How the last rollout ended.
     last_rollout: Option<Finished>,
     /// What workers of older generations run, where it is not what this program is.
@@ -221,6 +233,8 @@ pub struct Supervisor<'a> {
     stats: Stats,
     /// Which slots new connections may go to.
     steered: Vec<bool>,
+    /// And how they are chosen among those.
+    steered_by: Steering,
     signals: Signals,
     /// Read end, inherited by every worker.
     lifeline: OwnedFd,
@@ -259,6 +273,7 @@ impl<'a> Supervisor<'a> {
             sockets: start.listeners.into_iter().map(Some).collect(),
             reports: BTreeMap::new(),
             private: start.redis.map(Private::new),
+            senses: Senses::new(),
             target: Target::Serve,
             wanted,
             generation,
@@ -276,10 +291,12 @@ impl<'a> Supervisor<'a> {
             waiters: Vec::new(),
             events: EventLog::default(),
             window: Window::new(SAMPLED),
+            decided: None,
             last_rollout: None,
             builds: BTreeMap::new(),
             configured: wanted,
             steered: vec![true; wanted],
+            steered_by: start.settings.steering,
             signals: start.signals,
             stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
             lifeline,
@@ -302,6 +319,7 @@ impl<'a> Supervisor<'a> {
             self.begin_reload(now);
             let followed = self.follow_rollout(now);
             self.follow_orders(now);
+            let looked = self.look(now);
             let resized = self.resize();
             let plan = self.plan(now);
             let acted = resized || !plan.actions.is_empty();
@@ -318,7 +336,7 @@ impl<'a> Supervisor<'a> {
                 self.steer();
                 let sampled = self.sample(now);
                 let logged = self.log_stats(now);
-                let wakes = [plan.wake_at, followed, sampled, logged];
+                let wakes = [plan.wake_at, followed, looked, sampled, logged];
                 self.wait(wakes.into_iter().flatten().min(), now)?;
                 self.read_signals()?;
                 self.take_orders();

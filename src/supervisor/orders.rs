@@ -308,6 +308,7 @@ pub(super) fn happened(kind: &'static str, text: impl Into<String>) -> Event {
     Event::new(kind, unix_ms(), text)
 }
 
-fn unix_ms() -> u64 {
+/// Now, Unix milliseconds.
+pub(super) fn unix_ms() -> u64 {
     u64::try_from(time::unix().as_millis()).unwrap_or(0)
 }

@@ -106,6 +106,7 @@ impl Supervisor<'_> {
             return;
         }
         let open = |slot: &Slot| match slot.seat {
+            Seat::Open if self.senses.avoids(slot) => false,
             Seat::Open => slot.serves() || (slot.backoff.early_deaths() == 0 && slot.proven),
             Seat::Closing | Seat::Closed => false,
         };
@@ -122,12 +123,13 @@ impl Supervisor<'_> {
     }
 
     fn steer_to(&mut self, open: Vec<bool>) {
-        if open == self.steered {
+        let mode = self.settings.steering;
+        if open == self.steered && mode == self.steered_by {
             return;
         }
-        if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(&open)) {
+        if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(mode, &open)) {
             tracing::warn!(%error, "cannot steer connections past a slot that waits: {error}");
         }
-        self.steered = open;
+        (self.steered, self.steered_by) = (open, mode);
     }
 }

@@ -32,9 +32,10 @@ impl Supervisor<'_> {
             workers: status::Workers {
                 configured: self.configured,
                 target: self.wanted,
-                min: self.wanted,
-                max: self.wanted,
-                ..status::Workers::default()
+                min: self.settings.care.scaling.map_or(self.wanted, |scaling| scaling.min),
+                max: self.settings.care.scaling.map_or(self.wanted, |scaling| scaling.max),
+                autoscale: self.decided.clone(),
+                ready: 0,
             },
             private_redis_pid: self
                 .private

@@ -100,7 +100,7 @@ pub fn install(log: &Log) -> Result<(), Error> {
         Ok(FILE.get_or_init(|| opened))
     });
     let file = file.transpose()?;
-    let terminal = file.is_none() && std::io::stderr().is_terminal();
+    let terminal = file.is_none() && io::stderr().is_terminal();
     let form = match (log.format, terminal) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => Form::Json,
         (LogFormat::Pretty, colours) => Form::Pretty { colours },
@@ -108,7 +108,7 @@ pub fn install(log: &Log) -> Result<(), Error> {
     };
     let writer = match file {
         Some(file) => BoxMakeWriter::new(file),
-        None => BoxMakeWriter::new(std::io::stderr),
+        None => BoxMakeWriter::new(io::stderr),
     };
     let lines = tracing_subscriber::fmt::layer().with_writer(writer).event_format(Lines::new(form));
     tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| Error::Taken)

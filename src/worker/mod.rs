@@ -32,6 +32,7 @@ use accept::Hall;
 use connection::Connections;
 use connection::Patience;
 use connection::TICK;
+use drain::Leave;
 use drain::Schedule;
 
 use crate::config::schema::Config;
@@ -41,11 +42,13 @@ use crate::http::Face;
 use crate::http::Parts;
 use crate::http::Phase;
 use crate::http::Worker;
+use crate::listener::Listener;
 use crate::listener::SlotListeners;
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Order;
+use crate::sys::abort;
 use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::signal;
@@ -108,6 +111,9 @@ enum Error {
 /// A worker's life; returns its exit code.
 pub fn run(start: Start) -> u8 {
     telemetry::become_worker(start.slot);
+    if let Err(error) = abort::tell_on_abort(last_words) {
+        tracing::debug!(%error, "a hang would be without a backtrace");
+    }
     let report = start.report.try_clone();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
     let runtime =
@@ -128,6 +134,11 @@ pub fn run(start: Start) -> u8 {
             BOOT_FAILED
         }
     }
+}
+
+/// Told to end because it hangs: where it stands is all that can still be said.
+fn last_words(frames: &str) {
+    tracing::error!(backtrace = format!("\n{frames}"), "aborted; this is where it stood");
 }
 
 /// Most threads for blocking work: look-ups of host names beside the application's bounded pool.
@@ -175,39 +186,58 @@ async fn live(start: Start) -> Result<(), Error> {
     tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis));
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
-    let _ = writeln!(File::from(start.report), "ready");
-    let schedule = tokio::select! {
+    let mut report = File::from(start.report);
+    let _ = writeln!(report, "ready");
+    let why = tokio::select! {
         _ = leave.recv() => match start.scoreboard.cell(start.slot, start.cell).order() {
-            Order::Close => Schedule::stopping(&start.config.drain, Instant::now()),
-            Order::Pass => Schedule::leaving(&start.config.drain, Instant::now()),
+            Order::Pass | Order::Cut => Leave::Pass,
+            Order::Close => Leave::Close,
+            Order::Stop => Leave::Stop,
         },
-        _ = lifeline.readable() => Schedule::orphaned(Instant::now()),
+        _ = lifeline.readable() => Leave::Orphaned,
     };
     phase.begin_drain();
     accepting.abort_all();
-    depart(&hall, &doors, schedule, &lifeline).await;
+    // News if somebody else has signalled: the supervisor sends a successor at once.
+    let _ = writeln!(report, "leaving");
+    let schedule = Schedule::new(why, &start.config.drain, Instant::now());
+    let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
+    let told_again = drain::told_again(&mut leave, cut_now);
+    depart(&hall, &doors, &schedule, report, &lifeline, told_again).await;
     Ok(())
 }
 
-/// Drains; a supervisor that dies meanwhile shortens it.
-async fn depart(hall: &Hall, doors: &[Door<Face>], schedule: Schedule, lifeline: &Receiver) {
+/// Drains; a supervisor that dies meanwhile shortens it, and a second order to leave ends it.
+async fn depart(
+    hall: &Hall,
+    doors: &[Door<Face>],
+    schedule: &Schedule,
+    mut report: File,
+    lifeline: &Receiver,
+    told_again: impl Future<Output = ()>,
+) {
     let drained = async {
-        drain::close(doors, &schedule).await;
-        drain::finish(hall, &schedule).await
+        drain::close(doors, schedule).await;
+        if schedule.leave == Leave::Close {
+            let _ = writeln!(report, "closed");
+        }
+        drain::finish(hall, schedule).await
     };
-    let cut = tokio::select! {
-        cut = drained => cut,
+    let (cut, when) = tokio::select! {
+        // The kernel says TERM for a supervisor that died, too: what it means is looked at first.
+        biased;
         () = orphaned(lifeline) => {
             let schedule = Schedule::orphaned(Instant::now());
             drain::close(doors, &schedule).await;
-            drain::finish(hall, &schedule).await
+            (drain::finish(hall, &schedule).await, "at the drain's deadline")
         }
+        () = told_again => {
+            (drain::cut(hall, doors, schedule).await, "when it was told to leave once more")
+        }
+        cut = drained => (cut, "at the drain's deadline"),
     };
     if cut > 0 {
-        tracing::warn!(
-            connections = cut,
-            "cut {cut} connections that were still open at the drain's deadline"
-        );
+        tracing::warn!(connections = cut, "cut {cut} connections that were still open {when}");
     }
 }
 
@@ -233,9 +263,9 @@ fn doors(
     [public, admin]: [Face; 2],
     config: &Config,
 ) -> io::Result<Vec<Door<Face>>> {
-    let door = |listener, answer: &Face, permits: &Arc<Semaphore>| {
-        let listener = Arc::new(TcpListener::from_std(listener)?);
-        Ok(Door { listener, answer: answer.clone(), permits: Arc::clone(permits), hall: hall.clone() })
+    let door = |Listener { socket, owner }, answer: &Face, permits: &Arc<Semaphore>| {
+        let listener = Arc::new(TcpListener::from_std(socket)?);
+        Ok(Door { listener, owner, answer: answer.clone(), permits: Arc::clone(permits), hall: hall.clone() })
     };
     // What the process may open at all, less what it needs for itself: Redis, its listeners, its operators.
     let openable =
