@@ -86,8 +86,7 @@ mod tests {
         let control = |letter| meaning(KeyEvent::new(KeyCode::Char(letter), KeyModifiers::CONTROL));
         assert_eq!(control('c'), Some(Key::Interrupt));
         assert_eq!(control('r'), Some(Key::Other), "no order by a slip of the finger");
-        let released =
-            KeyEvent::new_with_kind(KeyCode::Char('q'), KeyModifiers::NONE, KeyEventKind::Release);
+        let released = KeyEvent::new_with_kind(KeyCode::Char('q'), KeyModifiers::NONE, KeyEventKind::Release);
         assert_eq!(meaning(released), None);
     }
 }

@@ -130,7 +130,8 @@ impl Model {
         let passed = now.saturating_sub(self.received);
         self.received = now;
         self.link = Link::Up;
-        if (before.supervisor_pid, before.started_ms) != (self.status.supervisor_pid, self.status.started_ms) {
+        if (before.supervisor_pid, before.started_ms) != (self.status.supervisor_pid, self.status.started_ms)
+        {
             // Another fleet: nothing of it compares with the one before.
             self.rates.clear();
             self.p99.clear();
@@ -138,11 +139,16 @@ impl Model {
             rates_since(&mut self.status, &before, passed);
         }
         self.remember();
-        let last = self.status.slots.iter().filter(|slot| !self.status.is_retired(slot)).map(|slot| slot.slot).max();
+        let last =
+            self.status.slots.iter().filter(|slot| !self.status.is_retired(slot)).map(|slot| slot.slot).max();
         self.selected = self.selected.min(last.unwrap_or(0));
     }
 
-    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rates are small and never negative")]
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "rates are small and never negative"
+    )]
     fn remember(&mut self) {
         let rates = self.status.rates;
         self.rates.push_front(rates.requests_per_s.unwrap_or(0.0).round() as u64);
@@ -220,7 +226,8 @@ impl Model {
     /// Sorts by a column, the greatest first where that is what one looks for; the same once more turns it round.
     fn sort_by(&mut self, column: usize) {
         let again = self.sort == column;
-        self.reverse = if again { !self.reverse } else { COLUMNS[column].is_number && column != columns::SLOT };
+        self.reverse =
+            if again { !self.reverse } else { COLUMNS[column].is_number && column != columns::SLOT };
         self.sort = column;
     }
 
@@ -239,7 +246,11 @@ fn rates_since(status: &mut Status, before: &Status, passed: Duration) {
     let rate = |now: u64, before: u64| Some(now.saturating_sub(before) as f64 / passed.as_secs_f64());
     status.rates.requests_per_s = rate(status.totals.requests, before.totals.requests);
     for slot in &mut status.slots {
-        let requests = before.slots.iter().find(|earlier| earlier.slot == slot.slot).map_or(0, |earlier| earlier.requests);
+        let requests = before
+            .slots
+            .iter()
+            .find(|earlier| earlier.slot == slot.slot)
+            .map_or(0, |earlier| earlier.requests);
         slot.rates.requests_per_s = rate(slot.requests, requests);
     }
 }
