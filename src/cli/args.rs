@@ -69,6 +69,24 @@ pub(super) enum Command {
         #[arg(long, hide = true, value_name = "FD")]
         handoff: Option<RawFd>,
     },
+    /// Show how a running fleet is: slots, workers, rates, totals
+    Status {
+        /// One JSON object, versioned
+        #[arg(long)]
+        json: bool,
+        /// Longest wait for the answer
+        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = patience)]
+        timeout: Duration,
+    },
+    /// Watch a running fleet live; keys reload it or replace a worker
+    Top {
+        /// Time between two looks
+        #[arg(long, short, value_name = "DURATION", default_value = "1s", value_parser = patience)]
+        interval: Duration,
+        /// Print one picture and end; needs no terminal
+        #[arg(long)]
+        once: bool,
+    },
     /// Ask a running fleet to do something
     #[command(flatten)]
     Operate(Verb),

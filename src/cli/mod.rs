@@ -1,6 +1,7 @@
 //! The command line of any program built on the library, and the one place where all rooms meet.
 
 mod args;
+mod ask;
 mod check;
 mod columns;
 mod events;
@@ -15,6 +16,7 @@ mod resume;
 mod samples;
 mod serve;
 mod status;
+mod top;
 mod units;
 
 use std::ffi::OsString;
@@ -84,8 +86,11 @@ impl Fleet {
             _ => {}
         }
         let inputs = line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
-        if let Some(Command::Operate(verb)) = line.command {
-            return operate::operate(&inputs, verb);
+        match line.command {
+            Some(Command::Operate(verb)) => return operate::operate(&inputs, verb),
+            Some(Command::Status { json, timeout }) => return status::status(&inputs, json, timeout),
+            Some(Command::Top { interval, once }) => return top::top(&inputs, interval, once),
+            _ => {}
         }
         let inputs = inputs.freeze().map_err(|error| Failure::new(exit::USAGE, &error))?;
         let config = crate::config::load(&inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
@@ -96,7 +101,8 @@ impl Fleet {
             Some(Command::Check { .. }) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
             Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),
-            Some(Command::Settings | Command::Signals | Command::Operate(_)) => Ok(exit::OK),
+            // Answered above: none of them needs the whole configuration to be right.
+            Some(_) => Ok(exit::OK),
         }
     }
 }

@@ -113,6 +113,12 @@ impl Inputs {
         }
     }
 
+    /// Whether colours are welcome on a terminal: not where `NO_COLOR` is set or the terminal knows none.
+    pub fn colours(&self) -> bool {
+        let given = |name: &str| self.environment.get(name).map_or("", String::as_str);
+        given("NO_COLOR").is_empty() && given("TERM") != "dumb"
+    }
+
     /// `$XDG_RUNTIME_DIR/regatta`, else `/run/regatta` for root, else `.regatta` here.
     pub(super) fn default_run_dir(&self) -> PathBuf {
         match self.environment.get("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
