@@ -5,6 +5,7 @@
 
 mod held; // old generations are bounded
 mod idle; // the race of an idle connection
+mod loss; // a volley's own test
 mod phases; // signals at every phase of the boot
 mod proxy; // behind nginx
 mod recycle; // workers that have served long enough
