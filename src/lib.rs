@@ -13,11 +13,12 @@
 //!
 //! The rooms stand on six floors, and a room names only rooms of lower floors:
 //!
-//! 6 [`cli`] · 5 [`supervisor`] [`worker`] · 4 [`http`] · 3 [`session`] [`counter`] [`limiter`] [`telemetry`] ·
+//! 6 [`cli`] · 5 [`supervisor`] [`worker`] · 4 [`http`] · 3 [`session`] [`counter`] [`limiter`] [`control`] [`telemetry`] ·
 //! 2 [`redis`] [`listener`] [`scoreboard`] · 1 [`config`] [`sys`]
 
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod counter;
 pub mod http;
 pub mod limiter;

@@ -19,6 +19,10 @@ const fn key(path: &'static str, default: &'static str, allowed: &'static str, a
 
 const DURATION: &str = "a duration such as 250ms, 3s, 5m or 24h";
 const ADDRESSES: &str = "addresses such as 0.0.0.0:3000 or [::]:3000, separated by commas";
+const COUNT: &str = "a number from 1 to 1024";
+const PERCENT: &str = "a share from 1% to 100%";
+const REQUESTS: &str = "0 for none, or a number up to 1000000000000";
+const MEMORY: &str = "0 for none, or a size such as 512MiB or 2GiB";
 const SIZE: &str = "a size in bytes such as 65536, 64KiB or 2MiB";
 
 /// Every setting there is; an unknown name is an error.
@@ -26,6 +30,12 @@ pub const KEYS: &[Key] = &[
     key("listen", "0.0.0.0:3000", ADDRESSES, "public addresses"),
     key("admin.listen", "127.0.0.1:3001", "one address such as 127.0.0.1:3001", "operators' address"),
     key("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
+    key("workers.min", "", COUNT, "fewest workers; below workers.max the load decides how many"),
+    key("workers.max", "", COUNT, "most workers; workers.count if unset, as workers.min"),
+    key("workers.autoscale", "on", "on or dry-run", "follow the load between min and max, or only say so"),
+    key("workers.window", "10s", "a duration from 1s", "time over which the workers' busyness is averaged"),
+    key("workers.busy_max", "50%", PERCENT, "busier than this on average: one worker more"),
+    key("workers.busy_min", "25%", PERCENT, "less busy for several windows: one worker less"),
     key("workers.boot_timeout", "30s", DURATION, "longest time until a new worker is READY"),
     key(
         "workers.probation",
@@ -33,6 +43,17 @@ pub const KEYS: &[Key] = &[
         DURATION,
         "the first worker of a reload or upgrade must serve this long before the others follow",
     ),
+    key(
+        "workers.hang_timeout",
+        "3s",
+        "0 for never, or a duration from 1s",
+        "a silent worker is replaced by then",
+    ),
+    key("workers.max_requests", "0", REQUESTS, "a worker is renewed after so many requests"),
+    key("workers.max_requests_jitter", "0", REQUESTS, "up to so many more, different for each worker"),
+    key("workers.max_age", "0", "0 for never, or a duration such as 12h", "a worker is renewed at this age"),
+    key("workers.memory_soft", "0", MEMORY, "private memory at which a worker is renewed"),
+    key("workers.memory_hard", "0", MEMORY, "private memory at which a worker is killed"),
     key("drain.grace", "0s", DURATION, "keep accepting this long after readiness has failed"),
     key("drain.idle", "500ms", DURATION, "keep idle connections this long, for requests under way"),
     key("drain.timeout", "30s", DURATION, "longest drain; what still runs then is cut and logged"),

@@ -17,12 +17,15 @@ use layers::Layers;
 use parse::Reason;
 use schema::Admin;
 use schema::Config;
+use schema::Count;
 use schema::Drain;
 use schema::Http;
 use schema::Limit;
 use schema::Log;
 use schema::Proxy;
+use schema::Recycling;
 use schema::Redis;
+use schema::Scaling;
 use schema::Session;
 use schema::Workers;
 
@@ -117,11 +120,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
     let config = Config {
         listen: layers.list("listen", parse::addresses)?,
         admin: Admin { listen: layers.one("admin.listen", parse::address)? },
-        workers: Workers {
-            count: layers.one("workers.count", parse::count)?,
-            boot_timeout: layers.one("workers.boot_timeout", parse::positive_duration)?,
-            probation: layers.one("workers.probation", parse::duration)?,
-        },
+        workers: workers(&layers)?,
         drain: drain(&layers)?,
         redis: Redis {
             url: layers.optional("redis.url", parse::redis_url)?,
@@ -153,6 +152,32 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
 
 fn folder(text: &str) -> Result<PathBuf, Reason> {
     if text.is_empty() { Err("it is empty".into()) } else { Ok(PathBuf::from(text)) }
+}
+
+fn workers(layers: &Layers) -> Result<Workers, Error> {
+    Ok(Workers {
+        count: layers.one("workers.count", parse::count)?,
+        scaling: Scaling {
+            min: layers.optional("workers.min", parse::workers)?,
+            max: layers.optional("workers.max", parse::workers)?,
+            mode: layers.one("workers.autoscale", parse::autoscale)?,
+            window: layers.one("workers.window", parse::window)?,
+            busy_max: layers.one("workers.busy_max", parse::percent)?,
+            busy_min: layers.one("workers.busy_min", parse::percent)?,
+        },
+        boot_timeout: layers.one("workers.boot_timeout", parse::positive_duration)?,
+        probation: layers.one("workers.probation", parse::duration)?,
+        hang_timeout: layers.one("workers.hang_timeout", parse::hang_timeout)?,
+        recycling: Recycling {
+            max_requests: layers.one("workers.max_requests", parse::number_or_none)?,
+            max_requests_jitter: layers
+                .one("workers.max_requests_jitter", parse::number_or_none)?
+                .unwrap_or(0),
+            max_age: layers.one("workers.max_age", parse::duration_or_none)?,
+            memory_soft: layers.one("workers.memory_soft", parse::size_or_none)?,
+            memory_hard: layers.one("workers.memory_hard", parse::size_or_none)?,
+        },
+    })
 }
 
 fn drain(layers: &Layers) -> Result<Drain, Error> {
@@ -217,6 +242,7 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
         let reason = format!("listen has the same port ({public}); give the operators one of their own");
         return Err(layers.contradiction("admin.listen", reason));
     }
+    workers_agree(layers, &config.workers)?;
     if config.session.idle > config.session.absolute {
         return Err(layers.contradiction("session.idle", "session.absolute is shorter".into()));
     }
@@ -229,6 +255,30 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+fn workers_agree(layers: &Layers, workers: &Workers) -> Result<(), Error> {
+    let Workers { count, scaling, recycling, .. } = workers;
+    if let (Some(min), Some(max)) = (scaling.min, scaling.max)
+        && min > max
+    {
+        return Err(layers.contradiction("workers.min", format!("workers.max is {max}")));
+    }
+    if let Count::Fixed(count) = *count
+        && (scaling.min.is_some_and(|min| min > count) || scaling.max.is_some_and(|max| max < count))
+    {
+        let reason = "it must be from workers.min to workers.max".to_owned();
+        return Err(layers.contradiction("workers.count", reason));
+    }
+    if scaling.busy_min >= scaling.busy_max {
+        return Err(layers.contradiction("workers.busy_min", "workers.busy_max is not more".into()));
+    }
+    match (recycling.memory_soft, recycling.memory_hard) {
+        (Some(soft), Some(hard)) if soft >= hard => {
+            Err(layers.contradiction("workers.memory_soft", "workers.memory_hard is not more".into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 #[cfg(test)]
@@ -263,13 +313,26 @@ mod tests {
     }
 
     #[test]
+    fn the_number_of_workers_moves_only_if_it_may() {
+        let bounds = |text: &str, count| {
+            with(&[], Some(&format!("[workers]\n{text}"))).unwrap().workers.scaling.bounds(count)
+        };
+        assert_eq!(bounds("", 4), (4, 4, 4));
+        assert_eq!(bounds("min = 2", 4), (2, 4, 4));
+        assert_eq!(bounds("max = 8", 4), (4, 4, 8));
+        assert_eq!(bounds("min = 2\nmax = 3", 16), (2, 3, 3));
+        assert_eq!(bounds("max = 2", 16), (2, 2, 2));
+        assert_eq!(bounds("min = 6", 4), (6, 6, 6));
+    }
+
+    #[test]
     fn flags_beat_environment_beats_file() {
         let file = Some("[workers]\ncount = 3\n[drain]\ngrace = \"1s\"");
         let config = with(&[("WEB_CONCURRENCY", "5")], file).unwrap();
-        assert_eq!(config.workers.count, schema::Count::Fixed(5));
+        assert_eq!(config.workers.count, Count::Fixed(5));
         assert_eq!(config.drain.grace, Duration::from_secs(1));
         let both = [("WEB_CONCURRENCY", "5"), ("REGATTA_WORKERS__COUNT", "7")];
-        assert_eq!(with(&both, file).unwrap().workers.count, schema::Count::Fixed(7));
+        assert_eq!(with(&both, file).unwrap().workers.count, Count::Fixed(7));
     }
 
     #[test]
@@ -292,6 +355,11 @@ mod tests {
     fn contradictions_are_named() {
         assert!(message(&[("PORT", "3001")], None).contains("admin.listen"));
         assert!(message(&[("REGATTA_SESSION__IDLE", "60d")], None).contains("session.absolute"));
+        let workers = |text: &str| message(&[], Some(&format!("[workers]\n{text}")));
+        assert!(workers("min = 4\nmax = 2").contains("workers.max is 2"));
+        assert!(workers("count = 8\nmax = 4").contains("workers.count is 8"));
+        assert!(workers("busy_min = \"60%\"").contains("workers.busy_max"));
+        assert!(workers("memory_soft = \"2GiB\"\nmemory_hard = \"1GiB\"").contains("workers.memory_hard"));
     }
 
     #[test]

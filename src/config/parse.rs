@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 
+use crate::config::schema::Autoscale;
 use crate::config::schema::Count;
 use crate::config::schema::ForwardHeader;
 use crate::config::schema::LogFormat;
@@ -76,12 +77,54 @@ pub(super) fn number(text: &str, max: u64) -> Result<u64, Reason> {
     if (1..=max).contains(&number) { Ok(number) } else { Err("it is out of range".into()) }
 }
 
+/// A number, or 0 for none.
+pub(super) fn number_or_none(text: &str) -> Result<Option<u64>, Reason> {
+    if text == "0" { Ok(None) } else { number(text, 1_000_000_000_000).map(Some) }
+}
+
+/// A size, or 0 for none.
+pub(super) fn size_or_none(text: &str) -> Result<Option<u64>, Reason> {
+    if text == "0" { Ok(None) } else { size(text).map(|bytes| Some(bytes as u64)) }
+}
+
+/// A duration, or 0 for none.
+pub(super) fn duration_or_none(text: &str) -> Result<Option<Duration>, Reason> {
+    duration(text).map(|duration| Some(duration).filter(|duration| !duration.is_zero()))
+}
+
+/// A share of a hundred as one of one.
+pub(super) fn percent(text: &str) -> Result<f64, Reason> {
+    let number = number(text.strip_suffix('%').unwrap_or(text).trim_end(), 100)?;
+    Ok(number as f64 / 100.0)
+}
+
+pub(super) fn workers(text: &str) -> Result<usize, Reason> {
+    usize::try_from(number(text, MAX_WORKERS as u64)?).map_err(|_| not_allowed())
+}
+
+/// A worker beats four times a second: with less patience every pause of a busy machine would be a hang.
+pub(super) fn hang_timeout(text: &str) -> Result<Duration, Reason> {
+    let timeout = duration(text)?;
+    match timeout < Duration::from_secs(1) && !timeout.is_zero() {
+        true => Err("it is too short to tell a hang from a busy machine".into()),
+        false => Ok(timeout),
+    }
+}
+
+pub(super) fn window(text: &str) -> Result<Duration, Reason> {
+    let window = duration(text)?;
+    if window < Duration::from_secs(1) { Err("it is too short".into()) } else { Ok(window) }
+}
+
+pub(super) fn autoscale(text: &str) -> Result<Autoscale, Reason> {
+    choice(text, &[("on", Autoscale::On), ("dry-run", Autoscale::DryRun)])
+}
+
 pub(super) fn count(text: &str) -> Result<Count, Reason> {
     if text == "auto" {
         return Ok(Count::Auto);
     }
-    let number = number(text, MAX_WORKERS as u64)?;
-    usize::try_from(number).map(Count::Fixed).map_err(|_| not_allowed())
+    workers(text).map(Count::Fixed)
 }
 
 pub(super) fn address(text: &str) -> Result<SocketAddr, Reason> {
@@ -286,5 +329,10 @@ mod tests {
         assert!(size("64kb").is_err() && size("0").is_err() && size("").is_err());
         assert!(duration("5").is_err() && duration("-1s").is_err());
         assert_eq!(duration("1m 30s").unwrap(), Duration::from_secs(90));
+        assert_eq!((size_or_none("0"), duration_or_none("0s")), (Ok(None), Ok(None)));
+        assert_eq!((number_or_none("0"), number_or_none("7")), (Ok(None), Ok(Some(7))));
+        assert_eq!((percent("50%"), percent("7")), (Ok(0.5), Ok(0.07)));
+        assert!(percent("0%").is_err() && percent("101%").is_err() && percent("x").is_err());
+        assert!(hang_timeout("0").is_ok() && hang_timeout("999ms").is_err() && hang_timeout("1s").is_ok());
     }
 }

@@ -55,10 +55,68 @@ pub struct Admin {
 pub struct Workers {
     /// Number of slots.
     pub count: Count,
+    /// Whether and how the load changes that number.
+    pub scaling: Scaling,
     /// A worker that is not READY after this long is killed and counts as a boot failure.
     pub boot_timeout: Duration,
     /// The first worker of a new generation serves this long before the old one leaves and the others follow.
     pub probation: Duration,
+    /// A worker whose loop has been silent for this long has been found and replaced; zero: nobody is watched.
+    pub hang_timeout: Duration,
+    /// When a worker is renewed although it serves.
+    pub recycling: Recycling,
+}
+
+/// How the load changes the number of workers.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scaling {
+    /// Fewest workers; none: as many as [`Workers::count`].
+    pub min: Option<usize>,
+    /// Most workers; none: as many as [`Workers::count`].
+    pub max: Option<usize>,
+    /// Whether decisions are carried out.
+    pub mode: Autoscale,
+    /// Time over which busyness is averaged.
+    pub window: Duration,
+    /// Average busyness above which a worker is started, 0 to 1.
+    pub busy_max: f64,
+    /// Average busyness below which a worker may be stopped, 0 to 1.
+    pub busy_min: f64,
+}
+
+impl Scaling {
+    /// Fewest workers, how many to begin with, and most, when `count` are configured or the machine allows that many.
+    ///
+    /// The number stays as it is where all three are the same.
+    pub fn bounds(&self, count: usize) -> (usize, usize, usize) {
+        let min = self.min.unwrap_or_else(|| count.min(self.max.unwrap_or(count)));
+        let max = self.max.unwrap_or(count).max(min);
+        (min, count.clamp(min, max), max)
+    }
+}
+
+/// What is done with the autoscaler's decisions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Autoscale {
+    /// They are carried out.
+    On,
+    /// They are logged.
+    DryRun,
+}
+
+/// When a worker is renewed although it serves; none: never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Recycling {
+    /// After this many requests.
+    pub max_requests: Option<u64>,
+    /// And up to this many more.
+    pub max_requests_jitter: u64,
+    /// At this age.
+    pub max_age: Option<Duration>,
+    /// Above this much private memory, bytes, it is replaced and drained.
+    pub memory_soft: Option<u64>,
+    /// Above this much private memory, bytes, it is killed.
+    pub memory_hard: Option<u64>,
 }
 
 /// A number of workers as configured.

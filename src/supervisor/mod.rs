@@ -4,16 +4,19 @@
 //! workers that use it. It owns the slots, and the slots own the listening sockets.
 
 mod act;
+pub mod autoscale;
 pub mod backoff;
 pub mod plan;
 mod private;
 mod reap;
+pub mod recycle;
 pub mod redis_server;
 mod reload;
 pub mod rollout;
 mod scale;
 pub mod slot;
 mod spawn;
+pub mod vigil;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -28,6 +28,58 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     Ok(nix::unistd::pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?)
 }
 
+/// What is waited for on a descriptor. That its other end is gone is always told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Only that.
+    Nothing,
+    /// Something to read.
+    Read,
+    /// Room to write.
+    Write,
+    /// Either.
+    Both,
+}
+
+impl Interest {
+    /// The interest in these two.
+    pub fn new(read: bool, write: bool) -> Self {
+        match (read, write) {
+            (false, false) => Self::Nothing,
+            (true, false) => Self::Read,
+            (false, true) => Self::Write,
+            (true, true) => Self::Both,
+        }
+    }
+
+    fn flags(self) -> PollFlags {
+        match self {
+            Self::Nothing => PollFlags::empty(),
+            Self::Read => PollFlags::POLLIN,
+            Self::Write => PollFlags::POLLOUT,
+            Self::Both => PollFlags::POLLIN | PollFlags::POLLOUT,
+        }
+    }
+}
+
+/// What a wait found out about a descriptor.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Ready {
+    /// There is something to read, an end included.
+    pub read: bool,
+    /// There is room to write.
+    pub write: bool,
+    /// The other end is gone for both directions; what it sent before can still be read.
+    pub gone: bool,
+}
+
+impl Ready {
+    /// Whether there is anything to do.
+    pub fn any(self) -> bool {
+        self.read || self.write || self.gone
+    }
+}
+
 /// Waits until one of `fds` can be read or is closed at its other end, or until `timeout` has passed.
 ///
 /// Returns for each whether it is worth reading. An interrupted wait returns early with none.
@@ -35,7 +87,18 @@ pub fn pipe() -> io::Result<(OwnedFd, OwnedFd)> {
 /// # Errors
 /// When the kernel refuses to wait.
 pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::Result<Vec<bool>> {
-    let mut polled: Vec<_> = fds.iter().map(|fd| PollFd::new(*fd, PollFlags::POLLIN)).collect();
+    let fds: Vec<_> = fds.iter().map(|fd| (*fd, Interest::Read)).collect();
+    Ok(wait(&fds, timeout)?.into_iter().map(Ready::any).collect())
+}
+
+/// Waits until one of `fds` is as wanted or gone at its other end, or until `timeout` has passed; poll(2).
+///
+/// Returns the answers in the same order. An interrupted wait returns early with nothing ready.
+///
+/// # Errors
+/// When the kernel refuses to wait.
+pub fn wait(fds: &[(BorrowedFd<'_>, Interest)], timeout: Option<Duration>) -> io::Result<Vec<Ready>> {
+    let mut polled: Vec<_> = fds.iter().map(|(fd, interest)| PollFd::new(*fd, interest.flags())).collect();
     let timeout = match timeout {
         // Rounded up, so that a deadline has really passed when the wait ends by it.
         Some(timeout) => {
@@ -44,10 +107,19 @@ pub fn wait_readable(fds: &[BorrowedFd<'_>], timeout: Option<Duration>) -> io::R
         None => PollTimeout::NONE,
     };
     match nix::poll::poll(&mut polled, timeout) {
-        Ok(_) | Err(nix::Error::EINTR) => {}
+        Ok(_) => {}
+        Err(nix::Error::EINTR) => return Ok(vec![Ready::default(); fds.len()]),
         Err(refused) => return Err(refused.into()),
     }
-    Ok(polled.iter().map(|fd| fd.any().unwrap_or(false)).collect())
+    let found = |fd: &PollFd<'_>| {
+        let flags = fd.revents().unwrap_or(PollFlags::empty());
+        Ready {
+            read: flags.contains(PollFlags::POLLIN),
+            write: flags.contains(PollFlags::POLLOUT),
+            gone: flags.intersects(PollFlags::POLLHUP | PollFlags::POLLERR | PollFlags::POLLNVAL),
+        }
+    };
+    Ok(polled.iter().map(found).collect())
 }
 
 /// Locks a file until it, and every copy of it that a child inherited, is closed; false when another process holds it.

@@ -4,11 +4,16 @@
     reason = "the wall of the house: system calls without a safe face live here and nowhere else"
 )]
 
+pub mod abort;
 pub mod cpu;
 pub mod fd;
 pub mod fork;
+pub mod pressure;
 pub mod proc;
+pub mod queue;
 pub mod shm;
 pub mod signal;
 pub mod socket;
+pub mod task;
 pub mod time;
+pub mod unix;

@@ -84,11 +84,31 @@ pub fn adopt_orphans() -> io::Result<()> {
 
 /// Memory no other process shares with this one, bytes; `/proc/self/smaps_rollup`, proc(5).
 pub fn private_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    smaps("self")
+}
+
+/// The same of another process; where its map is hidden, what it holds that no file backs (`/proc/PID/statm`), which
+/// counts pages that it still shares with its supervisor too.
+pub fn private_memory_of(pid: Pid) -> Option<u64> {
+    smaps(&pid.to_string()).or_else(|| {
+        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+        let mut pages = statm.split_whitespace().skip(1).map(str::parse::<u64>);
+        let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+        Some(resident.saturating_sub(shared) * page_size())
+    })
+}
+
+fn smaps(pid: &str) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
     let kib = |name: &str| -> Option<u64> {
         text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
     };
     Some((kib("Private_Clean:")? + kib("Private_Dirty:")?) * 1024)
+}
+
+fn page_size() -> u64 {
+    // SAFETY: asks for a constant of the system.
+    u64::try_from(unsafe { libc::sysconf(libc::_SC_PAGESIZE) }).unwrap_or(4096)
 }
 
 /// The machine's name.

@@ -1,0 +1,147 @@
+//! The asking end of the control socket: blocking, every wait with a deadline.
+//!
+//! The connection stays open while the fleet upgrades itself: the other end is the same socket in another program.
+
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::control;
+use crate::control::protocol;
+use crate::control::protocol::Reply;
+use crate::control::protocol::Request;
+use crate::sys::time;
+use crate::sys::unix;
+
+/// How long a fleet that is busy may leave a client standing at the door.
+const CONNECT: Duration = Duration::from_secs(5);
+
+/// Longest wait to hand over a request, at most 64 KiB.
+const SEND: Duration = Duration::from_secs(5);
+
+/// Bytes read at a time.
+const CHUNK: usize = 64 * 1024;
+
+/// Why a fleet could not be asked, or did not answer.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// No file, or nobody behind it.
+    #[error(
+        "no fleet runs here (run_dir {}): start it with `serve`, or name its run_dir with --run-dir",
+        run_dir.display()
+    )]
+    NoFleet {
+        /// Where one was looked for.
+        run_dir: PathBuf,
+    },
+    /// The socket may not be used.
+    #[error("cannot ask the fleet with the run_dir {}", run_dir.display())]
+    Connect {
+        /// Where it is.
+        run_dir: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
+    /// The fleet does not look at its socket.
+    #[error("the fleet does not answer: its supervisor is stopped or very busy")]
+    Deaf,
+    /// No reply came in time.
+    #[error("no reply in time")]
+    Timeout,
+    /// The fleet, or what it ran as, is gone.
+    #[error("the fleet ended the connection")]
+    Closed,
+    /// The connection broke.
+    #[error("the connection to the fleet broke")]
+    Broken(#[source] io::Error),
+    /// The other end speaks something else.
+    #[error(transparent)]
+    Protocol(#[from] protocol::Error),
+}
+
+/// A connection to a running fleet.
+#[derive(Debug)]
+pub struct Client {
+    stream: UnixStream,
+    incoming: Vec<u8>,
+    /// Bytes of `incoming` in which no newline is.
+    searched: usize,
+}
+
+impl Client {
+    /// Connects to the fleet with this run folder.
+    ///
+    /// # Errors
+    /// [`Error::NoFleet`] when none runs there, [`Error::Connect`] when this user may not ask it.
+    pub fn connect(run_dir: &Path) -> Result<Self, Error> {
+        let stream = unix::connect(&control::socket(run_dir), CONNECT).map_err(|source| {
+            let run_dir = run_dir.to_owned();
+            match source.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Error::NoFleet { run_dir },
+                io::ErrorKind::WouldBlock => Error::Deaf,
+                _ => Error::Connect { run_dir, source },
+            }
+        })?;
+        stream.set_write_timeout(Some(SEND)).map_err(Error::Broken)?;
+        Ok(Self { stream, incoming: Vec::new(), searched: 0 })
+    }
+
+    /// Asks. What the fleet has to say about it comes with [`Client::reply`].
+    ///
+    /// # Errors
+    /// [`Error::Deaf`] when it takes nothing. That it is gone is told by the next reply, which may say why.
+    pub fn ask(&mut self, request: &Request) -> Result<(), Error> {
+        match self.stream.write_all(&protocol::encode_request(request)?) {
+            Err(error) if timed_out(&error) => Err(Error::Deaf),
+            // Who is turned away finds the sentence waiting, though the door is shut.
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    /// The next reply, waiting for it until `deadline` on the monotonic clock, without end if there is none.
+    ///
+    /// # Errors
+    /// [`Error::Timeout`] at the deadline; asking for the next one later is fine. [`Error::Closed`] when the fleet
+    /// has gone. Every other error ends the conversation.
+    pub fn reply(&mut self, deadline: Option<Duration>) -> Result<Reply, Error> {
+        loop {
+            let found = self.incoming[self.searched..].iter().position(|byte| *byte == b'\n');
+            if let Some(end) = found.map(|at| self.searched + at) {
+                let line: Vec<u8> = self.incoming.drain(..=end).collect();
+                self.searched = 0;
+                return Ok(protocol::decode_reply(&line)?);
+            }
+            self.searched = self.incoming.len();
+            self.read(deadline)?;
+        }
+    }
+
+    fn read(&mut self, deadline: Option<Duration>) -> Result<(), Error> {
+        let left = deadline.map(|at| at.saturating_sub(time::monotonic()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(Error::Timeout);
+        }
+        self.stream.set_read_timeout(left).map_err(Error::Broken)?;
+        let mut chunk = [0; CHUNK];
+        match self.stream.read(&mut chunk) {
+            Ok(0) => Err(Error::Closed),
+            Ok(got) => {
+                self.incoming.extend_from_slice(&chunk[..got]);
+                Ok(())
+            }
+            Err(error) if timed_out(&error) => Err(Error::Timeout),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Err(Error::Closed),
+            Err(error) => Err(Error::Broken(error)),
+        }
+    }
+}
+
+fn timed_out(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
+}

@@ -1,0 +1,223 @@
+//! One client of the control socket: its bytes on the way in and out, and where its request stands.
+//!
+//! Requests of one client are taken one after the other: the next is not looked at before the last is answered and
+//! the answer is gone. So replies need no number, and a client that does not read holds up nobody but itself.
+
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::unix::net::UnixStream;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::control::protocol;
+use crate::control::protocol::Error;
+use crate::control::protocol::REQUEST_MAX;
+use crate::control::protocol::Request;
+use crate::sys::fd::Interest;
+
+/// Bytes that may wait for a client that does not read, before the next reply ends it.
+pub(super) const QUEUE_MAX: usize = 1024 * 1024;
+
+/// Bytes read at a time.
+const CHUNK: usize = 8 * 1024;
+
+/// Where a client stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) enum State {
+    /// It may ask.
+    Idle,
+    /// It has asked; the final reply is not queued yet.
+    Asked,
+    /// It is told every event until it leaves.
+    Follows,
+    /// It gets what is queued, and nothing more is read.
+    Closing,
+}
+
+/// Whether a client is still there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Presence {
+    Here,
+    Gone,
+}
+
+/// What is kept of a client across an exec, its descriptor aside.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Kept {
+    incoming: Vec<u8>,
+    outgoing: Vec<u8>,
+    state: State,
+    ended: bool,
+}
+
+/// A client.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) stream: UnixStream,
+    pub(super) state: State,
+    /// When it was last heard of, in turns of the server.
+    pub(super) heard: u64,
+    /// At most one byte more than the longest request, so that a longer one is noticed.
+    incoming: Vec<u8>,
+    /// Where the first line in `incoming` ends.
+    line_end: Option<usize>,
+    /// It will send nothing more.
+    ended: bool,
+    outgoing: Vec<u8>,
+    /// How much of `outgoing` is gone.
+    sent: usize,
+}
+
+impl Connection {
+    /// A client that has just been let in; its stream must not block.
+    pub(super) fn new(stream: UnixStream, heard: u64) -> Self {
+        let kept = Kept { incoming: Vec::new(), outgoing: Vec::new(), state: State::Idle, ended: false };
+        Self::resume(stream, heard, kept)
+    }
+
+    /// A client as another program left it.
+    pub(super) fn resume(stream: UnixStream, heard: u64, kept: Kept) -> Self {
+        let Kept { incoming, outgoing, state, ended } = kept;
+        let line_end = incoming.iter().position(|byte| *byte == b'\n');
+        Self { stream, state, heard, incoming, line_end, ended, outgoing, sent: 0 }
+    }
+
+    /// What another program needs to go on with it.
+    pub(super) fn kept(&self) -> Kept {
+        Kept {
+            incoming: self.incoming.clone(),
+            outgoing: self.outgoing[self.sent..].to_vec(),
+            state: self.state,
+            ended: self.ended,
+        }
+    }
+
+    /// What to wait for.
+    pub(super) fn interest(&self) -> Interest {
+        let read = !self.ended && self.state != State::Closing && self.incoming.len() <= REQUEST_MAX;
+        // A request that waits here already wakes nobody by coming: room to answer it does.
+        let asks = self.state == State::Idle && self.has_request();
+        Interest::new(read, self.unsent() > 0 || asks)
+    }
+
+    /// Reads what there is, as far as there is room.
+    ///
+    /// # Errors
+    /// When the client is gone.
+    pub(super) fn read(&mut self) -> io::Result<()> {
+        let mut chunk = [0; CHUNK];
+        while !self.ended && self.state != State::Closing && self.incoming.len() <= REQUEST_MAX {
+            let begin = self.incoming.len();
+            let room = CHUNK.min(REQUEST_MAX + 1 - begin);
+            match self.stream.read(&mut chunk[..room]) {
+                Ok(0) => self.ended = true,
+                Ok(got) => {
+                    self.incoming.extend_from_slice(&chunk[..got]);
+                    self.find_line(begin);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn find_line(&mut self, from: usize) {
+        let found = || Some(from + self.incoming[from..].iter().position(|byte| *byte == b'\n')?);
+        self.line_end = self.line_end.or_else(found);
+    }
+
+    /// Whether the bytes at hand are a request, or never will be one.
+    fn has_request(&self) -> bool {
+        self.line_end.is_some()
+            || self.incoming.len() > REQUEST_MAX
+            || (self.ended && !self.incoming.is_empty())
+    }
+
+    /// The next request, if the client may ask and has asked; after a mistake nothing more is read.
+    pub(super) fn next_request(&mut self) -> Option<Result<Request, Error>> {
+        while self.state == State::Idle && self.unsent() == 0 && self.has_request() {
+            let read = match self.line_end {
+                Some(end) => {
+                    let mut line: Vec<u8> = self.incoming.drain(..=end).collect();
+                    line.pop();
+                    self.line_end = None;
+                    self.find_line(0);
+                    if line.trim_ascii().is_empty() {
+                        continue;
+                    }
+                    protocol::decode_request(&line)
+                }
+                None if self.incoming.len() > REQUEST_MAX => Err(Error::TooLong),
+                None if self.incoming.trim_ascii().is_empty() => {
+                    self.incoming.clear();
+                    return None;
+                }
+                None => Err(Error::Unended),
+            };
+            if self.incoming.is_empty() {
+                self.incoming = Vec::new();
+            }
+            self.state = if read.is_ok() { State::Asked } else { State::Closing };
+            return Some(read);
+        }
+        None
+    }
+
+    /// The client is gone, so that no answer is waited for: what it asked in whole can be taken without a pause.
+    pub(super) fn abandon(&mut self) {
+        self.outgoing = Vec::new();
+        self.sent = 0;
+        if self.state == State::Asked {
+            self.state = State::Idle;
+        }
+    }
+
+    /// Queues a line and sends what the client takes now; gone when it has left too much unread.
+    pub(super) fn send(&mut self, line: &[u8]) -> Presence {
+        if self.unsent() > QUEUE_MAX {
+            return Presence::Gone;
+        }
+        self.outgoing.extend_from_slice(line);
+        self.flush()
+    }
+
+    /// Sends what the client takes now.
+    pub(super) fn flush(&mut self) -> Presence {
+        while self.unsent() > 0 {
+            match self.stream.write(&self.outgoing[self.sent..]) {
+                Ok(sent) => self.sent += sent,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Presence::Here,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => return Presence::Gone,
+            }
+        }
+        // What a large status took is given back.
+        self.outgoing = Vec::new();
+        self.sent = 0;
+        Presence::Here
+    }
+
+    /// Bytes that wait for the client.
+    pub(super) fn unsent(&self) -> usize {
+        self.outgoing.len() - self.sent
+    }
+
+    /// Whether it has all it will get and will ask nothing more.
+    pub(super) fn is_done(&self) -> bool {
+        let finished = match self.state {
+            State::Idle => self.ended && !self.has_request(),
+            State::Closing => true,
+            State::Asked | State::Follows => false,
+        };
+        finished && self.unsent() == 0
+    }
+
+    /// Whether nobody would miss it: it waits for no answer.
+    pub(super) fn is_idle(&self) -> bool {
+        matches!(self.state, State::Idle | State::Closing)
+    }
+}

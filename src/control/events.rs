@@ -1,0 +1,182 @@
+//! What happened in a fleet: the last events, numbered without a gap.
+
+use std::borrow::Cow;
+use std::collections::VecDeque;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+/// Events that are kept.
+pub const KEPT: usize = 1024;
+
+/// Kind of the event that stands for those a reader has missed.
+pub const MISSED: &str = "events_missed";
+
+/// Kind of the event that tells a reader that the numbers began anew.
+pub const RENUMBERED: &str = "events_renumbered";
+
+/// One thing that happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Its number, from 1, given by the log; 0 before.
+    pub seq: u64,
+    /// When, Unix time in milliseconds.
+    pub at_ms: u64,
+    /// What, for programs: `worker_ready`, `reload_done` and such.
+    pub kind: Cow<'static, str>,
+    /// In which slot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slot: Option<usize>,
+    /// To which process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// Of which generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<u64>,
+    /// Why, as the scoreboard names reasons.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// What, for people.
+    pub text: String,
+}
+
+impl Event {
+    /// An event that concerns the fleet as a whole, until more is said.
+    pub fn new(kind: &'static str, at_ms: u64, text: impl Into<String>) -> Self {
+        Self {
+            seq: 0,
+            at_ms,
+            kind: Cow::Borrowed(kind),
+            slot: None,
+            pid: None,
+            generation: None,
+            reason: None,
+            text: text.into(),
+        }
+    }
+
+    /// In this slot.
+    #[must_use]
+    pub fn slot(self, slot: usize) -> Self {
+        Self { slot: Some(slot), ..self }
+    }
+
+    /// To this process.
+    #[must_use]
+    pub fn pid(self, pid: u32) -> Self {
+        Self { pid: Some(pid), ..self }
+    }
+
+    /// Of this generation.
+    #[must_use]
+    pub fn generation(self, generation: u64) -> Self {
+        Self { generation: Some(generation), ..self }
+    }
+
+    /// For this reason.
+    #[must_use]
+    pub fn reason(self, reason: impl Into<String>) -> Self {
+        Self { reason: Some(reason.into()), ..self }
+    }
+}
+
+/// The last [`KEPT`] events. It can be written down and read again, so that it survives an upgrade.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct EventLog {
+    /// Number of the last event ever; 0 when there was none.
+    last: u64,
+    kept: VecDeque<Event>,
+}
+
+impl EventLog {
+    /// Numbers the event and keeps it; what comes back is as it was kept.
+    pub fn push(&mut self, event: Event) -> &Event {
+        self.last += 1;
+        while self.kept.len() >= KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(Event { seq: self.last, ..event });
+        &self.kept[self.kept.len() - 1]
+    }
+
+    /// Number of the last event ever; 0 when there was none.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The events later than number `seq`, all that are kept without one, for a reader that asks at `now_ms`.
+    ///
+    /// Where some are not kept any more, or `seq` is from before the numbers began anew, the first is an event that
+    /// says so.
+    pub fn after(&self, seq: Option<u64>, now_ms: u64) -> Vec<Event> {
+        let known = seq.unwrap_or_default();
+        let first = self.kept.front().map_or(self.last + 1, |event| event.seq);
+        let mut events = Vec::new();
+        if known > self.last {
+            let text = format!("event {known} was another fleet's: this one's last is {}", self.last);
+            events.push(Event { seq: first.saturating_sub(1), ..Event::new(RENUMBERED, now_ms, text) });
+        }
+        let known = if known > self.last { 0 } else { known };
+        if seq.is_some() && known + 1 < first {
+            let text = format!("{} events before {first} are not kept any more", first - known - 1);
+            events.push(Event { seq: first - 1, ..Event::new(MISSED, now_ms, text) });
+        }
+        events.extend(self.kept.iter().filter(|event| event.seq > known).cloned());
+        events
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn filled(count: u64) -> EventLog {
+        let mut log = EventLog::default();
+        for at_ms in 1..=count {
+            assert_eq!(log.push(Event::new("tick", at_ms, "it ticked")).seq, at_ms);
+        }
+        log
+    }
+
+    fn seqs(events: &[Event]) -> Vec<u64> {
+        events.iter().map(|event| event.seq).collect()
+    }
+
+    #[test]
+    fn numbers_go_on_and_only_the_last_are_kept() {
+        let log = filled(KEPT as u64 + 10);
+        assert_eq!(log.last(), 1034);
+        let all = log.after(None, 0);
+        assert_eq!((all.len(), all[0].seq, all[KEPT - 1].seq), (KEPT, 11, 1034));
+        assert_eq!(seqs(&log.after(Some(1032), 0)), [1033, 1034]);
+        assert!(log.after(Some(1034), 0).is_empty());
+    }
+
+    #[test]
+    fn a_reader_is_told_what_it_missed() {
+        let log = filled(KEPT as u64 + 10);
+        assert!(log.after(Some(10), 0).iter().all(|event| event.kind == "tick"), "nothing was missed");
+        let events = log.after(Some(4), 99);
+        assert_eq!((events.len(), events[0].seq, events[0].at_ms), (KEPT + 1, 10, 99));
+        assert_eq!(events[0].kind, MISSED);
+        assert_eq!(events[0].text, "6 events before 11 are not kept any more");
+    }
+
+    #[test]
+    fn a_number_of_another_fleet_is_noticed() {
+        let events = filled(3).after(Some(500), 0);
+        assert_eq!((events[0].kind.as_ref(), events.len()), (RENUMBERED, 4));
+        assert_eq!(seqs(&events), [0, 1, 2, 3]);
+        assert_eq!(EventLog::default().after(Some(1), 0).len(), 1);
+        assert!(EventLog::default().after(None, 0).is_empty());
+    }
+
+    #[test]
+    fn it_survives_being_written_down() {
+        let mut log = filled(KEPT as u64 + 1);
+        let text = serde_json::to_string(&log).unwrap();
+        let mut read: EventLog = serde_json::from_str(&text).unwrap();
+        assert_eq!(read, log);
+        assert_eq!(read.push(Event::new("next", 0, "")).seq, log.push(Event::new("next", 0, "")).seq);
+    }
+}

@@ -1,0 +1,370 @@
+//! What is said on the control socket: one JSON object a line, with its version in every one.
+//!
+//! ```json
+//! {"version":1,"verb":"scale","workers":8}
+//! {"version":1,"progress":{"done":2,"total":8,"text":"slot 1 serves"}}
+//! {"version":1,"verdict":{"ok":true,"code":0,"sentence":"8 workers serve","details":{}}}
+//! ```
+//!
+//! Requests are read strictly: an operator's typing error must not be half an order. Replies are read tolerantly,
+//! so that an older command line understands a newer fleet.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+use serde_json::Map;
+use serde_json::Value;
+
+use crate::control::events::Event;
+
+/// Version of the protocol. It changes when an old client would misunderstand, not when a field is added to a reply.
+pub const VERSION: u32 = 1;
+
+/// Longest request, bytes, its newline left out.
+pub const REQUEST_MAX: usize = 64 * 1024;
+
+/// Longest part of somebody else's text that an error repeats, characters.
+const QUOTE_MAX: usize = 200;
+
+/// What a fleet is asked. `wait` (the default) has the verdict come when the outcome is known, not when it is begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verb", rename_all = "lowercase", deny_unknown_fields)]
+#[non_exhaustive]
+pub enum Request {
+    /// How it is.
+    Status,
+    /// Read the configuration again and replace the workers, slot by slot.
+    Reload {
+        /// Wait for the outcome.
+        #[serde(default = "yes")]
+        wait: bool,
+    },
+    /// Go on as another program, with the same pid and sockets.
+    Upgrade {
+        /// The program, an absolute path; none: the one it was started as.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        binary: Option<PathBuf>,
+        /// Wait for the outcome.
+        #[serde(default = "yes")]
+        wait: bool,
+    },
+    /// Run this number of workers.
+    Scale {
+        /// Wanted number, at least 1.
+        workers: usize,
+        /// Wait for the outcome.
+        #[serde(default = "yes")]
+        wait: bool,
+    },
+    /// Replace the worker of one slot.
+    Restart {
+        /// Index of the slot, from 0.
+        slot: usize,
+        /// Wait for the outcome.
+        #[serde(default = "yes")]
+        wait: bool,
+    },
+    /// Drain every worker, then end.
+    Stop {
+        /// Without draining.
+        #[serde(default)]
+        now: bool,
+        /// Wait for the outcome.
+        #[serde(default = "yes")]
+        wait: bool,
+    },
+    /// What happened.
+    Events {
+        /// Only later ones than that with this number.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        after: Option<u64>,
+        /// And what happens from now on, until the client leaves.
+        #[serde(default)]
+        follow: bool,
+    },
+}
+
+fn yes() -> bool {
+    true
+}
+
+impl Request {
+    /// Its name, as typed and sent.
+    pub fn verb(&self) -> &'static str {
+        match self {
+            Self::Status => "status",
+            Self::Reload { .. } => "reload",
+            Self::Upgrade { .. } => "upgrade",
+            Self::Scale { .. } => "scale",
+            Self::Restart { .. } => "restart",
+            Self::Stop { .. } => "stop",
+            Self::Events { .. } => "events",
+        }
+    }
+}
+
+/// What a fleet answers: any number of lines, the last of which is final.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+#[non_exhaustive]
+pub enum Reply {
+    /// How far it is.
+    Progress(Progress),
+    /// Something that happened.
+    Event(Event),
+    /// How the fleet is: a document with a version of its own. Final.
+    Status(Value),
+    /// How the request ended. Final.
+    Verdict(Verdict),
+}
+
+impl Reply {
+    /// Whether nothing more follows for the same request.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Status(_) | Self::Verdict(_))
+    }
+}
+
+/// How far a request is on its way.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Steps that are done.
+    pub done: usize,
+    /// Steps in all.
+    pub total: usize,
+    /// What was done last, or is being done.
+    pub text: String,
+}
+
+/// How a request ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Verdict {
+    /// Whether it was done as asked.
+    pub ok: bool,
+    /// Exit code for the command that asked; 0 exactly when `ok`.
+    pub code: u8,
+    /// What to tell the operator.
+    pub sentence: String,
+    /// The same for programs, by name.
+    #[serde(default)]
+    pub details: Map<String, Value>,
+}
+
+impl Verdict {
+    /// It was done.
+    pub fn done(sentence: impl Into<String>) -> Self {
+        Self { ok: true, code: 0, sentence: sentence.into(), details: Map::new() }
+    }
+
+    /// It was tried, or could not be: exit code 1.
+    pub fn failed(sentence: impl Into<String>) -> Self {
+        Self { ok: false, code: 1, sentence: sentence.into(), details: Map::new() }
+    }
+
+    /// It was asked wrongly, and nothing was done: exit code 64.
+    pub fn refused(sentence: impl Into<String>) -> Self {
+        Self { ok: false, code: 64, sentence: sentence.into(), details: Map::new() }
+    }
+
+    /// With a detail for programs.
+    #[must_use]
+    pub fn with(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.details.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+/// Why a line was not understood.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Error {
+    /// Not a JSON object.
+    #[error("not a JSON object on one line: {reason}")]
+    Json {
+        /// In the parser's words.
+        reason: String,
+    },
+    /// Another version, or none.
+    #[error("version {given} of the control protocol is not spoken here, version {VERSION} is")]
+    Version {
+        /// What was given.
+        given: String,
+    },
+    /// A request that is none.
+    #[error("not a request: {reason}")]
+    Request {
+        /// In the parser's words.
+        reason: String,
+    },
+    /// A reply that is none.
+    #[error("not a reply: {reason}")]
+    Reply {
+        /// In the parser's words.
+        reason: String,
+    },
+    /// Longer than [`REQUEST_MAX`].
+    #[error("a request has at most {REQUEST_MAX} bytes")]
+    TooLong,
+    /// The client ended in the middle of it.
+    #[error("the last request does not end with a newline")]
+    Unended,
+}
+
+/// A request as a line, its newline included.
+///
+/// # Errors
+/// When a path is no Unicode.
+pub fn encode_request(request: &Request) -> Result<Vec<u8>, Error> {
+    encode(request).map_err(|reason| Error::Request { reason })
+}
+
+/// A reply as a line, its newline included.
+///
+/// # Errors
+/// When a status cannot be JSON.
+pub fn encode_reply(reply: &Reply) -> Result<Vec<u8>, Error> {
+    encode(reply).map_err(|reason| Error::Reply { reason })
+}
+
+/// Reads a line as a request.
+///
+/// # Errors
+/// When it is anything else, be it by one unknown field.
+pub fn decode_request(line: &[u8]) -> Result<Request, Error> {
+    let fields = decode(line)?;
+    let alone = fields.len() == 1;
+    let request = serde_json::from_value(Value::Object(fields)).map_err(|error| refused(&error))?;
+    // serde looks at no fields where there are none to read.
+    match request {
+        Request::Status if !alone => Err(Error::Request { reason: "status has no fields".into() }),
+        request => Ok(request),
+    }
+}
+
+/// Reads a line as a reply.
+///
+/// # Errors
+/// When it is anything else.
+pub fn decode_reply(line: &[u8]) -> Result<Reply, Error> {
+    let fields = decode(line)?;
+    serde_json::from_value(Value::Object(fields))
+        .map_err(|error| Error::Reply { reason: quote(&error.to_string()) })
+}
+
+fn refused(error: &serde_json::Error) -> Error {
+    Error::Request { reason: quote(&error.to_string()) }
+}
+
+#[derive(Serialize)]
+struct Frame<'a, T> {
+    version: u32,
+    #[serde(flatten)]
+    content: &'a T,
+}
+
+fn encode(content: &impl Serialize) -> Result<Vec<u8>, String> {
+    let frame = Frame { version: VERSION, content };
+    let mut line = serde_json::to_vec(&frame).map_err(|error| error.to_string())?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+/// The fields of a line, its version checked and taken out.
+fn decode(line: &[u8]) -> Result<Map<String, Value>, Error> {
+    let parsed: Result<Map<String, Value>, _> = serde_json::from_slice(line);
+    let mut fields = parsed.map_err(|error| Error::Json { reason: quote(&error.to_string()) })?;
+    match fields.remove("version") {
+        Some(version) if version == VERSION => Ok(fields),
+        Some(other) => Err(Error::Version { given: quote(&other.to_string()) }),
+        None => Err(Error::Version { given: "nothing".into() }),
+    }
+}
+
+/// A part of somebody else's text that is short enough to repeat.
+fn quote(text: &str) -> String {
+    match text.char_indices().nth(QUOTE_MAX) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reason(line: &str) -> String {
+        decode_request(line.as_bytes()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn requests_come_back_as_they_were() {
+        let requests = [
+            Request::Status,
+            Request::Reload { wait: true },
+            Request::Upgrade { binary: Some("/opt/next".into()), wait: false },
+            Request::Upgrade { binary: None, wait: true },
+            Request::Scale { workers: 8, wait: true },
+            Request::Restart { slot: 0, wait: false },
+            Request::Stop { now: true, wait: true },
+            Request::Events { after: Some(7), follow: true },
+        ];
+        for request in requests {
+            let line = encode_request(&request).unwrap();
+            assert!(line.ends_with(b"}\n") && line.iter().filter(|byte| **byte == b'\n').count() == 1);
+            assert_eq!(decode_request(&line).unwrap(), request);
+            let verb = format!("{{\"version\":1,\"verb\":\"{}\"", request.verb());
+            assert!(String::from_utf8(line).unwrap().starts_with(&verb), "{verb}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_has_a_default() {
+        let short = |line: &str| decode_request(line.as_bytes()).unwrap();
+        assert_eq!(short(r#"{"version":1,"verb":"reload"}"#), Request::Reload { wait: true });
+        assert_eq!(short(r#"{"verb":"stop","version":1}"#), Request::Stop { now: false, wait: true });
+        assert_eq!(short(r#"{"version":1,"verb":"events"}"#), Request::Events { after: None, follow: false });
+    }
+
+    #[test]
+    fn a_request_is_read_strictly_and_the_reason_told() {
+        let cases = [
+            ("", "not a JSON object"),
+            ("reload", "not a JSON object"),
+            ("[]", "not a JSON object"),
+            ("{}", "version nothing"),
+            (r#"{"version":2,"verb":"reload"}"#, "version 2 of the control protocol is not spoken here"),
+            (r#"{"version":"1","verb":"reload"}"#, "version \"1\""),
+            (r#"{"version":1}"#, "missing field `verb`"),
+            (r#"{"version":1,"verb":"dance"}"#, "unknown variant `dance`, expected one of `status`"),
+            (r#"{"version":1,"verb":"scale"}"#, "missing field `workers`"),
+            (r#"{"version":1,"verb":"scale","workers":-1}"#, "invalid value: integer `-1`"),
+            (r#"{"version":1,"verb":"reload","force":true}"#, "unknown field `force`"),
+            (r#"{"version":1,"verb":"status","force":true}"#, "status has no fields"),
+        ];
+        for (line, expected) in cases {
+            assert!(reason(line).contains(expected), "{line}: {}", reason(line));
+        }
+        let long = format!(r#"{{"version":1,"verb":"{}"}}"#, "é".repeat(5000));
+        assert!(reason(&long).chars().count() < 250, "somebody else's text is repeated only in part");
+        assert!(reason(&"[".repeat(5000)).contains("not a JSON object"), "depth is bounded");
+    }
+
+    #[test]
+    fn replies_come_back_as_they_were_and_may_have_grown() {
+        let event = Event::new("worker_ready", 1000, "worker 42 serves slot 3").slot(3).pid(42);
+        let replies = [
+            Reply::Progress(Progress { done: 1, total: 2, text: "slot 0 serves".into() }),
+            Reply::Event(event),
+            Reply::Status(serde_json::json!({"schema": 1, "slots": []})),
+            Reply::Verdict(Verdict::failed("no").with("slot", 3)),
+        ];
+        for reply in replies {
+            let line = encode_reply(&reply).unwrap();
+            assert_eq!(decode_reply(&line).unwrap(), reply);
+        }
+        let grown = r#"{"version":1,"verdict":{"ok":true,"code":0,"sentence":"fine","mood":"good"}}"#;
+        assert_eq!(decode_reply(grown.as_bytes()).unwrap(), Reply::Verdict(Verdict::done("fine")));
+        assert!(matches!(decode_reply(b"{\"version\":1,\"song\":1}"), Err(Error::Reply { .. })));
+    }
+}

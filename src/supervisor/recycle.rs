@@ -1,0 +1,240 @@
+//! When a worker has done enough, or holds too much: limits and its figures → stay, retire or kill; pure.
+//!
+//! That only one worker retires at a time is the planner's business.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Samples in a row above the soft limit before a worker retires: a spike is no leak.
+const SAMPLES: u32 = 3;
+
+/// Time between two looks at a worker's memory.
+const FAR: Duration = Duration::from_secs(1);
+
+/// The same when it holds most of what it may.
+const NEAR: Duration = Duration::from_millis(250);
+
+/// Bounds on a worker's life; none is unlimited.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests after which it retires.
+    pub requests: Option<u64>,
+    /// Up to this many more, another number for each worker, so that they do not all retire at once.
+    pub requests_jitter: u64,
+    /// Age at which it retires at the latest; up to a tenth earlier, for the same reason.
+    pub age: Option<Duration>,
+    /// Private memory above which it retires, bytes.
+    pub memory_soft: Option<u64>,
+    /// Private memory above which it is killed, bytes.
+    pub memory_hard: Option<u64>,
+}
+
+impl Limits {
+    /// Whether a worker's memory has to be looked at at all.
+    pub fn on_memory(&self) -> bool {
+        self.memory_soft.is_some() || self.memory_hard.is_some()
+    }
+
+    /// Whether there is any bound.
+    pub fn any(&self) -> bool {
+        self.on_memory() || self.requests.is_some() || self.age.is_some()
+    }
+
+    /// Whether this much memory is at least four fifths of a limit.
+    fn is_near(&self, memory: u64) -> bool {
+        let lowest = self.memory_soft.into_iter().chain(self.memory_hard).min();
+        lowest.is_some_and(|limit| memory >= limit / 5 * 4)
+    }
+}
+
+/// What is to become of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It goes on.
+    Stay,
+    /// A successor takes its seat, then it finishes and leaves.
+    Retire(Cause),
+    /// It is killed at once.
+    Kill(Cause),
+}
+
+/// Which limit was met, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// It has answered this many requests.
+    Requests(u64),
+    /// It is this old.
+    Age(Duration),
+    /// It holds this much private memory, and may hold that much; bytes.
+    Memory {
+        /// What it holds.
+        held: u64,
+        /// What it may.
+        limit: u64,
+    },
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+        match *self {
+            Self::Requests(requests) => write!(f, "it has answered {requests} requests"),
+            Self::Age(age) => {
+                write!(f, "it is {} old", humantime::format_duration(Duration::from_secs(age.as_secs())))
+            }
+            Self::Memory { held, limit } => {
+                write!(f, "it holds {:.1} MiB of memory, more than {:.1} MiB", mib(held), mib(limit))
+            }
+        }
+    }
+}
+
+/// What is remembered of one worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Watch {
+    /// Tells this worker from others: same seed, same jitter.
+    seed: u64,
+    /// Samples in a row above the soft limit.
+    above: u32,
+    /// When its memory is looked at next.
+    sample_at: Duration,
+}
+
+impl Watch {
+    /// For a worker whose process is `pid`, in slot `slot`.
+    pub fn new(slot: usize, pid: u32) -> Self {
+        Self { seed: ((slot as u64) << 32) | u64::from(pid), above: 0, sample_at: Duration::ZERO }
+    }
+
+    /// Whether its memory has to be read now.
+    pub fn wants_memory(&self, limits: &Limits, now: Duration) -> bool {
+        limits.on_memory() && now >= self.sample_at
+    }
+
+    /// Takes a sample of its private memory, bytes.
+    pub fn memory(&mut self, limits: &Limits, held: u64, now: Duration) -> Verdict {
+        self.sample_at = now + if limits.is_near(held) { NEAR } else { FAR };
+        if let Some(limit) = limits.memory_hard.filter(|limit| held > *limit) {
+            return Verdict::Kill(Cause::Memory { held, limit });
+        }
+        let Some(limit) = limits.memory_soft.filter(|limit| held > *limit) else {
+            self.above = 0;
+            return Verdict::Stay;
+        };
+        self.above = self.above.saturating_add(1);
+        if self.above < SAMPLES { Verdict::Stay } else { Verdict::Retire(Cause::Memory { held, limit }) }
+    }
+
+    /// Looks at what it has done since it became READY.
+    pub fn work(&self, limits: &Limits, requests: u64, age: Duration) -> Verdict {
+        if limits.requests.is_some_and(|most| requests >= self.most_requests(limits, most)) {
+            return Verdict::Retire(Cause::Requests(requests));
+        }
+        if limits.age.is_some_and(|oldest| age >= self.oldest(oldest)) {
+            return Verdict::Retire(Cause::Age(age));
+        }
+        Verdict::Stay
+    }
+
+    /// When its age comes to be too much, counted from READY; none when it may grow old.
+    pub fn retires_at(&self, limits: &Limits) -> Option<Duration> {
+        limits.age.map(|oldest| self.oldest(oldest))
+    }
+
+    fn most_requests(&self, limits: &Limits, most: u64) -> u64 {
+        let choices = limits.requests_jitter.saturating_add(1);
+        most.saturating_add(mixed(self.seed) % choices)
+    }
+
+    fn oldest(&self, oldest: Duration) -> Duration {
+        let share = (mixed(!self.seed) >> 11) as f64 / (1_u64 << 53) as f64;
+        oldest.mul_f64(1.0 - share / 10.0)
+    }
+}
+
+/// Spreads a seed over all numbers (the last step of `SplitMix64`).
+fn mixed(seed: u64) -> u64 {
+    let seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let seed = (seed ^ (seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let seed = (seed ^ (seed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    seed ^ (seed >> 31)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+    const NOW: Duration = Duration::from_secs(100);
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    #[test]
+    fn without_limits_everybody_stays() {
+        let limits = Limits::default();
+        let mut watch = Watch::new(0, 1);
+        assert!(!limits.any() && !watch.wants_memory(&limits, NOW));
+        assert_eq!(watch.work(&limits, u64::MAX, Duration::MAX), Verdict::Stay);
+        assert_eq!(watch.memory(&limits, u64::MAX, NOW), Verdict::Stay);
+    }
+
+    #[test]
+    fn workers_of_one_fleet_retire_apart() {
+        let limits =
+            Limits { requests: Some(1000), requests_jitter: 500, age: Some(DAY), ..Limits::default() };
+        let mut most: Vec<_> =
+            (0..8).map(|n| Watch::new(n, 100 + n as u32).most_requests(&limits, 1000)).collect();
+        let mut ages: Vec<_> =
+            (0..8).map(|n| Watch::new(n, 100 + n as u32).retires_at(&limits).unwrap()).collect();
+        most.sort_unstable();
+        ages.sort_unstable();
+        most.dedup();
+        ages.dedup();
+        assert!(most.len() > 6 && ages.len() == 8, "{most:?} {ages:?}");
+        assert!(most[most.len() - 1] - most[0] > 100, "{most:?}");
+        assert!(ages[7] - ages[0] > DAY / 50, "{ages:?}");
+    }
+
+    #[test]
+    fn a_spike_is_no_leak_and_a_leak_is_found() {
+        let limits = Limits { memory_soft: Some(100 * MIB), ..Limits::default() };
+        let mut watch = Watch::new(0, 1);
+        for held in [101, 101, 99, 101, 101] {
+            assert_eq!(watch.memory(&limits, held * MIB, NOW), Verdict::Stay);
+        }
+        let cause = Cause::Memory { held: 102 * MIB, limit: 100 * MIB };
+        assert_eq!(watch.memory(&limits, 102 * MIB, NOW), Verdict::Retire(cause));
+        assert_eq!(cause.to_string(), "it holds 102.0 MiB of memory, more than 100.0 MiB");
+    }
+
+    #[test]
+    fn the_hard_limit_kills_at_once() {
+        let limits =
+            Limits { memory_soft: Some(100 * MIB), memory_hard: Some(200 * MIB), ..Limits::default() };
+        let verdict = Watch::new(0, 1).memory(&limits, 201 * MIB, NOW);
+        assert_eq!(verdict, Verdict::Kill(Cause::Memory { held: 201 * MIB, limit: 200 * MIB }));
+    }
+
+    #[test]
+    fn memory_is_looked_at_more_often_near_the_limit() {
+        let limits = Limits { memory_hard: Some(100 * MIB), ..Limits::default() };
+        let mut watch = Watch::new(0, 1);
+        assert!(watch.wants_memory(&limits, NOW));
+        watch.memory(&limits, 79 * MIB, NOW);
+        assert!(!watch.wants_memory(&limits, NOW + NEAR) && watch.wants_memory(&limits, NOW + FAR));
+        watch.memory(&limits, 80 * MIB, NOW);
+        assert!(watch.wants_memory(&limits, NOW + NEAR));
+    }
+
+    proptest! {
+        #[test]
+        fn jitter_stays_within_its_bounds(slot in 0_usize..1024, pid in 0_u32.., most in 1_u64..1_000_000_000, jitter in 0_u64..1_000_000) {
+            let limits = Limits { requests: Some(most), requests_jitter: jitter, age: Some(DAY), ..Limits::default() };
+            let watch = Watch::new(slot, pid);
+            prop_assert_eq!(watch.work(&limits, most - 1, DAY.mul_f64(0.9) - Duration::from_secs(1)), Verdict::Stay);
+            prop_assert_ne!(watch.work(&limits, most + jitter, Duration::ZERO), Verdict::Stay);
+            prop_assert_ne!(watch.work(&limits, 0, DAY), Verdict::Stay);
+        }
+    }
+}
