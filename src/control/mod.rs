@@ -7,7 +7,10 @@ pub mod client;
 mod connection;
 pub mod events;
 pub mod protocol;
+pub mod rates;
 pub mod server;
+pub mod status;
+pub mod survey;
 
 use std::path::Path;
 use std::path::PathBuf;
