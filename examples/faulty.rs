@@ -1,4 +1,4 @@
-//! A fleet that fails on request: its tests want workers that do not boot, panic, hang about or leave orphans.
+//! A fleet that fails on request: its tests want workers that do not boot, panic, hang, leak or leave orphans.
 //!
 //! `FAULTY_FILE` names a file that lists the slots whose workers panic while they build their router, or says `all`;
 //! it is read anew by each worker, so that a fault can be mended while the fleet runs. `FAULTY_THREAD` makes it start a
@@ -15,6 +15,7 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 use std::time::Duration;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -60,6 +61,9 @@ fn routes() -> Router<State> {
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
         .route("/panic", get(overboard))
         .route("/orphan", get(orphan))
+        .route("/block/{millis}", get(block))
+        .route("/spin/{millis}", get(spin))
+        .route("/leak/{mib}", get(leak))
         .merge(long_ones())
 }
 
@@ -142,4 +146,26 @@ async fn echo(request: Request) -> impl IntoResponse {
         }
     });
     (StatusCode::SWITCHING_PROTOCOLS, [(header::CONNECTION, "upgrade"), (header::UPGRADE, "websocket")])
+}
+
+/// Blocks the event loop, as a call to a slow library would.
+async fn block(Path(millis): Path<u64>) -> &'static str {
+    std::thread::sleep(Duration::from_millis(millis));
+    "blocked\n"
+}
+
+/// Keeps the event loop computing.
+async fn spin(Path(millis): Path<u64>) -> &'static str {
+    let end = Instant::now() + Duration::from_millis(millis);
+    while Instant::now() < end {
+        std::hint::spin_loop();
+    }
+    "spun\n"
+}
+
+/// Takes memory and never gives it back.
+async fn leak(Path(mib): Path<usize>) -> &'static str {
+    // Not zero, so that every page is really written.
+    Vec::leak(vec![1_u8; mib << 20]);
+    "leaked\n"
 }

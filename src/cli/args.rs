@@ -2,6 +2,7 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 use clap::CommandFactory;
@@ -47,6 +48,9 @@ pub(super) struct Settings {
     /// The shared Redis [default: a private one]
     #[arg(long, global = true, value_name = "URL")]
     redis_url: Option<String>,
+    /// Folder of the fleet's lock and control socket: which fleet is meant
+    #[arg(long, global = true, value_name = "DIR")]
+    run_dir: Option<String>,
     /// Any other setting, for example --set drain.grace=5s
     #[arg(long = "set", global = true, value_name = "SETTING=VALUE")]
     set: Vec<String>,
@@ -59,6 +63,9 @@ pub(super) enum Command {
     Serve,
     /// Say what would be started, and whether it could be: settings, ports, Redis
     Check,
+    /// Ask a running fleet to do something
+    #[command(flatten)]
+    Operate(Verb),
     /// Ask a running fleet whether it is alive; exit code 0 or 1, for container health checks
     Health {
         /// What to ask [default: /livez at the operators' address]
@@ -77,6 +84,83 @@ pub(super) enum Command {
     Settings,
     /// List the signals the supervisor takes
     Signals,
+}
+
+/// What a running fleet can be asked to do, and what it did.
+#[derive(Debug, Subcommand)]
+pub(super) enum Verb {
+    /// Replace every worker by one with the present configuration, losing no request
+    Reload {
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Go on as the new program, with the same pid and sockets, losing no request
+    Upgrade {
+        /// The program to become [default: the file that was started]
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Run this number of workers
+    Scale {
+        /// Workers wanted, 1 to 1024
+        // Not `workers`: clap knows the flag of a fleet to be started by that name.
+        #[arg(value_name = "N", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(1..=1024))]
+        count: u16,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Replace the worker of one slot, losing no request
+    Restart {
+        /// Index of the slot, from 0; `status` lists them
+        #[arg(value_name = "SLOT", allow_negative_numbers = true, value_parser = clap::value_parser!(u16).range(0..=1023))]
+        slot: u16,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Drain every worker, then end the fleet
+    Stop {
+        /// End every worker at once, with the requests it has
+        #[arg(long)]
+        now: bool,
+        #[command(flatten)]
+        manner: Manner,
+    },
+    /// Print what happened in the fleet
+    Events {
+        /// Go on with what happens from now on
+        #[arg(long, short)]
+        follow: bool,
+        /// Only events later than number SEQ
+        #[arg(long, value_name = "SEQ")]
+        after: Option<u64>,
+        /// One JSON object a line
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// How an answer is waited for and shown.
+#[derive(Debug, Args)]
+pub(super) struct Manner {
+    /// Print every reply as a line of JSON; the last is the verdict
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Longest wait for the verdict; the fleet goes on beyond it
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = patience)]
+    pub(super) timeout: Duration,
+    /// Return as soon as the fleet has accepted
+    #[arg(long)]
+    pub(super) no_wait: bool,
+}
+
+fn patience(text: &str) -> Result<Duration, String> {
+    match humantime::parse_duration(text) {
+        Ok(Duration::ZERO) => Err("it is no time at all".into()),
+        Ok(duration) => Ok(duration),
+        Err(error) => Err(format!("{error}; write it as 30s or 5m")),
+    }
 }
 
 /// What was typed, or the code to end with because help was wanted or a mistake was made.
@@ -102,6 +186,7 @@ impl Settings {
             ("admin.listen", "--admin-listen", self.admin_listen),
             ("workers.count", "--workers", self.workers),
             ("redis.url", "--redis-url", self.redis_url),
+            ("run_dir", "--run-dir", self.run_dir),
         ];
         for (path, flag, value) in named {
             inputs.flags.extend(value.map(|value| (path.to_owned(), value, flag.to_owned())));
@@ -132,5 +217,29 @@ mod tests {
             assert_eq!(line.settings.workers.as_deref(), Some("3"));
             assert!(matches!(line.command, Some(Command::Check)));
         }
+    }
+
+    #[test]
+    fn a_verb_takes_only_what_a_fleet_can_do() {
+        let refused = [
+            &["scale"][..],
+            &["scale", "0"],
+            &["scale", "-1"],
+            &["scale", "1025"],
+            &["scale", "many"],
+            &["restart", "-1"],
+            &["restart", "1024"],
+            &["reload", "--timeout", "0s"],
+            &["reload", "--timeout", "soon"],
+            &["upgrade", "path"],
+            &["events", "--after", "-1"],
+        ];
+        let typed = |words: &[&str]| parse(["regatta"].iter().chain(words).map(OsString::from));
+        for words in refused {
+            assert_eq!(typed(words).unwrap_err(), exit::USAGE, "{words:?}");
+        }
+        let line = typed(&["scale", "1024", "--json", "--timeout", "90s"]).unwrap();
+        let Some(Command::Operate(Verb::Scale { count: 1024, manner })) = line.command else { panic!() };
+        assert!(manner.json && !manner.no_wait && manner.timeout == Duration::from_secs(90));
     }
 }

@@ -1,6 +1,7 @@
 //! Says what would be started, and whether it could be, without starting it.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 use crate::cli::exit;
 use crate::cli::exit::Failure;
@@ -64,7 +65,7 @@ fn workers(config: &Config) -> String {
 
 fn ports(config: &Config) -> Result<(), Failure> {
     // No slot: each address is only probed.
-    let probed = listener::open(&config.listen, config.admin.listen, 0);
+    let probed = listener::open(&config.listen, config.admin.listen, Arc::default(), 0);
     probed.map_err(|error| Failure::new(exit::USAGE, &error))?;
     say("ports     free");
     Ok(())

@@ -7,14 +7,19 @@ use crate::config;
 use crate::config::Inputs;
 use crate::config::diff::Applies;
 use crate::config::diff::Values;
+use crate::config::schema::Autoscale;
 use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
+use crate::config::schema::Workers;
 use crate::http::App;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor;
 use crate::supervisor::Pinned;
 use crate::supervisor::Reloaded;
 use crate::supervisor::Seat;
+use crate::supervisor::autoscale;
+use crate::supervisor::recycle;
+use crate::supervisor::senses::Care;
 use crate::worker;
 use crate::worker::Start;
 
@@ -68,6 +73,28 @@ pub(super) fn settings(config: &Config) -> supervisor::Settings {
         probation: config.workers.probation,
         drain_timeout: config.drain.timeout,
         leaving: config.drain.leaving,
+        steering: config.steering,
+        care: care(&config.workers),
+        stats_interval: config.log.stats_interval,
+    }
+}
+
+/// What the supervisor looks after besides crashes.
+fn care(workers: &Workers) -> Care {
+    let (scaling, recycling) = (workers.scaling, workers.recycling);
+    let (min, _, max) = scaling.bounds(super::serve::count(workers));
+    let (window, busy_max, busy_min) = (scaling.window, scaling.busy_max, scaling.busy_min);
+    Care {
+        hang_timeout: workers.hang_timeout,
+        limits: recycle::Limits {
+            requests: recycling.max_requests,
+            requests_jitter: recycling.max_requests_jitter,
+            age: recycling.max_age,
+            memory_soft: recycling.memory_soft,
+            memory_hard: recycling.memory_hard,
+        },
+        scaling: (min < max).then_some(autoscale::Settings { min, max, window, busy_max, busy_min }),
+        dry_run: scaling.mode == Autoscale::DryRun,
     }
 }
 
@@ -104,14 +131,23 @@ impl supervisor::Host for Host {
             };
             Some(Pinned { name: name.clone(), needs })
         });
+        let settings = settings(&config);
+        // Where the load decides, new bounds alone leave the number as it is as long as it is within them.
+        let bounded = settings.care.scaling.is_none()
+            && (changes.contains_key("workers.min") || changes.contains_key("workers.max"));
+        let recounted = bounded || changes.contains_key("workers.count");
         let reloaded = Reloaded {
-            settings: settings(&config),
-            workers: changes.contains_key("workers.count").then(|| super::serve::slots(&config)),
+            settings,
+            workers: recounted.then(|| super::serve::slots(&config)),
             changed: changes.keys().cloned().collect(),
             pinned: pinned.collect(),
         };
         self.configs.insert(generation, Generation { config: Arc::new(config), values });
         Ok(reloaded)
+    }
+
+    fn build(&self) -> &str {
+        env!("CARGO_PKG_VERSION")
     }
 
     fn keep(&mut self, generations: &[u64]) {

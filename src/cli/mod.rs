@@ -2,12 +2,19 @@
 
 mod args;
 mod check;
+mod columns;
+mod events;
 mod exit;
 mod health;
 mod host;
 mod migrate;
+mod operate;
 mod print;
+#[cfg(test)]
+mod samples;
 mod serve;
+mod status;
+mod units;
 
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -71,13 +78,16 @@ impl Fleet {
             _ => {}
         }
         let inputs = line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
+        if let Some(Command::Operate(verb)) = line.command {
+            return operate::operate(&inputs, verb);
+        }
         let config = crate::config::load(&inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
         match line.command {
             None | Some(Command::Serve) => serve::serve(config, &inputs, &self.app),
             Some(Command::Check) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
             Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),
-            Some(Command::Settings | Command::Signals) => Ok(exit::OK),
+            Some(Command::Settings | Command::Signals | Command::Operate(_)) => Ok(exit::OK),
         }
     }
 }

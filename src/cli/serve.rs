@@ -23,10 +23,14 @@ use crate::config::Inputs;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
+use crate::config::schema::Workers;
+use crate::control;
+use crate::control::server::Server;
 use crate::http::App;
 use crate::listener;
 use crate::listener::Addresses;
 use crate::listener::SlotListeners;
+use crate::listener::activation::Lent;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor;
 use crate::supervisor::Outcome;
@@ -58,8 +62,12 @@ enum Error {
     RunDir { folder: PathBuf, source: io::Error },
     #[error("the folder {} (run_dir) is in use by the fleet with pid {pid}; give this one a run_dir of its own", folder.display())]
     Running { folder: PathBuf, pid: String },
+    #[error("cannot open the control socket in {} (run_dir)", folder.display())]
+    Control { folder: PathBuf, source: io::Error },
     #[error("cannot raise the number of open files")]
     Limit(#[source] io::Error),
+    #[error("the kernel refuses to steer connections (listen.steering)")]
+    Steering(#[source] io::Error),
     #[error("cannot make the scoreboard")]
     Scoreboard(#[source] io::Error),
     #[error("the supervisor failed")]
@@ -76,15 +84,17 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
     fd::raise_limit().map_err(Error::Limit).map_err(|error| Failure::new(exit::FAILED, &error))?;
     run_folder(&config)?;
     let (running, before) = claim(&config.run_dir).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let control = open_control(&config.run_dir)?;
     let slots = slots(&config);
-    let (addresses, listeners) = open(&config, slots, before)?;
+    let (addresses, listeners) = open(&config, inputs, slots, before)?;
     let server = private_redis(&config, inputs)?;
     let redis_url = match (&config.redis.url, &server) {
         (Some(url), _) => url.clone(),
         (None, Some(server)) => RedisUrl::unix(&server.socket()),
         (None, None) => return Err(Failure::new(exit::UNAVAILABLE, &redis_server::Error::NotInstalled)),
     };
-    let capacity = NonZeroUsize::new(slots + SPARE_ROWS).unwrap_or(NonZeroUsize::MIN);
+    let capacity =
+        NonZeroUsize::new(config.workers.scaling.bounds(slots).2 + SPARE_ROWS).unwrap_or(NonZeroUsize::MIN);
     let started_ms = u64::try_from(time::unix().as_millis()).unwrap_or(0);
     let scoreboard = Scoreboard::create(capacity, proc::pid().as_raw().unsigned_abs(), started_ms)
         .map_err(|source| Failure::new(exit::BOOT, &Error::Scoreboard(source)))?;
@@ -96,11 +106,18 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
     let settings = host::settings(&config);
     let mut host = Host::new(inputs, config, app, &scoreboard, private)
         .map_err(|error| Failure::new(exit::USAGE, &error))?;
-    let start = supervisor::Start { settings, signals, addresses, listeners, redis: server };
+    let start = supervisor::Start { settings, signals, addresses, listeners, redis: server, control };
     let outcome = Supervisor::new(start, &scoreboard, &mut host).and_then(Supervisor::run);
     // An empty file says that this fleet ended in order.
     let _ = running.set_len(0);
     ended(outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))?)
+}
+
+/// The control socket; the lock of the folder is held.
+fn open_control(folder: &Path) -> Result<Server, Failure> {
+    let opened = Server::open(&control::socket(folder));
+    let failed = |source| Error::Control { folder: folder.into(), source };
+    opened.map_err(failed).map_err(|error| Failure::new(exit::USAGE, &error))
 }
 
 fn ended(outcome: Outcome) -> Result<u8, Failure> {
@@ -113,9 +130,14 @@ fn ended(outcome: Outcome) -> Result<u8, Failure> {
     }
 }
 
-/// The number of slots, as configured or as the machine allows.
+/// The number of slots to begin with.
 pub(super) fn slots(config: &Config) -> usize {
-    match config.workers.count {
+    config.workers.scaling.bounds(count(&config.workers)).1
+}
+
+/// The number of workers as configured, or as the machine allows.
+pub(super) fn count(workers: &Workers) -> usize {
+    match workers.count {
         Count::Auto => cpu::allowed(),
         Count::Fixed(count) => count,
     }
@@ -186,18 +208,27 @@ fn claim(folder: &Path) -> Result<(File, Predecessor), Error> {
 /// Opens the listeners; the workers of a killed fleet are given a moment to leave the port.
 fn open(
     config: &Config,
+    inputs: &Inputs,
     slots: usize,
     before: Predecessor,
 ) -> Result<(Addresses, Vec<SlotListeners>), Failure> {
     const STEP: Duration = Duration::from_millis(50);
+    let usage = |error: &dyn std::error::Error| Failure::new(exit::USAGE, error);
+    let lent = Lent::take(&inputs.environment, proc::pid().as_raw()).map_err(|error| usage(&error))?;
+    lent.suits(config.steering).map_err(|error| usage(&error))?;
+    let lent = Arc::new(lent);
     let mut waited = Duration::ZERO;
-    loop {
-        match listener::open(&config.listen, config.admin.listen, slots) {
+    let (addresses, listeners) = loop {
+        match listener::open(&config.listen, config.admin.listen, Arc::clone(&lent), slots) {
             Err(listener::Error::InUse { .. }) if before == Predecessor::Killed && waited < PORT_PATIENCE => {
                 std::thread::sleep(STEP);
                 waited += STEP;
             }
-            opened => return opened.map_err(|error| Failure::new(exit::USAGE, &error)),
+            opened => break opened.map_err(|error| usage(&error))?,
         }
-    }
+    };
+    // Before the first worker accepts: from the first connection on it is as configured.
+    let steered = listeners.first().map_or(Ok(()), |slot| slot.steer(config.steering, &vec![true; slots]));
+    steered.map_err(Error::Steering).map_err(|error| Failure::new(exit::FAILED, &error))?;
+    Ok((addresses, listeners))
 }

@@ -50,6 +50,7 @@ impl Values {
             "listen" | "admin.listen" | "run_dir" | "data_dir" => Applies::AtRestart,
             // Between the private Redis and another one lies the start of a process, and all sessions.
             "redis.url" if given(self) != given(newer) => Applies::AtRestart,
+            "log.stats_interval" => Applies::AtReload,
             _ if name.starts_with("log.") => Applies::AtUpgrade,
             _ => Applies::AtReload,
         }

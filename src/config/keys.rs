@@ -28,6 +28,7 @@ const SIZE: &str = "a size in bytes such as 65536, 64KiB or 2MiB";
 /// Every setting there is; an unknown name is an error.
 pub const KEYS: &[Key] = &[
     key("listen", "0.0.0.0:3000", ADDRESSES, "public addresses"),
+    key("listen.steering", "kernel", "kernel or client-ip", "how connections are spread over the slots"),
     key("admin.listen", "127.0.0.1:3001", "one address such as 127.0.0.1:3001", "operators' address"),
     key("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
     key("workers.min", "", COUNT, "fewest workers; below workers.max the load decides how many"),
@@ -113,6 +114,8 @@ pub const KEYS: &[Key] = &[
     key("data_dir", "", "a folder", "the private Redis's data"),
     key("log.format", "auto", "auto, pretty or json", "form of log lines"),
     key("log.level", "info", "tracing directives such as info or regatta=debug", "what is logged"),
+    key("log.file", "", "a file", "where lines go; none: standard error"),
+    key("log.stats_interval", "0s", DURATION, "the supervisor logs totals and rates this often; 0s: never"),
 ];
 
 /// The entry for a dotted path, matching `*` against one part.

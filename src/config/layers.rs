@@ -88,11 +88,22 @@ impl Given {
 /// All sources, the stronger over the weaker.
 pub(super) struct Layers {
     given: BTreeMap<String, Given>,
+    /// Whether a setting that does not exist is a mistake.
+    strict: bool,
 }
 
 impl Layers {
     pub(super) fn collect(inputs: &Inputs) -> Result<Self, Error> {
-        let mut layers = Self { given: BTreeMap::new() };
+        Self::gather(inputs, true)
+    }
+
+    /// The same, but what is no setting is passed over.
+    pub(super) fn collect_known(inputs: &Inputs) -> Result<Self, Error> {
+        Self::gather(inputs, false)
+    }
+
+    fn gather(inputs: &Inputs, strict: bool) -> Result<Self, Error> {
+        let mut layers = Self { given: BTreeMap::new(), strict };
         layers.defaults();
         layers.file(inputs)?;
         layers.environment(&inputs.environment)?;
@@ -170,7 +181,12 @@ impl Layers {
     }
 
     fn put(&mut self, path: String, items: Vec<String>, origin: Origin) -> Result<(), Error> {
+        // In a file a name is either a value or a section: who wants `listen.steering` too needs another name for it.
+        let path = if path == "listen.address" { "listen".into() } else { path };
         if keys::find(&path).is_none() {
+            if !self.strict {
+                return Ok(());
+            }
             let hint = keys::nearest(&path);
             return Err(Error::Unknown { key: path, origin, hint });
         }

@@ -119,6 +119,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
     let layers = Layers::collect(inputs)?;
     let config = Config {
         listen: layers.list("listen", parse::addresses)?,
+        steering: layers.one("listen.steering", parse::steering)?,
         admin: Admin { listen: layers.one("admin.listen", parse::address)? },
         workers: workers(&layers)?,
         drain: drain(&layers)?,
@@ -139,18 +140,36 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
             header: layers.one("proxy.header", parse::forward_header)?,
         },
         http: http(&layers)?,
-        run_dir: layers.optional("run_dir", folder)?.unwrap_or_else(|| inputs.default_run_dir()),
-        data_dir: layers.optional("data_dir", folder)?.unwrap_or_else(|| inputs.default_data_dir()),
+        run_dir: layers.optional("run_dir", path)?.unwrap_or_else(|| inputs.default_run_dir()),
+        data_dir: layers.optional("data_dir", path)?.unwrap_or_else(|| inputs.default_data_dir()),
         log: Log {
             format: layers.one("log.format", parse::log_format)?,
             level: layers.one("log.level", |text| Ok(text.to_owned()))?,
+            file: layers.optional("log.file", path)?,
+            stats_interval: layers.one("log.stats_interval", parse::duration)?,
         },
     };
     agree(&layers, &config)?;
     Ok(config)
 }
 
-fn folder(text: &str) -> Result<PathBuf, Reason> {
+/// Where the running fleet is found: the one setting that is needed to ask it.
+///
+/// A configuration that has become wrong must not keep anybody from stopping a fleet, so nothing else is checked.
+///
+/// # Errors
+/// When neither a flag nor the environment says it and the file cannot be read.
+pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
+    let flag = inputs.flags.iter().rev().find(|(path, _, _)| path == "run_dir").map(|(_, value, _)| value);
+    let given = flag.or_else(|| inputs.environment.get("REGATTA_RUN_DIR"));
+    if let Some(given) = given.map(|given| given.trim()).filter(|given| !given.is_empty()) {
+        return Ok(PathBuf::from(given));
+    }
+    let found = Layers::collect_known(inputs)?.optional("run_dir", path)?;
+    Ok(found.unwrap_or_else(|| inputs.default_run_dir()))
+}
+
+fn path(text: &str) -> Result<PathBuf, Reason> {
     if text.is_empty() { Err("it is empty".into()) } else { Ok(PathBuf::from(text)) }
 }
 
@@ -317,7 +336,7 @@ mod tests {
         let bounds = |text: &str, count| {
             with(&[], Some(&format!("[workers]\n{text}"))).unwrap().workers.scaling.bounds(count)
         };
-        assert_eq!(bounds("", 4), (4, 4, 4));
+        assert_eq!(bounds("count = 2", 4), (4, 4, 4));
         assert_eq!(bounds("min = 2", 4), (2, 4, 4));
         assert_eq!(bounds("max = 8", 4), (4, 4, 8));
         assert_eq!(bounds("min = 2\nmax = 3", 16), (2, 3, 3));
@@ -349,6 +368,22 @@ mod tests {
         assert!(!message(&[("REGATTA_SESSION__SECRETS", "short")], None).contains("\"short\""));
         assert!(message(&[], Some("listen = [")).contains("regatta.toml"));
         assert!(message(&[], Some("workers = 3")).contains("workers"));
+    }
+
+    #[test]
+    fn a_running_fleet_is_found_whatever_else_is_wrong() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("regatta.toml");
+        std::fs::write(&file, "run_dir = \"/run/here\"\ncuont = 3\nlisten = \"nowhere\"").unwrap();
+        let mut inputs = Inputs { folder: folder.path().into(), ..Inputs::default() };
+        let found = |inputs: &Inputs| run_dir(inputs).unwrap().display().to_string();
+        assert_eq!(found(&inputs), "/run/here");
+        std::fs::write(&file, "run_dir = [").unwrap();
+        assert!(run_dir(&inputs).is_err());
+        inputs.environment.insert("REGATTA_RUN_DIR".into(), "/run/there".into());
+        assert_eq!(found(&inputs), "/run/there");
+        inputs.flags.push(("run_dir".into(), "/run/flag".into(), "--run-dir".into()));
+        assert_eq!(found(&inputs), "/run/flag");
     }
 
     #[test]

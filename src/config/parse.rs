@@ -20,6 +20,7 @@ use crate::config::schema::Rate;
 use crate::config::schema::RedisUrl;
 use crate::config::schema::Secret;
 use crate::config::schema::Secure;
+use crate::config::schema::Steering;
 
 /// Why a text is not a value; completes the sentence "… is X, but …".
 pub(super) type Reason = String;
@@ -271,6 +272,10 @@ pub(super) fn forward_header(text: &str) -> Result<ForwardHeader, Reason> {
     let choices =
         [("x-forwarded-for", ForwardHeader::XForwardedFor), ("forwarded", ForwardHeader::Forwarded)];
     choice(text, &choices)
+}
+
+pub(super) fn steering(text: &str) -> Result<Steering, Reason> {
+    choice(text, &[("kernel", Steering::Kernel), ("client-ip", Steering::ClientIp)])
 }
 
 pub(super) fn log_format(text: &str) -> Result<LogFormat, Reason> {

@@ -19,6 +19,8 @@ pub const MAX_WORKERS: usize = 1024;
 pub struct Config {
     /// Public addresses, at least one; port 0 lets the kernel choose.
     pub listen: Vec<SocketAddr>,
+    /// How new connections are spread over the slots.
+    pub steering: Steering,
     /// The operators' address and what is served on it.
     pub admin: Admin,
     /// How many workers, and how patient the supervisor is with them.
@@ -41,6 +43,15 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What is logged, and in which form.
     pub log: Log,
+}
+
+/// How new connections are spread over the slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Steering {
+    /// By the kernel's hash of each connection; at random over the others while a slot takes none.
+    Kernel,
+    /// One client address always meets the same slot, except while that slot takes none.
+    ClientIp,
 }
 
 /// The operators' listener (`/livez`, `/readyz`, `/metrics`, `/fleet.json`).
@@ -327,6 +338,10 @@ pub struct Log {
     pub format: LogFormat,
     /// `tracing` filter directives, as in `RUST_LOG`.
     pub level: String,
+    /// Where lines go; `None`: standard error. SIGUSR1 has every process open it again.
+    pub file: Option<PathBuf>,
+    /// How often the supervisor logs totals and rates; zero: never.
+    pub stats_interval: Duration,
 }
 
 /// Form of a log line.

@@ -254,7 +254,7 @@ impl Server {
         if reply.is_final() && client.state == State::Asked {
             client.state = State::Idle;
         }
-        if client.send(&line) == Presence::Gone {
+        if client.send(&line) == Presence::Gone || client.is_done() {
             self.clients.remove(&id);
         }
     }

@@ -80,8 +80,23 @@ impl WorkerState {
 pub enum Order {
     /// A successor takes it: listeners and queue stay as they are.
     Pass = 0,
-    /// The slot ends: its queue runs dry, then its listeners close.
+    /// The slot ends and the fleet goes on: its queue runs dry, then its listeners close.
     Close = 1,
+    /// The fleet ends, and the slot with it.
+    Stop = 2,
+    /// It has been told before, and is to cut what it still has.
+    Cut = 3,
+}
+
+impl Order {
+    fn from_word(word: u64) -> Self {
+        match word {
+            1 => Self::Close,
+            2 => Self::Stop,
+            3 => Self::Cut,
+            _ => Self::Pass,
+        }
+    }
 }
 
 /// A worker's cell, and through it the row of its slot.
@@ -141,7 +156,7 @@ impl<'a> Cell<'a> {
 
     /// What the worker does with its seat when it is told to leave.
     pub fn order(self) -> Order {
-        if self.read(ORDER) == Order::Close as u64 { Order::Close } else { Order::Pass }
+        Order::from_word(self.read(ORDER))
     }
 
     /// Sign of life of the worker's event loop: milliseconds of the monotonic clock, private memory in bytes, and the

@@ -121,6 +121,11 @@ impl<'a> Row<'a> {
         SlotState::from_word(self.read(STATE))
     }
 
+    /// Connections accepted by all its workers.
+    pub fn accepted(self) -> u64 {
+        self.read(ACCEPTED)
+    }
+
     /// Counts a worker's end. Written by the supervisor.
     pub fn ended(self, reason: Reason) {
         self.add(REASONS + reason as usize, 1);

@@ -9,6 +9,7 @@ use crate::scoreboard::cell::WorkerState;
 use crate::supervisor::Outcome;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Death;
+use crate::supervisor::orders::happened;
 use crate::supervisor::plan::Action;
 use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::Target;
@@ -35,17 +36,20 @@ impl Supervisor<'_> {
                 self.drain(slot, pid, kill_at, order, reason);
             }
             Action::Cut { slot, pid, kill_at: at } => {
-                self.send(pid, Signal::SIGTERM);
                 if let Some(worker) = self.slots[slot].worker(pid)
                     && let Stage::Draining { kill_at, cut, .. } = &mut worker.stage
                 {
                     (*kill_at, *cut) = (at.min(*kill_at), true);
+                    self.scoreboard.cell(slot, worker.cell).set_order(Order::Cut);
                 }
+                self.send(pid, Signal::SIGTERM);
                 tracing::warn!(
                     slot,
                     pid = pid.as_raw(),
                     "worker is told to cut what it still has: too many older workers"
                 );
+                let text = "told to cut what it still has: too many leaving workers";
+                self.note(happened("worker_cut", text).slot(slot).pid(pid.as_raw().unsigned_abs()));
             }
             Action::Kill { slot, pid, cause } => self.kill(slot, pid, cause, now),
             Action::CloseSeat { slot } => self.close_seat(slot),
@@ -88,9 +92,11 @@ impl Supervisor<'_> {
         self.send(pid, Signal::SIGTERM);
         self.show(slot);
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker drains");
+        let event = happened("worker_drains", "told to finish and leave").reason(reason.name());
+        self.note(event.slot(slot).pid(pid.as_raw().unsigned_abs()));
     }
 
-    fn kill(&mut self, slot: usize, pid: Pid, cause: Cause, now: Duration) {
+    pub(super) fn kill(&mut self, slot: usize, pid: Pid, cause: Cause, now: Duration) {
         self.send(pid, Signal::SIGKILL);
         let Some(worker) = self.slots[slot].worker(pid) else { return };
         worker.stage = Stage::Killed { cause, forget_at: now + KILL_PATIENCE };
@@ -98,6 +104,8 @@ impl Supervisor<'_> {
         self.killed += usize::from(self.target != Target::StopNow);
         self.show(slot);
         tracing::warn!(slot, pid = pid.as_raw(), %cause, "worker killed: {cause}");
+        let event = happened("worker_killed", format!("killed: {cause}")).reason(cause.reason().name());
+        self.note(event.slot(slot).pid(pid.as_raw().unsigned_abs()));
     }
 
     /// Ends listening in a slot: nobody will sit here any more.
@@ -107,6 +115,7 @@ impl Supervisor<'_> {
         }
         self.slots[slot].seat = Seat::Closed;
         tracing::info!(slot, "slot closed");
+        self.note(happened("slot_closed", "retired").slot(slot));
     }
 
     fn spawn(&mut self, index: usize, generation: u64, now: Duration) {
@@ -131,6 +140,8 @@ impl Supervisor<'_> {
                 self.reports.insert(pid, Report::new(File::from(pipe)));
                 cell.seated(pid.as_raw().unsigned_abs());
                 tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
+                let event = happened("worker_started", "started").slot(index).generation(generation);
+                self.note(event.pid(pid.as_raw().unsigned_abs()));
             }
             Err(error) => {
                 let delay = slot.backoff.after(Death::BeforeReady, rand::random());

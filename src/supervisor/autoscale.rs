@@ -8,6 +8,9 @@
 //! Two things differ from uWSGI. A worker is never stopped if the others would then be busier than `busy_max`: they
 //! would call it back. And an emergency does not forget what regret has taught.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 /// Idle windows in a row before a worker is stopped, as long as no stop was regretted.
@@ -87,12 +90,28 @@ pub struct Autoscaler {
     stopped: Option<Duration>,
     /// Looks in a row that found a backlog.
     backlog: u32,
+    /// Since when workers have been missing.
+    missing: Option<Duration>,
 }
 
 impl Autoscaler {
     /// One that knows nothing of the load yet.
     pub fn new(settings: Settings) -> Self {
-        Self { settings, window: None, target: 0, idle: 0, needed: IDLE_WINDOWS, stopped: None, backlog: 0 }
+        Self {
+            settings,
+            window: None,
+            target: 0,
+            idle: 0,
+            needed: IDLE_WINDOWS,
+            stopped: None,
+            backlog: 0,
+            missing: None,
+        }
+    }
+
+    /// The bounds it was made with.
+    pub fn settings(&self) -> Settings {
+        self.settings
     }
 
     /// Looks at the fleet; says something at the end of each window and in an emergency, else nothing.
@@ -107,12 +126,13 @@ impl Autoscaler {
                 reason: format!("{target} is not within {min} to {max}"),
             });
         }
-        if let Some(decision) = self.emergency(load, now) {
+        let complete = self.is_complete(load, now);
+        if let Some(decision) = self.emergency(load, complete, now) {
             return Some(decision);
         }
-        // Whoever else has changed the number, or workers that are still missing: their load says nothing yet.
+        // Somebody else has changed the number, or workers are still missing: the load of the others says nothing.
         let Some((begun, before)) = &self.window else { return self.begin(load, now) };
-        if load.target != self.target || load.workers.len() < load.target {
+        if load.target != self.target || !complete {
             return self.begin(load, now);
         }
         let passed = now.saturating_sub(*begun);
@@ -134,10 +154,19 @@ impl Autoscaler {
         None
     }
 
-    fn emergency(&mut self, load: &Load, now: Duration) -> Option<Decision> {
+    /// Whether all workers serve that can be expected to: one that has been missing for a whole window is not.
+    fn is_complete(&mut self, load: &Load, now: Duration) -> bool {
+        if load.workers.len() >= load.target {
+            self.missing = None;
+            return true;
+        }
+        now.saturating_sub(*self.missing.get_or_insert(now)) >= self.settings.window
+    }
+
+    fn emergency(&mut self, load: &Load, complete: bool, now: Duration) -> Option<Decision> {
         self.backlog = if load.backlog > BACKLOG { self.backlog.saturating_add(1) } else { 0 };
         // The one that was started last has to serve before another one is.
-        let is_due = self.backlog >= BACKLOG_LOOKS && load.workers.len() >= load.target;
+        let is_due = self.backlog >= BACKLOG_LOOKS && complete;
         if !is_due || load.target >= self.settings.max {
             return None;
         }
@@ -186,6 +215,7 @@ impl Autoscaler {
         self.idle = 0;
         self.backlog = 0;
         self.window = None;
+        self.missing = None;
         let memory = self.settings.window * (self.needed + 1);
         let regretted = self.stopped.take().is_some_and(|stopped| now.saturating_sub(stopped) <= memory);
         let target = target + 1;
@@ -217,205 +247,4 @@ fn average(workers: &[Busy], before: &[Busy], window: Duration) -> Option<f64> {
     };
     let shares: Vec<f64> = workers.iter().filter_map(share).collect();
     (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const LOOK: Duration = Duration::from_millis(500);
-    const WINDOW: Duration = Duration::from_secs(10);
-
-    fn settings(min: usize, max: usize) -> Settings {
-        Settings { min, max, window: WINDOW, busy_max: 0.5, busy_min: 0.25 }
-    }
-
-    /// A fleet that does what it is told at once, under a load measured in whole workers.
-    struct World {
-        autoscaler: Autoscaler,
-        target: usize,
-        now: Duration,
-        busy: Vec<Duration>,
-        backlog: u32,
-        changes: Vec<(Duration, usize, String)>,
-    }
-
-    impl World {
-        fn new(settings: Settings, target: usize) -> Self {
-            Self {
-                autoscaler: Autoscaler::new(settings),
-                target,
-                now: Duration::ZERO,
-                busy: vec![Duration::ZERO; settings.max],
-                backlog: 0,
-                changes: Vec::new(),
-            }
-        }
-
-        /// Lets a load of so many workers' full time go on for a while.
-        fn run(&mut self, time: Duration, load: f64) {
-            let end = self.now + time;
-            while self.now < end {
-                self.now += LOOK;
-                let share = (load / self.target as f64).min(1.0);
-                for busy in &mut self.busy[..self.target] {
-                    *busy += LOOK.mul_f64(share);
-                }
-                let worker = |(index, busy): (usize, &Duration)| Busy {
-                    worker: index as u64,
-                    busy: *busy,
-                    silent: false,
-                };
-                let workers = self.busy[..self.target].iter().enumerate().map(worker).collect();
-                let seen = Load { target: self.target, workers, backlog: self.backlog };
-                if let Some(decision) = self.autoscaler.look(&seen, self.now)
-                    && decision.target != self.target
-                {
-                    self.changes.push((self.now, decision.target, decision.reason));
-                    self.target = decision.target;
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn load_starts_workers_one_by_one_and_silence_stops_them_later() {
-        let mut world = World::new(settings(1, 4), 1);
-        world.run(WINDOW * 4, 1.6);
-        assert_eq!(world.target, 4, "{:?}", world.changes);
-        assert!(
-            world.changes[0].2.contains("busy 100 % of the last 10s, more than 50 %"),
-            "{:?}",
-            world.changes
-        );
-        world.run(WINDOW * 2, 0.0);
-        assert_eq!(world.target, 4, "two idle windows are too few");
-        world.run(WINDOW * 20, 0.0);
-        assert_eq!(world.target, 1);
-        let steps: Vec<_> = world.changes.iter().map(|change| change.1).collect();
-        assert_eq!(steps, [2, 3, 4, 3, 2, 1], "one at a time");
-    }
-
-    #[test]
-    fn a_stop_that_others_could_not_bear_does_not_happen() {
-        let bounds = Settings { busy_max: 0.5, busy_min: 0.45, ..settings(1, 4) };
-        let mut world = World::new(bounds, 2);
-        world.run(WINDOW * 100, 0.8);
-        assert_eq!((world.target, world.changes.len()), (2, 0), "{:?}", world.changes);
-    }
-
-    #[test]
-    fn a_square_wave_is_followed_for_a_while_and_then_no_more() {
-        let mut world = World::new(settings(1, 4), 1);
-        let mut last = Duration::ZERO;
-        for _ in 0..200 {
-            world.run(WINDOW * 6, 2.0);
-            world.run(WINDOW * 6, 0.0);
-            if let Some(change) = world.changes.last() {
-                last = change.0;
-            }
-        }
-        assert!(world.changes.len() <= 12, "{:?}", world.changes);
-        assert!(last < WINDOW * 12 * 10, "the last change was at {last:?}");
-        assert!(world.changes.iter().any(|change| change.2.contains("too early")), "{:?}", world.changes);
-    }
-
-    #[test]
-    fn a_slow_wave_is_followed_for_ever() {
-        let mut world = World::new(settings(1, 4), 1);
-        for _ in 0..10 {
-            world.run(Duration::from_secs(6 * 3600), 2.0);
-            assert_eq!(world.target, 4);
-            world.run(Duration::from_secs(6 * 3600), 0.0);
-            assert_eq!(world.target, 1);
-        }
-    }
-
-    #[test]
-    fn a_backlog_starts_a_worker_before_the_window_ends() {
-        let mut world = World::new(settings(1, 4), 1);
-        world.backlog = BACKLOG + 1;
-        world.run(LOOK, 0.1);
-        assert_eq!(world.target, 1, "one look may be a burst");
-        world.run(LOOK, 0.1);
-        assert_eq!(world.target, 2);
-        assert!(world.changes[0].2.contains("34 connections wait"), "{:?}", world.changes);
-        world.backlog = 0;
-        world.run(WINDOW, 0.1);
-        assert_eq!(world.target, 2);
-    }
-
-    #[test]
-    fn nothing_more_is_started_while_the_last_one_boots() {
-        let mut autoscaler = Autoscaler::new(settings(1, 4));
-        let one = vec![Busy { worker: 1, busy: Duration::ZERO, silent: false }];
-        for look in 0..100 {
-            let load = Load { target: 2, workers: one.clone(), backlog: 1000 };
-            assert_eq!(autoscaler.look(&load, LOOK * look), None);
-        }
-    }
-
-    #[test]
-    fn a_silent_loop_is_a_busy_one() {
-        let mut autoscaler = Autoscaler::new(settings(1, 4));
-        let worker = Busy { worker: 1, busy: Duration::ZERO, silent: true };
-        let load = Load { target: 1, workers: vec![worker], backlog: 0 };
-        assert_eq!(autoscaler.look(&load, Duration::ZERO), None);
-        assert_eq!(autoscaler.look(&load, WINDOW).map(|decision| decision.target), Some(2));
-    }
-
-    #[test]
-    fn an_operators_number_outside_the_bounds_is_brought_back() {
-        let mut autoscaler = Autoscaler::new(settings(2, 4));
-        let load = Load { target: 7, workers: Vec::new(), backlog: 0 };
-        assert_eq!(autoscaler.look(&load, Duration::ZERO).map(|decision| decision.target), Some(4));
-    }
-
-    #[test]
-    fn workers_that_were_replaced_within_the_window_say_nothing() {
-        let mut autoscaler = Autoscaler::new(settings(1, 4));
-        let load = |worker| {
-            let busy = Busy { worker, busy: Duration::from_secs(1), silent: false };
-            Load { target: 1, workers: vec![busy], backlog: 0 }
-        };
-        autoscaler.look(&load(1), Duration::ZERO);
-        assert_eq!(autoscaler.look(&load(2), WINDOW), None);
-        assert_eq!(autoscaler.look(&load(2), WINDOW * 2).map(|decision| decision.target), Some(1));
-    }
-
-    proptest! {
-        #[test]
-        fn the_target_is_always_within_the_bounds_and_moves_by_one(
-            min in 1_usize..5, more in 0_usize..8, start in 0_usize..8,
-            loads in prop::collection::vec((0.0_f64..20.0, 1_u32..40, 0_u32..60), 1..30),
-        ) {
-            let max = min + more;
-            let mut world = World::new(settings(min, max), (min + start).min(max));
-            let mut before = world.target;
-            for (load, looks, backlog) in loads {
-                world.backlog = backlog;
-                for _ in 0..looks {
-                    world.run(LOOK, load);
-                    prop_assert!((min..=max).contains(&world.target));
-                    prop_assert!(world.target.abs_diff(before) <= 1);
-                    before = world.target;
-                }
-            }
-        }
-
-        #[test]
-        fn a_constant_load_comes_to_rest(
-            max in 1_usize..12, load in 0.0_f64..12.0, start in 1_usize..12,
-            busy_max in 0.3_f64..0.9, below in 0.01_f64..0.29,
-        ) {
-            let bounds = Settings { busy_max, busy_min: busy_max - below, ..settings(1, max) };
-            let mut world = World::new(bounds, start.min(max));
-            world.run(WINDOW * (IDLE_WINDOWS + 1) * 15, load);
-            let rest = world.changes.len();
-            world.run(WINDOW * 200, load);
-            prop_assert_eq!(world.changes.len(), rest, "{:?}", world.changes);
-        }
-    }
 }

@@ -4,8 +4,11 @@
 //! workers that use it. It owns the slots, and the slots own the listening sockets.
 
 mod act;
+mod announce;
 pub mod autoscale;
 pub mod backoff;
+mod log;
+pub mod orders;
 pub mod plan;
 mod private;
 mod reap;
@@ -14,17 +17,21 @@ pub mod redis_server;
 mod reload;
 pub mod rollout;
 mod scale;
+pub mod senses;
 pub mod slot;
 mod spawn;
+pub mod stats;
+mod status;
 pub mod vigil;
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use orders::Waiter;
+use orders::happened;
 use plan::Plan;
 use plan::Target;
 use plan::View;
@@ -32,14 +39,24 @@ use private::Private;
 use reap::Report;
 use redis_server::RedisServer;
 use rollout::Rollout;
+use senses::Care;
+use senses::Senses;
 use slot::Slot;
 pub use spawn::Seat;
+use stats::Stats;
 
+use crate::config::schema::Steering;
+use crate::control::events::EventLog;
+use crate::control::rates::Window;
+use crate::control::server::Server;
+use crate::control::status::Decision;
+use crate::control::status::Finished;
 use crate::listener::Addresses;
 use crate::listener::SlotListeners;
 use crate::scoreboard::Reason;
 use crate::scoreboard::Scoreboard;
 use crate::sys::fd;
+use crate::sys::fd::Interest;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
 use crate::sys::signal::Signal;
@@ -52,13 +69,14 @@ pub const SIGNALS: &[(Signal, &str, &str)] = &[
     (Signal::SIGINT, "stop", "the same; a second one stops at once"),
     (Signal::SIGQUIT, "stop now", "kill every worker, then end"),
     (Signal::SIGHUP, "reload", "read the configuration anew and bring it into one slot after another"),
+    (Signal::SIGUSR1, "reopen logs", "open the log's file again, in every process"),
     (Signal::SIGTTIN, "scale +1", "one worker more"),
     (Signal::SIGTTOU, "scale -1", "one worker less, at least one"),
     (Signal::SIGCHLD, "(internal)", "a worker, or an orphan of PID 1, ended"),
 ];
 
 /// Signals that have no meaning yet but must not end a fleet by their default action.
-const IGNORED: &[Signal] = &[Signal::SIGUSR1, Signal::SIGUSR2, Signal::SIGPIPE];
+const IGNORED: &[Signal] = &[Signal::SIGUSR2, Signal::SIGPIPE];
 
 /// Takes the signals of a supervisor: from now on they wait to be read instead of ending the process.
 ///
@@ -70,6 +88,9 @@ pub fn take_signals() -> io::Result<Signals> {
     let taken: Vec<Signal> = SIGNALS.iter().map(|row| row.0).chain(IGNORED.iter().copied()).collect();
     Signals::take(&taken)
 }
+
+/// Time that rates are measured in.
+const SAMPLED: Duration = Duration::from_secs(1);
 
 /// How a fleet ended.
 #[derive(Debug, PartialEq, Eq)]
@@ -97,6 +118,12 @@ pub struct Settings {
     pub drain_timeout: Duration,
     /// Most leaving workers of a slot.
     pub leaving: usize,
+    /// How new connections are spread over the slots.
+    pub steering: Steering,
+    /// What it looks after besides crashes.
+    pub care: Care,
+    /// Time between two lines of figures in the log; zero: none.
+    pub stats_interval: Duration,
 }
 
 /// What a configuration that was read anew means for the supervisor.
@@ -132,6 +159,9 @@ pub trait Host {
     /// What is wrong with it, in one sentence; nothing is changed then.
     fn reload(&mut self, generation: u64) -> Result<Reloaded, String>;
 
+    /// What this program is: a version and what tells one build of it from another.
+    fn build(&self) -> &str;
+
     /// Forgets all generations but these.
     fn keep(&mut self, generations: &[u64]);
 }
@@ -149,6 +179,8 @@ pub struct Start {
     pub listeners: Vec<SlotListeners>,
     /// The private Redis, if the fleet has one.
     pub redis: Option<RedisServer>,
+    /// Where operators ask.
+    pub control: Server,
 }
 
 /// One fleet's supervisor.
@@ -162,6 +194,7 @@ pub struct Supervisor<'a> {
     sockets: Vec<Option<SlotListeners>>,
     reports: BTreeMap<Pid, Report>,
     private: Option<Private>,
+    senses: Senses,
     target: Target,
     /// How many slots are to serve.
     wanted: usize,
@@ -177,12 +210,31 @@ pub struct Supervisor<'a> {
     before: Settings,
     /// The number of workers that the configuration on its way names, if it is another one.
     workers_wanted: Option<usize>,
+    /// Settings that the configuration on its way cannot change.
+    pinned: Vec<Pinned>,
     ever_ready: bool,
     announced: bool,
     last_failure: String,
     killed: usize,
+    control: Server,
+    /// Operators who wait for a verdict.
+    waiters: Vec<Waiter>,
+    events: EventLog,
+    /// Snapshots of the last moments, for rates.
+    window: Window,
+    /// What autoscaling decided last.
+    decided: Option<Decision>,
+    /// How the last rollout ended.
+    last_rollout: Option<Finished>,
+    /// What workers of older generations run, where it is not what this program is.
+    builds: BTreeMap<u64, String>,
+    /// Workers as the configuration names them.
+    configured: usize,
+    stats: Stats,
     /// Which slots new connections may go to.
     steered: Vec<bool>,
+    /// And how they are chosen among those.
+    steered_by: Steering,
     signals: Signals,
     /// Read end, inherited by every worker.
     lifeline: OwnedFd,
@@ -221,6 +273,7 @@ impl<'a> Supervisor<'a> {
             sockets: start.listeners.into_iter().map(Some).collect(),
             reports: BTreeMap::new(),
             private: start.redis.map(Private::new),
+            senses: Senses::new(),
             target: Target::Serve,
             wanted,
             generation,
@@ -229,12 +282,23 @@ impl<'a> Supervisor<'a> {
             rollout: None,
             reload_waits: false,
             workers_wanted: None,
+            pinned: Vec::new(),
             ever_ready: false,
             announced: false,
             last_failure: String::from("no worker was started"),
             killed: 0,
+            control: start.control,
+            waiters: Vec::new(),
+            events: EventLog::default(),
+            window: Window::new(SAMPLED),
+            decided: None,
+            last_rollout: None,
+            builds: BTreeMap::new(),
+            configured: wanted,
             steered: vec![true; wanted],
+            steered_by: start.settings.steering,
             signals: start.signals,
+            stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
             lifeline,
             _lifeline_held: held,
         })
@@ -254,12 +318,15 @@ impl<'a> Supervisor<'a> {
             let now = time::monotonic();
             self.begin_reload(now);
             let followed = self.follow_rollout(now);
+            self.follow_orders(now);
+            let looked = self.look(now);
             let resized = self.resize();
             let plan = self.plan(now);
             let acted = resized || !plan.actions.is_empty();
             for action in plan.actions {
                 if let Some(outcome) = self.act(action, now) {
                     self.stop_private_redis();
+                    self.farewell(&outcome);
                     return Ok(outcome);
                 }
             }
@@ -267,8 +334,12 @@ impl<'a> Supervisor<'a> {
                 self.revive_private_redis(now);
                 self.announce();
                 self.steer();
-                self.wait(plan.wake_at.into_iter().chain(followed).min(), now)?;
+                let sampled = self.sample(now);
+                let logged = self.log_stats(now);
+                let wakes = [plan.wake_at, followed, looked, sampled, logged];
+                self.wait(wakes.into_iter().flatten().min(), now)?;
                 self.read_signals()?;
+                self.take_orders();
             }
         }
     }
@@ -296,19 +367,21 @@ impl<'a> Supervisor<'a> {
         let wake_at = wake_at.into_iter().chain(restart).min();
         let timeout = wake_at.map(|at| at.saturating_sub(now));
         let reports = self.reports.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
-        let fds: Vec<_> = std::iter::once(self.signals.as_fd()).chain(reports).collect();
-        fd::wait_readable(&fds, timeout).map(|_| ())
+        let own = std::iter::once(self.signals.as_fd()).chain(reports).map(|fd| (fd, Interest::Read));
+        let fds: Vec<_> = own.chain(self.control.watched()).collect();
+        fd::wait(&fds, timeout).map(|_| ())
     }
 
     fn read_signals(&mut self) -> io::Result<()> {
         while let Some(signal) = self.signals.next()? {
             match (signal, self.target) {
-                (Signal::SIGTERM | Signal::SIGINT, Target::Serve) => self.aim(Target::Stop, signal),
-                (Signal::SIGINT, Target::Stop) => self.aim(Target::StopNow, signal),
-                (Signal::SIGQUIT, Target::Serve | Target::Stop) => self.aim(Target::StopNow, signal),
+                (Signal::SIGTERM | Signal::SIGINT, Target::Serve) => self.aim(Target::Stop, signal.as_str()),
+                (Signal::SIGINT, Target::Stop) => self.aim(Target::StopNow, signal.as_str()),
+                (Signal::SIGQUIT, Target::Serve | Target::Stop) => self.aim(Target::StopNow, signal.as_str()),
                 (Signal::SIGHUP, Target::Serve) => self.want_reload(),
                 (Signal::SIGTTIN, Target::Serve) => self.scale_by_signal(self.wanted + 1),
                 (Signal::SIGTTOU, Target::Serve) => self.scale_by_signal(self.wanted - 1),
+                (Signal::SIGUSR1, _) => self.reopen_logs(),
                 (Signal::SIGCHLD | Signal::SIGPIPE, _) => {}
                 (other, _) => tracing::debug!(signal = %other, "signal has nothing to do"),
             }
@@ -322,9 +395,10 @@ impl<'a> Supervisor<'a> {
         }
     }
 
-    fn aim(&mut self, target: Target, signal: Signal) {
+    fn aim(&mut self, target: Target, by: &str) {
         let what = if target == Target::StopNow { "stopping at once" } else { "stopping: workers drain" };
-        tracing::info!(signal = %signal, "{what}");
+        tracing::info!(by, "{what}");
+        self.note(happened("stopping", format!("{what} ({by})")));
         self.target = target;
         self.close_empty_seats();
     }
@@ -336,25 +410,5 @@ impl<'a> Supervisor<'a> {
                 self.close_seat(slot);
             }
         }
-    }
-
-    /// Says once that every slot serves for the first time.
-    fn announce(&mut self) {
-        if self.announced || self.target != Target::Serve || !self.is_settled() {
-            return;
-        }
-        self.announced = true;
-        let public: Vec<_> = self.addresses.public.iter().map(ToString::to_string).collect();
-        let url = self.addresses.public.first().copied().map(shown).unwrap_or_default();
-        let (listen, admin) = (public.join(","), self.addresses.admin);
-        tracing::info!(listen, %admin, workers = self.wanted, "serving on {url}");
-    }
-}
-
-/// The address as a person types it.
-fn shown(address: SocketAddr) -> String {
-    match address.ip().is_unspecified() {
-        true => format!("http://localhost:{}", address.port()),
-        false => format!("http://{address}"),
     }
 }

@@ -361,7 +361,7 @@ fn stop(view: &View<'_>, now: Duration, plan: &mut Plan) {
                     plan.actions.push(Action::Kill { slot, pid: worker.pid, cause: Cause::StopNow });
                 }
                 Stage::Booting { .. } | Stage::Ready { .. } => {
-                    drain(view, slot, worker, Order::Close, Reason::Stop, now, plan);
+                    drain(view, slot, worker, Order::Stop, Reason::Stop, now, plan);
                 }
                 Stage::Draining { .. } | Stage::Suspect { .. } => {}
             }

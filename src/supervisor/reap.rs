@@ -10,6 +10,8 @@ use crate::scoreboard::cell::Order;
 use crate::scoreboard::cell::WorkerState;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Death;
+use crate::supervisor::orders::happened;
+use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::LEAVE_MARGIN;
 use crate::supervisor::plan::Target;
 use crate::supervisor::slot::Occupant;
@@ -18,6 +20,7 @@ use crate::supervisor::slot::Stage;
 use crate::sys::proc;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
+use crate::sys::signal::Signal;
 use crate::sys::time;
 
 /// Longest report a worker may give.
@@ -74,6 +77,8 @@ struct End {
     exit: Exit,
     /// What it said about its failure.
     said: Option<String>,
+    /// Whether the kernel killed it for want of memory.
+    out_of_memory: bool,
 }
 
 impl End {
@@ -86,6 +91,7 @@ impl End {
             (Stage::Draining { reason, .. }, Exit::Code(0)) => reason,
             (Stage::Ready { .. }, Exit::Code(0)) => Reason::Operator,
             (_, Exit::Code(_)) => Reason::ExitCode,
+            (_, Exit::Signal(_)) if self.out_of_memory => Reason::OutOfMemory,
             (_, Exit::Signal(_)) => Reason::Signal,
         }
     }
@@ -95,6 +101,8 @@ impl End {
         match (&self.said, self.worker.stage) {
             (Some(said), _) => said.clone(),
             (None, Stage::Killed { cause, .. }) => cause.to_string(),
+            (None, Stage::Suspect { .. }) => Cause::Hang.to_string(),
+            (None, _) if self.out_of_memory => "the kernel killed it for want of memory".to_owned(),
             (None, _) => self.exit.to_string(),
         }
     }
@@ -124,7 +132,9 @@ impl Supervisor<'_> {
         let Some(place) = slot.workers.iter().position(|worker| worker.pid == pid) else { return };
         let worker = slot.workers.remove(place);
         self.scoreboard.cell(index, worker.cell).vacate();
-        let end = End { worker, exit, said };
+        let killed = exit == Exit::Signal(Signal::SIGKILL) && !matches!(worker.stage, Stage::Killed { .. });
+        let out_of_memory = killed && self.senses.memory_killed();
+        let end = End { worker, exit, said, out_of_memory };
         let reason = end.reason();
         self.scoreboard.row(index).ended(reason);
         match end.worker.stage {
@@ -137,6 +147,8 @@ impl Supervisor<'_> {
     /// It was told to leave.
     fn left(&mut self, index: usize, end: &End, order: Order) {
         let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.reason());
+        let event = happened("worker_left", exit.to_string()).slot(index).pid(pid.unsigned_abs());
+        self.note(event.generation(end.worker.generation).reason(reason.name()));
         if exit == Exit::Code(0) {
             tracing::info!(slot = index, pid, cause = %exit, %reason, "worker left");
             if order == Order::Close
@@ -160,7 +172,9 @@ impl Supervisor<'_> {
             .is_some_and(|rollout| rollout.condemns(&end.worker, self.settings.probation, now));
         let death = match end.worker.stage {
             Stage::Ready { since } => Death::AfterServing(now.saturating_sub(since)),
-            Stage::Suspect { .. } => Death::AfterServing(now.saturating_sub(end.worker.started)),
+            Stage::Suspect { .. } | Stage::Killed { cause: Cause::Hang | Cause::Memory, .. } => {
+                Death::AfterServing(now.saturating_sub(end.worker.started))
+            }
             _ if end.worker.retire.is_some() => Death::AfterServing(now.saturating_sub(end.worker.started)),
             _ => Death::BeforeReady,
         };
@@ -182,6 +196,11 @@ impl Supervisor<'_> {
             Target::Stop | Target::StopNow => {
                 tracing::info!(slot = index, pid, %cause, %reason, "worker ended: {cause}")
             }
+        }
+        let event = happened("worker_died", cause.clone()).slot(index).generation(end.worker.generation);
+        self.note(event.pid(pid.unsigned_abs()).reason(reason.name()));
+        if death == Death::BeforeReady {
+            self.restart_failed(index, &cause);
         }
         if condemned {
             self.take_back(format!("the new worker in slot {index} failed: {cause}"));
@@ -230,6 +249,8 @@ impl Supervisor<'_> {
         self.ever_ready = true;
         self.show(slot);
         tracing::info!(slot, pid = pid.as_raw(), generation, "worker ready");
+        let event = happened("worker_ready", "ready").slot(slot).generation(generation);
+        self.note(event.pid(pid.as_raw().unsigned_abs()));
     }
 
     /// Somebody else has told it to leave: its successor is started at once, not when it has finished.

@@ -56,6 +56,8 @@ pub enum Verdict {
     Retire(Cause),
     /// It is killed at once.
     Kill(Cause),
+    /// It is as heavy as when it was new: to renew it would be of no use, the limit is too low. Said once.
+    Futile(Cause),
 }
 
 /// Which limit was met, and how.
@@ -94,8 +96,10 @@ impl fmt::Display for Cause {
 pub struct Watch {
     /// Tells this worker from others: same seed, same jitter.
     seed: u64,
-    /// Samples in a row above the soft limit.
-    above: u32,
+    /// Samples in a row above the soft limit; none as long as it has never been below it.
+    above: Option<u32>,
+    /// Whether it was found too heavy when it was new.
+    futile: bool,
     /// When its memory is looked at next.
     sample_at: Duration,
 }
@@ -103,7 +107,12 @@ pub struct Watch {
 impl Watch {
     /// For a worker whose process is `pid`, in slot `slot`.
     pub fn new(slot: usize, pid: u32) -> Self {
-        Self { seed: ((slot as u64) << 32) | u64::from(pid), above: 0, sample_at: Duration::ZERO }
+        Self {
+            seed: ((slot as u64) << 32) | u64::from(pid),
+            above: None,
+            futile: false,
+            sample_at: Duration::ZERO,
+        }
     }
 
     /// Whether its memory has to be read now.
@@ -118,11 +127,17 @@ impl Watch {
             return Verdict::Kill(Cause::Memory { held, limit });
         }
         let Some(limit) = limits.memory_soft.filter(|limit| held > *limit) else {
-            self.above = 0;
+            self.above = Some(0);
             return Verdict::Stay;
         };
-        self.above = self.above.saturating_add(1);
-        if self.above < SAMPLES { Verdict::Stay } else { Verdict::Retire(Cause::Memory { held, limit }) }
+        let cause = Cause::Memory { held, limit };
+        let Some(above) = &mut self.above else {
+            // Its successors would be no better, and retire for ever.
+            let told = std::mem::replace(&mut self.futile, true);
+            return if told { Verdict::Stay } else { Verdict::Futile(cause) };
+        };
+        *above = above.saturating_add(1);
+        if *above < SAMPLES { Verdict::Stay } else { Verdict::Retire(cause) }
     }
 
     /// Looks at what it has done since it became READY.
@@ -200,12 +215,23 @@ mod tests {
     fn a_spike_is_no_leak_and_a_leak_is_found() {
         let limits = Limits { memory_soft: Some(100 * MIB), ..Limits::default() };
         let mut watch = Watch::new(0, 1);
-        for held in [101, 101, 99, 101, 101] {
+        for held in [99, 101, 101, 99, 101, 101] {
             assert_eq!(watch.memory(&limits, held * MIB, NOW), Verdict::Stay);
         }
         let cause = Cause::Memory { held: 102 * MIB, limit: 100 * MIB };
         assert_eq!(watch.memory(&limits, 102 * MIB, NOW), Verdict::Retire(cause));
         assert_eq!(cause.to_string(), "it holds 102.0 MiB of memory, more than 100.0 MiB");
+    }
+
+    #[test]
+    fn a_worker_that_begins_above_the_limit_is_kept_and_said_once() {
+        let limits = Limits { memory_soft: Some(100 * MIB), ..Limits::default() };
+        let mut watch = Watch::new(0, 1);
+        assert!(matches!(watch.memory(&limits, 101 * MIB, NOW), Verdict::Futile(_)));
+        assert!((0..10).all(|_| watch.memory(&limits, 101 * MIB, NOW) == Verdict::Stay));
+        watch.memory(&limits, 99 * MIB, NOW);
+        let later: Vec<_> = (0..3).map(|_| watch.memory(&limits, 101 * MIB, NOW)).collect();
+        assert!(matches!(later[2], Verdict::Retire(_)), "{later:?}");
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::time::Duration;
 
+use crate::control::protocol::Verdict;
 use crate::supervisor::Supervisor;
+use crate::supervisor::orders::Goal;
+use crate::supervisor::orders::happened;
 use crate::supervisor::plan::Target;
 use crate::supervisor::rollout::Course;
 use crate::supervisor::rollout::Kind;
@@ -31,8 +34,14 @@ impl Supervisor<'_> {
         self.reload_waits = false;
         let to = self.next_generation;
         match self.host.reload(to) {
-            Err(reason) => tracing::error!(%reason, "reload refused, nothing is changed: {reason}"),
+            Err(reason) => {
+                tracing::error!(%reason, "reload refused, nothing is changed: {reason}");
+                self.note(happened("reload_refused", format!("nothing is changed: {reason}")));
+                let verdict = Verdict::refused(format!("nothing is changed: {reason}"));
+                self.settle(&Goal::NextReload, &verdict);
+            }
             Ok(reloaded) => {
+                self.reload_has_begun(to);
                 tracing::info!(generation = to, changed = reloaded.changed.join(","), "reload begins");
                 for setting in &reloaded.pinned {
                     tracing::warn!(setting = %setting.name, "{} is not changed by a reload: {}", setting.name, setting.needs);
@@ -40,6 +49,7 @@ impl Supervisor<'_> {
                 self.before = self.settings;
                 self.settings = reloaded.settings;
                 self.workers_wanted = reloaded.workers;
+                self.pinned = reloaded.pinned;
                 self.begin_rollout(Kind::Reload, to, now);
             }
         }
@@ -54,6 +64,8 @@ impl Supervisor<'_> {
             // A slot that loops with the old generation gets a new chance.
             (slot.backoff, slot.rest_until) = (crate::supervisor::backoff::Backoff::default(), None);
         }
+        let text = format!("{} to generation {to}", kind.name());
+        self.note(happened(kind.began(), text).generation(to));
         self.rollout = Some(Rollout { kind, from, to, course: Course::Forward, started: now });
     }
 
@@ -62,10 +74,13 @@ impl Supervisor<'_> {
         let Some(rollout) = &mut self.rollout else { return };
         let kind = rollout.kind.name();
         tracing::warn!(generation = rollout.to, %reason, "{kind} fails, going back: {reason}");
+        let event = happened("rollout_failed", format!("{kind} fails, going back: {reason}"));
+        let event = event.generation(rollout.to);
         rollout.course = Course::Back { reason };
         self.generation = rollout.from;
         self.settings = self.before;
         self.workers_wanted = None;
+        self.note(event);
     }
 
     /// Looks how far the rollout got and ends it when it is through; when to look again.
@@ -81,6 +96,7 @@ impl Supervisor<'_> {
 
     fn rollout_done(&mut self, now: Duration) {
         let Some(rollout) = self.rollout.take() else { return };
+        self.remember(&rollout);
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         self.scoreboard.set_generation(generation);
         let took_ms = u64::try_from(now.saturating_sub(rollout.started).as_millis()).unwrap_or(u64::MAX);
@@ -92,15 +108,28 @@ impl Supervisor<'_> {
             "{kind} done: {workers} workers of generation {generation}"
         );
         self.host.keep(&self.generations());
-        if let Some(Err(reason)) = self.workers_wanted.take().map(|wanted| self.scale_to(wanted)) {
+        let seconds = now.saturating_sub(rollout.started).as_secs_f64();
+        let mut sentence =
+            format!("{kind} done: {workers} workers of generation {generation} in {seconds:.1} s");
+        for setting in std::mem::take(&mut self.pinned) {
+            sentence.push_str(&format!("; {} was not changed: {}", setting.name, setting.needs));
+        }
+        self.note(happened(rollout.kind.ended(), sentence.clone()).generation(generation));
+        let verdict = Verdict::done(sentence).with("generation", generation).with("seconds", seconds);
+        self.settle(&Goal::Rollout(generation), &verdict);
+        if let Some(Err(reason)) = self.workers_wanted.take().map(|wanted| {
+            self.configured = wanted;
+            self.scale_to(wanted)
+        }) {
             tracing::warn!(%reason, "workers.count cannot be changed: {reason}");
         }
     }
 
     fn rollout_taken_back(&mut self, now: Duration) {
         let Some(rollout) = self.rollout.take() else { return };
-        let Course::Back { reason } = rollout.course else { return };
+        let Course::Back { reason } = &rollout.course else { return };
         let took_ms = u64::try_from(now.saturating_sub(rollout.started).as_millis()).unwrap_or(u64::MAX);
+        self.remember(&rollout);
         let (kind, generation) = (rollout.kind.name(), rollout.from);
         tracing::warn!(
             generation,
@@ -108,6 +137,10 @@ impl Supervisor<'_> {
             %reason,
             "{kind} rolled back: {reason}; generation {generation} serves as before"
         );
+        let sentence = format!("{kind} rolled back: {reason}; generation {generation} serves as before");
+        self.note(happened("rolled_back", sentence.clone()).generation(generation));
+        let verdict = Verdict::failed(sentence).with("generation", generation);
+        self.settle(&Goal::Rollout(rollout.to), &verdict);
         self.host.keep(&self.generations());
     }
 

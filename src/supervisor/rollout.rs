@@ -27,6 +27,22 @@ impl Kind {
         }
     }
 
+    /// The kind of the event of its beginning.
+    pub fn began(self) -> &'static str {
+        match self {
+            Self::Reload => "reload_began",
+            Self::Upgrade => "upgrade_began",
+        }
+    }
+
+    /// The kind of the event of its good end.
+    pub fn ended(self) -> &'static str {
+        match self {
+            Self::Reload => "reload_done",
+            Self::Upgrade => "upgrade_done",
+        }
+    }
+
     /// Why workers of another generation are replaced.
     pub fn reason(self) -> Reason {
         match self {

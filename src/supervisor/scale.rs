@@ -1,6 +1,7 @@
 //! More slots, or fewer, without losing what is queued on them.
 
 use crate::supervisor::Supervisor;
+use crate::supervisor::orders::happened;
 use crate::supervisor::plan::Target;
 use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Slot;
@@ -24,6 +25,8 @@ impl Supervisor<'_> {
                 "scaling from {} to {wanted} workers",
                 self.wanted
             );
+            let text = format!("from {} to {wanted} workers", self.wanted);
+            self.note(happened("scale", text));
             self.wanted = wanted;
             self.scoreboard.set_slots(wanted);
         }
@@ -103,6 +106,7 @@ impl Supervisor<'_> {
             return;
         }
         let open = |slot: &Slot| match slot.seat {
+            Seat::Open if self.senses.avoids(slot) => false,
             Seat::Open => slot.serves() || (slot.backoff.early_deaths() == 0 && slot.proven),
             Seat::Closing | Seat::Closed => false,
         };
@@ -119,12 +123,13 @@ impl Supervisor<'_> {
     }
 
     fn steer_to(&mut self, open: Vec<bool>) {
-        if open == self.steered {
+        let mode = self.settings.steering;
+        if open == self.steered && mode == self.steered_by {
             return;
         }
-        if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(&open)) {
+        if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(mode, &open)) {
             tracing::warn!(%error, "cannot steer connections past a slot that waits: {error}");
         }
-        self.steered = open;
+        (self.steered, self.steered_by) = (open, mode);
     }
 }

@@ -12,6 +12,7 @@ use crate::sys::fork;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
 use crate::sys::signal::Signal;
+use crate::telemetry;
 
 /// Exit code of a worker that could not even take its seat.
 const SEATLESS: u8 = 71;
@@ -79,5 +80,7 @@ fn descriptors(seat: &Seat) -> Vec<RawFd> {
         seat.report.as_raw_fd(),
         seat.lifeline.as_raw_fd(),
     ]);
+    // A log's file may have been renamed by now: its path would name another one.
+    descriptors.extend(telemetry::descriptor());
     descriptors
 }

@@ -5,6 +5,7 @@
 )]
 
 pub mod abort;
+pub mod bpf;
 pub mod cpu;
 pub mod fd;
 pub mod fork;

@@ -6,12 +6,16 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::RawFd;
 
 use socket2::Domain;
-use socket2::SockFilter;
 use socket2::SockRef;
 use socket2::Socket;
 use socket2::Type;
+
+use crate::sys::bpf::Family;
+use crate::sys::bpf::Program;
 
 /// Whether other sockets of this user may serve the same address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +55,42 @@ pub fn listen(socket: Socket, backlog: i32) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// Takes over a listening socket that this process was started with; it never blocks and is closed on exec from now on.
+///
+/// To be called once for a number, before anything else uses it.
+///
+/// # Errors
+/// When there is no such descriptor, or it is no listening TCP socket.
+pub fn inherited(number: RawFd) -> io::Result<TcpListener> {
+    // SAFETY: fcntl(2) on a number that is no descriptor fails with EBADF and does nothing else.
+    if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the descriptor is open, and by the contract above nobody else in this process owns it.
+    let socket = unsafe { Socket::from_raw_fd(number) };
+    let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    match socket.local_addr().map(|address| address.as_socket()) {
+        Err(_) => return wrong("it is no socket"),
+        Ok(None) => return wrong("it is no Internet socket"),
+        Ok(Some(_)) => {}
+    }
+    if socket.r#type()? != Type::STREAM || !socket.is_listener()? {
+        return wrong("it is no TCP socket that listens");
+    }
+    socket.set_cloexec(true)?;
+    socket.set_nonblocking(true)?;
+    socket.set_tcp_nodelay(true)?;
+    Ok(socket.into())
+}
+
+/// Which addresses a socket serves; a dual-stack one counts as IPv6.
+///
+/// # Errors
+/// When it is no bound socket.
+pub fn family(listener: &TcpListener) -> io::Result<Family> {
+    Ok(if listener.local_addr()?.is_ipv6() { Family::V6 } else { Family::V4 })
+}
+
 /// Has the kernel ignore new connections on a listener, while those already queued can still be accepted.
 ///
 /// Closing a listener resets what waits in its queue. A classic BPF program that drops every packet that begins a
@@ -60,20 +100,7 @@ pub fn listen(socket: Socket, backlog: i32) -> io::Result<TcpListener> {
 /// # Errors
 /// When the kernel refuses the program.
 pub fn refuse_new(listener: &impl AsFd) -> io::Result<()> {
-    const FLAGS_BYTE: u32 = 13;
-    const SYN: u32 = 0x02;
-    const SYN_AND_ACK: u32 = 0x12;
-    const KEEP_ALL: u32 = u32::MAX;
-    // The program sees the packet from its TCP header on; RFC 9293 §3.1 has the flags.
-    let op = |code: u32, jt: u8, jf: u8, k: u32| SockFilter::new(code as u16, jt, jf, k);
-    let program = [
-        op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, 0, FLAGS_BYTE),
-        op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, 0, 0, SYN_AND_ACK),
-        op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, SYN),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
-        op(libc::BPF_RET | libc::BPF_K, 0, 0, KEEP_ALL),
-    ];
-    SockRef::from(listener).attach_filter(&program)
+    attach(listener, libc::SO_ATTACH_FILTER, &Program::refuse_new())
 }
 
 /// Ends listening for every process that shares the socket: from now on connections are refused, not ignored.
@@ -86,30 +113,16 @@ pub fn stop_listening(listener: &impl AsFd) -> io::Result<()> {
     SockRef::from(listener).shutdown(Shutdown::Both)
 }
 
-/// Sends the new connections of a reuseport group to the sockets with these indices, evenly and at random.
+/// Lets a program choose among the sockets of a reuseport group, for each new connection.
 ///
-/// A socket's index is its place in the order in which the group began to listen. The classic BPF program holds for the
-/// whole group, whichever of its sockets is named, and needs no privilege; `SO_ATTACH_REUSEPORT_CBPF`, socket(7).
+/// What it answers is a socket's place in the order in which the group began to listen; the last one moves into the
+/// place of one that leaves, and an answer that is no place leaves the choice to the kernel's hash. It holds for the
+/// whole group, whichever of its sockets is named, from the next connection on; `SO_ATTACH_REUSEPORT_CBPF`, socket(7).
 ///
 /// # Errors
-/// When there are no indices, too many for a program, or the kernel refuses it.
-pub fn steer(listener: &impl AsFd, indices: &[u32]) -> io::Result<()> {
-    let count = u32::try_from(indices.len()).ok().filter(|count| *count > 0);
-    let count = count.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let op = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter { code: code as u16, jt, jf, k };
-    let random = (libc::SKF_AD_OFF + libc::SKF_AD_RANDOM) as u32;
-    let mut program = vec![
-        op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, random),
-        op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, 0, count),
-    ];
-    for (nth, index) in (0_u32..).zip(indices) {
-        program.push(op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 0, 1, nth));
-        program.push(op(libc::BPF_RET | libc::BPF_K, 0, 0, *index));
-    }
-    program.push(op(libc::BPF_RET | libc::BPF_K, 0, 0, indices[0]));
-    let len = u16::try_from(program.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
-    let program = libc::sock_fprog { len, filter: program.as_mut_ptr() };
-    set(listener, libc::SO_ATTACH_REUSEPORT_CBPF, &program)
+/// When the kernel refuses the program, or the socket is of no group.
+pub fn steer(listener: &impl AsFd, program: &Program) -> io::Result<()> {
+    attach(listener, libc::SO_ATTACH_REUSEPORT_CBPF, program)
 }
 
 /// Takes the program away again: the kernel's hash decides.
@@ -123,6 +136,10 @@ pub fn unsteer(listener: &impl AsFd) -> io::Result<()> {
     }
 }
 
+fn attach(listener: &impl AsFd, option: i32, program: &Program) -> io::Result<()> {
+    program.with_raw(|raw| set(listener, option, raw))?
+}
+
 fn set<T>(listener: &impl AsFd, option: i32, value: &T) -> io::Result<()> {
     let size = libc::socklen_t::try_from(size_of::<T>()).unwrap_or(0);
     let fd = listener.as_fd().as_raw_fd();
@@ -130,6 +147,15 @@ fn set<T>(listener: &impl AsFd, option: i32, value: &T) -> io::Result<()> {
     let answer =
         unsafe { libc::setsockopt(fd, libc::SOL_SOCKET, option, std::ptr::from_ref(value).cast(), size) };
     if answer == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Connects from an address of the caller's choice.
+#[cfg(test)]
+pub(crate) fn connect_from(from: SocketAddr, to: SocketAddr) -> io::Result<std::net::TcpStream> {
+    let socket = Socket::new(Domain::for_address(to), Type::STREAM, None)?;
+    socket.bind(&from.into())?;
+    socket.connect(&to.into())?;
+    Ok(socket.into())
 }
 
 #[cfg(test)]
@@ -165,7 +191,7 @@ mod tests {
         };
         let connect = || (0..60).map(|_| TcpStream::connect(address).unwrap()).collect::<Vec<_>>();
         unsteer(&group[0]).unwrap();
-        steer(&group[2], &[0, 3]).unwrap();
+        steer(&group[2], &Program::at_random(&[0, 3]).unwrap()).unwrap();
         let held = connect();
         let counts = waiting(&group);
         assert!(counts[0] > 0 && counts[3] > 0 && counts[1] + counts[2] == 0, "{counts:?}");

@@ -173,7 +173,7 @@ mod tests {
         let (ours, theirs) = UnixStream::pair().unwrap();
         let number = theirs.into_raw_fd();
         drop(adopt(number).unwrap());
-        assert_eq!(std::io::Read::read(&mut &ours, &mut [0]).unwrap(), 0, "it was owned, and closed");
+        assert_eq!(io::Read::read(&mut &ours, &mut [0]).unwrap(), 0, "it was owned, and closed");
         assert!(adopt(-1).is_err());
         assert!(adopt(1_000_000).is_err());
     }

@@ -1,23 +1,33 @@
 //! Log lines: set up once, before the first fork and without a thread, so that workers inherit it.
 
+mod file;
 mod line;
 
+use std::io;
 use std::io::IsTerminal;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::sync::OnceLock;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::schema::Log;
 use crate::config::schema::LogFormat;
+use file::LogFile;
 use line::Form;
 use line::Lines;
 
 /// Slot of this process plus one; 0 is the supervisor. A process has one role for life, so one word is enough.
 static ROLE: AtomicUsize = AtomicUsize::new(0);
+
+/// The log's file, if it has one. A process has one log for life.
+static FILE: OnceLock<LogFile> = OnceLock::new();
 
 /// Says on every further line of this process that it is the worker of `slot`.
 pub fn become_worker(slot: usize) {
@@ -41,6 +51,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The file cannot be opened.
+    #[error("cannot open the log file {} (log.file)", path.display())]
+    File {
+        /// As configured.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// Another subscriber is installed already.
     #[error("the program has set up its own tracing subscriber")]
     Taken,
@@ -53,9 +71,11 @@ const QUIET: &str = "tower_sessions_core=off,fred=off";
 /// Finds out whether [`install`] would understand the settings.
 ///
 /// # Errors
-/// See [`Error::Filter`].
+/// See [`Error::Filter`] and [`Error::File`].
 pub fn check(log: &Log) -> Result<(), Error> {
-    filter(log).map(|_| ())
+    filter(log)?;
+    let Some(path) = &log.file else { return Ok(()) };
+    file::check(path).map_err(|source| Error::File { path: path.clone(), source })
 }
 
 fn filter(log: &Log) -> Result<EnvFilter, Error> {
@@ -69,18 +89,46 @@ fn filter(log: &Log) -> Result<EnvFilter, Error> {
     EnvFilter::try_new(format!("{QUIET},{}", log.level)).map_err(|source| refused(source.to_string()))
 }
 
-/// Sends every event of this process, and of all it forks, to standard error.
+/// Sends every event of this process, and of all it forks, to the log's file, or to standard error if it has none.
 ///
 /// # Errors
 /// See [`Error`].
 pub fn install(log: &Log) -> Result<(), Error> {
     let filter = filter(log)?;
-    let terminal = std::io::stderr().is_terminal();
+    let file = log.file.as_deref().map(|path| {
+        let opened = LogFile::open(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
+        Ok(FILE.get_or_init(|| opened))
+    });
+    let file = file.transpose()?;
+    let terminal = file.is_none() && io::stderr().is_terminal();
     let form = match (log.format, terminal) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => Form::Json,
         (LogFormat::Pretty, colours) => Form::Pretty { colours },
         (LogFormat::Auto, true) => Form::Pretty { colours: true },
     };
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).event_format(Lines::new(form));
+    let writer = match file {
+        Some(file) => BoxMakeWriter::new(file),
+        None => BoxMakeWriter::new(io::stderr),
+    };
+    let lines = tracing_subscriber::fmt::layer().with_writer(writer).event_format(Lines::new(form));
     tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| Error::Taken)
+}
+
+/// Opens the log's file again, after somebody has renamed it; each process of a fleet does so for itself.
+///
+/// When the path cannot be opened, the old file stays in use and the log says so. Without a file nothing is done.
+pub fn reopen() {
+    let Some(file) = FILE.get() else { return };
+    let path = file.path().display();
+    match file.reopen() {
+        Ok(()) => tracing::debug!(file = %path, "log file opened again"),
+        Err(error) => {
+            tracing::error!(file = %path, %error, "cannot open the log file again, writing on to the old one: {error}");
+        }
+    }
+}
+
+/// The descriptor of the log's file, which a worker keeps when it closes what it inherited.
+pub fn descriptor() -> Option<RawFd> {
+    FILE.get().map(LogFile::descriptor)
 }

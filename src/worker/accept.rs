@@ -26,6 +26,7 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use crate::listener::Owner;
 use crate::worker::connection::Connections;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Order;
@@ -66,6 +67,8 @@ pub(super) struct Hall {
 pub(super) struct Door<A> {
     /// Where connections come from.
     pub(super) listener: Arc<TcpListener>,
+    /// Whose queue that is.
+    pub(super) owner: Owner,
     /// What answers on them.
     pub(super) answer: A,
     /// One permit per connection that is served. Each audience has its own: visitors who take every place must not

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
+use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::sleep;
-use tokio::time::sleep_until;
 use tokio::time::timeout_at;
 
 use crate::config::schema::Drain;
+use crate::listener::Owner;
 use crate::sys::socket;
 use crate::worker::accept::Answer;
 use crate::worker::accept::Door;
@@ -18,77 +19,131 @@ use crate::worker::connection::Order;
 /// How long a listener must have had nothing to give before it is closed: handshakes under way need a round trip.
 const QUIET: Duration = Duration::from_millis(50);
 
+/// The same for a seat that closes while the fleet goes on. Nobody waits for it, so even a client on another continent,
+/// or one whose last packet was lost and is sent again, ends its handshake.
+const SETTLED: Duration = Duration::from_secs(1);
+
 /// How long an orphan may take in all: its successors need its port.
 const ORPHAN: Duration = Duration::from_millis(600);
+
+/// Time within which another order to leave is the same order: a service manager that signals every process of its
+/// unit tells a worker beside its supervisor, which tells it too.
+const SAME_ORDER: Duration = Duration::from_secs(1);
+
+/// Why a worker leaves, and with it what becomes of its seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Leave {
+    /// The fleet ends, and with it the slot: its queue must run dry and its listeners close.
+    Stop,
+    /// The slot ends and the fleet goes on: new connections meet other slots already; the queue must run dry and the
+    /// listeners close, and the supervisor is told when they have.
+    Close,
+    /// A successor sits here, or will at once: listeners and queue are the successor's, and must not be touched.
+    Pass,
+    /// The supervisor is gone, and with it the fleet.
+    Orphaned,
+}
+
+impl Leave {
+    /// Whether the seat ends with this worker.
+    fn closes(self) -> bool {
+        matches!(self, Self::Stop | Self::Close | Self::Orphaned)
+    }
+}
 
 /// Deadlines of one leaving.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Schedule {
+    /// Why.
+    pub(super) leave: Leave,
     grace: Duration,
+    quiet: Duration,
     idle: Duration,
     /// When whatever still runs is cut.
-    pub(super) cut_at: Instant,
-    /// What becomes of the seat.
-    seat: Seat,
-}
-
-/// What becomes of the seat a worker leaves.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Seat {
-    /// The fleet ends, and with it the slot: its queue must run dry and its listeners close.
-    Closed,
-    /// A successor takes it: listeners and queue are the successor's, and must not be touched.
-    Passed,
+    cut_at: Instant,
 }
 
 impl Schedule {
-    /// As configured, for a fleet that stops.
-    pub(super) fn stopping(drain: &Drain, now: Instant) -> Self {
-        Self { grace: drain.grace, idle: drain.idle, cut_at: now + drain.timeout, seat: Seat::Closed }
-    }
-
-    /// For a worker that somebody told to leave while the fleet goes on. New connections wait for its successor, so
-    /// it does not wait for idle ones.
-    pub(super) fn leaving(drain: &Drain, now: Instant) -> Self {
-        Self { grace: Duration::ZERO, idle: Duration::ZERO, cut_at: now + drain.timeout, seat: Seat::Passed }
+    /// As configured, for a worker that was told.
+    pub(super) fn new(leave: Leave, drain: &Drain, now: Instant) -> Self {
+        let cut_at = now + drain.timeout;
+        let gentle = Self { leave, grace: Duration::ZERO, quiet: QUIET, idle: drain.idle, cut_at };
+        match leave {
+            Leave::Stop => Self { grace: drain.grace, ..gentle },
+            Leave::Close => Self { quiet: SETTLED, ..gentle },
+            Leave::Pass => gentle,
+            Leave::Orphaned => Self::orphaned(now),
+        }
     }
 
     /// For a worker whose supervisor is gone.
     pub(super) fn orphaned(now: Instant) -> Self {
-        Self { grace: Duration::ZERO, idle: QUIET, cut_at: now + ORPHAN, seat: Seat::Closed }
+        let (grace, cut_at) = (Duration::ZERO, now + ORPHAN);
+        Self { leave: Leave::Orphaned, grace, quiet: QUIET, idle: QUIET, cut_at }
     }
+}
+
+/// Waits for an order to leave that is not the first one said twice; `cut_now` says whether the supervisor means it so.
+pub(super) async fn told_again(leave: &mut Signal, cut_now: impl Fn() -> bool) {
+    let first = Instant::now();
+    while leave.recv().await.is_some() {
+        if cut_now() || first.elapsed() > SAME_ORDER {
+            return;
+        }
+    }
+    std::future::pending().await
 }
 
 /// Lets the queues run dry and closes the listeners, without resetting a connection that was made.
 ///
-/// New connections are ignored by the kernel from the end of the grace on; what it had already taken is accepted.
+/// New connections are ignored by the kernel from the end of the grace on; what it had already taken is accepted. A
+/// seat that is passed on is left as it is, and so is a queue that systemd owns.
 pub(super) async fn close<A: Answer>(doors: &[Door<A>], schedule: &Schedule) {
-    if schedule.seat == Seat::Passed {
+    if !schedule.leave.closes() {
         return;
     }
     let accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     sleep(schedule.grace).await;
-    for door in doors {
+    let doors: Vec<_> = doors.iter().filter(|door| door.owner == Owner::Slot).collect();
+    for door in &doors {
         if let Err(error) = socket::refuse_new(&door.listener) {
             tracing::warn!(%error, "cannot keep new connections off a closing listener");
         }
     }
     drop(accepting);
-    let quiet_by = schedule.cut_at.min(Instant::now() + 4 * QUIET);
+    let quiet_by = schedule.cut_at.min(Instant::now() + 4 * schedule.quiet);
     let mut quiet_since = Instant::now();
-    while quiet_since.elapsed() < QUIET && Instant::now() < quiet_by {
-        for door in doors {
+    while !doors.is_empty() && quiet_since.elapsed() < schedule.quiet && Instant::now() < quiet_by {
+        for door in &doors {
             if door.accept_queued() {
                 quiet_since = Instant::now();
             }
         }
         sleep(QUIET / 10).await;
     }
-    for door in doors {
+    for door in &doors {
         if let Err(error) = socket::stop_listening(&door.listener) {
             tracing::debug!(%error, "listener was closed already");
         }
     }
+}
+
+/// Ends at once: the listeners of a fleet that ends, and every connection; returns how many there were.
+///
+/// A seat that closes while the fleet goes on is not closed: its queue is left to a successor.
+pub(super) async fn cut<A: Answer>(hall: &Hall, doors: &[Door<A>], schedule: &Schedule) -> usize {
+    if schedule.leave == Leave::Stop {
+        for door in doors.iter().filter(|door| door.owner == Owner::Slot) {
+            let _ = socket::stop_listening(&door.listener);
+        }
+    }
+    cut_all(hall).await
+}
+
+async fn cut_all(hall: &Hall) -> usize {
+    let cut = hall.connections.cut_all();
+    sleep(QUIET).await;
+    cut
 }
 
 /// Waits for the open connections; returns how many had to be cut.
@@ -103,7 +158,5 @@ pub(super) async fn finish(hall: &Hall, schedule: &Schedule) -> usize {
     if timeout_at(schedule.cut_at, hall.connections.empty()).await.is_ok() {
         return 0;
     }
-    let cut = hall.connections.cut_all();
-    sleep_until(Instant::now() + QUIET).await;
-    cut
+    cut_all(hall).await
 }

@@ -32,6 +32,7 @@ use accept::Hall;
 use connection::Connections;
 use connection::Patience;
 use connection::TICK;
+use drain::Leave;
 use drain::Schedule;
 
 use crate::config::schema::Config;
@@ -41,11 +42,13 @@ use crate::http::Face;
 use crate::http::Parts;
 use crate::http::Phase;
 use crate::http::Worker;
+use crate::listener::Listener;
 use crate::listener::SlotListeners;
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Order;
+use crate::sys::abort;
 use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::signal;
@@ -108,6 +111,9 @@ enum Error {
 /// A worker's life; returns its exit code.
 pub fn run(start: Start) -> u8 {
     telemetry::become_worker(start.slot);
+    if let Err(error) = abort::tell_on_abort(last_words) {
+        tracing::debug!(%error, "a hang would be without a backtrace");
+    }
     let report = start.report.try_clone();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
     let runtime =
@@ -130,13 +136,21 @@ pub fn run(start: Start) -> u8 {
     }
 }
 
+/// Told to end because it hangs: where it stands is all that can still be said.
+fn last_words(frames: &str) {
+    tracing::error!(backtrace = format!("\n{frames}"), "aborted; this is where it stood");
+}
+
 /// Most threads for blocking work: look-ups of host names beside the application's bounded pool.
 const BLOCKING: usize = 16;
 
 async fn live(start: Start) -> Result<(), Error> {
     let mut leave = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
-    // Signals of the terminal and of operators are the supervisor's; only now can TERM find its handler.
+    let rotated = tokio::signal::unix::signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
+    // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
     signal::block_only(OTHERS).map_err(Error::Signals)?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(follow_log(rotated));
     let hall = hall(&start);
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
@@ -169,43 +183,61 @@ async fn live(start: Start) -> Result<(), Error> {
         _ = lifeline.readable() => return Ok(()),
     }
     heartbeat::note_redis(&start.scoreboard, start.slot, start.cell, &redis);
-    let mut tasks = JoinSet::new();
     tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis));
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
-    let _ = writeln!(File::from(start.report), "ready");
-    let schedule = tokio::select! {
+    let mut report = File::from(start.report);
+    let _ = writeln!(report, "ready");
+    let why = tokio::select! {
         _ = leave.recv() => match start.scoreboard.cell(start.slot, start.cell).order() {
-            Order::Close => Schedule::stopping(&start.config.drain, Instant::now()),
-            Order::Pass => Schedule::leaving(&start.config.drain, Instant::now()),
+            Order::Pass | Order::Cut => Leave::Pass,
+            Order::Close => Leave::Close,
+            Order::Stop => Leave::Stop,
         },
-        _ = lifeline.readable() => Schedule::orphaned(Instant::now()),
+        _ = lifeline.readable() => Leave::Orphaned,
     };
     phase.begin_drain();
     accepting.abort_all();
-    depart(&hall, &doors, schedule, &lifeline).await;
+    // News if somebody else has signalled: the supervisor sends a successor at once.
+    let _ = writeln!(report, "leaving");
+    let schedule = Schedule::new(why, &start.config.drain, Instant::now());
+    let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
+    let told_again = drain::told_again(&mut leave, cut_now);
+    depart(&hall, &doors, &schedule, report, &lifeline, told_again).await;
     Ok(())
 }
 
-/// Drains; a supervisor that dies meanwhile shortens it.
-async fn depart(hall: &Hall, doors: &[Door<Face>], schedule: Schedule, lifeline: &Receiver) {
+/// Drains; a supervisor that dies meanwhile shortens it, and a second order to leave ends it.
+async fn depart(
+    hall: &Hall,
+    doors: &[Door<Face>],
+    schedule: &Schedule,
+    mut report: File,
+    lifeline: &Receiver,
+    told_again: impl Future<Output = ()>,
+) {
     let drained = async {
-        drain::close(doors, &schedule).await;
-        drain::finish(hall, &schedule).await
+        drain::close(doors, schedule).await;
+        if schedule.leave == Leave::Close {
+            let _ = writeln!(report, "closed");
+        }
+        drain::finish(hall, schedule).await
     };
-    let cut = tokio::select! {
-        cut = drained => cut,
+    let (cut, when) = tokio::select! {
+        // The kernel says TERM for a supervisor that died, too: what it means is looked at first.
+        biased;
         () = orphaned(lifeline) => {
             let schedule = Schedule::orphaned(Instant::now());
             drain::close(doors, &schedule).await;
-            drain::finish(hall, &schedule).await
+            (drain::finish(hall, &schedule).await, "at the drain's deadline")
         }
+        () = told_again => {
+            (drain::cut(hall, doors, schedule).await, "when it was told to leave once more")
+        }
+        cut = drained => (cut, "at the drain's deadline"),
     };
     if cut > 0 {
-        tracing::warn!(
-            connections = cut,
-            "cut {cut} connections that were still open at the drain's deadline"
-        );
+        tracing::warn!(connections = cut, "cut {cut} connections that were still open {when}");
     }
 }
 
@@ -216,15 +248,8 @@ async fn orphaned(lifeline: &Receiver) {
 }
 
 /// Signals that a worker leaves to its supervisor.
-const OTHERS: &[Signal] = &[
-    Signal::SIGINT,
-    Signal::SIGQUIT,
-    Signal::SIGHUP,
-    Signal::SIGUSR1,
-    Signal::SIGUSR2,
-    Signal::SIGTTIN,
-    Signal::SIGTTOU,
-];
+const OTHERS: &[Signal] =
+    &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
 
 /// Connections that operators may have open at once.
 const OPERATORS: usize = 64;
@@ -238,9 +263,9 @@ fn doors(
     [public, admin]: [Face; 2],
     config: &Config,
 ) -> io::Result<Vec<Door<Face>>> {
-    let door = |listener, answer: &Face, permits: &Arc<Semaphore>| {
-        let listener = Arc::new(TcpListener::from_std(listener)?);
-        Ok(Door { listener, answer: answer.clone(), permits: Arc::clone(permits), hall: hall.clone() })
+    let door = |Listener { socket, owner }, answer: &Face, permits: &Arc<Semaphore>| {
+        let listener = Arc::new(TcpListener::from_std(socket)?);
+        Ok(Door { listener, owner, answer: answer.clone(), permits: Arc::clone(permits), hall: hall.clone() })
     };
     // What the process may open at all, less what it needs for itself: Redis, its listeners, its operators.
     let openable =
@@ -259,6 +284,13 @@ fn hall(start: &Start) -> Hall {
     Hall {
         builder: Arc::new(accept::builder(config.http.header_limit)),
         connections: Arc::new(Connections::new(patience, scoreboard, start.slot, start.cell)),
+    }
+}
+
+/// Opens the log's file again whenever the supervisor says that it was renamed.
+async fn follow_log(mut rotated: tokio::signal::unix::Signal) {
+    while rotated.recv().await.is_some() {
+        telemetry::reopen();
     }
 }
 

@@ -167,7 +167,7 @@ mod tests {
         let (stream, _) = listener.accept().await.unwrap();
         let scoreboard = Arc::new(Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap());
         let patience = Patience { header: Duration::MAX, idle: Duration::MAX };
-        let entry = Arc::new(Arc::new(Connections::new(patience, scoreboard, 0)).open());
+        let entry = Arc::new(Arc::new(Connections::new(patience, scoreboard, 0, 0)).open());
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let mut watched = Watched { stream, entry: Arc::clone(&entry), _place: place };
         let mut context = Context::from_waker(std::task::Waker::noop());

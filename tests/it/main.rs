@@ -6,20 +6,26 @@
     reason = "a test that cannot go on says so by panicking, also from the harness"
 )]
 
+mod autoscale; // the load decides how many workers there are
 mod browser; // the page in a real browser
 mod config_errors; // mistakes are one sentence and an exit code
+mod control; // the control socket, whoever is at its other end
+mod control_verbs; // what operators type, against a scripted fleet
 mod cookies; // only our own cookies count
 mod crash; // what a crash costs, and what not
 mod deploy; // manifests and compose agree with each other and with the settings
 mod exact; // counts are exact
 mod heal; // what Redis forgets is put back
+mod healing; // hung workers are found and replaced
 mod http2; // HTTP/2 without TLS
 mod http_bounds; // what a client may send, and how slowly
 mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
+mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod nginx; // the shipped proxy configuration
 mod proxy; // who a client is
+mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
 mod seats; // seats outlive workers, pauses and bad neighbours
 mod serve; // the main job

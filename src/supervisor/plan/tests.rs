@@ -65,8 +65,8 @@ fn pass(slot: usize, number: i32, reason: Reason) -> Action {
     Action::Drain { slot, pid: pid(number), kill_at: KILL_AT, order: Order::Pass, reason }
 }
 
-fn closing(slot: usize, number: i32, reason: Reason) -> Action {
-    Action::Drain { slot, pid: pid(number), kill_at: KILL_AT, order: Order::Close, reason }
+fn closing(slot: usize, number: i32, order: Order, reason: Reason) -> Action {
+    Action::Drain { slot, pid: pid(number), kill_at: KILL_AT, order, reason }
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn leaving_workers_are_bounded_the_oldest_is_cut() {
 fn a_retiring_slot_is_attended_until_its_listeners_are_closed() {
     let retiring = |seat, workers: &[Occupant]| [ready(1), Slot { seat, ..slot(1, workers) }];
     let two = retiring(Seat::Closing, &[worker(2, 1, READY)]);
-    assert_eq!(actions(&two), [closing(1, 2, Reason::Scale)]);
+    assert_eq!(actions(&two), [closing(1, 2, Order::Close, Reason::Scale)]);
     let deserted = retiring(Seat::Closing, &[]);
     assert_eq!(actions(&deserted), [Action::Spawn { slot: 1, generation: 1 }]);
     let broken = [ready(1), Slot { seat: Seat::Closing, ..failed(1) }];
@@ -204,8 +204,8 @@ fn a_retiring_slot_is_attended_until_its_listeners_are_closed() {
 fn stopping_drains_then_kills_then_finishes() {
     let stop = |slots: &[Slot], now| plan(&View { target: Target::Stop, ..view(slots) }, now);
     let slots = [ready(1), failed(3)];
-    assert_eq!(stop(&slots, NOW).actions, [closing(0, 1, Reason::Stop)]);
-    let stage = Stage::Draining { kill_at: KILL_AT, reason: Reason::Stop, order: Order::Close, cut: false };
+    assert_eq!(stop(&slots, NOW).actions, [closing(0, 1, Order::Stop, Reason::Stop)]);
+    let stage = Stage::Draining { kill_at: KILL_AT, reason: Reason::Stop, order: Order::Stop, cut: false };
     let draining = [slot(1, &[worker(1, 1, stage)])];
     assert_eq!(stop(&draining, LATER), Plan { actions: vec![], wake_at: Some(KILL_AT) });
     let late = Action::Kill { slot: 0, pid: pid(1), cause: Cause::DrainTimeout };

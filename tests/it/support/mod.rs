@@ -3,6 +3,7 @@
 pub(crate) mod client;
 pub(crate) mod exposition;
 pub(crate) mod fleet;
+pub(crate) mod host;
 pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod redis;

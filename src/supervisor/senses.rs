@@ -1,0 +1,317 @@
+//! What the supervisor sees of its workers four times a second, and what it does about it.
+//!
+//! The judgments are the pure modules' (`vigil`, `recycle`, `autoscale`); here their figures are gathered and their
+//! verdicts become a worker's stage, its retirement or another number of slots. The plan does the rest.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use crate::control::status::Decision;
+use crate::scoreboard::Reason;
+use crate::scoreboard::cell::WorkerState;
+use crate::scoreboard::snapshot::WorkerSnapshot;
+use crate::supervisor::Supervisor;
+use crate::supervisor::autoscale;
+use crate::supervisor::autoscale::Autoscaler;
+use crate::supervisor::autoscale::Busy;
+use crate::supervisor::autoscale::Load;
+use crate::supervisor::orders::happened;
+use crate::supervisor::orders::unix_ms;
+use crate::supervisor::plan::Cause;
+use crate::supervisor::plan::Target;
+use crate::supervisor::recycle;
+use crate::supervisor::slot::Seat;
+use crate::supervisor::slot::Slot;
+use crate::supervisor::slot::Stage;
+use crate::supervisor::vigil;
+use crate::supervisor::vigil::Patience;
+use crate::supervisor::vigil::Stall;
+use crate::supervisor::vigil::Symptom;
+use crate::sys::pressure::Pressure;
+use crate::sys::proc;
+use crate::sys::proc::Pid;
+use crate::sys::queue;
+use crate::sys::signal::Signal;
+use crate::sys::task;
+
+/// Time between two looks.
+const LOOK: Duration = Duration::from_millis(250);
+
+/// How long a hung worker may take to log its backtrace.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// What the supervisor looks after besides crashes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Care {
+    /// A worker that is silent for this long is replaced; zero: never.
+    pub hang_timeout: Duration,
+    /// When workers are renewed.
+    pub limits: recycle::Limits,
+    /// How the load changes the number of workers; none: it does not.
+    pub scaling: Option<autoscale::Settings>,
+    /// Whether that is only said.
+    pub dry_run: bool,
+}
+
+impl Care {
+    fn any(&self) -> bool {
+        !self.hang_timeout.is_zero() || self.limits.any() || self.scaling.is_some()
+    }
+}
+
+/// What is remembered between two looks.
+#[derive(Debug)]
+pub(super) struct Senses {
+    /// When the next look is due.
+    due: Duration,
+    watches: BTreeMap<Pid, Watch>,
+    autoscaler: Option<Autoscaler>,
+    /// What a dry run said last.
+    advised: usize,
+    pressure: Pressure,
+    /// Processes the kernel had killed for memory when it was last asked.
+    memory_kills: Option<u64>,
+}
+
+/// One worker.
+#[derive(Debug)]
+struct Watch {
+    vigil: vigil::Watch,
+    recycle: recycle::Watch,
+    /// Whether it may hang, so that new connections go elsewhere.
+    suspect: bool,
+}
+
+/// A worker that serves, as one look finds it.
+struct Seen {
+    slot: usize,
+    pid: Pid,
+    since: Duration,
+    /// Whether it is to retire already.
+    retires: bool,
+    figures: WorkerSnapshot,
+}
+
+impl Seen {
+    /// Its last sign of life; becoming READY is one.
+    fn beat(&self) -> Duration {
+        Duration::from_millis(self.figures.heartbeat_ms).max(self.since)
+    }
+}
+
+impl Senses {
+    pub(super) fn new() -> Self {
+        let pressure = Pressure::find();
+        Self {
+            due: Duration::ZERO,
+            watches: BTreeMap::new(),
+            autoscaler: None,
+            advised: 0,
+            memory_kills: pressure.memory_kills(),
+            pressure,
+        }
+    }
+
+    /// Whether new connections had better not go to this slot: whoever sits there may hang.
+    pub(super) fn avoids(&self, slot: &Slot) -> bool {
+        let is_suspect = |pid: Pid| self.watches.get(&pid).is_some_and(|watch| watch.suspect);
+        let mut serving = slot.workers.iter().filter(|worker| worker.is_ready()).peekable();
+        match serving.peek() {
+            Some(_) => serving.all(|worker| is_suspect(worker.pid)),
+            None => slot.workers.iter().any(|worker| matches!(worker.stage, Stage::Suspect { .. })),
+        }
+    }
+
+    /// Whether the kernel has killed a process for want of memory since it was asked before.
+    pub(super) fn memory_killed(&mut self) -> bool {
+        let before = std::mem::replace(&mut self.memory_kills, self.pressure.memory_kills());
+        before.zip(self.memory_kills).is_some_and(|(before, now)| now > before)
+    }
+}
+
+impl Supervisor<'_> {
+    /// Looks at every worker that serves, if it is time; when it is time again, if there is anything to look after.
+    pub(super) fn look(&mut self, now: Duration) -> Option<Duration> {
+        if !self.settings.care.any() || self.target != Target::Serve {
+            self.senses.watches.clear();
+            return None;
+        }
+        if now >= self.senses.due {
+            self.senses.due = now + LOOK;
+            let seen = self.serving();
+            self.senses.watches.retain(|pid, _| seen.iter().any(|worker| worker.pid == *pid));
+            for worker in &seen {
+                self.watch(worker, now);
+                self.recycle(worker, now);
+            }
+            self.autoscale(&seen, now);
+        }
+        Some(self.senses.due)
+    }
+
+    fn serving(&self) -> Vec<Seen> {
+        let mut seen = Vec::with_capacity(self.slots.len());
+        for (slot, state) in self.slots.iter().enumerate() {
+            for worker in &state.workers {
+                let Stage::Ready { since } = worker.stage else { continue };
+                let Some(figures) = self.scoreboard.cell(slot, worker.cell).snapshot() else { continue };
+                seen.push(Seen { slot, pid: worker.pid, since, retires: worker.retire.is_some(), figures });
+            }
+        }
+        seen
+    }
+
+    fn remembered(&mut self, worker: &Seen) -> &mut Watch {
+        self.senses.watches.entry(worker.pid).or_insert_with(|| Watch {
+            vigil: vigil::Watch::default(),
+            recycle: recycle::Watch::new(worker.slot, worker.pid.as_raw().unsigned_abs()),
+            suspect: false,
+        })
+    }
+
+    /// Does it hang?
+    fn watch(&mut self, worker: &Seen, now: Duration) {
+        let Some(patience) = Patience::within(self.settings.care.hang_timeout) else { return };
+        let beat = worker.beat();
+        let overdue = vigil::is_overdue(beat, now);
+        let sense = vigil::Sense {
+            beat,
+            accepted: self.scoreboard.row(worker.slot).accepted(),
+            waiting: self.waiting(worker.slot),
+            task: overdue.then(|| task::first_thread(worker.pid)).flatten(),
+        };
+        let watch = self.remembered(worker);
+        let verdict = watch.vigil.look(&sense, patience, now);
+        let was = std::mem::replace(&mut watch.suspect, verdict != vigil::Verdict::Healthy);
+        let (slot, pid) = (worker.slot, worker.pid.as_raw());
+        match verdict {
+            vigil::Verdict::Healthy if was => tracing::info!(slot, pid, "worker answers again"),
+            vigil::Verdict::Healthy => {}
+            vigil::Verdict::Suspect(_) if was => {}
+            vigil::Verdict::Suspect(stall) => {
+                tracing::info!(slot, pid, "new connections go to other workers: {stall}")
+            }
+            vigil::Verdict::Hung(stall) => self.hangs(worker, stall, now),
+        }
+    }
+
+    /// It is asked where it stands and its slot is filled without it; if it cannot say, it is killed.
+    fn hangs(&mut self, seen: &Seen, stall: Stall, now: Duration) {
+        let (slot, pid) = (seen.slot, seen.pid);
+        let reason = Reason::Hang;
+        tracing::warn!(slot, pid = pid.as_raw(), %reason, "worker hangs: {stall}");
+        let event = happened("worker_hangs", stall.to_string()).slot(slot).reason(reason.name());
+        self.note(event.pid(pid.as_raw().unsigned_abs()));
+        // Who stands still cannot say anything.
+        if stall.symptom == Symptom::Stopped {
+            return self.kill(slot, pid, Cause::Hang, now);
+        }
+        self.send(pid, Signal::SIGABRT);
+        let Some(worker) = self.slots[slot].worker(pid) else { return };
+        worker.stage = Stage::Suspect { kill_at: now + LAST_WORDS };
+        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Suspect);
+        self.show(slot);
+    }
+
+    /// Has it done enough, or does it hold too much?
+    fn recycle(&mut self, worker: &Seen, now: Duration) {
+        let limits = self.settings.care.limits;
+        if !limits.any() {
+            return;
+        }
+        let watch = &mut self.remembered(worker).recycle;
+        let mut verdict = watch.work(&limits, worker.figures.requests, now.saturating_sub(worker.since));
+        // A worker that is stuck while it takes memory does not tell: it is looked at from outside.
+        if watch.wants_memory(&limits, now)
+            && let Some(held) = proc::private_memory_of(worker.pid)
+        {
+            let memory = watch.memory(&limits, held, now);
+            if matches!(memory, recycle::Verdict::Kill(_)) || verdict == recycle::Verdict::Stay {
+                verdict = memory;
+            }
+        }
+        let (slot, pid) = (worker.slot, worker.pid.as_raw());
+        match verdict {
+            recycle::Verdict::Stay => {}
+            recycle::Verdict::Futile(cause) => {
+                tracing::warn!(slot, pid, "workers.memory_soft is too low: {cause}, though it is new");
+            }
+            recycle::Verdict::Retire(_) if worker.retires => {}
+            recycle::Verdict::Retire(cause) => {
+                let reason = reason_of(cause);
+                if let Some(occupant) = self.slots[slot].worker(worker.pid) {
+                    occupant.retire = Some(reason);
+                }
+                tracing::info!(slot, pid, %reason, "worker is to be renewed: {cause}");
+                let event = happened("worker_retires", cause.to_string()).slot(slot).reason(reason.name());
+                self.note(event.pid(pid.unsigned_abs()));
+            }
+            recycle::Verdict::Kill(cause) => {
+                tracing::warn!(slot, pid, reason = %reason_of(cause), "worker is killed: {cause}");
+                self.kill(slot, worker.pid, Cause::Memory, now);
+            }
+        }
+    }
+
+    /// Does the load want another number of workers?
+    fn autoscale(&mut self, seen: &[Seen], now: Duration) {
+        let Some(settings) = self.settings.care.scaling else {
+            self.senses.autoscaler = None;
+            return;
+        };
+        // A rollout has two workers in one slot; what they do says little about the load.
+        if self.rollout.is_some() || !self.announced {
+            return;
+        }
+        let load = self.load(seen, now);
+        let autoscaler = match &mut self.senses.autoscaler {
+            Some(autoscaler) if autoscaler.settings() == settings => autoscaler,
+            other => other.insert(Autoscaler::new(settings)),
+        };
+        let Some(autoscale::Decision { target, reason }) = autoscaler.look(&load, now) else { return };
+        let from = self.wanted;
+        self.decided = Some(Decision { target, reason: reason.clone(), at_ms: unix_ms() });
+        if self.settings.care.dry_run {
+            let advised = std::mem::replace(&mut self.senses.advised, target);
+            if advised != target && target != from {
+                tracing::info!(from, to = target, %reason, "autoscaling would go from {from} to {target} workers: {reason}");
+            }
+        } else if target == from {
+            tracing::debug!(workers = from, %reason, "autoscaling keeps {from} workers: {reason}");
+        } else {
+            tracing::info!(from, to = target, %reason, "autoscaling goes from {from} to {target} workers: {reason}");
+            if let Err(refusal) = self.scale_to(target) {
+                tracing::warn!(reason = %refusal, "not scaled: {refusal}");
+            }
+        }
+    }
+
+    fn load(&self, seen: &[Seen], now: Duration) -> Load {
+        let open = |worker: &&Seen| self.slots[worker.slot].seat == Seat::Open;
+        let busy = |worker: &Seen| Busy {
+            worker: u64::from(worker.pid.as_raw().unsigned_abs()),
+            busy: Duration::from_micros(worker.figures.busy_us),
+            silent: vigil::is_overdue(worker.beat(), now),
+        };
+        Load {
+            target: self.wanted,
+            workers: seen.iter().filter(open).map(busy).collect(),
+            backlog: (0..self.slots.len()).map(|slot| self.waiting(slot)).sum(),
+        }
+    }
+
+    /// Visitors' connections that wait on a slot.
+    fn waiting(&self, slot: usize) -> u32 {
+        let listeners = self.sockets.get(slot).and_then(Option::as_ref);
+        let public = listeners.map_or(&[][..], |listeners| &listeners.public);
+        public.iter().filter_map(|listener| queue::of(listener).ok()).map(|queue| queue.waiting).sum()
+    }
+}
+
+fn reason_of(cause: recycle::Cause) -> Reason {
+    match cause {
+        recycle::Cause::Requests(_) => Reason::Requests,
+        recycle::Cause::Age(_) => Reason::Age,
+        recycle::Cause::Memory { .. } => Reason::Memory,
+    }
+}

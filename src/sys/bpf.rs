@@ -1,0 +1,233 @@
+//! Classic BPF programs for sockets: what the kernel runs on a packet that begins a connection.
+//!
+//! They need no privilege, may be replaced at any time, and are checked by the kernel when they are attached. The
+//! language is described in the kernel's `Documentation/networking/filter.rst`.
+
+use std::io;
+
+/// Longest program the kernel takes.
+const LENGTH_MAX: usize = 4096;
+
+/// Where the client's address stands in a packet: the words of the source, from the start of the network header.
+const SOURCE_V4: &[u32] = &[12];
+const SOURCE_V6: &[u32] = &[8, 12, 16, 20];
+
+/// Which addresses a socket serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4 only.
+    V4,
+    /// IPv6 only.
+    V6,
+}
+
+/// A program, ready to be attached to a socket.
+#[derive(Debug, Clone)]
+pub struct Program {
+    code: Vec<libc::sock_filter>,
+}
+
+impl Program {
+    /// For a socket filter: drops what begins a connection, keeps everything else.
+    pub fn refuse_new() -> Self {
+        const FLAGS_BYTE: u32 = 13;
+        const SYN: u32 = 0x02;
+        const SYN_AND_ACK: u32 = 0x12;
+        // The program sees the packet from its TCP header on; RFC 9293 §3.1 has the flags.
+        Self {
+            code: vec![
+                op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, FLAGS_BYTE),
+                op(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, SYN_AND_ACK),
+                branch(libc::BPF_JEQ, SYN, 0, 1),
+                answer(0),
+                answer(u32::MAX),
+            ],
+        }
+    }
+
+    /// For a reuseport group: each connection goes to one entry of `table`, chosen at random.
+    ///
+    /// # Errors
+    /// When the table is empty or has too many different entries for a program.
+    pub fn at_random(table: &[u32]) -> io::Result<Self> {
+        let random = u32::from_ne_bytes((libc::SKF_AD_OFF + libc::SKF_AD_RANDOM).to_ne_bytes());
+        Self::choosing(vec![op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, random)], table)
+    }
+
+    /// For a reuseport group: each connection goes to the entry of `table` that its client's address is hashed to.
+    ///
+    /// All of an IPv6 address counts, not only its network: behind one /64 may stand a whole cluster, and all of it
+    /// would meet one slot. The price is that a device which changes its temporary address changes its slot too.
+    ///
+    /// # Errors
+    /// When the table is empty or has too many different entries for a program.
+    pub fn by_client(family: Family, table: &[u32]) -> io::Result<Self> {
+        let words = match family {
+            Family::V4 => SOURCE_V4,
+            Family::V6 => SOURCE_V6,
+        };
+        let mut code = Vec::new();
+        for (nth, word) in words.iter().enumerate() {
+            let network = u32::from_ne_bytes(libc::SKF_NET_OFF.to_ne_bytes());
+            let load = op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, network.wrapping_add(*word));
+            match nth {
+                0 => code.push(load),
+                _ => code.extend([op(MISC_TAX, 0), load, op(XOR_X, 0)]),
+            }
+            code.extend(mix());
+        }
+        Self::choosing(code, table)
+    }
+
+    /// `number`, then: answer with the entry of the table at the number modulo the table's length.
+    fn choosing(number: Vec<libc::sock_filter>, table: &[u32]) -> io::Result<Self> {
+        let len = u32::try_from(table.len()).ok().filter(|len| *len > 0);
+        let len = len.ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput))?;
+        let mut code = number;
+        code.push(op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, len));
+        let mut runs: Vec<(u32, u32)> = (0..len).zip(table.iter().copied()).collect();
+        runs.dedup_by_key(|run| run.1);
+        code.extend(look_up(&runs));
+        if code.len() > LENGTH_MAX {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "too many slots for a BPF program"));
+        }
+        Ok(Self { code })
+    }
+
+    /// Hands the program to `attach` in the form of setsockopt(2).
+    pub(super) fn with_raw<T>(&self, attach: impl FnOnce(&libc::sock_fprog) -> T) -> io::Result<T> {
+        let len = u16::try_from(self.code.len()).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+        // The kernel only reads it; the type says otherwise.
+        Ok(attach(&libc::sock_fprog { len, filter: self.code.as_ptr().cast_mut() }))
+    }
+}
+
+const MISC_TAX: u32 = libc::BPF_MISC | libc::BPF_TAX;
+const XOR_X: u32 = libc::BPF_ALU | libc::BPF_XOR | libc::BPF_X;
+
+#[allow(clippy::cast_possible_truncation, reason = "an operation's code has 16 bits")]
+fn op(code: u32, k: u32) -> libc::sock_filter {
+    libc::sock_filter { code: code as u16, jt: 0, jf: 0, k }
+}
+
+fn branch(condition: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    libc::sock_filter { jt, jf, ..op(libc::BPF_JMP | condition | libc::BPF_K, k) }
+}
+
+fn answer(value: u32) -> libc::sock_filter {
+    op(libc::BPF_RET | libc::BPF_K, value)
+}
+
+/// Spreads any difference of the accumulator over all its bits: the finalizer `lowbias32`, whose bias is the least
+/// known for two multiplications. Without it, addresses that differ in few bits would crowd few entries.
+fn mix() -> impl Iterator<Item = libc::sock_filter> {
+    let shift = |by| [op(MISC_TAX, 0), op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, by), op(XOR_X, 0)];
+    let times = |by| op(libc::BPF_ALU | libc::BPF_MUL | libc::BPF_K, by);
+    let first = shift(16).into_iter().chain([times(0x7feb_352d)]);
+    first.chain(shift(15)).chain([times(0x846c_a68b)]).chain(shift(16))
+}
+
+/// Answers with the second of the last run whose first is not above the accumulator: a search tree.
+fn look_up(runs: &[(u32, u32)]) -> Vec<libc::sock_filter> {
+    if let [] | [_] = runs {
+        return runs.iter().map(|run| answer(run.1)).collect();
+    }
+    let (below, above) = runs.split_at(runs.len() / 2);
+    let left = look_up(below);
+    let mut code = match u8::try_from(left.len()) {
+        Ok(over) => vec![branch(libc::BPF_JGE, above[0].0, over, 0)],
+        // A conditional jump reaches 255 operations far, an unconditional one any distance.
+        Err(_) => vec![
+            branch(libc::BPF_JGE, above[0].0, 0, 1),
+            op(libc::BPF_JMP | libc::BPF_JA, u32::try_from(left.len()).unwrap_or(u32::MAX)),
+        ],
+    };
+    code.extend(left);
+    code.extend(look_up(above));
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What a program answers when the words it loads are these, in the order of its loads.
+    fn run(program: &Program, loads: &[u32]) -> u32 {
+        let (mut a, mut x, mut loads, mut at) = (0_u32, 0_u32, loads.iter(), 0);
+        loop {
+            let libc::sock_filter { code, jt, jf, k } = program.code[at];
+            at += 1;
+            let jump = |condition| usize::from(if condition { jt } else { jf });
+            match u32::from(code) {
+                code if code & 7 == libc::BPF_LD => a = *loads.next().unwrap(),
+                code if code == libc::BPF_JMP | libc::BPF_JGE => at += jump(a >= k),
+                code if code == libc::BPF_JMP | libc::BPF_JEQ => at += jump(a == k),
+                code if code == libc::BPF_JMP | libc::BPF_JA => at += k as usize,
+                code if code == libc::BPF_ALU | libc::BPF_MOD => a %= k,
+                code if code == libc::BPF_ALU | libc::BPF_AND => a &= k,
+                code if code == libc::BPF_ALU | libc::BPF_MUL => a = a.wrapping_mul(k),
+                code if code == libc::BPF_ALU | libc::BPF_RSH => a >>= k,
+                XOR_X => a ^= x,
+                MISC_TAX => x = a,
+                code if code == libc::BPF_RET => return k,
+                other => panic!("unknown operation {other:#x}"),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_number_meets_its_entry_of_the_table(
+            table in prop::collection::vec(0_u32..1024, 1..1024),
+            number: u32,
+        ) {
+            let program = Program::at_random(&table).unwrap();
+            prop_assert_eq!(run(&program, &[number]), table[number as usize % table.len()]);
+        }
+
+        #[test]
+        fn a_client_always_meets_the_same_entry(a: [u32; 4], length in 1_u32..1024) {
+            let table: Vec<u32> = (0..length).collect();
+            for (family, words) in [(Family::V4, &a[..1]), (Family::V6, &a[..])] {
+                let program = Program::by_client(family, &table).unwrap();
+                let first = run(&program, words);
+                prop_assert!(first < length);
+                prop_assert_eq!(run(&program, words), first);
+            }
+        }
+    }
+
+    #[test]
+    fn only_packets_that_begin_a_connection_are_dropped() {
+        let program = Program::refuse_new();
+        for (flags, kept) in [(0x02, false), (0xC2, false), (0x12, true), (0x10, true), (0x18, true)] {
+            assert_eq!(run(&program, &[flags]) > 0, kept, "{flags:#x}");
+        }
+    }
+
+    #[test]
+    fn neighbours_are_spread_evenly_in_both_families() {
+        const ENTRIES: usize = 16;
+        const CLIENTS: u32 = 16_000;
+        let table: Vec<u32> = (0..16).collect();
+        let client = |family, words: &dyn Fn(u32) -> Vec<u32>| {
+            let program = Program::by_client(family, &table).unwrap();
+            let mut met = [0_u32; ENTRIES];
+            (0..CLIENTS).for_each(|nth| met[run(&program, &words(nth)) as usize] += 1);
+            assert!(met.iter().all(|count| (850..1150).contains(count)), "{met:?}");
+        };
+        client(Family::V4, &|nth| vec![0x0A00_0000 + nth]);
+        client(Family::V4, &|nth| vec![nth << 16 | 1]);
+        client(Family::V6, &|nth| vec![0x2001_0DB8, nth, 0, 1]);
+        client(Family::V6, &|nth| vec![0x2001_0DB8, 0, 0, nth]);
+    }
+
+    #[test]
+    fn the_largest_fleet_fits_and_more_is_refused() {
+        let distinct = |count: u32| Program::by_client(Family::V6, &(0..count).collect::<Vec<_>>());
+        assert!(distinct(1024).unwrap().code.len() < 2200);
+        assert!(distinct(4096).is_err() && distinct(0).is_err());
+    }
+}

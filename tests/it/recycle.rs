@@ -1,0 +1,104 @@
+//! Workers are renewed by requests, age and memory, and no request is lost for it.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use crate::support::client;
+use crate::support::client::Failure;
+use crate::support::client::Request;
+use crate::support::client::Response;
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::fleet::field;
+use crate::support::load::Load;
+use crate::support::process;
+use crate::support::redis::RedisServer;
+use crate::support::wait;
+
+fn faulty(redis: &RedisServer) -> Plan {
+    Plan::on(redis).example("faulty")
+}
+
+/// Clients that open a connection for each request. Kept ones are `zero_loss`'s.
+fn visitors(fleet: &Fleet) -> Load<Result<Response, Failure>> {
+    let address = fleet.listen;
+    Load::start(4, |_| move || client::once(address, Request::get("/hello")))
+}
+
+/// Ends the load: every single request was answered; by whom.
+fn all_served(load: Load<Result<Response, Failure>>) -> BTreeSet<u32> {
+    let results = load.stop().into_iter().flatten();
+    results
+        .map(|result| {
+            let response = result.expect("no request is lost");
+            assert_eq!(response.status, 200, "{response:?}");
+            response.worker()
+        })
+        .collect()
+}
+
+/// Workers that were renewed for this reason so far.
+fn renewed(fleet: &Fleet, reason: &str) -> usize {
+    let lines = fleet.said("worker left");
+    lines.iter().filter(|line| field(line, "reason").as_str() == Some(reason)).count()
+}
+
+#[test]
+fn workers_that_served_their_requests_are_renewed_without_a_loss() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).set("REGATTA_WORKERS__MAX_REQUESTS", "150").start();
+    let load = visitors(&fleet);
+    wait::until("four workers were renewed", wait::LONG, || renewed(&fleet, "requests") >= 4);
+    let workers = all_served(load);
+    assert!(workers.len() >= 6, "{workers:?}");
+    assert!(fleet.said("worker died").is_empty());
+}
+
+#[test]
+fn workers_of_age_are_renewed_one_at_a_time_without_a_loss() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(3).set("REGATTA_WORKERS__MAX_AGE", "2s").start();
+    let load = visitors(&fleet);
+    wait::until("every worker was renewed", wait::LONG, || renewed(&fleet, "age") >= 3);
+    all_served(load);
+    assert!(fleet.said("worker died").is_empty());
+    assert!(!fleet.said("worker is to be renewed: it is ").is_empty());
+}
+
+#[test]
+fn a_worker_that_grows_is_renewed_and_loses_nothing() {
+    let redis = RedisServer::start();
+    let fleet = faulty(&redis).set("REGATTA_WORKERS__MEMORY_SOFT", "96MiB").start();
+    // Seen once below the limit, a worker that is above it later has grown.
+    wait::let_pass(Duration::from_millis(500));
+    let load = visitors(&fleet);
+    assert_eq!(fleet.get("/leak/128").status, 200);
+    wait::until("the heavy one was renewed", wait::LONG, || renewed(&fleet, "memory") == 1);
+    all_served(load);
+    assert!(fleet.said("worker died").is_empty() && fleet.said("worker killed").is_empty());
+}
+
+#[test]
+fn a_worker_beyond_the_hard_limit_is_killed_and_replaced() {
+    let redis = RedisServer::start();
+    let fleet = faulty(&redis).set("REGATTA_WORKERS__MEMORY_HARD", "96MiB").start();
+    let before = fleet.workers();
+    assert_eq!(fleet.get("/leak/128").status, 200);
+    let line =
+        wait::until_some("the heavy one is killed", wait::LONG, || fleet.said("worker is killed").pop());
+    assert_eq!(field(&line, "reason").as_str(), Some("memory"), "{line}");
+    let killed = u32::try_from(field(&line, "pid").as_u64().unwrap()).unwrap();
+    assert!(before.contains(&killed));
+    wait::until("its slot serves again", wait::LONG, || fleet.ready().len() == 3 && !process::alive(killed));
+    assert_eq!(fleet.get("/hello").status, 200);
+}
+
+#[test]
+fn a_limit_below_what_a_new_worker_holds_is_said_and_renews_nobody() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).set("REGATTA_WORKERS__MEMORY_SOFT", "64KiB").start();
+    wait::until("it is said", wait::LONG, || fleet.said("workers.memory_soft is too low").len() == 2);
+    let before = fleet.workers();
+    wait::let_pass(Duration::from_secs(3));
+    assert_eq!(fleet.workers(), before);
+}
