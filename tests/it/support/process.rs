@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use nix::sys::signal::kill;
@@ -61,4 +62,20 @@ pub(crate) fn descriptors(pid: u32) -> Vec<String> {
         entries.filter_map(|entry| fs::read_link(entry.ok()?.path()).ok()).map(kind).collect();
     kinds.sort();
     kinds
+}
+
+/// Private memory in bytes.
+pub(crate) fn private_memory(pid: u32) -> u64 {
+    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap_or_default();
+    let kilobytes = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
+    let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
+    lines.filter_map(kilobytes).sum::<u64>() * 1024
+}
+
+/// Processor time used so far.
+pub(crate) fn cpu_time(pid: u32) -> Duration {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let ticks = stat.rsplit_once(") ").map_or("", |(_, rest)| rest).split(' ').skip(11).take(2);
+    // USER_HZ is 100 on every Linux there is.
+    Duration::from_millis(ticks.filter_map(|ticks| ticks.parse::<u64>().ok()).sum::<u64>() * 10)
 }

@@ -3,8 +3,10 @@
 //! Every scenario runs under a volley of clients of all kinds and ends with the same books: not one request failed,
 //! the fleet's totals are what the clients counted, and the posted counter is exact. `REGATTA_SOAK` makes them long.
 
+mod figures; // how long things take; nothing is asserted of speed
 mod held; // old generations are bounded
 mod idle; // the race of an idle connection
+mod loss; // a volley's own test
 mod phases; // signals at every phase of the boot
 mod proxy; // behind nginx
 mod recycle; // workers that have served long enough
@@ -16,6 +18,7 @@ mod storm; // signals from everywhere
 mod upgrade; // new binary
 
 use std::time::Duration;
+use std::time::Instant;
 
 use nix::sys::signal::Signal;
 
@@ -149,5 +152,20 @@ fn settled(fleet: &Fleet, workers: usize) {
         let alive = fleet.workers();
         let ready = fleet.ready();
         alive.len() == workers && alive.iter().all(|pid| ready.iter().any(|(_, ready)| ready == pid))
+    });
+}
+
+/// Waits until nothing is under way: the same workers, all of them ready, for some seconds.
+#[track_caller]
+fn quiet(fleet: &Fleet) {
+    let mut last = (Vec::new(), Instant::now());
+    wait::until("nothing is under way", 4 * ROLLOUT, || {
+        let alive = fleet.workers();
+        let ready = fleet.ready();
+        let settled = alive.iter().all(|pid| ready.iter().any(|(_, ready)| ready == pid));
+        if alive != last.0 || !settled {
+            last = (alive, Instant::now());
+        }
+        last.1.elapsed() > Duration::from_secs(3)
     });
 }

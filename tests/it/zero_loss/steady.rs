@@ -1,7 +1,5 @@
 //! Nothing leaks: after many rollouts the supervisor and its workers hold what they held after a few.
 
-use std::fs;
-
 use nix::sys::signal::Signal;
 
 use crate::support::fleet::Fleet;
@@ -13,14 +11,6 @@ use crate::zero_loss::settled;
 
 /// What the supervisor may grow by: its allocator keeps a page here and there.
 const GROWTH: u64 = 2 * 1024 * 1024;
-
-/// Private memory of a process in bytes.
-fn private(pid: u32) -> u64 {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
-    let kilobytes = |line: &str| line.split_whitespace().nth(1)?.parse::<u64>().ok();
-    let lines = rollup.lines().filter(|line| line.starts_with("Private_"));
-    lines.filter_map(kilobytes).sum::<u64>() * 1024
-}
 
 /// What the newest worker holds once it has its connection to Redis and no client.
 fn of_a_worker(fleet: &Fleet) -> Vec<String> {
@@ -40,7 +30,7 @@ fn rollouts_leak_neither_descriptors_nor_memory() {
     let mut scene = Scene::start("steady over rollouts", |plan| plan);
     let before = |scene: &mut Scene| {
         scene.settled(2);
-        (process::descriptors(scene.fleet.pid()), private(scene.fleet.pid()))
+        (process::descriptors(scene.fleet.pid()), process::private_memory(scene.fleet.pid()))
     };
     // A few first: logs, events and the allocator reach their size.
     scene.rollout(Signal::SIGHUP, "reload");

@@ -13,9 +13,8 @@ use nix::sys::signal::Signal;
 
 use crate::support::process;
 use crate::support::soak;
-use crate::support::wait;
-use crate::zero_loss::ROLLOUT;
 use crate::zero_loss::Scene;
+use crate::zero_loss::quiet;
 
 /// Signals of one storm, and how long it takes.
 const STORM: (u32, Duration) = (1000, Duration::from_secs(1));
@@ -69,15 +68,7 @@ fn storm(name: &'static str, signals: &[Signal], most: usize) {
         }
         scene.volley.more(50);
     }
-    // It is quiet when the same workers are there for a while.
-    let mut last = (scene.fleet.workers(), Instant::now());
-    wait::until("the storm is over", 2 * ROLLOUT, || {
-        let now = scene.fleet.workers();
-        if now != last.0 {
-            last = (now, Instant::now());
-        }
-        last.1.elapsed() > Duration::from_secs(3)
-    });
+    quiet(&scene.fleet);
     scene.rollout(Signal::SIGHUP, "reload");
     let workers = scene.fleet.workers().len();
     soak::note(name, &format!("at most {} processes, then {workers} workers", census.most()));

@@ -90,14 +90,14 @@ struct Book {
     kind: Kind,
     tally: Tally,
     answered: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
 }
 
 impl Book {
     /// One request's outcome: who answered it, or how it was lost.
     fn note(&mut self, begin: Instant, outcome: Outcome) {
-        if outcome.is_ok() {
-            self.answered.fetch_add(1, Ordering::Relaxed);
-        }
+        let count = if outcome.is_ok() { &self.answered } else { &self.failed };
+        count.fetch_add(1, Ordering::Relaxed);
         self.tally.note(self.kind, begin, outcome);
     }
 
@@ -113,6 +113,7 @@ impl Book {
 pub(crate) struct Volley {
     ended: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
+    failed: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Tally>>,
 }
 
@@ -120,12 +121,13 @@ impl Volley {
     /// So many clients of each kind.
     pub(crate) fn start(address: SocketAddr, mix: &[(Kind, usize)]) -> Self {
         let ended = Arc::new(AtomicBool::new(false));
-        let answered = Arc::new(AtomicU64::new(0));
+        let (answered, failed) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
         let kinds = mix.iter().flat_map(|(kind, count)| std::iter::repeat_n(*kind, *count));
         let clients = kinds
             .map(|kind| {
                 let ended = Arc::clone(&ended);
-                let mut book = Book { kind, tally: Tally::default(), answered: Arc::clone(&answered) };
+                let (answered, failed) = (Arc::clone(&answered), Arc::clone(&failed));
+                let mut book = Book { kind, tally: Tally::default(), answered, failed };
                 thread::spawn(move || {
                     let mut act = kind.client(address);
                     while !ended.load(Ordering::Relaxed) {
@@ -137,12 +139,17 @@ impl Volley {
                 })
             })
             .collect();
-        Self { ended, answered, clients }
+        Self { ended, answered, failed, clients }
     }
 
     /// Requests that were answered by now.
     pub(crate) fn answered(&self) -> u64 {
         self.answered.load(Ordering::Relaxed)
+    }
+
+    /// Requests that failed by now.
+    pub(crate) fn failed(&self) -> u64 {
+        self.failed.load(Ordering::Relaxed)
     }
 
     /// Waits until so many more requests are answered.
