@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::orders::happened;
+use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
 
 impl Supervisor<'_> {

@@ -8,6 +8,7 @@ mod announce;
 pub mod autoscale;
 pub mod backoff;
 pub mod handoff;
+mod history;
 mod host;
 mod log;
 pub mod notify;
@@ -286,8 +287,9 @@ impl<'a> Supervisor<'a> {
             }
             if !acted {
                 self.revive_private_redis(now);
-                self.announce();
+                // Who reads that all serve may at once ask whom they like.
                 self.steer();
+                self.announce();
                 let sampled = self.sample(now);
                 let logged = self.log_stats(now);
                 let wakes = [plan.wake_at, followed, looked, sampled, logged];

@@ -27,7 +27,7 @@ use crate::supervisor::handoff::Redis;
 use crate::supervisor::handoff::Said;
 use crate::supervisor::handoff::Socket;
 use crate::supervisor::handoff::Sockets;
-use crate::supervisor::orders::happened;
+use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
 use crate::supervisor::private::Private;
 use crate::supervisor::reap::Report;

@@ -15,8 +15,8 @@ use crate::supervisor::autoscale;
 use crate::supervisor::autoscale::Autoscaler;
 use crate::supervisor::autoscale::Busy;
 use crate::supervisor::autoscale::Load;
-use crate::supervisor::orders::happened;
-use crate::supervisor::orders::unix_ms;
+use crate::supervisor::history::Incident;
+use crate::supervisor::history::unix_ms;
 use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::Target;
 use crate::supervisor::recycle;
@@ -200,8 +200,8 @@ impl Supervisor<'_> {
         let (slot, pid) = (seen.slot, seen.pid);
         let reason = Reason::Hang;
         tracing::warn!(slot, pid = pid.as_raw(), %reason, "worker hangs: {stall}");
-        let event = happened("worker_hangs", stall.to_string()).slot(slot).reason(reason.name());
-        self.note(event.pid(pid.as_raw().unsigned_abs()));
+        let incident = Incident { kind: "worker_hangs", slot, pid };
+        self.note_worker(incident, Some(reason), &format!("hangs: {stall}"));
         // Who stands still cannot say anything.
         if stall.symptom == Symptom::Stopped {
             return self.kill(slot, pid, Cause::Hang, now);
@@ -243,8 +243,8 @@ impl Supervisor<'_> {
                     occupant.retire = Some(reason);
                 }
                 tracing::info!(slot, pid, %reason, "worker is to be renewed: {cause}");
-                let event = happened("worker_retires", cause.to_string()).slot(slot).reason(reason.name());
-                self.note(event.pid(pid.unsigned_abs()));
+                let incident = Incident { kind: "worker_retires", slot, pid: worker.pid };
+                self.note_worker(incident, Some(reason), &format!("is to be renewed: {cause}"));
             }
             recycle::Verdict::Kill(cause) => {
                 tracing::warn!(slot, pid, reason = %reason_of(cause), "worker is killed: {cause}");

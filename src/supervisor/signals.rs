@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::orders::happened;
+use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
 use crate::sys::signal::Signal;
 use crate::sys::signal::Signals;
