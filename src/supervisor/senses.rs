@@ -223,7 +223,7 @@ impl Supervisor<'_> {
         let mut verdict = watch.work(&limits, worker.figures.requests, now.saturating_sub(worker.since));
         // A worker that is stuck while it takes memory does not tell: it is looked at from outside.
         if watch.wants_memory(&limits, now)
-            && let Some(held) = proc::private_memory_of(worker.pid)
+            && let Some(held) = held(worker.pid, &limits)
         {
             let memory = watch.memory(&limits, held, now);
             if matches!(memory, recycle::Verdict::Kill(_)) || verdict == recycle::Verdict::Stay {
@@ -306,6 +306,12 @@ impl Supervisor<'_> {
         let public = listeners.map_or(&[][..], |listeners| &listeners.public);
         public.iter().filter_map(|listener| queue::of(listener).ok()).map(|queue| queue.waiting).sum()
     }
+}
+
+/// Private memory of a process; where even all of its memory is far from the limits, that: it costs less to find out.
+fn held(pid: Pid, limits: &recycle::Limits) -> Option<u64> {
+    let resident = proc::resident_memory_of(pid)?;
+    if limits.is_near(resident) { proc::private_memory_of(pid) } else { Some(resident) }
 }
 
 fn reason_of(cause: recycle::Cause) -> Reason {
