@@ -22,6 +22,8 @@ mod resume;
 pub mod rollout;
 mod scale;
 pub mod senses;
+mod service;
+mod signals;
 pub mod slot;
 mod spawn;
 pub mod stats;
@@ -42,8 +44,8 @@ pub use host::Host;
 pub use host::Pinned;
 pub use host::Reloaded;
 pub use host::Settings;
+use notify::Notifier;
 use orders::Waiter;
-use orders::happened;
 use plan::Plan;
 use plan::Target;
 use plan::View;
@@ -56,6 +58,8 @@ pub use resume::Taken;
 pub use resume::settle;
 use rollout::Rollout;
 use senses::Senses;
+pub use signals::SIGNALS;
+pub use signals::take_signals;
 use slot::Slot;
 pub use spawn::Seat;
 use stats::Stats;
@@ -77,40 +81,8 @@ use crate::sys::fd;
 use crate::sys::fd::Interest;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
-use crate::sys::signal::Signal;
 use crate::sys::signal::Signals;
 use crate::sys::time;
-
-/// The signals the supervisor takes, the verb each stands for, and what it does.
-pub const SIGNALS: &[(Signal, &str, &str)] = &[
-    (Signal::SIGTERM, "stop", "drain every worker, then end"),
-    (Signal::SIGINT, "stop", "the same; a second one stops at once"),
-    (Signal::SIGQUIT, "stop now", "kill every worker, then end"),
-    (Signal::SIGHUP, "reload", "read the configuration anew and bring it into one slot after another"),
-    (Signal::SIGUSR1, "reopen logs", "open the log's file again, in every process"),
-    (
-        Signal::SIGUSR2,
-        "upgrade",
-        "become the program that lies where this one was started from, with the same pid",
-    ),
-    (Signal::SIGTTIN, "scale +1", "one worker more"),
-    (Signal::SIGTTOU, "scale -1", "one worker less, at least one"),
-    (Signal::SIGCHLD, "(internal)", "a worker, or an orphan of PID 1, ended"),
-];
-
-/// Signals that have no meaning yet but must not end a fleet by their default action.
-const IGNORED: &[Signal] = &[Signal::SIGPIPE];
-
-/// Takes the signals of a supervisor: from now on they wait to be read instead of ending the process.
-///
-/// To be called before anything is bound or started, so that a stop in that moment is a stop like any other.
-///
-/// # Errors
-/// When the kernel refuses the descriptor.
-pub fn take_signals() -> io::Result<Signals> {
-    let taken: Vec<Signal> = SIGNALS.iter().map(|row| row.0).chain(IGNORED.iter().copied()).collect();
-    Signals::take(&taken)
-}
 
 /// Time that rates are measured in.
 const SAMPLED: Duration = Duration::from_secs(1);
@@ -202,6 +174,8 @@ pub struct Supervisor<'a> {
     /// Workers as the configuration names them.
     configured: usize,
     stats: Stats,
+    /// The service manager, if there is one.
+    service: Notifier,
     /// Which slots new connections may go to.
     steered: Vec<bool>,
     /// And how they are chosen among those.
@@ -238,7 +212,6 @@ impl<'a> Supervisor<'a> {
             settings: start.settings,
             before: start.settings,
             scoreboard,
-            host,
             lock: start.lock,
             program: start.program,
             addresses: start.addresses,
@@ -273,6 +246,8 @@ impl<'a> Supervisor<'a> {
             steered_by: start.settings.steering,
             signals: start.signals,
             stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
+            service: service::manager(&*host),
+            host,
             lifeline,
             lifeline_held: held,
         })
@@ -320,7 +295,8 @@ impl<'a> Supervisor<'a> {
                 self.steer();
                 let sampled = self.sample(now);
                 let logged = self.log_stats(now);
-                let wakes = [plan.wake_at, followed, looked, sampled, logged];
+                self.service.beat(now);
+                let wakes = [plan.wake_at, followed, looked, sampled, logged, self.service.next_beat()];
                 self.wait(wakes.into_iter().flatten().min(), now)?;
                 self.read_signals()?;
                 self.take_orders();
@@ -355,46 +331,5 @@ impl<'a> Supervisor<'a> {
         let own = own.map(|fd| (fd, Interest::Read));
         let fds: Vec<_> = own.chain(self.control.watched()).collect();
         fd::wait(&fds, timeout).map(|_| ())
-    }
-
-    fn read_signals(&mut self) -> io::Result<()> {
-        while let Some(signal) = self.signals.next()? {
-            match (signal, self.target) {
-                (Signal::SIGTERM | Signal::SIGINT, Target::Serve) => self.aim(Target::Stop, signal.as_str()),
-                (Signal::SIGINT, Target::Stop) => self.aim(Target::StopNow, signal.as_str()),
-                (Signal::SIGQUIT, Target::Serve | Target::Stop) => self.aim(Target::StopNow, signal.as_str()),
-                (Signal::SIGHUP, Target::Serve) => self.want_reload(),
-                (Signal::SIGUSR2, Target::Serve) => self.upgrade_by_signal(),
-                (Signal::SIGTTIN, Target::Serve) => self.scale_by_signal(self.wanted + 1),
-                (Signal::SIGTTOU, Target::Serve) => self.scale_by_signal(self.wanted - 1),
-                (Signal::SIGUSR1, _) => self.reopen_logs(),
-                (Signal::SIGCHLD | Signal::SIGPIPE, _) => {}
-                (other, _) => tracing::debug!(signal = %other, "signal has nothing to do"),
-            }
-        }
-        Ok(())
-    }
-
-    fn scale_by_signal(&mut self, wanted: usize) {
-        if let Err(reason) = self.scale_to(wanted) {
-            tracing::warn!(%reason, "not scaled: {reason}");
-        }
-    }
-
-    fn aim(&mut self, target: Target, by: &str) {
-        let what = if target == Target::StopNow { "stopping at once" } else { "stopping: workers drain" };
-        tracing::info!(by, "{what}");
-        self.note(happened("stopping", format!("{what} ({by})")));
-        self.target = target;
-        self.close_empty_seats();
-    }
-
-    /// Closes the listeners of slots without a worker: what came there would wait for nobody.
-    fn close_empty_seats(&mut self) {
-        for slot in 0..self.slots.len() {
-            if self.slots[slot].workers.is_empty() {
-                self.close_seat(slot);
-            }
-        }
     }
 }
