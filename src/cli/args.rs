@@ -1,6 +1,7 @@
 //! What can be typed: every command and flag. The only file that names clap.
 
 use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub(super) struct Line {
 
 /// Flags that stand for settings, before or after the command.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Settings")]
 pub(super) struct Settings {
     /// Configuration file [default: regatta.toml, if it is there]
     #[arg(long, global = true, value_name = "FILE")]
@@ -62,7 +64,29 @@ pub(super) enum Command {
     /// Run the fleet (the default)
     Serve,
     /// Say what would be started, and whether it could be: settings, ports, Redis
-    Check,
+    Check {
+        /// Only say whether this program could take over the fleet whose state is behind this descriptor
+        #[arg(long, hide = true, value_name = "FD")]
+        handoff: Option<RawFd>,
+    },
+    /// Show how a running fleet is: slots, workers, rates, totals
+    Status {
+        /// One JSON object, versioned
+        #[arg(long)]
+        json: bool,
+        /// Longest wait for the answer
+        #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = patience)]
+        timeout: Duration,
+    },
+    /// Watch a running fleet live; keys reload it or replace a worker
+    Top {
+        /// Time between two looks
+        #[arg(long, short, value_name = "DURATION", default_value = "1s", value_parser = patience)]
+        interval: Duration,
+        /// Print one picture and end; needs no terminal
+        #[arg(long)]
+        once: bool,
+    },
     /// Ask a running fleet to do something
     #[command(flatten)]
     Operate(Verb),
@@ -164,9 +188,8 @@ fn patience(text: &str) -> Result<Duration, String> {
 }
 
 /// What was typed, or the code to end with because help was wanted or a mistake was made.
-pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Line, u8> {
-    let parsed = Line::command().try_get_matches_from(arguments);
-    parsed.and_then(|matches| Line::from_arg_matches(&matches)).map_err(|error| {
+pub(super) fn parse(arguments: &[OsString]) -> Result<Line, u8> {
+    read(arguments).map_err(|error| {
         // Help goes to standard output, mistakes to standard error; a reader that has left is no reason to fail.
         let _ = error.print();
         match error.kind() {
@@ -174,6 +197,23 @@ pub(super) fn parse(arguments: impl IntoIterator<Item = OsString>) -> Result<Lin
             _ => exit::USAGE,
         }
     })
+}
+
+/// The settings by which a fleet is to be taken over that was started with these words; a mistake is one sentence.
+pub(super) fn parse_serve(arguments: &[OsString]) -> Result<Inputs, String> {
+    let line = read(arguments).map_err(|error| {
+        let text = error.to_string();
+        text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
+    })?;
+    match line.command {
+        None | Some(Command::Serve) => line.settings.inputs(),
+        Some(_) => Err("these words do not start a fleet".to_owned()),
+    }
+}
+
+fn read(arguments: &[OsString]) -> Result<Line, clap::Error> {
+    let matches = Line::command().try_get_matches_from(arguments)?;
+    Line::from_arg_matches(&matches)
 }
 
 impl Settings {
@@ -213,9 +253,9 @@ mod tests {
     #[test]
     fn flags_may_stand_before_or_after_the_command() {
         for line in [["regatta", "--workers", "3", "check"], ["regatta", "check", "--workers", "3"]] {
-            let line = parse(line.map(OsString::from)).unwrap();
+            let line = parse(&line.map(OsString::from)).unwrap();
             assert_eq!(line.settings.workers.as_deref(), Some("3"));
-            assert!(matches!(line.command, Some(Command::Check)));
+            assert!(matches!(line.command, Some(Command::Check { handoff: None })));
         }
     }
 
@@ -234,7 +274,10 @@ mod tests {
             &["upgrade", "path"],
             &["events", "--after", "-1"],
         ];
-        let typed = |words: &[&str]| parse(["regatta"].iter().chain(words).map(OsString::from));
+        let typed = |words: &[&str]| {
+            let words: Vec<_> = ["regatta"].iter().chain(words).map(OsString::from).collect();
+            parse(&words)
+        };
         for words in refused {
             assert_eq!(typed(words).unwrap_err(), exit::USAGE, "{words:?}");
         }

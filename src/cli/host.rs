@@ -20,6 +20,7 @@ use crate::supervisor::Seat;
 use crate::supervisor::autoscale;
 use crate::supervisor::recycle;
 use crate::supervisor::senses::Care;
+use crate::sys::build;
 use crate::worker;
 use crate::worker::Start;
 
@@ -31,11 +32,14 @@ pub(super) struct Host {
     /// Address of the private Redis, if the fleet has one.
     private: Option<RedisUrl>,
     configs: BTreeMap<u64, Generation>,
+    build: String,
 }
 
 struct Generation {
     config: Arc<Config>,
     values: Values,
+    /// What it was read from, the file's text included.
+    inputs: Inputs,
 }
 
 impl Host {
@@ -50,13 +54,60 @@ impl Host {
         scoreboard: &Arc<Scoreboard>,
         private: Option<RedisUrl>,
     ) -> Result<Self, config::Error> {
-        let first = Generation { config: Arc::new(config), values: config::diff::values(inputs)? };
+        Self::of_generation(scoreboard.generation(), inputs, config, app, scoreboard, private)
+    }
+
+    /// A host in a program that takes a fleet over, whose first generation is this one.
+    ///
+    /// # Errors
+    /// When the configuration cannot be read any more.
+    pub(super) fn of_generation(
+        generation: u64,
+        inputs: &Inputs,
+        config: Config,
+        app: &App,
+        scoreboard: &Arc<Scoreboard>,
+        private: Option<RedisUrl>,
+    ) -> Result<Self, config::Error> {
+        let values = config::diff::values(inputs)?;
+        let first = Generation { config: Arc::new(config), values, inputs: inputs.clone() };
         Ok(Self {
-            inputs: inputs.clone(),
+            inputs: inputs.clone().thaw(),
             app: Arc::clone(app),
             scoreboard: Arc::clone(scoreboard),
             private,
-            configs: BTreeMap::from([(scoreboard.generation(), first)]),
+            configs: BTreeMap::from([(generation, first)]),
+            build: build::own(),
+        })
+    }
+
+    /// What a generation's configuration means for the supervisor after the one with these values.
+    pub(super) fn reloaded(
+        &self,
+        generation: u64,
+        before: Option<&Values>,
+        kept: Applies,
+    ) -> Option<Reloaded> {
+        let Generation { config, values, .. } = self.configs.get(&generation)?;
+        let changes = before.map(|before| before.changes(values)).unwrap_or_default();
+        let pinned = changes.iter().filter(|(_, applies)| **applies > kept).map(|(name, applies)| Pinned {
+            name: name.clone(),
+            needs: match applies {
+                Applies::AtReload => "a reload takes it",
+                Applies::AtUpgrade => "an upgrade takes it",
+                Applies::AtRestart => "stop the fleet and start it again",
+            },
+        });
+        let settings = settings(config);
+        // Where the load decides, new bounds alone leave the number as it is as long as it is within them.
+        let bounded = settings.care.scaling.is_none()
+            && (changes.contains_key("workers.min") || changes.contains_key("workers.max"));
+        let recounted = bounded || changes.contains_key("workers.count");
+        Some(Reloaded {
+            settings,
+            workers: recounted.then(|| super::serve::slots(config)),
+            changed: changes.keys().cloned().collect(),
+            pinned: pinned.collect(),
         })
     }
 
@@ -118,36 +169,22 @@ impl supervisor::Host for Host {
     }
 
     fn reload(&mut self, generation: u64) -> Result<Reloaded, String> {
-        let config = config::load(&self.inputs).map_err(|error| error.to_string())?;
-        let values = config::diff::values(&self.inputs).map_err(|error| error.to_string())?;
-        let serving = self.scoreboard.generation();
-        let before = self.generation(serving).map(|one| one.values.clone());
-        let changes = before.map(|before| before.changes(&values)).unwrap_or_default();
-        let pinned = changes.iter().filter_map(|(name, applies)| {
-            let needs = match applies {
-                Applies::AtReload => return None,
-                Applies::AtUpgrade => "an upgrade takes it",
-                Applies::AtRestart => "stop the fleet and start it again",
-            };
-            Some(Pinned { name: name.clone(), needs })
-        });
-        let settings = settings(&config);
-        // Where the load decides, new bounds alone leave the number as it is as long as it is within them.
-        let bounded = settings.care.scaling.is_none()
-            && (changes.contains_key("workers.min") || changes.contains_key("workers.max"));
-        let recounted = bounded || changes.contains_key("workers.count");
-        let reloaded = Reloaded {
-            settings,
-            workers: recounted.then(|| super::serve::slots(&config)),
-            changed: changes.keys().cloned().collect(),
-            pinned: pinned.collect(),
-        };
-        self.configs.insert(generation, Generation { config: Arc::new(config), values });
-        Ok(reloaded)
+        let inputs = self.inputs.clone().freeze().map_err(|error| error.to_string())?;
+        let config = config::load(&inputs).map_err(|error| error.to_string())?;
+        let values = config::diff::values(&inputs).map_err(|error| error.to_string())?;
+        let before = self.generation(self.scoreboard.generation()).map(|one| one.values.clone());
+        self.configs.insert(generation, Generation { config: Arc::new(config), values, inputs });
+        self.reloaded(generation, before.as_ref(), Applies::AtReload)
+            .ok_or_else(|| "the configuration was lost".to_owned())
+    }
+
+    fn inputs(&self) -> Inputs {
+        let serving = self.generation(self.scoreboard.generation());
+        serving.map_or_else(|| self.inputs.clone(), |generation| generation.inputs.clone())
     }
 
     fn build(&self) -> &str {
-        env!("CARGO_PKG_VERSION")
+        &self.build
     }
 
     fn keep(&mut self, generations: &[u64]) {

@@ -1,6 +1,7 @@
 //! The command line of any program built on the library, and the one place where all rooms meet.
 
 mod args;
+mod ask;
 mod check;
 mod columns;
 mod events;
@@ -10,12 +11,16 @@ mod host;
 mod migrate;
 mod operate;
 mod print;
+mod resume;
 #[cfg(test)]
 mod samples;
 mod serve;
 mod status;
+mod top;
 mod units;
 
+use std::ffi::OsString;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -61,33 +66,43 @@ impl Fleet {
     /// Call it first thing in `main`: the supervisor must be the only thread of its process and must not have used
     /// tokio, because it forks its workers; where that is broken it says so and ends.
     pub fn run(self) -> ExitCode {
-        let mut arguments = std::env::args_os().peekable();
-        let program = arguments.peek().map(std::path::PathBuf::from);
-        let name = program.as_deref().and_then(std::path::Path::file_name);
+        let arguments: Vec<OsString> = std::env::args_os().collect();
+        let name = arguments.first().and_then(|program| Path::new(program).file_name());
         let name = name.map_or("regatta".into(), |name| name.to_string_lossy().into_owned());
-        match args::parse(arguments) {
-            Ok(line) => exit::verdict(&name, self.execute(line)),
+        if let Some(ticket) = resume::ticket() {
+            return exit::verdict(&name, resume::resume(&ticket, &arguments, &self.app));
+        }
+        match args::parse(&arguments) {
+            Ok(line) => exit::verdict(&name, self.execute(line, &arguments)),
             Err(code) => ExitCode::from(code),
         }
     }
 
-    fn execute(self, line: args::Line) -> Result<u8, Failure> {
+    fn execute(self, line: args::Line, arguments: &[OsString]) -> Result<u8, Failure> {
         match &line.command {
             Some(Command::Signals) => return Ok(print::signals()),
             Some(Command::Settings) => return Ok(print::settings()),
+            Some(Command::Check { handoff: Some(state) }) => return resume::prove(*state),
             _ => {}
         }
         let inputs = line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
-        if let Some(Command::Operate(verb)) = line.command {
-            return operate::operate(&inputs, verb);
+        match line.command {
+            Some(Command::Operate(verb)) => return operate::operate(&inputs, verb),
+            Some(Command::Status { json, timeout }) => return status::status(&inputs, json, timeout),
+            Some(Command::Top { interval, once }) => return top::top(&inputs, interval, once),
+            _ => {}
         }
+        let inputs = inputs.freeze().map_err(|error| Failure::new(exit::USAGE, &error))?;
         let config = crate::config::load(&inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
         match line.command {
-            None | Some(Command::Serve) => serve::serve(config, &inputs, &self.app),
-            Some(Command::Check) => check::check(&config, &inputs),
+            None | Some(Command::Serve) => {
+                serve::serve(config, &inputs, serve::program(arguments, &inputs), &self.app)
+            }
+            Some(Command::Check { .. }) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
             Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),
-            Some(Command::Settings | Command::Signals | Command::Operate(_)) => Ok(exit::OK),
+            // Answered above: none of them needs the whole configuration to be right.
+            Some(_) => Ok(exit::OK),
         }
     }
 }

@@ -34,6 +34,7 @@ use crate::listener::activation::Lent;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor;
 use crate::supervisor::Outcome;
+use crate::supervisor::Program;
 use crate::supervisor::Supervisor;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::RedisServer;
@@ -77,7 +78,7 @@ enum Error {
 }
 
 /// Runs the fleet until it has stopped.
-pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Failure> {
+pub(super) fn serve(config: Config, inputs: &Inputs, program: Program, app: &App) -> Result<u8, Failure> {
     telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let signals = supervisor::take_signals().map_err(Error::Supervisor);
     let signals = signals.map_err(|error| Failure::new(exit::FAILED, &error))?;
@@ -106,11 +107,18 @@ pub(super) fn serve(config: Config, inputs: &Inputs, app: &App) -> Result<u8, Fa
     let settings = host::settings(&config);
     let mut host = Host::new(inputs, config, app, &scoreboard, private)
         .map_err(|error| Failure::new(exit::USAGE, &error))?;
-    let start = supervisor::Start { settings, signals, addresses, listeners, redis: server, control };
+    let start = supervisor::Start {
+        settings,
+        signals,
+        addresses,
+        listeners,
+        redis: server,
+        control,
+        program,
+        lock: &running,
+    };
     let outcome = Supervisor::new(start, &scoreboard, &mut host).and_then(Supervisor::run);
-    // An empty file says that this fleet ended in order.
-    let _ = running.set_len(0);
-    ended(outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))?)
+    ended(outcome, &running)
 }
 
 /// The control socket; the lock of the folder is held.
@@ -120,14 +128,22 @@ fn open_control(folder: &Path) -> Result<Server, Failure> {
     opened.map_err(failed).map_err(|error| Failure::new(exit::USAGE, &error))
 }
 
-fn ended(outcome: Outcome) -> Result<u8, Failure> {
-    match outcome {
+/// What the end of a fleet means for whoever started it; `running` is the locked file in its run folder.
+pub(super) fn ended(outcome: io::Result<Outcome>, running: &File) -> Result<u8, Failure> {
+    // An empty file says that this fleet ended in order.
+    let _ = running.set_len(0);
+    match outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))? {
         Outcome::Stopped { killed } => {
             tracing::info!(killed, "stopped");
             Ok(exit::OK)
         }
         Outcome::BootFailed { reason } => Err(Failure::new(exit::BOOT, &Error::Boot { reason })),
     }
+}
+
+/// The program of this process, for the next upgrade.
+pub(super) fn program(arguments: &[OsString], inputs: &Inputs) -> Program {
+    Program::new(arguments, &inputs.folder, &search_path(inputs))
 }
 
 /// The number of slots to begin with.

@@ -1,18 +1,41 @@
 //! `status`: the fleet as a table for people, or as JSON for programs.
 
 use std::fmt::Write;
+use std::time::Duration;
 
+use crate::cli::ask;
 use crate::cli::columns;
 use crate::cli::columns::COLUMNS;
 use crate::cli::columns::GAP;
 use crate::cli::columns::Line;
 use crate::cli::columns::Mood;
+use crate::cli::exit;
+use crate::cli::exit::Failure;
+use crate::cli::exit::say;
+use crate::cli::top;
 use crate::cli::units;
+use crate::config;
+use crate::config::Inputs;
 use crate::control::status::Finished;
 use crate::control::status::FleetState;
 use crate::control::status::RolloutOutcome;
 use crate::control::status::Slot;
 use crate::control::status::Status;
+
+/// Prints how the running fleet is.
+pub(super) fn status(inputs: &Inputs, json: bool, patience: Duration) -> Result<u8, Failure> {
+    let run_dir = config::run_dir(inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let document = ask::status(&run_dir, patience)?;
+    if json {
+        say(document);
+        return Ok(exit::OK);
+    }
+    let columns = top::terminal_columns();
+    let look = Look { columns: columns.map(usize::from), colours: columns.is_some() && inputs.colours() };
+    let page = render(&ask::understand(document)?, look);
+    say(page.trim_end());
+    Ok(exit::OK)
+}
 
 /// What it is printed on.
 #[derive(Debug, Clone, Copy, Default)]

@@ -2,77 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
-use std::path::PathBuf;
 
 use config::FileFormat;
 use config::Source;
 use config::Value;
 use config::ValueKind;
 
+use crate::config::Content;
 use crate::config::Error;
+use crate::config::Inputs;
 use crate::config::Origin;
 use crate::config::keys;
 use crate::config::keys::KEYS;
 use crate::config::parse::Reason;
 use crate::config::schema::RedisUrl;
 
-/// File read when none is named, if it is there.
-const DEFAULT_FILE: &str = "regatta.toml";
-
 /// Conventional variables and the settings they stand for; the `REGATTA_` form of the same setting wins.
 const CONVENTIONAL: &[(&str, &str)] =
     &[("REDIS_URL", "redis.url"), ("WEB_CONCURRENCY", "workers.count"), ("RUST_LOG", "log.level")];
-
-/// Everything outside the program that decides its configuration.
-#[derive(Debug, Clone, Default)]
-pub struct Inputs {
-    /// The environment.
-    pub environment: BTreeMap<String, String>,
-    /// The file named on the command line; `None`: `regatta.toml` if it exists.
-    pub file: Option<PathBuf>,
-    /// Flags as (setting, value, the flag as typed).
-    pub flags: Vec<(String, String, String)>,
-    /// The working folder.
-    pub folder: PathBuf,
-}
-
-impl Inputs {
-    /// The environment and working folder of this process, without file or flags.
-    pub fn of_process() -> Self {
-        let readable = |(name, value): (std::ffi::OsString, std::ffi::OsString)| {
-            Some((name.into_string().ok()?, value.into_string().ok()?))
-        };
-        Self {
-            environment: std::env::vars_os().filter_map(readable).collect(),
-            folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
-            ..Self::default()
-        }
-    }
-
-    /// `$XDG_RUNTIME_DIR/regatta`, else `/run/regatta` for root, else `.regatta` here.
-    pub(super) fn default_run_dir(&self) -> PathBuf {
-        match self.environment.get("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
-            Some(dir) => Path::new(dir).join("regatta"),
-            None if is_root() => PathBuf::from("/run/regatta"),
-            None => self.folder.join(".regatta"),
-        }
-    }
-
-    /// systemd's `$STATE_DIRECTORY`, else `.regatta` here: what must outlive a reboot is not kept in `/run`.
-    pub(super) fn default_data_dir(&self) -> PathBuf {
-        match self.environment.get("STATE_DIRECTORY").filter(|dir| !dir.is_empty()) {
-            Some(dirs) => PathBuf::from(dirs.split(':').next().unwrap_or(dirs)),
-            None => self.folder.join(".regatta"),
-        }
-    }
-}
-
-/// Whether this process is root's: `/proc/self` belongs to the effective user, proc(5).
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
-}
 
 struct Given {
     items: Vec<String>,
@@ -126,15 +73,12 @@ impl Layers {
     }
 
     fn file(&mut self, inputs: &Inputs) -> Result<(), Error> {
-        let path = match &inputs.file {
-            Some(path) => inputs.folder.join(path),
-            None => match inputs.folder.join(DEFAULT_FILE) {
-                path if path.exists() => path,
-                _ => return Ok(()),
-            },
+        let read = match &inputs.content {
+            Content::Unread => inputs.read()?,
+            read => read.clone(),
         };
+        let Content::Text { path, text } = read else { return Ok(()) };
         let failed = |reason: String| Error::File { path: path.clone(), reason };
-        let text = std::fs::read_to_string(&path).map_err(|source| failed(source.to_string()))?;
         let source = config::File::from_str(&text, FileFormat::Toml);
         let values =
             source.collect().map_err(|source| failed(source.to_string().trim().replace('\n', " ")))?;

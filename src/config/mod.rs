@@ -4,6 +4,8 @@
 //! It is the only room that reads the environment, and it builds nothing.
 
 pub mod diff;
+mod error;
+mod inputs;
 pub mod keys;
 mod layers;
 mod parse;
@@ -12,7 +14,13 @@ pub mod schema;
 use std::path::PathBuf;
 use std::time::Duration;
 
-pub use layers::Inputs;
+pub use error::Error;
+pub use error::Origin;
+pub use inputs::Content;
+pub use inputs::Inputs;
+pub use inputs::environment_of_process;
+pub use inputs::handoff_of_process;
+pub use inputs::handoff_variable;
 use layers::Layers;
 use parse::Reason;
 use schema::Admin;
@@ -28,88 +36,6 @@ use schema::Redis;
 use schema::Scaling;
 use schema::Session;
 use schema::Workers;
-
-/// What is wrong with the configuration, in one sentence.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum Error {
-    /// A file cannot be read or is not TOML.
-    #[error("cannot read the configuration file {}: {reason}", path.display())]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// Why, in the reader's words.
-        reason: String,
-    },
-    /// There is no such setting.
-    #[error("unknown setting {key} from {origin}{}", hint.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
-    Unknown {
-        /// The name as given.
-        key: String,
-        /// Where it was given.
-        origin: Origin,
-        /// The known name that looks most like it.
-        hint: Option<&'static str>,
-    },
-    /// A value is not allowed.
-    #[error("{key} is {value:?} (from {origin}), but {reason}; allowed: {allowed}")]
-    Value {
-        /// Dotted path of the setting.
-        key: String,
-        /// The value as given; hidden for secrets.
-        value: String,
-        /// Where it was given.
-        origin: Origin,
-        /// What is wrong with it.
-        reason: String,
-        /// What may be given.
-        allowed: &'static str,
-    },
-    /// Two values contradict each other.
-    #[error("{key} is {value} (from {origin}), but {reason}")]
-    Contradiction {
-        /// The setting to change.
-        key: String,
-        /// Its value.
-        value: String,
-        /// Where it was given.
-        origin: Origin,
-        /// What it contradicts.
-        reason: String,
-    },
-    /// A needed value is missing.
-    #[error("{key} is missing: {reason}")]
-    Missing {
-        /// Dotted path of the setting.
-        key: String,
-        /// What needs it.
-        reason: String,
-    },
-}
-
-/// Where a value was given.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origin {
-    /// Nobody gave it.
-    Default,
-    /// The configuration file.
-    File(PathBuf),
-    /// An environment variable.
-    Environment(String),
-    /// The command line.
-    Flag(String),
-}
-
-impl std::fmt::Display for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Default => f.write_str("the defaults"),
-            Self::File(path) => write!(f, "the file {}", path.display()),
-            Self::Environment(name) => write!(f, "the environment variable {name}"),
-            Self::Flag(name) => write!(f, "the flag {name}"),
-        }
-    }
-}
 
 /// Reads every source and checks every value.
 ///
@@ -314,8 +240,8 @@ mod tests {
         load(&Inputs {
             environment,
             file: file.map(|_| path),
-            flags: Vec::new(),
             folder: folder.path().into(),
+            ..Inputs::default()
         })
     }
 
@@ -352,6 +278,26 @@ mod tests {
         assert_eq!(config.drain.grace, Duration::from_secs(1));
         let both = [("WEB_CONCURRENCY", "5"), ("REGATTA_WORKERS__COUNT", "7")];
         assert_eq!(with(&both, file).unwrap().workers.count, Count::Fixed(7));
+    }
+
+    #[test]
+    fn frozen_inputs_stay_what_they_were_through_a_handoff() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("regatta.toml");
+        let count = |inputs: &Inputs| load(inputs).unwrap().workers.count;
+        std::fs::write(&path, "[workers]\ncount = 3").unwrap();
+        let inputs = Inputs { folder: folder.path().into(), ..Inputs::default() };
+        let frozen = inputs.clone().freeze().unwrap();
+        std::fs::write(&path, "[workers]\ncount = 5").unwrap();
+        let text = serde_json::to_string(&frozen).unwrap();
+        let frozen: Inputs = serde_json::from_str(&text).unwrap();
+        assert_eq!(count(&frozen), schema::Count::Fixed(3));
+        assert_eq!(count(&inputs), schema::Count::Fixed(5));
+        assert_eq!(count(&frozen.thaw()), schema::Count::Fixed(5));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(inputs.clone().freeze().unwrap().content, Content::Absent);
+        let named = Inputs { file: Some("missing.toml".into()), ..inputs };
+        assert!(named.freeze().unwrap_err().to_string().contains("missing.toml"));
     }
 
     #[test]

@@ -75,7 +75,8 @@ impl WorkerState {
 }
 
 /// What a worker that is told to leave does with its seat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 #[repr(u64)]
 pub enum Order {
     /// A successor takes it: listeners and queue stay as they are.

@@ -11,6 +11,9 @@ pub mod snapshot;
 
 use std::io;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -23,7 +26,7 @@ use snapshot::Snapshot;
 use crate::sys::shm::Words;
 
 /// Layout of the words; a process that knows another one must not touch them.
-const VERSION: u64 = 2;
+pub const LAYOUT: u64 = 2;
 
 /// Words of the head, a multiple of a cache line.
 const HEAD_WORDS: usize = 16;
@@ -51,11 +54,26 @@ impl Scoreboard {
         let capacity = capacity.get();
         let len = NonZeroUsize::MIN.saturating_add(HEAD_WORDS + capacity * ROW_WORDS - 1);
         let words = Words::create(c"regatta-scoreboard", len)?;
-        words[HEAD_VERSION].store(VERSION, Relaxed);
+        words[HEAD_VERSION].store(LAYOUT, Relaxed);
         words[HEAD_PID].store(u64::from(pid), Relaxed);
         words[HEAD_STARTED_MS].store(started_ms, Relaxed);
         words[HEAD_GENERATION].store(1, Relaxed);
         Ok(Self { words, capacity })
+    }
+
+    /// Goes on with the table that another program made.
+    ///
+    /// # Errors
+    /// When it has another layout, or the kernel refuses to map it.
+    pub fn adopt(table: OwnedFd) -> io::Result<Self> {
+        let words = Words::adopt(table)?;
+        let rows = words.len().checked_sub(HEAD_WORDS).filter(|rows| rows.is_multiple_of(ROW_WORDS));
+        match rows {
+            Some(rows) if words[HEAD_VERSION].load(Relaxed) == LAYOUT => {
+                Ok(Self { words, capacity: rows / ROW_WORDS })
+            }
+            _ => Err(io::Error::other("the scoreboard has another layout")),
+        }
     }
 
     /// The row of a slot.
@@ -136,6 +154,13 @@ impl Scoreboard {
     }
 }
 
+/// The memory it lives in, for a program that goes on with it.
+impl AsFd for Scoreboard {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.words.as_fd()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::cell::WorkerState;
@@ -184,6 +209,18 @@ mod tests {
             slot.workers.iter().map(|worker| (worker.generation, worker.connections)).collect();
         assert_eq!(seen, [(1, 0), (2, 1)]);
         assert_eq!((slot.generation(), slot.accepted), (2, 2));
+    }
+
+    #[test]
+    fn a_table_taken_over_is_the_same_table() {
+        let table = table();
+        table.set_slots(3);
+        table.row(2).ended(Reason::Hang);
+        let taken = Scoreboard::adopt(table.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!((taken.capacity(), taken.slots()), (8, 3));
+        assert_eq!(taken.row(2).snapshot(2).crashes, 1);
+        table.words[HEAD_VERSION].store(LAYOUT + 1, Relaxed);
+        assert!(Scoreboard::adopt(table.as_fd().try_clone_to_owned().unwrap()).is_err());
     }
 
     #[test]

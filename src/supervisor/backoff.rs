@@ -18,7 +18,7 @@ pub enum Death {
 }
 
 /// Early deaths of a slot in a row, and the delay that follows from them.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Backoff {
     early_deaths: u32,
 }

@@ -7,7 +7,10 @@ mod act;
 mod announce;
 pub mod autoscale;
 pub mod backoff;
+pub mod handoff;
+mod host;
 mod log;
+pub mod notify;
 pub mod orders;
 pub mod plan;
 mod private;
@@ -15,35 +18,52 @@ mod reap;
 pub mod recycle;
 pub mod redis_server;
 mod reload;
+mod resume;
 pub mod rollout;
 mod scale;
 pub mod senses;
+mod signals;
 pub mod slot;
 mod spawn;
 pub mod stats;
 mod status;
+pub mod ticket;
+mod trial;
+mod upgrade;
 pub mod vigil;
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+pub use host::Host;
+pub use host::Pinned;
+pub use host::Reloaded;
+pub use host::Settings;
 use orders::Waiter;
-use orders::happened;
 use plan::Plan;
 use plan::Target;
 use plan::View;
 use private::Private;
 use reap::Report;
 use redis_server::RedisServer;
+pub use resume::Coming;
+pub use resume::Resumption;
+pub use resume::Taken;
+pub use resume::settle;
 use rollout::Rollout;
-use senses::Care;
 use senses::Senses;
+pub use signals::SIGNALS;
+pub use signals::take_signals;
 use slot::Slot;
 pub use spawn::Seat;
 use stats::Stats;
+pub use upgrade::Old;
+pub use upgrade::Program;
+use upgrade::Upgrade;
 
 use crate::config::schema::Steering;
 use crate::control::events::EventLog;
@@ -59,35 +79,8 @@ use crate::sys::fd;
 use crate::sys::fd::Interest;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
-use crate::sys::signal::Signal;
 use crate::sys::signal::Signals;
 use crate::sys::time;
-
-/// The signals the supervisor takes, the verb each stands for, and what it does.
-pub const SIGNALS: &[(Signal, &str, &str)] = &[
-    (Signal::SIGTERM, "stop", "drain every worker, then end"),
-    (Signal::SIGINT, "stop", "the same; a second one stops at once"),
-    (Signal::SIGQUIT, "stop now", "kill every worker, then end"),
-    (Signal::SIGHUP, "reload", "read the configuration anew and bring it into one slot after another"),
-    (Signal::SIGUSR1, "reopen logs", "open the log's file again, in every process"),
-    (Signal::SIGTTIN, "scale +1", "one worker more"),
-    (Signal::SIGTTOU, "scale -1", "one worker less, at least one"),
-    (Signal::SIGCHLD, "(internal)", "a worker, or an orphan of PID 1, ended"),
-];
-
-/// Signals that have no meaning yet but must not end a fleet by their default action.
-const IGNORED: &[Signal] = &[Signal::SIGUSR2, Signal::SIGPIPE];
-
-/// Takes the signals of a supervisor: from now on they wait to be read instead of ending the process.
-///
-/// To be called before anything is bound or started, so that a stop in that moment is a stop like any other.
-///
-/// # Errors
-/// When the kernel refuses the descriptor.
-pub fn take_signals() -> io::Result<Signals> {
-    let taken: Vec<Signal> = SIGNALS.iter().map(|row| row.0).chain(IGNORED.iter().copied()).collect();
-    Signals::take(&taken)
-}
 
 /// Time that rates are measured in.
 const SAMPLED: Duration = Duration::from_secs(1);
@@ -107,68 +100,9 @@ pub enum Outcome {
     },
 }
 
-/// How patient the supervisor is.
-#[derive(Debug, Clone, Copy)]
-pub struct Settings {
-    /// Longest time until a worker is READY.
-    pub boot_timeout: Duration,
-    /// How long the first worker of a new generation is watched before the others follow.
-    pub probation: Duration,
-    /// Longest drain.
-    pub drain_timeout: Duration,
-    /// Most leaving workers of a slot.
-    pub leaving: usize,
-    /// How new connections are spread over the slots.
-    pub steering: Steering,
-    /// What it looks after besides crashes.
-    pub care: Care,
-    /// Time between two lines of figures in the log; zero: none.
-    pub stats_interval: Duration,
-}
-
-/// What a configuration that was read anew means for the supervisor.
-#[derive(Debug, Clone)]
-pub struct Reloaded {
-    /// How patient it is from now on.
-    pub settings: Settings,
-    /// The number of workers, if it was changed.
-    pub workers: Option<usize>,
-    /// Names of the settings that have another value.
-    pub changed: Vec<String>,
-    /// Those of them that a reload cannot change.
-    pub pinned: Vec<Pinned>,
-}
-
-/// A setting that a reload cannot change.
-#[derive(Debug, Clone)]
-pub struct Pinned {
-    /// Its name.
-    pub name: String,
-    /// What would change it.
-    pub needs: &'static str,
-}
-
-/// The program around the supervisor: it knows the configuration and what a worker does.
-pub trait Host {
-    /// A worker's whole life: from its seat to its exit code. Called in the worker's own process.
-    fn work(&self, seat: Seat) -> u8;
-
-    /// Reads the configuration anew, for workers of this generation.
-    ///
-    /// # Errors
-    /// What is wrong with it, in one sentence; nothing is changed then.
-    fn reload(&mut self, generation: u64) -> Result<Reloaded, String>;
-
-    /// What this program is: a version and what tells one build of it from another.
-    fn build(&self) -> &str;
-
-    /// Forgets all generations but these.
-    fn keep(&mut self, generations: &[u64]);
-}
-
 /// What a new fleet is made of.
 #[derive(Debug)]
-pub struct Start {
+pub struct Start<'a> {
     /// How patient the supervisor is.
     pub settings: Settings,
     /// The signals it takes, from [`take_signals`].
@@ -181,6 +115,10 @@ pub struct Start {
     pub redis: Option<RedisServer>,
     /// Where operators ask.
     pub control: Server,
+    /// The program this process runs.
+    pub program: Program,
+    /// The locked file in the run folder, which an upgrade hands over.
+    pub lock: &'a File,
 }
 
 /// One fleet's supervisor.
@@ -188,6 +126,8 @@ pub struct Supervisor<'a> {
     settings: Settings,
     scoreboard: &'a Scoreboard,
     host: &'a mut dyn Host,
+    lock: &'a File,
+    program: Program,
     addresses: Addresses,
     slots: Vec<Slot>,
     /// The listeners of each slot; none once it has retired.
@@ -204,6 +144,7 @@ pub struct Supervisor<'a> {
     /// The oldest generation this program can start workers of.
     oldest: u64,
     rollout: Option<Rollout>,
+    upgrade: Upgrade,
     /// Whether a reload was asked for and has not begun.
     reload_waits: bool,
     /// What the settings were before the rollout.
@@ -239,7 +180,7 @@ pub struct Supervisor<'a> {
     /// Read end, inherited by every worker.
     lifeline: OwnedFd,
     /// Write end; it closes when this process ends, whichever way, and that is what it is for.
-    _lifeline_held: OwnedFd,
+    lifeline_held: OwnedFd,
 }
 
 impl std::fmt::Debug for Supervisor<'_> {
@@ -257,7 +198,7 @@ impl<'a> Supervisor<'a> {
     ///
     /// # Errors
     /// When the kernel refuses the life-line.
-    pub fn new(start: Start, scoreboard: &'a Scoreboard, host: &'a mut dyn Host) -> io::Result<Self> {
+    pub fn new(start: Start<'a>, scoreboard: &'a Scoreboard, host: &'a mut dyn Host) -> io::Result<Self> {
         let (lifeline, held) = fd::pipe()?;
         proc::adopt_orphans()?;
         let wanted = start.listeners.len();
@@ -268,6 +209,8 @@ impl<'a> Supervisor<'a> {
             before: start.settings,
             scoreboard,
             host,
+            lock: start.lock,
+            program: start.program,
             addresses: start.addresses,
             slots: vec![Slot::new(generation); wanted],
             sockets: start.listeners.into_iter().map(Some).collect(),
@@ -280,6 +223,7 @@ impl<'a> Supervisor<'a> {
             next_generation: generation + 1,
             oldest: generation,
             rollout: None,
+            upgrade: Upgrade::Idle,
             reload_waits: false,
             workers_wanted: None,
             pinned: Vec::new(),
@@ -300,7 +244,7 @@ impl<'a> Supervisor<'a> {
             signals: start.signals,
             stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
             lifeline,
-            _lifeline_held: held,
+            lifeline_held: held,
         })
     }
 
@@ -311,13 +255,23 @@ impl<'a> Supervisor<'a> {
     pub fn run(mut self) -> io::Result<Outcome> {
         self.start_private_redis();
         self.await_private_redis();
+        self.go_on()
+    }
+
+    /// Runs a fleet that is there already until it has stopped.
+    ///
+    /// # Errors
+    /// As [`Supervisor::run`].
+    pub fn go_on(mut self) -> io::Result<Outcome> {
         loop {
             self.reap()?;
             // READY may have come while this process was suspended: it counts before any deadline does.
             self.read_reports();
             let now = time::monotonic();
+            // A rollout that fails with its program is the old program's to end.
+            self.take_program_back();
+            let followed = self.follow_rollout(now).into_iter().chain(self.follow_upgrade(now)).min();
             self.begin_reload(now);
-            let followed = self.follow_rollout(now);
             self.follow_orders(now);
             let looked = self.look(now);
             let resized = self.resize();
@@ -367,48 +321,9 @@ impl<'a> Supervisor<'a> {
         let wake_at = wake_at.into_iter().chain(restart).min();
         let timeout = wake_at.map(|at| at.saturating_sub(now));
         let reports = self.reports.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
-        let own = std::iter::once(self.signals.as_fd()).chain(reports).map(|fd| (fd, Interest::Read));
+        let own = std::iter::once(self.signals.as_fd()).chain(reports).chain(self.trial_pipes());
+        let own = own.map(|fd| (fd, Interest::Read));
         let fds: Vec<_> = own.chain(self.control.watched()).collect();
         fd::wait(&fds, timeout).map(|_| ())
-    }
-
-    fn read_signals(&mut self) -> io::Result<()> {
-        while let Some(signal) = self.signals.next()? {
-            match (signal, self.target) {
-                (Signal::SIGTERM | Signal::SIGINT, Target::Serve) => self.aim(Target::Stop, signal.as_str()),
-                (Signal::SIGINT, Target::Stop) => self.aim(Target::StopNow, signal.as_str()),
-                (Signal::SIGQUIT, Target::Serve | Target::Stop) => self.aim(Target::StopNow, signal.as_str()),
-                (Signal::SIGHUP, Target::Serve) => self.want_reload(),
-                (Signal::SIGTTIN, Target::Serve) => self.scale_by_signal(self.wanted + 1),
-                (Signal::SIGTTOU, Target::Serve) => self.scale_by_signal(self.wanted - 1),
-                (Signal::SIGUSR1, _) => self.reopen_logs(),
-                (Signal::SIGCHLD | Signal::SIGPIPE, _) => {}
-                (other, _) => tracing::debug!(signal = %other, "signal has nothing to do"),
-            }
-        }
-        Ok(())
-    }
-
-    fn scale_by_signal(&mut self, wanted: usize) {
-        if let Err(reason) = self.scale_to(wanted) {
-            tracing::warn!(%reason, "not scaled: {reason}");
-        }
-    }
-
-    fn aim(&mut self, target: Target, by: &str) {
-        let what = if target == Target::StopNow { "stopping at once" } else { "stopping: workers drain" };
-        tracing::info!(by, "{what}");
-        self.note(happened("stopping", format!("{what} ({by})")));
-        self.target = target;
-        self.close_empty_seats();
-    }
-
-    /// Closes the listeners of slots without a worker: what came there would wait for nobody.
-    fn close_empty_seats(&mut self) {
-        for slot in 0..self.slots.len() {
-            if self.slots[slot].workers.is_empty() {
-                self.close_seat(slot);
-            }
-        }
     }
 }

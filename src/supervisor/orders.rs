@@ -44,6 +44,8 @@ pub struct Waiter {
 pub enum Goal {
     /// The reload that has not begun yet.
     NextReload,
+    /// The upgrade whose program has not taken over yet.
+    NextUpgrade,
     /// The end of the rollout that leads to this generation.
     Rollout(u64),
     /// This number of workers.
@@ -79,6 +81,10 @@ impl Supervisor<'_> {
                 self.want_reload();
                 self.taken(client, wait, Goal::NextReload, "the reload is under way");
             }
+            Request::Upgrade { binary, wait } => match self.want_upgrade(binary) {
+                Err(reason) => self.verdict(client, Verdict::failed(reason)),
+                Ok(()) => self.taken(client, wait, Goal::NextUpgrade, "the upgrade is under way"),
+            },
             Request::Scale { workers, wait } => match self.scale_to(workers) {
                 Err(reason) => self.verdict(client, Verdict::refused(reason)),
                 Ok(()) => {
@@ -87,7 +93,6 @@ impl Supervisor<'_> {
                 }
             },
             Request::Restart { slot, wait } => self.order_restart(client, slot, wait),
-            other => self.verdict(client, Verdict::refused(format!("{} is not known here", other.verb()))),
         }
     }
 
@@ -176,7 +181,7 @@ impl Supervisor<'_> {
             Goal::Stop => None,
             _ if stopping => Some(Verdict::failed("the fleet stops before that was done")),
             // Answered where the rollout begins and ends.
-            Goal::NextReload | Goal::Rollout(_) => None,
+            Goal::NextReload | Goal::NextUpgrade | Goal::Rollout(_) => None,
             Goal::Workers(workers) => self.judge_scale(*workers),
             Goal::Successor { slot, before } => {
                 let state = self.slots.get(*slot).filter(|slot| slot.seat == Seat::Open);
@@ -214,7 +219,7 @@ impl Supervisor<'_> {
 
     fn progress(&self, goal: &Goal, now: Duration) -> Option<Progress> {
         let (done, total, text) = match goal {
-            Goal::NextReload | Goal::Successor { .. } => return None,
+            Goal::NextReload | Goal::NextUpgrade | Goal::Successor { .. } => return None,
             Goal::Rollout(generation) => {
                 let rollout = self.rollout.as_ref().filter(|rollout| rollout.to == *generation)?;
                 let standing = rollout.standing(&self.slots, self.settings.probation, now);
@@ -249,6 +254,13 @@ impl Supervisor<'_> {
     /// Those who wait for a reload wait for this one.
     pub(super) fn reload_has_begun(&mut self, generation: u64) {
         for waiter in self.waiters.iter_mut().filter(|waiter| waiter.goal == Goal::NextReload) {
+            waiter.goal = Goal::Rollout(generation);
+        }
+    }
+
+    /// Those who wait for an upgrade wait for this rollout.
+    pub(super) fn upgrade_has_begun(&mut self, generation: u64) {
+        for waiter in self.waiters.iter_mut().filter(|waiter| waiter.goal == Goal::NextUpgrade) {
             waiter.goal = Goal::Rollout(generation);
         }
     }

@@ -122,7 +122,8 @@ pub enum Action {
 }
 
 /// Why a worker is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Cause {
     /// It was not READY in time.
     BootTimeout,
@@ -243,7 +244,9 @@ impl View<'_> {
     /// The generation of the next worker of a slot that has none.
     fn next_generation(&self, index: usize) -> u64 {
         let own = self.slots[index].generation;
-        if own < self.oldest || self.cursor() == Some(index) { self.generation } else { own }
+        // One that is taken back is started nowhere any more.
+        let known = (self.oldest..=self.generation).contains(&own);
+        if !known || self.cursor() == Some(index) { self.generation } else { own }
     }
 
     /// Whether the worker is the one a rollout has just brought into this slot.

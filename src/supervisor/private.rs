@@ -29,8 +29,8 @@ pub(super) struct Private {
     /// Its process; none while it is stopped or waits to be restarted.
     pub(super) pid: Option<Pid>,
     pub(super) restart_at: Duration,
-    backoff: Backoff,
-    started: Duration,
+    pub(super) backoff: Backoff,
+    pub(super) started: Duration,
 }
 
 impl Private {

@@ -118,7 +118,7 @@ impl Supervisor<'_> {
                 self.worker_ended(slot, pid, exit, now);
             } else if self.private.as_ref().is_some_and(|private| private.pid == Some(pid)) {
                 self.private_redis_ended(pid, exit, now);
-            } else {
+            } else if !self.trial_ended(pid, exit) {
                 tracing::debug!(pid = pid.as_raw(), cause = %exit, "reaped an orphan");
             }
         }

@@ -91,6 +91,26 @@ impl RedisServer {
         }
     }
 
+    /// The same in another program that goes on with it; `lock` holds the folder.
+    pub(super) fn resume(program: PathBuf, folder: PathBuf, lock: File) -> Self {
+        Self { program, folder, lock }
+    }
+
+    /// Its program.
+    pub(super) fn program(&self) -> &Path {
+        &self.program
+    }
+
+    /// Its folder.
+    pub(super) fn folder(&self) -> &Path {
+        &self.folder
+    }
+
+    /// The locked file.
+    pub(super) fn lock(&self) -> &File {
+        &self.lock
+    }
+
     /// Its Unix socket.
     pub fn socket(&self) -> PathBuf {
         socket(&self.folder)

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::control::protocol::Verdict;
+use crate::supervisor::Reloaded;
 use crate::supervisor::Supervisor;
 use crate::supervisor::orders::Goal;
 use crate::supervisor::orders::happened;
@@ -26,8 +27,11 @@ impl Supervisor<'_> {
 
     /// Begins the reload that waits, if it can begin.
     pub(super) fn begin_reload(&mut self, now: Duration) {
-        let can =
-            self.reload_waits && self.target == Target::Serve && self.rollout.is_none() && self.ever_ready;
+        let can = self.reload_waits
+            && self.target == Target::Serve
+            && self.rollout.is_none()
+            && self.ever_ready
+            && self.no_upgrade();
         if !can {
             return;
         }
@@ -43,16 +47,21 @@ impl Supervisor<'_> {
             Ok(reloaded) => {
                 self.reload_has_begun(to);
                 tracing::info!(generation = to, changed = reloaded.changed.join(","), "reload begins");
-                for setting in &reloaded.pinned {
-                    tracing::warn!(setting = %setting.name, "{} is not changed by a reload: {}", setting.name, setting.needs);
-                }
-                self.before = self.settings;
-                self.settings = reloaded.settings;
-                self.workers_wanted = reloaded.workers;
-                self.pinned = reloaded.pinned;
+                self.apply(reloaded);
                 self.begin_rollout(Kind::Reload, to, now);
             }
         }
+    }
+
+    /// Takes the supervisor's part of a configuration, until it is taken back.
+    pub(super) fn apply(&mut self, reloaded: Reloaded) {
+        for setting in &reloaded.pinned {
+            tracing::warn!(setting = %setting.name, "{} is not changed now: {}", setting.name, setting.needs);
+        }
+        self.before = self.settings;
+        self.settings = reloaded.settings;
+        self.workers_wanted = reloaded.workers;
+        self.pinned = reloaded.pinned;
     }
 
     /// Sends a new generation on its way.
@@ -97,6 +106,7 @@ impl Supervisor<'_> {
     fn rollout_done(&mut self, now: Duration) {
         let Some(rollout) = self.rollout.take() else { return };
         self.remember(&rollout);
+        self.upgrade_settled();
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         self.scoreboard.set_generation(generation);
         let took_ms = u64::try_from(now.saturating_sub(rollout.started).as_millis()).unwrap_or(u64::MAX);

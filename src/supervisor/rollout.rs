@@ -53,7 +53,8 @@ impl Kind {
 }
 
 /// Which way it goes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Course {
     /// To the new generation.
     Forward,
@@ -65,7 +66,7 @@ pub enum Course {
 }
 
 /// One generation on its way.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Rollout {
     /// What is new about it.
     pub kind: Kind,

@@ -11,7 +11,8 @@ use crate::supervisor::plan::Cause;
 use crate::sys::proc::Pid;
 
 /// Where a worker stands. Times are on the monotonic clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Stage {
     /// Forked, not READY yet.
     Booting {
@@ -49,9 +50,10 @@ pub enum Stage {
 }
 
 /// A worker in its slot.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Occupant {
     /// Its process.
+    #[serde(with = "crate::sys::proc::number")]
     pub pid: Pid,
     /// Generation it belongs to.
     pub generation: u64,
@@ -83,7 +85,8 @@ impl Occupant {
 }
 
 /// What becomes of a slot's listeners.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Seat {
     /// They stay open, whoever sits here.
     Open,
@@ -94,7 +97,7 @@ pub enum Seat {
 }
 
 /// A seat: it survives its workers.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Slot {
     /// The generation whose workers serve here.
     pub generation: u64,

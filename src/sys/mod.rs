@@ -6,7 +6,9 @@
 
 pub mod abort;
 pub mod bpf;
+pub mod build;
 pub mod cpu;
+pub mod exec;
 pub mod fd;
 pub mod fork;
 pub mod pressure;

@@ -21,6 +21,31 @@ use nix::sys::wait::WaitStatus;
 
 pub use nix::unistd::Pid;
 
+/// A process in data that travels: its bare number.
+pub mod number {
+    use nix::unistd::Pid;
+    use serde::Deserialize;
+    use serde::Deserializer;
+    use serde::Serialize;
+    use serde::Serializer;
+
+    /// Writes the number.
+    ///
+    /// # Errors
+    /// When the format refuses it.
+    pub fn serialize<S: Serializer>(pid: &Pid, serializer: S) -> Result<S::Ok, S::Error> {
+        pid.as_raw().serialize(serializer)
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When it is no number.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Pid, D::Error> {
+        i32::deserialize(deserializer).map(Pid::from_raw)
+    }
+}
+
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exit {

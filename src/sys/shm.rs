@@ -41,11 +41,31 @@ impl Words {
         let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let file = File::from(file);
         file.set_len(bytes.get() as u64)?;
-        let file = OwnedFd::from(file);
+        Self::map(file.into(), bytes)
+    }
+
+    /// Takes over the words that another program made, all of them.
+    ///
+    /// # Errors
+    /// When it is no memory of whole words, or the kernel refuses to map it.
+    pub fn adopt(file: OwnedFd) -> io::Result<Self> {
+        let wrong = || io::Error::other("the shared memory does not consist of whole words");
+        let file = File::from(file);
+        let bytes = usize::try_from(file.metadata()?.len()).ok().and_then(NonZeroUsize::new);
+        match bytes {
+            Some(bytes) if bytes.get().is_multiple_of(size_of::<AtomicU64>()) => {
+                Self::map(file.into(), bytes)
+            }
+            _ => Err(wrong()),
+        }
+    }
+
+    fn map(file: OwnedFd, bytes: NonZeroUsize) -> io::Result<Self> {
+        let len = bytes.get() / size_of::<AtomicU64>();
         let access = ProtFlags::PROT_READ | ProtFlags::PROT_WRITE;
         // SAFETY: a fresh shared mapping at an address of the kernel's choice aliases nothing.
         let start = unsafe { nix::sys::mman::mmap(None, bytes, access, MapFlags::MAP_SHARED, &file, 0) }?;
-        Ok(Self { start: start.cast(), len: len.get(), file })
+        Ok(Self { start: start.cast(), len, file })
     }
 }
 
@@ -83,6 +103,19 @@ mod tests {
     use std::sync::atomic::Ordering;
 
     use super::*;
+
+    #[test]
+    fn words_taken_over_are_the_same_words() {
+        let words = Words::create(c"test", NonZeroUsize::new(8).unwrap()).unwrap();
+        words[3].store(5, Ordering::Relaxed);
+        let taken = Words::adopt(words.as_fd().try_clone_to_owned().unwrap()).unwrap();
+        assert_eq!(taken.len(), 8);
+        taken[3].fetch_add(1, Ordering::Relaxed);
+        assert_eq!(words[3].load(Ordering::Relaxed), 6);
+        let odd = crate::sys::exec::blob(c"odd", &[0; 12]).unwrap();
+        let empty = crate::sys::exec::blob(c"empty", &[]).unwrap();
+        assert!(Words::adopt(odd).is_err() && Words::adopt(empty).is_err());
+    }
 
     #[test]
     fn words_begin_at_zero_and_keep_what_is_stored() {

@@ -6,6 +6,7 @@
     reason = "a test that cannot go on says so by panicking, also from the harness"
 )]
 
+mod activation; // sockets that a service manager opened
 mod autoscale; // the load decides how many workers there are
 mod browser; // the page in a real browser
 mod config_errors; // mistakes are one sentence and an exit code
@@ -34,6 +35,7 @@ mod state_faults; // the client library under faults
 mod state_migrations; // ledger, checksum, lock
 mod state_session; // sessions merge, end, and stay ended
 mod state_stock; // the control: tower-sessions' own store
+mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything

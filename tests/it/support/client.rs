@@ -8,6 +8,7 @@ use std::io::BufReader;
 use std::io::ErrorKind;
 use std::io::Read;
 use std::io::Write;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
@@ -16,6 +17,9 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::MsgFlags;
 use nix::sys::socket::recv;
+use socket2::Domain;
+use socket2::Socket;
+use socket2::Type;
 
 /// Longest silence a client bears; above every deadline that a fleet promises in these tests.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
@@ -169,7 +173,18 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn open(address: SocketAddr) -> Result<Self, Failure> {
-        let stream = TcpStream::connect_timeout(&address, PATIENCE)?;
+        Self::over(TcpStream::connect_timeout(&address, PATIENCE)?)
+    }
+
+    /// From an address of the client's choice.
+    pub(crate) fn open_from(from: IpAddr, address: SocketAddr) -> Result<Self, Failure> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(from, 0).into())?;
+        socket.connect_timeout(&address.into(), PATIENCE)?;
+        Self::over(socket.into())
+    }
+
+    fn over(stream: TcpStream) -> Result<Self, Failure> {
         stream.set_read_timeout(Some(PATIENCE))?;
         stream.set_write_timeout(Some(PATIENCE))?;
         stream.set_nodelay(true)?;

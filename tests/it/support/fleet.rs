@@ -5,6 +5,7 @@ use std::io::BufRead;
 use std::io::BufReader;
 use std::io::Read;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Child;
@@ -35,6 +36,8 @@ pub(crate) struct Plan {
     args: Vec<String>,
     settings: BTreeMap<String, String>,
     folder: Arc<TempDir>,
+    /// Sockets handed over as a service manager does, with their names; at most two.
+    lent: Vec<(String, Arc<OwnedFd>)>,
 }
 
 impl Plan {
@@ -56,7 +59,13 @@ impl Plan {
             ("PATH", std::env::var("PATH").unwrap_or_default()),
         ];
         let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        Self { program: env!("CARGO_BIN_EXE_regatta").into(), args: Vec::new(), settings, folder }
+        Self {
+            program: env!("CARGO_BIN_EXE_regatta").into(),
+            args: Vec::new(),
+            settings,
+            folder,
+            lent: Vec::new(),
+        }
     }
 
     /// The same on a Redis that the test holds, under a prefix of its own.
@@ -100,6 +109,35 @@ impl Plan {
         self
     }
 
+    /// Hands a socket over, as a service manager does.
+    pub(crate) fn lend(mut self, name: &str, socket: OwnedFd) -> Self {
+        self.lent.push((name.to_owned(), Arc::new(socket)));
+        self
+    }
+
+    /// The command, started by a shell that puts the lent sockets where they belong: they come as its standard input
+    /// and output, because nothing else can be handed to a child without unsafe code.
+    fn activated(&self) -> Command {
+        let mut command = Command::new("sh");
+        let moves = ["exec 3<&0 0</dev/null", "exec 3<&0 4<&1 0</dev/null 1>&2"][self.lent.len() - 1];
+        command.args(["-c", &format!("{moves}; export LISTEN_PID=$$; exec \"$@\""), "sh"]);
+        command.arg(&self.program).args(&self.args).env_clear().envs(&self.settings);
+        let names: Vec<_> = self.lent.iter().map(|(name, _)| name.as_str()).collect();
+        command.env("LISTEN_FDS", names.len().to_string()).env("LISTEN_FDNAMES", names.join(":"));
+        let socket = |nth: usize| Stdio::from(self.lent[nth].1.try_clone().unwrap());
+        command.stdin(socket(0));
+        command.stdout(if names.len() > 1 { socket(1) } else { Stdio::piped() }).stderr(Stdio::piped());
+        command
+    }
+
+    /// The command, on its own.
+    fn direct(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.args(&self.args).env_clear().envs(&self.settings);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
     /// Where it runs and keeps its files; gone with the last plan or fleet that knows it.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()
@@ -107,15 +145,12 @@ impl Plan {
 
     /// Starts it, and goes on as soon as the process exists.
     pub(crate) fn spawn(&self) -> Fleet {
-        let mut command = Command::new(&self.program);
-        command.args(&self.args).env_clear().envs(&self.settings).current_dir(self.folder.path());
-        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().unwrap();
+        let mut command = if self.lent.is_empty() { self.direct() } else { self.activated() };
+        let mut child = command.current_dir(self.folder.path()).spawn().unwrap();
         let log = Arc::new(Mutex::new(Vec::new()));
-        let readers = vec![
-            follow(child.stdout.take().unwrap(), Arc::clone(&log)),
-            follow(child.stderr.take().unwrap(), Arc::clone(&log)),
-        ];
+        let stdout = child.stdout.take().map(|stream| follow(stream, Arc::clone(&log)));
+        let stderr = child.stderr.take().map(|stream| follow(stream, Arc::clone(&log)));
+        let readers = stdout.into_iter().chain(stderr).collect();
         let nowhere = SocketAddr::from(([127, 0, 0, 1], 0));
         let also = Vec::new();
         Fleet { plan: self.clone(), child, log, readers, listen: nowhere, also, admin: nowhere, ended: None }

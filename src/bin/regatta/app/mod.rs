@@ -7,6 +7,7 @@ mod counters;
 mod heavy;
 mod home;
 mod plain;
+mod sticky;
 
 use axum::Router;
 use axum::routing::get;
@@ -20,5 +21,6 @@ pub(crate) fn router(state: regatta::State) -> Router {
         .route("/heavy", get(heavy::heavy))
         .route("/counters/{name}", get(counters::read).post(counters::add))
         .merge(assets::routes())
+        .merge(sticky::routes())
         .with_state(state)
 }

@@ -1,0 +1,60 @@
+//! Hits per session from one worker's own memory: they only add up where the same worker is met again and again, as
+//! with `listen.steering = "client-ip"`.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
+
+use axum::Router;
+use axum::extract::State as Shared;
+use axum::routing::get;
+use lru::LruCache;
+use regatta::Error;
+use regatta::Session;
+use regatta::Worker;
+
+/// Sessions a worker remembers; whoever was not seen for longest is forgotten first.
+const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
+
+/// Hits by session.
+type Hits = Arc<Mutex<LruCache<i128, u64>>>;
+
+/// The route, with a memory of its own.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    // It grows with its entries: room for all of them at once would cost every worker half a megabyte.
+    let mut hits = LruCache::unbounded();
+    hits.resize(REMEMBERED);
+    Router::new().route("/sticky", get(sticky)).with_state(Arc::new(Mutex::new(hits)))
+}
+
+/// Counts a hit. Only a visitor's first one asks Redis: it makes the session, whose signed cookie names it from then on.
+async fn sticky(worker: Worker, session: Session, Shared(hits): Shared<Hits>) -> Result<String, Error> {
+    if session.id().is_none() && session.save().await.is_err() {
+        return Err(Error::Unavailable { retry_after: 1 });
+    }
+    let id = session.id().ok_or(Error::Failed)?.0;
+    let hits = {
+        let mut hits = hits.lock().unwrap_or_else(PoisonError::into_inner);
+        let hits = hits.get_or_insert_mut(id, || 0);
+        *hits += 1;
+        *hits
+    };
+    Ok(format!("Worker {} session hits: {hits}\n", worker.pid()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_bounded_and_forgets_whoever_was_not_seen_for_longest() {
+        let mut hits = LruCache::unbounded();
+        hits.resize(REMEMBERED);
+        for id in 0..20_000 {
+            hits.put(id, 1);
+            hits.get(&0);
+        }
+        assert_eq!((hits.len(), hits.contains(&0), hits.contains(&1)), (10_000, true, false));
+    }
+}

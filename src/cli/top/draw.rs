@@ -1,0 +1,291 @@
+//! The model on a screen: headline, figures, graphs, table, and a line of keys.
+
+use std::time::Duration;
+
+use ratatui::Frame;
+use ratatui::buffer::Buffer;
+use ratatui::layout::Alignment;
+use ratatui::layout::Rect;
+use ratatui::style::Color;
+use ratatui::style::Modifier;
+use ratatui::style::Style;
+use ratatui::text::Line;
+use ratatui::text::Span;
+use ratatui::widgets::Block;
+use ratatui::widgets::Clear;
+use ratatui::widgets::Paragraph;
+use ratatui::widgets::RenderDirection;
+use ratatui::widgets::Sparkline;
+use ratatui::widgets::Widget;
+
+use crate::cli::columns;
+use crate::cli::columns::COLUMNS;
+use crate::cli::columns::GAP;
+use crate::cli::columns::Mood;
+use crate::cli::status;
+use crate::cli::top::keys;
+use crate::cli::top::model::Link;
+use crate::cli::top::model::Mode;
+use crate::cli::top::model::Model;
+use crate::cli::units;
+
+/// Lines of a graph, its title included.
+const GRAPH: u16 = 4;
+
+/// Fewest lines on which graphs leave room for what matters more.
+const TALL: u16 = 18;
+
+const HINT: &str = "q leave · ↑↓ select · ←→ sort · r reverse · R reload · x restart · ? help";
+
+/// Draws everything.
+pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Duration) {
+    let area = frame.area();
+    page(area, frame.buffer_mut(), model, now);
+    if model.mode == Mode::Help {
+        help(area, frame.buffer_mut());
+    }
+}
+
+/// Everything but what lies over it.
+fn page(area: Rect, buffer: &mut Buffer, model: &Model, now: Duration) {
+    let mut head = vec![headline(model, now)];
+    head.extend(status::sentences(&model.status).into_iter().map(|line| Line::raw(format!("  {line}"))));
+    if let Some((mood, verdict)) = status::verdict(&model.status) {
+        head.push(Line::styled(format!("  {verdict}"), style(mood)));
+    }
+    let height = u16::try_from(head.len()).unwrap_or(u16::MAX);
+    let (top, rest) = split(area, height);
+    Paragraph::new(head).render(top, buffer);
+    let (body, foot) = split(rest, rest.height.saturating_sub(1));
+    let (_, body) = split(body, 1);
+    let is_tall = area.height >= TALL;
+    let (graphs, body) = split(body, if is_tall { GRAPH + 1 } else { 0 });
+    if is_tall {
+        draw_graphs(graphs, buffer, model);
+    }
+    table(body, buffer, model);
+    Paragraph::new(last_line(model, now)).render(foot, buffer);
+}
+
+/// The first lines of an area, and the others.
+fn split(area: Rect, height: u16) -> (Rect, Rect) {
+    let height = height.min(area.height);
+    let rest = Rect { y: area.y + height, height: area.height - height, ..area };
+    (Rect { height, ..area }, rest)
+}
+
+fn style(mood: Mood) -> Style {
+    match mood {
+        Mood::Good => Style::new().fg(Color::Green),
+        Mood::Passing => Style::new().fg(Color::Yellow),
+        Mood::Bad => Style::new().fg(Color::Red),
+        Mood::Quiet => Style::new().add_modifier(Modifier::DIM),
+    }
+}
+
+fn headline(model: &Model, now: Duration) -> Line<'static> {
+    let (name, rest) = status::headline(&model.status);
+    match (&model.link, model.silence(now)) {
+        (Link::Lost(why), _) => Line::styled(format!("● gone: {}", units::plain(why)), style(Mood::Bad)),
+        (Link::Up, Some(silent)) => {
+            let text = format!("● no answer for {} · last: {name} {rest}", units::age(silent.as_secs()));
+            Line::styled(text, style(Mood::Bad))
+        }
+        (Link::Up, None) => {
+            let mood = style(status::fleet_mood(&model.status)).add_modifier(Modifier::BOLD);
+            Line::from(vec![Span::styled(format!("● {name}"), mood), Span::raw(format!(" {rest}"))])
+        }
+    }
+}
+
+fn draw_graphs(area: Rect, buffer: &mut Buffer, model: &Model) {
+    let rates = model.status.rates;
+    let rate = rates.requests_per_s.map_or(units::NONE.to_owned(), units::rate);
+    let p99 = rates.latency_p99_us.map_or(units::NONE.to_owned(), units::micros);
+    let most = model.p99.iter().max().copied().unwrap_or(0);
+    let peak = model.rates.iter().max().copied().unwrap_or(0);
+    let half = area.width.saturating_sub(2) / 2;
+    let left = Rect { width: half, height: GRAPH.min(area.height), ..area };
+    let right = Rect { x: area.x + half + 2, ..left };
+    let graph = |area: Rect, buffer: &mut Buffer, title: String, points: Vec<u64>, colour: Color| {
+        let (top, below) = split(area, 1);
+        Paragraph::new(Line::styled(title, style(Mood::Quiet))).render(top, buffer);
+        // The newest stands at the right edge, where one looks.
+        let bars = Sparkline::default().data(points).direction(RenderDirection::RightToLeft);
+        bars.style(Style::new().fg(colour)).render(below, buffer);
+    };
+    let points = |history: &std::collections::VecDeque<u64>| {
+        history.iter().copied().take(usize::from(half)).collect::<Vec<_>>()
+    };
+    let title = format!("REQ/S {rate}, at most {}", units::short(peak));
+    graph(left, buffer, title, points(&model.rates), Color::Cyan);
+    let title = format!("P99 {p99}, at most {}", units::micros(most));
+    graph(right, buffer, title, points(&model.p99), Color::Magenta);
+}
+
+fn table(area: Rect, buffer: &mut Buffer, model: &Model) {
+    let lines: Vec<columns::Line> = model.slots().iter().flat_map(columns::lines).collect();
+    let widths = columns::widths(&lines, Some(usize::from(area.width)));
+    let gap = Span::raw(" ".repeat(GAP));
+    let mut title = Vec::new();
+    for (index, width) in &widths {
+        let base = style(Mood::Quiet);
+        let sorted = base.remove_modifier(Modifier::DIM).add_modifier(Modifier::BOLD | Modifier::UNDERLINED);
+        let look = if *index == model.sort { sorted } else { base };
+        title.push(Span::styled(columns::padded(COLUMNS[*index].title, *index, *width), look));
+        title.push(gap.clone());
+    }
+    let (top, body) = split(area, 1);
+    Paragraph::new(Line::from(title)).render(top, buffer);
+    let rows: Vec<Line<'_>> = lines
+        .iter()
+        .map(|line| {
+            let mut spans = Vec::new();
+            for (index, width) in &widths {
+                let text = columns::padded(&line.cells[*index], *index, *width);
+                let is_state = COLUMNS[*index].title == "STATE";
+                spans.push(if is_state { Span::styled(text, style(line.mood)) } else { Span::raw(text) });
+                spans.push(gap.clone());
+            }
+            let row = Line::from(spans);
+            if line.slot == model.selected {
+                row.style(Style::new().add_modifier(Modifier::REVERSED))
+            } else {
+                row
+            }
+        })
+        .collect();
+    let at = lines.iter().position(|line| line.slot == model.selected).unwrap_or(0);
+    let first = first_row(at, rows.len(), usize::from(body.height));
+    Paragraph::new(rows.into_iter().skip(first).collect::<Vec<_>>()).render(body, buffer);
+}
+
+/// The row the table begins with, so that the one at `at` is seen.
+fn first_row(at: usize, rows: usize, height: usize) -> usize {
+    let middle = at.saturating_sub(height / 2);
+    middle.min(rows.saturating_sub(height))
+}
+
+fn last_line(model: &Model, now: Duration) -> Line<'static> {
+    if let Mode::Confirm(order) = model.mode {
+        let question = format!("{} y / n", order.question());
+        return Line::styled(question, style(Mood::Passing).add_modifier(Modifier::BOLD));
+    }
+    match model.note(now) {
+        Some(note) => Line::styled(units::plain(&note.text), style(note.mood)),
+        None => Line::styled(HINT, style(Mood::Quiet)),
+    }
+}
+
+fn help(area: Rect, buffer: &mut Buffer) {
+    let lines: Vec<Line<'_>> =
+        keys::HELP.iter().map(|(key, what)| Line::raw(format!(" {key:<16} {what}"))).collect();
+    let height = u16::try_from(lines.len() + 2).unwrap_or(u16::MAX).min(area.height);
+    let width = 68.min(area.width);
+    let (x, y) = (area.x + (area.width - width) / 2, area.y + (area.height - height) / 2);
+    let place = Rect { x, y, width, height };
+    Clear.render(place, buffer);
+    let block = Block::bordered().title(" keys ").title_alignment(Alignment::Center);
+    Paragraph::new(lines).block(block).render(place, buffer);
+}
+
+/// One frame as plain text, so many columns wide and as high as it needs.
+pub(super) fn text(model: &Model, columns: u16, now: Duration) -> String {
+    let rows: usize = model.slots().iter().map(|slot| 1 + slot.others.len()).sum();
+    let height = u16::try_from(rows + status::sentences(&model.status).len() + 4).unwrap_or(u16::MAX);
+    let area = Rect { x: 0, y: 0, width: columns, height: height + GRAPH + 1 };
+    let mut buffer = Buffer::empty(area);
+    page(area, &mut buffer, model, now);
+    let line = |y: u16| {
+        let cells = (0..area.width).filter_map(|x| buffer.cell((x, y)));
+        // The cell behind a wide letter is no letter of its own.
+        let (mut text, mut hidden) = (String::new(), 0);
+        for cell in cells {
+            if hidden == 0 {
+                text.push_str(cell.symbol());
+                hidden = units::width(cell.symbol()).max(1);
+            }
+            hidden -= 1;
+        }
+        text.trim_end().to_owned()
+    };
+    // The last line is that of the keys, which nobody has here.
+    let lines: Vec<String> = (0..area.height.saturating_sub(1)).map(line).collect();
+    lines.join("\n").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use ratatui::Terminal;
+    use ratatui::backend::TestBackend;
+
+    use super::*;
+    use crate::cli::samples;
+    use crate::cli::top::keys::Key;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn screen(model: &Model, width: u16, height: u16, now: Duration) -> Vec<String> {
+        let mut terminal = Terminal::new(TestBackend::new(width, height)).unwrap();
+        terminal.draw(|frame| draw(frame, model, now)).unwrap();
+        let buffer = terminal.backend().buffer();
+        let row = |y: u16| (0..width).map(|x| buffer.cell((x, y)).unwrap().symbol()).collect::<String>();
+        (0..height).map(|y| row(y).trim_end().to_owned()).collect()
+    }
+
+    #[test]
+    fn a_screen_shows_headline_graphs_table_and_keys() {
+        let mut model = Model::new(samples::fleet(), SECOND);
+        let mut next = samples::fleet();
+        next.totals.requests += 300;
+        model.update(next, SECOND * 2);
+        let screen = screen(&model, 120, 24, SECOND * 2);
+        let page = screen.join("\n");
+        assert!(screen[0].starts_with("● serving 2 of 3 workers"), "{page}");
+        assert!(page.contains("REQ/S 300, at most 300") && page.contains("P99 1.8ms"), "{page}");
+        assert!(page.contains('█'), "a bar of a graph\n{page}");
+        let title = screen.iter().position(|line| line.starts_with("SLOT")).unwrap();
+        assert!(screen[title + 1].contains("4010") && screen[title + 2].contains("draining"), "{page}");
+        assert_eq!(screen[23], HINT);
+    }
+
+    #[test]
+    fn any_size_of_a_terminal_is_borne() {
+        let mut model = Model::new(samples::fleet(), SECOND);
+        for mode in [Mode::Table, Mode::Help] {
+            model.mode = mode;
+            for (width, height) in [(1, 1), (2, 40), (200, 2), (20, 8), (80, 24), (300, 100)] {
+                assert_eq!(screen(&model, width, height, SECOND).len(), usize::from(height));
+            }
+        }
+    }
+
+    #[test]
+    fn a_question_a_silence_and_a_loss_are_seen() {
+        let mut model = Model::new(samples::fleet(), SECOND);
+        model.press(Key::Restart, SECOND);
+        assert_eq!(screen(&model, 80, 24, SECOND)[23], "replace the worker of slot 0? y / n");
+        assert!(screen(&model, 80, 24, SECOND * 9)[0].starts_with("● no answer for 8s"));
+        model.lose("nobody there".into());
+        assert_eq!(screen(&model, 80, 24, SECOND)[0], "● gone: nobody there");
+        model.mode = Mode::Help;
+        assert!(screen(&model, 80, 24, SECOND).join("\n").contains("reload: every slot"));
+    }
+
+    #[test]
+    fn the_selected_row_is_on_the_screen() {
+        assert_eq!(first_row(0, 100, 10), 0);
+        assert_eq!(first_row(50, 100, 10), 45);
+        assert_eq!(first_row(99, 100, 10), 90);
+        assert_eq!(first_row(3, 5, 10), 0);
+    }
+
+    #[test]
+    fn one_frame_as_text_holds_the_whole_table_and_no_keys() {
+        let model = Model::new(samples::fleet(), SECOND);
+        let text = text(&model, 140, SECOND);
+        assert!(text.starts_with("● serving 2 of 3 workers"), "{text}");
+        assert!(text.contains("backed off") && !text.contains("q leave"), "{text}");
+        assert!(text.lines().all(|line| units::width(line) <= 140));
+    }
+}

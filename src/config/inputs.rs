@@ -1,0 +1,158 @@
+//! Everything outside the program that decides its configuration, as values.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::fmt;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::config::Error;
+
+/// File read when none is named, if it is there.
+const DEFAULT_FILE: &str = "regatta.toml";
+
+/// Variable by which a program that takes a fleet over finds its state; no setting, and nobody's business but ours.
+const HANDOFF: &str = "REGATTA_HANDOFF";
+
+/// Everything outside the program that decides its configuration.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Inputs {
+    /// The environment.
+    pub environment: BTreeMap<String, String>,
+    /// The file named on the command line; `None`: `regatta.toml` if it exists.
+    pub file: Option<PathBuf>,
+    /// What stood in that file.
+    pub content: Content,
+    /// Flags as (setting, value, the flag as typed).
+    pub flags: Vec<(String, String, String)>,
+    /// The working folder.
+    pub folder: PathBuf,
+}
+
+/// What stood in the configuration file.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Content {
+    /// Nobody has looked yet: [`crate::config::load`] does.
+    #[default]
+    Unread,
+    /// There was no file, and none was named.
+    Absent,
+    /// This, whatever has become of the file since.
+    Text {
+        /// The file.
+        path: PathBuf,
+        /// Its text.
+        text: String,
+    },
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unread => f.write_str("Unread"),
+            Self::Absent => f.write_str("Absent"),
+            Self::Text { path, text } => write!(f, "Text({}, {} bytes)", path.display(), text.len()),
+        }
+    }
+}
+
+/// Neither the environment nor the file's text: they hold secrets.
+impl fmt::Debug for Inputs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inputs")
+            .field("file", &self.file)
+            .field("folder", &self.folder)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Inputs {
+    /// The same with the file's text read into it, so that they stay what they are whatever happens to the file.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn freeze(self) -> Result<Self, Error> {
+        let content = match self.content {
+            Content::Unread => self.read()?,
+            read => read,
+        };
+        Ok(Self { content, ..self })
+    }
+
+    /// The same with the file as it is now.
+    pub fn thaw(self) -> Self {
+        Self { content: Content::Unread, ..self }
+    }
+
+    pub(super) fn read(&self) -> Result<Content, Error> {
+        let path = match &self.file {
+            Some(path) => self.folder.join(path),
+            None => match self.folder.join(DEFAULT_FILE) {
+                path if path.exists() => path,
+                _ => return Ok(Content::Absent),
+            },
+        };
+        match std::fs::read_to_string(&path) {
+            Ok(text) => Ok(Content::Text { path, text }),
+            Err(source) => Err(Error::File { path, reason: source.to_string() }),
+        }
+    }
+
+    /// The environment and working folder of this process, without file or flags.
+    pub fn of_process() -> Self {
+        let readable =
+            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        Self {
+            environment: environment_of_process().into_iter().filter_map(readable).collect(),
+            folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
+            ..Self::default()
+        }
+    }
+
+    /// Whether colours are welcome on a terminal: not where `NO_COLOR` is set or the terminal knows none.
+    pub fn colours(&self) -> bool {
+        let given = |name: &str| self.environment.get(name).map_or("", String::as_str);
+        given("NO_COLOR").is_empty() && given("TERM") != "dumb"
+    }
+
+    /// `$XDG_RUNTIME_DIR/regatta`, else `/run/regatta` for root, else `.regatta` here.
+    pub(super) fn default_run_dir(&self) -> PathBuf {
+        match self.environment.get("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
+            Some(dir) => Path::new(dir).join("regatta"),
+            None if is_root() => PathBuf::from("/run/regatta"),
+            None => self.folder.join(".regatta"),
+        }
+    }
+
+    /// systemd's `$STATE_DIRECTORY`, else `.regatta` here: what must outlive a reboot is not kept in `/run`.
+    pub(super) fn default_data_dir(&self) -> PathBuf {
+        match self.environment.get("STATE_DIRECTORY").filter(|dir| !dir.is_empty()) {
+            Some(dirs) => PathBuf::from(dirs.split(':').next().unwrap_or(dirs)),
+            None => self.folder.join(".regatta"),
+        }
+    }
+}
+
+/// The whole environment of this process, for a program that it becomes; without [`HANDOFF`].
+pub fn environment_of_process() -> Vec<(OsString, OsString)> {
+    std::env::vars_os().filter(|(name, _)| name != HANDOFF).collect()
+}
+
+/// What the program before this one, in the same process, has left in [`HANDOFF`], if it has.
+pub fn handoff_of_process() -> Option<String> {
+    std::env::var(HANDOFF).ok()
+}
+
+/// The variable by which [`handoff_of_process`] finds `value`.
+pub fn handoff_variable(value: String) -> (OsString, OsString) {
+    (HANDOFF.into(), value.into())
+}
+
+/// Whether this process is root's: `/proc/self` belongs to the effective user, proc(5).
+fn is_root() -> bool {
+    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}

@@ -1,0 +1,386 @@
+//! What a supervisor leaves to the program it becomes: plain data, and the numbers of the descriptors that stay open.
+//!
+//! It travels in a sealed memfd, whose number a [`Ticket`](crate::supervisor::ticket::Ticket) in the environment tells. The new program reads it with the
+//! very code by which it proved before that it can; the old one reads it again when the new one has to be taken back.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::config::Inputs;
+use crate::control::events::EventLog;
+use crate::control::server::Parts;
+use crate::control::status::Finished;
+use crate::listener::Owner;
+use crate::scoreboard;
+use crate::supervisor::backoff::Backoff;
+use crate::supervisor::orders::Waiter;
+use crate::supervisor::rollout::Rollout;
+use crate::supervisor::slot::Slot;
+use crate::sys::exec;
+use crate::sys::fork;
+
+/// Version of the state. Two programs that know different ones cannot take over from each other, in neither
+/// direction: a field that a reader may do without (`serde(default)`) needs no other version.
+pub const VERSION: u32 = 1;
+
+/// What every state begins with, before its version and length.
+const MAGIC: &str = "regatta-handoff";
+
+/// Why a state cannot be taken over.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The descriptor cannot be read.
+    #[error("the state cannot be read from descriptor {fd}")]
+    Unreadable {
+        /// Its number.
+        fd: RawFd,
+        /// Why.
+        source: io::Error,
+    },
+    /// It is something else.
+    #[error("that is no state of a fleet")]
+    Foreign,
+    /// It was written by a program with another version.
+    #[error(
+        "the state has version {theirs}, this program knows {VERSION}: the two cannot follow each other, \
+         stop the fleet and start the new program"
+    )]
+    Version {
+        /// The writer's version.
+        theirs: u32,
+    },
+    /// It ends too early.
+    #[error("the state is cut off: {left} of {len} bytes")]
+    Cut {
+        /// What there is.
+        left: usize,
+        /// What there was.
+        len: usize,
+    },
+    /// It does not have the form of its version.
+    #[error("the state is damaged")]
+    Damaged(#[source] serde_json::Error),
+    /// The table in shared memory has another layout.
+    #[error(
+        "the scoreboard has layout {theirs}, this program knows {}: stop the fleet and start the new program",
+        scoreboard::LAYOUT
+    )]
+    Layout {
+        /// The writer's layout.
+        theirs: u64,
+    },
+    /// The program has started a thread, so that it could never fork a worker.
+    #[error("this program has {threads} threads before its fleet begins; a program that forks must have one")]
+    Threads {
+        /// How many.
+        threads: usize,
+    },
+}
+
+/// A fleet at the moment in which its supervisor becomes another program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Handoff {
+    /// Build that wrote it.
+    pub build: String,
+    /// How the writer was started, its own path first; to become it again.
+    pub arguments: Vec<OsString>,
+    /// What the configuration of the generation that serves was read from.
+    pub inputs: Inputs,
+    /// Layout of the scoreboard.
+    pub layout: u64,
+    /// What stays open.
+    pub descriptors: Descriptors,
+    /// Every slot, with its workers.
+    pub slots: Vec<Slot>,
+    /// The listeners of each slot; none once it has retired.
+    pub sockets: Vec<Option<Sockets>>,
+    /// What the workers have said, by process.
+    pub reports: BTreeMap<i32, Said>,
+    /// The private Redis, if the fleet has one.
+    pub redis: Option<Redis>,
+    /// How many slots are to serve.
+    pub wanted: usize,
+    /// The generation every slot is to have.
+    pub generation: u64,
+    /// The number of the next one.
+    pub next_generation: u64,
+    /// The rollout that is to be taken back, if this goes back.
+    pub rollout: Option<Rollout>,
+    /// Whether a reload was asked for and has not begun.
+    pub reload_waits: bool,
+    /// Whether any worker was ever READY.
+    pub ever_ready: bool,
+    /// Whether the fleet has said that it serves.
+    pub announced: bool,
+    /// Workers that had to be killed.
+    pub killed: usize,
+    /// The control socket and its clients.
+    pub control: Parts,
+    /// Operators who wait for a verdict.
+    pub waiters: Vec<Waiter>,
+    /// What happened.
+    pub events: EventLog,
+    /// How the last rollout ended.
+    pub last_rollout: Option<Finished>,
+    /// What workers of older generations run.
+    pub builds: BTreeMap<u64, String>,
+    /// Workers as the configuration names them.
+    pub configured: usize,
+}
+
+/// Numbers of the descriptors that belong to no slot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Descriptors {
+    /// The shared table.
+    pub scoreboard: RawFd,
+    /// The locked file in the run folder.
+    pub lock: RawFd,
+    /// Read end of the life-line.
+    pub lifeline: RawFd,
+    /// Its write end.
+    pub held: RawFd,
+}
+
+/// Numbers of a slot's listeners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Sockets {
+    /// One per public address.
+    pub public: Vec<Socket>,
+    /// The operators' one.
+    pub admin: Socket,
+}
+
+/// A listener: its number and whose it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Socket {
+    /// Its number.
+    pub fd: RawFd,
+    /// Who opened it.
+    pub owner: Owner,
+}
+
+/// What a worker has said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Said {
+    /// Read end of its report; none when it has closed its own.
+    pub pipe: Option<RawFd>,
+    /// What came and was not taken yet.
+    pub text: String,
+}
+
+/// The private Redis.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Redis {
+    /// Its program.
+    pub program: PathBuf,
+    /// Its folder.
+    pub folder: PathBuf,
+    /// The locked file in it.
+    pub lock: RawFd,
+    /// Its process, if it runs.
+    pub pid: Option<i32>,
+    /// When it was started.
+    pub started: Duration,
+    /// When it is to be started again.
+    pub restart_at: Duration,
+    /// Early deaths in a row.
+    pub backoff: Backoff,
+}
+
+impl Handoff {
+    /// Puts it into memory that nobody can change any more.
+    ///
+    /// # Errors
+    /// When a path is no Unicode, or the kernel refuses the memory.
+    pub fn write(&self) -> io::Result<OwnedFd> {
+        exec::blob(c"regatta-handoff", &self.encode()?)
+    }
+
+    /// Reads it back from a descriptor with this number.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn read(state: &impl AsFd) -> Result<Self, Error> {
+        use std::os::fd::AsRawFd;
+        let fd = state.as_fd().as_raw_fd();
+        let bytes = exec::read_blob(state).map_err(|source| Error::Unreadable { fd, source })?;
+        Self::decode(&bytes)
+    }
+
+    fn encode(&self) -> io::Result<Vec<u8>> {
+        let json = serde_json::to_vec(self).map_err(io::Error::other)?;
+        let mut bytes = format!("{MAGIC} {VERSION} {}\n", json.len()).into_bytes();
+        bytes.extend(json);
+        Ok(bytes)
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let end = bytes.iter().position(|byte| *byte == b'\n').ok_or(Error::Foreign)?;
+        let head = std::str::from_utf8(&bytes[..end]).map_err(|_| Error::Foreign)?;
+        let mut words = head.split(' ');
+        let (magic, version, len) = (words.next(), words.next(), words.next());
+        let version = version.and_then(|word| word.parse().ok());
+        let (Some(MAGIC), Some(version)) = (magic, version) else { return Err(Error::Foreign) };
+        if version != VERSION {
+            return Err(Error::Version { theirs: version });
+        }
+        let len = len.and_then(|word| word.parse().ok()).ok_or(Error::Foreign)?;
+        let json = &bytes[end + 1..];
+        if json.len() != len {
+            return Err(Error::Cut { left: json.len(), len });
+        }
+        serde_json::from_slice(json).map_err(Error::Damaged)
+    }
+
+    /// Finds out that this program can go on from it.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn check(&self) -> Result<(), Error> {
+        if self.layout != scoreboard::LAYOUT {
+            return Err(Error::Layout { theirs: self.layout });
+        }
+        match fork::threads() {
+            Ok(threads) if threads > 1 => Err(Error::Threads { threads }),
+            Ok(_) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Every descriptor that is to stay open, but those of the control socket: it looks after its own.
+    pub fn kept(&self) -> Vec<RawFd> {
+        let Descriptors { scoreboard, lock, lifeline, held } = self.descriptors;
+        let sockets = self.sockets.iter().flatten();
+        let sockets =
+            sockets.flat_map(|slot| slot.public.iter().chain([&slot.admin]).map(|socket| socket.fd));
+        let reports = self.reports.values().filter_map(|said| said.pipe);
+        let redis = self.redis.iter().map(|redis| redis.lock);
+        [scoreboard, lock, lifeline, held].into_iter().chain(sockets).chain(reports).chain(redis).collect()
+    }
+}
+
+/// What a program answers that can take over, as one line of JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proof {
+    /// Version of the state it reads and writes.
+    pub handoff: u32,
+    /// Which build it is.
+    pub build: String,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scoreboard::Reason;
+    use crate::scoreboard::cell::Order;
+    use crate::supervisor::rollout::Course;
+    use crate::supervisor::rollout::Kind;
+    use crate::supervisor::slot::Occupant;
+    use crate::supervisor::slot::Stage;
+    use crate::sys::proc::Pid;
+
+    fn socket(fd: RawFd) -> Socket {
+        Socket { fd, owner: Owner::Slot }
+    }
+
+    fn state() -> Handoff {
+        let worker = |cell: usize, stage| Occupant {
+            pid: Pid::from_raw(100 + cell as i32),
+            generation: 2,
+            cell,
+            stage,
+            started: Duration::from_micros(1_234_567),
+            retire: Some(Reason::Memory),
+        };
+        let at = Duration::from_nanos(987_654_321_012);
+        let drains = Stage::Draining { kill_at: at, reason: Reason::Reload, order: Order::Close, cut: true };
+        let mut slot = Slot::new(2);
+        slot.workers = vec![worker(0, drains), worker(1, Stage::Ready { since: at })];
+        Handoff {
+            build: "0.1.0 abc".into(),
+            arguments: vec!["/bin/regatta".into(), "serve".into()],
+            inputs: Inputs { folder: "/srv".into(), ..Inputs::default() },
+            layout: scoreboard::LAYOUT,
+            descriptors: Descriptors { scoreboard: 3, lock: 4, lifeline: 5, held: 6 },
+            slots: vec![slot],
+            sockets: vec![Some(Sockets { public: vec![socket(7)], admin: socket(8) }), None],
+            reports: BTreeMap::from([(101, Said { pipe: Some(9), text: "rea".into() })]),
+            redis: Some(Redis {
+                program: "/usr/bin/redis-server".into(),
+                folder: "/var/lib".into(),
+                lock: 10,
+                pid: Some(77),
+                started: at,
+                restart_at: Duration::ZERO,
+                backoff: Backoff::default(),
+            }),
+            wanted: 1,
+            generation: 2,
+            next_generation: 3,
+            rollout: Some(Rollout {
+                kind: Kind::Upgrade,
+                from: 2,
+                to: 3,
+                course: Course::Back { reason: "it died".into() },
+                started: at,
+            }),
+            reload_waits: true,
+            ever_ready: true,
+            announced: true,
+            killed: 1,
+            control: serde_json::from_str(
+                r#"{"listener":11,"path":"/run/x","file":[1,2],"turn":3,"next":4,"clients":[]}"#,
+            )
+            .unwrap(),
+            waiters: Vec::new(),
+            events: EventLog::default(),
+            last_rollout: None,
+            builds: BTreeMap::from([(1, "0.0.9 xyz".into())]),
+            configured: 2,
+        }
+    }
+
+    #[test]
+    fn a_state_reads_back_as_it_was_written() {
+        let state = state();
+        let memory = state.write().unwrap();
+        let read = Handoff::read(&memory).unwrap();
+        assert_eq!(format!("{read:?}"), format!("{state:?}"));
+        assert_eq!(read, state);
+        assert!(read.check().is_ok() || fork::threads().unwrap() > 1);
+        assert_eq!(read.kept(), [3, 4, 5, 6, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn another_version_is_refused_before_anything_else_of_it_is_read() {
+        let newer = format!("{MAGIC} {} 0\n", VERSION + 1);
+        let said = Handoff::decode(newer.as_bytes()).unwrap_err().to_string();
+        assert!(said.contains("version 2, this program knows 1"), "{said}");
+        let mut other = state();
+        other.layout += 1;
+        assert!(matches!(other.check(), Err(Error::Layout { .. })));
+    }
+
+    #[test]
+    fn a_state_that_is_cut_or_damaged_or_foreign_is_refused() {
+        let whole = state().encode().unwrap();
+        for len in 0..whole.len() {
+            assert!(Handoff::decode(&whole[..len]).is_err(), "{len} bytes");
+        }
+        let mut damaged = whole.clone();
+        let last = damaged.len() - 1;
+        damaged[last] = b'!';
+        assert!(matches!(Handoff::decode(&damaged), Err(Error::Damaged(_))));
+        assert!(matches!(Handoff::decode(b"{\"version\":1}\n"), Err(Error::Foreign)));
+        assert!(matches!(Handoff::decode(&[0xff; 64]), Err(Error::Foreign)));
+    }
+}

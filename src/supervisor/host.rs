@@ -1,0 +1,71 @@
+//! What the supervisor asks of the program around it, and is told by it.
+
+use std::time::Duration;
+
+use crate::config::schema::Steering;
+use crate::supervisor::senses::Care;
+
+use crate::config::Inputs;
+use crate::supervisor::Seat;
+
+/// How patient the supervisor is.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Longest time until a worker is READY.
+    pub boot_timeout: Duration,
+    /// How long the first worker of a new generation is watched before the others follow.
+    pub probation: Duration,
+    /// Longest drain.
+    pub drain_timeout: Duration,
+    /// Most leaving workers of a slot.
+    pub leaving: usize,
+    /// How new connections are spread over the slots.
+    pub steering: Steering,
+    /// What it looks after besides crashes.
+    pub care: Care,
+    /// Time between two lines of figures in the log; zero: none.
+    pub stats_interval: Duration,
+}
+
+/// What a configuration that was read anew means for the supervisor.
+#[derive(Debug, Clone)]
+pub struct Reloaded {
+    /// How patient it is from now on.
+    pub settings: Settings,
+    /// The number of workers, if it was changed.
+    pub workers: Option<usize>,
+    /// Names of the settings that have another value.
+    pub changed: Vec<String>,
+    /// Those of them that a reload cannot change.
+    pub pinned: Vec<Pinned>,
+}
+
+/// A setting that a reload cannot change.
+#[derive(Debug, Clone)]
+pub struct Pinned {
+    /// Its name.
+    pub name: String,
+    /// What would change it.
+    pub needs: &'static str,
+}
+
+/// The program around the supervisor: it knows the configuration and what a worker does.
+pub trait Host {
+    /// A worker's whole life: from its seat to its exit code. Called in the worker's own process.
+    fn work(&self, seat: Seat) -> u8;
+
+    /// Reads the configuration anew, for workers of this generation.
+    ///
+    /// # Errors
+    /// What is wrong with it, in one sentence; nothing is changed then.
+    fn reload(&mut self, generation: u64) -> Result<Reloaded, String>;
+
+    /// What this program is: a version and what tells one build of it from another.
+    fn build(&self) -> &str;
+
+    /// What the configuration of the generation that serves was read from, to go back to it.
+    fn inputs(&self) -> Inputs;
+
+    /// Forgets all generations but these.
+    fn keep(&mut self, generations: &[u64]);
+}

@@ -1,0 +1,215 @@
+//! A new program that is asked whether it can take over, while the fleet goes on.
+
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config;
+use crate::supervisor::handoff;
+use crate::supervisor::handoff::Proof;
+use crate::sys::build;
+use crate::sys::exec;
+use crate::sys::exec::Probe;
+use crate::sys::proc::Exit;
+use crate::sys::proc::Pid;
+
+/// How long a new program may take to show that it can take over.
+const PROOF_PATIENCE: Duration = Duration::from_secs(15);
+
+/// Most of what it prints that is kept, bytes.
+const PRINTED_MAX: usize = 64 * 1024;
+
+/// A new program that is asked whether it can take over.
+#[derive(Debug)]
+pub(super) struct Trial {
+    pub(super) path: PathBuf,
+    /// The file's identity when it was asked: what is proven is what is run.
+    file: build::Identity,
+    pub(super) pid: Pid,
+    answer: Printed,
+    complaint: Printed,
+    pub(super) deadline: Duration,
+    /// How it ended.
+    exit: Option<Exit>,
+    /// Whether it was killed for being late.
+    late: bool,
+}
+
+/// What a program prints, as far as it came.
+#[derive(Debug)]
+struct Printed {
+    /// None when the program has closed it.
+    pipe: Option<File>,
+    text: Vec<u8>,
+}
+
+impl Printed {
+    fn new(pipe: File) -> Self {
+        Self { pipe: Some(pipe), text: Vec::new() }
+    }
+
+    fn fill(&mut self) {
+        let Some(pipe) = &mut self.pipe else { return };
+        let mut chunk = [0; 4096];
+        let open = loop {
+            match pipe.read(&mut chunk) {
+                Ok(0) => break false,
+                Ok(len) => self.text.extend(&chunk[..len.min(PRINTED_MAX.saturating_sub(self.text.len()))]),
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
+            }
+        };
+        if !open {
+            self.pipe = None;
+        }
+    }
+
+    /// Its last line that says something.
+    fn last_line(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.text);
+        text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
+    }
+}
+
+impl Trial {
+    /// Asks the program at this path whether it can go on from `state`.
+    pub(super) fn begin(path: PathBuf, state: &OwnedFd, now: Duration) -> Result<Self, String> {
+        build::runnable(&path).map_err(|error| chain(&error))?;
+        let file = build::identity(&path).map_err(|error| error.to_string())?;
+        let arguments = ["check".into(), "--handoff".into(), state.as_raw_fd().to_string().into()];
+        let environment = config::environment_of_process();
+        let Probe { pid, answer, complaint } = exec::probe(&path, &arguments, &environment, state)
+            .map_err(|error| format!("it cannot be started: {error}"))?;
+        let (answer, complaint) = (Printed::new(answer), Printed::new(complaint));
+        let deadline = now + PROOF_PATIENCE;
+        Ok(Self { path, file, pid, answer, complaint, deadline, exit: None, late: false })
+    }
+
+    /// Takes what it has printed, and says how far it is.
+    pub(super) fn follow(&mut self, now: Duration) -> Look {
+        self.answer.fill();
+        self.complaint.fill();
+        match self.exit {
+            Some(_) => Look::Ended,
+            None if self.late => Look::Again(None),
+            None if now >= self.deadline => {
+                self.late = true;
+                Look::Late
+            }
+            None => Look::Again(Some(self.deadline)),
+        }
+    }
+
+    /// It has ended.
+    pub(super) fn ended(&mut self, exit: Exit) {
+        self.exit = Some(exit);
+    }
+
+    /// What it prints on.
+    pub(super) fn pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [&self.answer.pipe, &self.complaint.pipe].into_iter().flatten().map(AsFd::as_fd)
+    }
+
+    /// Whether the program has ended well and answered what only one answers that can take over.
+    pub(super) fn verdict(&self) -> Result<Proof, String> {
+        let said = self.complaint.last_line();
+        let said = said.map(|line| format!(", its last words: {line}")).unwrap_or_default();
+        match self.exit {
+            _ if self.late => Err(format!(
+                "it did not say within {} s whether it can take over{said}",
+                PROOF_PATIENCE.as_secs()
+            )),
+            Some(Exit::Code(0)) => {
+                let line = self.answer.last_line().unwrap_or_default();
+                match serde_json::from_str::<Proof>(&line) {
+                    Ok(proof) if proof.handoff == handoff::VERSION => self.unchanged().map(|()| proof),
+                    Ok(proof) => Err(format!(
+                        "it hands over in version {}, this program in version {}: stop the fleet and start it anew",
+                        proof.handoff,
+                        handoff::VERSION
+                    )),
+                    Err(_) => {
+                        Err("it does not answer `check --handoff`: it runs no fleet, or is too old for it"
+                            .to_owned())
+                    }
+                }
+            }
+            Some(exit) => Err(format!("it refuses with {exit}{said}")),
+            None => Err("it has not ended".to_owned()),
+        }
+    }
+
+    /// What was asked must be what is run.
+    fn unchanged(&self) -> Result<(), String> {
+        match build::identity(&self.path) {
+            Ok(file) if file == self.file => Ok(()),
+            Ok(_) | Err(_) => Err("it was replaced while it was asked".to_owned()),
+        }
+    }
+}
+
+/// How far a program is that was asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It has not answered; when to look again at the latest.
+    Again(Option<Duration>),
+    /// It takes too long and is to be killed.
+    Late,
+    /// It has ended.
+    Ended,
+}
+
+/// An error and its causes.
+fn chain(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {}", chain(source)),
+        None => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::signal::Signal;
+
+    fn trial(answer: &str, complaint: &str, exit: Exit) -> Trial {
+        let printed = |text: &str| Printed { pipe: None, text: text.into() };
+        Trial {
+            path: "/proc/self/exe".into(),
+            file: build::identity("/proc/self/exe".as_ref()).unwrap(),
+            pid: Pid::from_raw(1),
+            answer: printed(answer),
+            complaint: printed(complaint),
+            deadline: PROOF_PATIENCE,
+            exit: Some(exit),
+            late: false,
+        }
+    }
+
+    #[test]
+    fn only_the_right_answer_is_a_proof() {
+        let good = format!("some line\n{{\"handoff\":{},\"build\":\"x\"}}\n\n", handoff::VERSION);
+        assert_eq!(trial(&good, "a warning", Exit::Code(0)).verdict().unwrap().build, "x");
+        assert!(trial(&good, "", Exit::Code(1)).verdict().is_err());
+        assert!(trial(&good, "", Exit::Signal(Signal::SIGSEGV)).verdict().unwrap_err().contains("SIGSEGV"));
+        let late = Trial { late: true, ..trial(&good, "", Exit::Signal(Signal::SIGKILL)) };
+        assert!(late.verdict().unwrap_err().contains("within 15 s"));
+    }
+
+    #[test]
+    fn a_refusal_repeats_its_last_words() {
+        let said = trial("", "one\nworkers.count is \"x\"\n", Exit::Code(64)).verdict().unwrap_err();
+        assert_eq!(said, "it refuses with exit code 64, its last words: workers.count is \"x\"");
+        for silent in ["", "hello\n", "{}", "{\"handoff\":\"x\"}"] {
+            assert!(trial(silent, "", Exit::Code(0)).verdict().unwrap_err().contains("no fleet"), "{silent}");
+        }
+        let newer = trial("{\"handoff\":99,\"build\":\"x\"}", "", Exit::Code(0)).verdict().unwrap_err();
+        assert!(newer.contains("version 99"), "{newer}");
+    }
+}

@@ -1,0 +1,269 @@
+//! Becoming another program in place: what survives an exec, and the exec itself.
+//!
+//! Everything this process opens is closed on exec. What a successor is to have is named to [`keep`] right before
+//! [`exec`], and [`inherit`]ed by number after it.
+
+use std::ffi::CStr;
+use std::ffi::CString;
+use std::ffi::OsStr;
+use std::ffi::OsString;
+use std::fs::File;
+use std::io;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::BorrowedFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileExt;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+use std::process::Stdio;
+
+use nix::fcntl::AtFlags;
+use nix::fcntl::FcntlArg;
+use nix::fcntl::FdFlag;
+use nix::fcntl::OFlag;
+use nix::fcntl::SealFlag;
+use nix::fcntl::fcntl;
+use nix::sys::memfd::MFdFlags;
+use nix::sys::signal::SigSet;
+use nix::sys::signal::SigmaskHow;
+use nix::sys::signal::Signal;
+
+use crate::sys::fd;
+use crate::sys::proc;
+use crate::sys::proc::Pid;
+
+/// Largest blob that is read back, bytes.
+const BLOB_MAX: u64 = 64 << 20;
+
+/// Bytes in memory that nobody can change any more, to be handed to another program; memfd_create(2).
+///
+/// # Errors
+/// When the kernel refuses the memory.
+pub fn blob(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
+    let memory = nix::sys::memfd::memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+    let mut file = File::from(memory);
+    file.write_all(bytes)?;
+    let seals =
+        SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
+    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    Ok(file.into())
+}
+
+/// What is in a blob, wherever its position stands.
+///
+/// # Errors
+/// When it cannot be read, or is larger than any state of a fleet.
+pub fn read_blob(blob: &impl AsFd) -> io::Result<Vec<u8>> {
+    let file = File::from(blob.as_fd().try_clone_to_owned()?);
+    let len = file.metadata()?.len();
+    if len > BLOB_MAX {
+        return Err(io::Error::other(format!("it has {len} bytes, more than {BLOB_MAX}")));
+    }
+    let mut bytes = vec![0; usize::try_from(len).unwrap_or(0)];
+    file.read_exact_at(&mut bytes, 0)?;
+    Ok(bytes)
+}
+
+/// Has a descriptor survive the next exec, or not.
+///
+/// # Errors
+/// When there is no such descriptor.
+pub fn keep(fd: RawFd, kept: bool) -> io::Result<()> {
+    if fd < 0 {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: it is only looked at and marked, and a number that is no descriptor is refused by the kernel.
+    let fd = unsafe { BorrowedFd::borrow_raw(fd) };
+    fcntl(fd, FcntlArg::F_SETFD(if kept { FdFlag::empty() } else { FdFlag::FD_CLOEXEC }))?;
+    Ok(())
+}
+
+/// Takes a descriptor that was kept open for this program; from now on it is closed on exec again.
+///
+/// # Errors
+/// When it was not handed over, or has been taken already: whatever this process opens itself is closed on exec, and
+/// that is how the two are told apart.
+pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
+    handed_over(fd)?;
+    keep(fd, false)?;
+    // SAFETY: it came through the exec, so nothing in this program owns it, and the mark just set lets nobody take it
+    // a second time.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// A copy of a descriptor that was kept open for this program; the original stays where it is, so that the program
+/// can still be taken back.
+///
+/// # Errors
+/// When it was not handed over, or no descriptor is left.
+pub fn copy(fd: RawFd) -> io::Result<OwnedFd> {
+    handed_over(fd)?.try_clone_to_owned()
+}
+
+/// Whether a descriptor came through the exec.
+fn handed_over<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
+    let missing = || io::Error::other(format!("descriptor {fd} was not handed over"));
+    if fd <= libc::STDERR_FILENO {
+        return Err(missing());
+    }
+    // SAFETY: a number that is no descriptor is refused by the kernel in the next line; one that came through the exec
+    // is closed by nobody before `inherit` takes it.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
+    let flags = fcntl(borrowed, FcntlArg::F_GETFD).map_err(|_| missing())?;
+    match FdFlag::from_bits_truncate(flags).contains(FdFlag::FD_CLOEXEC) {
+        true => Err(missing()),
+        false => Ok(borrowed),
+    }
+}
+
+/// The program this process runs, even where its file has been replaced or removed since.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub fn own_executable() -> io::Result<OwnedFd> {
+    let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+    Ok(nix::fcntl::open("/proc/self/exe", flags, nix::sys::stat::Mode::empty())?)
+}
+
+/// Becomes the program at `path`; returns only if that fails. Blocked signals stay blocked and wait.
+pub fn exec(path: &Path, arguments: &[OsString], environment: &[(OsString, OsString)]) -> io::Error {
+    let run = || -> io::Result<std::convert::Infallible> {
+        let path = c_string(path.as_os_str())?;
+        Ok(nix::unistd::execve(&path, &c_strings(arguments)?, &variables(environment)?)?)
+    };
+    match run() {
+        Ok(never) => match never {},
+        Err(refused) => refused,
+    }
+}
+
+/// Becomes the program behind a descriptor; returns only if that fails. execveat(2)
+pub fn exec_fd(
+    program: &impl AsFd,
+    arguments: &[OsString],
+    environment: &[(OsString, OsString)],
+) -> io::Error {
+    let run = || -> io::Result<std::convert::Infallible> {
+        let (arguments, environment) = (c_strings(arguments)?, variables(environment)?);
+        let flags = AtFlags::AT_EMPTY_PATH;
+        Ok(nix::unistd::execveat(program.as_fd(), c"", &arguments, &environment, flags)?)
+    };
+    match run() {
+        Ok(never) => match never {},
+        Err(refused) => refused,
+    }
+}
+
+fn c_string(text: &OsStr) -> io::Result<CString> {
+    CString::new(text.as_bytes()).map_err(io::Error::other)
+}
+
+fn c_strings(texts: &[OsString]) -> io::Result<Vec<CString>> {
+    texts.iter().map(|text| c_string(text)).collect()
+}
+
+fn variables(environment: &[(OsString, OsString)]) -> io::Result<Vec<CString>> {
+    let join = |(name, value): &(OsString, OsString)| {
+        let mut pair = name.clone();
+        pair.push("=");
+        pair.push(value);
+        c_string(&pair)
+    };
+    environment.iter().map(join).collect()
+}
+
+/// A program that runs beside this one to answer a question.
+#[derive(Debug)]
+pub struct Probe {
+    /// Its process, to be reaped like any other child.
+    pub pid: Pid,
+    /// What it prints; never blocks.
+    pub answer: File,
+    /// What it complains; never blocks.
+    pub complaint: File,
+}
+
+/// Starts `program` with one descriptor of this process under its own number; it dies with this process.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn probe(
+    program: &Path,
+    arguments: &[OsString],
+    environment: &[(OsString, OsString)],
+    handed: &impl AsFd,
+) -> io::Result<Probe> {
+    let handed = handed.as_fd().as_raw_fd();
+    let supervisor = proc::pid();
+    let (answer, stdout) = fd::pipe()?;
+    let (complaint, stderr) = fd::pipe()?;
+    let mut command = Command::new(program);
+    command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
+    command.stdin(Stdio::null()).stdout(blocking(stdout)?).stderr(blocking(stderr)?).process_group(0);
+    let prepare = move || {
+        keep(handed, true)?;
+        nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        proc::die_with(supervisor, Signal::SIGKILL)
+    };
+    // SAFETY: between fork and exec it makes four system calls and allocates nothing on success.
+    unsafe { command.pre_exec(prepare) };
+    let child = command.spawn()?;
+    let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)?;
+    Ok(Probe { pid, answer: answer.into(), complaint: complaint.into() })
+}
+
+/// The end that another program writes to may block: few expect anything else of their standard output.
+fn blocking(end: OwnedFd) -> io::Result<Stdio> {
+    fcntl(&end, FcntlArg::F_SETFL(OFlag::empty()))?;
+    Ok(end.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_blob_reads_back_and_cannot_be_changed() {
+        let blob = blob(c"test", b"state of a fleet").unwrap();
+        assert_eq!(read_blob(&blob).unwrap(), b"state of a fleet");
+        assert_eq!(read_blob(&blob).unwrap(), b"state of a fleet", "its position does not matter");
+        let file = File::from(blob);
+        assert!(file.write_at(b"x", 0).is_err() && file.set_len(1).is_err());
+    }
+
+    #[test]
+    fn only_what_was_handed_over_can_be_taken_and_only_once() {
+        let (read, _write) = fd::pipe().unwrap();
+        let number = nix::unistd::dup(&read).map(|copy| {
+            // A plain dup is not closed on exec, like a descriptor that has come through one.
+            std::os::fd::IntoRawFd::into_raw_fd(copy)
+        });
+        let number = number.unwrap();
+        assert!(inherit(read.as_raw_fd()).is_err(), "this process opened it itself");
+        assert_ne!(copy(number).unwrap().as_raw_fd(), number);
+        let taken = inherit(number).unwrap();
+        assert_eq!(taken.as_raw_fd(), number);
+        assert!(inherit(number).is_err(), "it is taken");
+        assert!(inherit(-1).is_err() && inherit(2).is_err() && inherit(9999).is_err());
+    }
+
+    #[test]
+    fn a_probe_gets_the_descriptor_and_its_own_environment() {
+        let blob = blob(c"test", b"handed").unwrap();
+        let script = format!("cat <&{}; echo $NAME >&2", blob.as_raw_fd());
+        let arguments = [OsString::from("-c"), script.into()];
+        let environment = [(OsString::from("NAME"), OsString::from("value")), ("PATH".into(), "/bin".into())];
+        // The blob's position stands at its end; the child shares it.
+        nix::unistd::lseek(&blob, 0, nix::unistd::Whence::SeekSet).unwrap();
+        let probe = self::probe(Path::new("/bin/sh"), &arguments, &environment, &blob).unwrap();
+        nix::sys::wait::waitpid(probe.pid, None).unwrap();
+        assert_eq!(io::read_to_string(probe.answer).unwrap(), "handed");
+        assert_eq!(io::read_to_string(probe.complaint).unwrap(), "value\n");
+    }
+}
