@@ -7,6 +7,7 @@ use nix::sys::signal::Signal;
 use regatta::control::client::Client;
 use regatta::control::protocol as control;
 use regatta::control::protocol::Reply;
+use regatta::sys::time;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;
@@ -117,7 +118,9 @@ fn status_is_told_under_load() {
     for _ in 0..soak::length(10, 500) {
         let begin = Instant::now();
         client.ask(&control::Request::Status).unwrap();
-        let Reply::Status(status) = client.reply(Some(wait::LONG)).unwrap() else { panic!("no status") };
+        let Reply::Status(status) = client.reply(Some(time::monotonic() + wait::LONG)).unwrap() else {
+            panic!("no status")
+        };
         over_one.push(begin.elapsed());
         assert_eq!(status["slots"].as_array().map(Vec::len), Some(4), "{status}");
     }
