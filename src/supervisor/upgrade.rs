@@ -68,7 +68,7 @@ pub(super) enum Upgrade {
     /// The new program shows that it can take over.
     Proving(Trial),
     /// This is the new program, and the old one can be taken back.
-    OnTrial(Old),
+    OnTrial(Box<Old>),
 }
 
 /// The program that served before.
@@ -78,6 +78,8 @@ pub struct Old {
     pub program: OwnedFd,
     /// How it was started, its own path first.
     pub arguments: Vec<OsString>,
+    /// Its environment.
+    pub environment: Vec<(OsString, OsString)>,
     /// What its configuration was read from.
     pub inputs: Inputs,
     /// Which build it is.
@@ -214,8 +216,12 @@ impl Supervisor<'_> {
         }
         let Upgrade::OnTrial(old) = &self.upgrade else { return };
         let attempt = || -> io::Result<io::Error> {
-            let state =
-                Handoff { inputs: old.inputs.clone(), arguments: old.arguments.clone(), ..self.handoff()? };
+            let state = Handoff {
+                inputs: old.inputs.clone(),
+                arguments: old.arguments.clone(),
+                environment: old.environment.clone(),
+                ..self.handoff()?
+            };
             let back = Way::Back { reason: None };
             let run = |environment: &Environment| exec::exec_fd(&old.program, &old.arguments, environment);
             self.leave(&state, back, &[], run)
@@ -277,7 +283,7 @@ impl Supervisor<'_> {
     ) -> io::Result<io::Error> {
         let memory = state.write()?;
         let ticket = Ticket { state: memory.as_raw_fd(), way };
-        let mut environment = config::environment_of_process();
+        let mut environment = state.environment.clone();
         environment.push(config::handoff_variable(ticket.text(proc::pid().as_raw().unsigned_abs())));
         let mut kept = state.kept();
         kept.extend(also);

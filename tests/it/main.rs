@@ -31,6 +31,7 @@ mod redis_away; // Redis away is a defined state
 mod rollout; // verdicts of reloads, restarts and scaling, and roll-backs
 mod seats; // seats outlive workers, pauses and bad neighbours
 mod serve; // the main job
+mod service; // what systemd is told
 mod state_begin; // the one round trip, and what it leaves in Redis
 mod state_faults; // the client library under faults
 mod state_migrations; // ledger, checksum, lock
@@ -39,5 +40,6 @@ mod state_stock; // the control: tower-sessions' own store
 mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
+mod upgrade; // another program in the same process, and back
 mod watch; // what changes on disk is followed
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything
