@@ -8,6 +8,7 @@ mod announce;
 pub mod autoscale;
 pub mod backoff;
 pub mod handoff;
+mod history;
 mod host;
 mod log;
 pub mod notify;
@@ -22,6 +23,7 @@ mod resume;
 pub mod rollout;
 mod scale;
 pub mod senses;
+mod service;
 mod signals;
 pub mod slot;
 mod spawn;
@@ -43,6 +45,7 @@ pub use host::Host;
 pub use host::Pinned;
 pub use host::Reloaded;
 pub use host::Settings;
+use notify::Notifier;
 use orders::Waiter;
 use plan::Plan;
 use plan::Target;
@@ -172,6 +175,8 @@ pub struct Supervisor<'a> {
     /// Workers as the configuration names them.
     configured: usize,
     stats: Stats,
+    /// The service manager, if there is one.
+    service: Notifier,
     /// Which slots new connections may go to.
     steered: Vec<bool>,
     /// And how they are chosen among those.
@@ -208,7 +213,6 @@ impl<'a> Supervisor<'a> {
             settings: start.settings,
             before: start.settings,
             scoreboard,
-            host,
             lock: start.lock,
             program: start.program,
             addresses: start.addresses,
@@ -243,6 +247,8 @@ impl<'a> Supervisor<'a> {
             steered_by: start.settings.steering,
             signals: start.signals,
             stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
+            service: service::manager(&*host),
+            host,
             lifeline,
             lifeline_held: held,
         })
@@ -286,11 +292,13 @@ impl<'a> Supervisor<'a> {
             }
             if !acted {
                 self.revive_private_redis(now);
-                self.announce();
+                // Who reads that all serve may at once ask whom they like.
                 self.steer();
+                self.announce();
                 let sampled = self.sample(now);
                 let logged = self.log_stats(now);
-                let wakes = [plan.wake_at, followed, looked, sampled, logged];
+                self.service.beat(now);
+                let wakes = [plan.wake_at, followed, looked, sampled, logged, self.service.next_beat()];
                 self.wait(wakes.into_iter().flatten().min(), now)?;
                 self.read_signals()?;
                 self.take_orders();

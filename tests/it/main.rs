@@ -28,6 +28,7 @@ mod nginx; // the shipped proxy configuration
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
+mod rollout; // verdicts of reloads, restarts and scaling, and roll-backs
 mod seats; // seats outlive workers, pauses and bad neighbours
 mod serve; // the main job
 mod state_begin; // the one round trip, and what it leaves in Redis
