@@ -88,6 +88,11 @@ impl Inputs {
         Self { content: Content::Unread, ..self }
     }
 
+    /// Where the configuration file is, or would be.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)))
+    }
+
     pub(super) fn read(&self) -> Result<Content, Error> {
         let path = match &self.file {
             Some(path) => self.folder.join(path),

@@ -33,6 +33,7 @@ pub mod ticket;
 mod trial;
 mod upgrade;
 pub mod vigil;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -67,6 +68,7 @@ use stats::Stats;
 pub use upgrade::Old;
 pub use upgrade::Program;
 use upgrade::Upgrade;
+pub use watch::Watched;
 
 use crate::config::schema::Steering;
 use crate::control::events::EventLog;
@@ -131,6 +133,7 @@ pub struct Supervisor<'a> {
     host: &'a mut dyn Host,
     lock: &'a File,
     program: Program,
+    watched: Option<Watched>,
     addresses: Addresses,
     slots: Vec<Slot>,
     /// The listeners of each slot; none once it has retired.
@@ -215,6 +218,7 @@ impl<'a> Supervisor<'a> {
             scoreboard,
             lock: start.lock,
             program: start.program,
+            watched: None,
             addresses: start.addresses,
             slots: vec![Slot::new(generation); wanted],
             sockets: start.listeners.into_iter().map(Some).collect(),
@@ -276,7 +280,8 @@ impl<'a> Supervisor<'a> {
             let now = time::monotonic();
             // A rollout that fails with its program is the old program's to end.
             self.take_program_back();
-            let followed = self.follow_rollout(now).into_iter().chain(self.follow_upgrade(now)).min();
+            let followed = [self.follow_files(now), self.follow_rollout(now), self.follow_upgrade(now)];
+            let followed = followed.into_iter().flatten().min();
             self.begin_reload(now);
             self.follow_orders(now);
             let looked = self.look(now);
@@ -329,7 +334,8 @@ impl<'a> Supervisor<'a> {
         let wake_at = wake_at.into_iter().chain(restart).min();
         let timeout = wake_at.map(|at| at.saturating_sub(now));
         let reports = self.reports.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
-        let own = std::iter::once(self.signals.as_fd()).chain(reports).chain(self.trial_pipes());
+        let files = self.watched.iter().map(AsFd::as_fd);
+        let own = std::iter::once(self.signals.as_fd()).chain(reports).chain(self.trial_pipes()).chain(files);
         let own = own.map(|fd| (fd, Interest::Read));
         let fds: Vec<_> = own.chain(self.control.watched()).collect();
         fd::wait(&fds, timeout).map(|_| ())

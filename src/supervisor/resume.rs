@@ -228,6 +228,7 @@ impl<'a> Supervisor<'a> {
             scoreboard,
             lock: with.lock,
             program: with.program,
+            watched: None,
             addresses,
             slots: state.slots,
             sockets,

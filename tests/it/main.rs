@@ -39,4 +39,5 @@ mod state_stock; // the control: tower-sessions' own store
 mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
+mod watch; // what changes on disk is followed
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything
