@@ -29,6 +29,7 @@ mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
 mod seats; // seats outlive workers, pauses and bad neighbours
+mod seeing; // status and top
 mod serve; // the main job
 mod state_begin; // the one round trip, and what it leaves in Redis
 mod state_faults; // the client library under faults
