@@ -42,6 +42,10 @@ soak: deps-test ## the long form of the tests under load: tens of minutes; print
 bench: deps-bench ## measure against wrk, on this machine
 	@exec $(CARGO) bench --locked --bench http
 
+.PHONY: bench-fairness
+bench-fairness: deps-bench ## measure how evenly each steering spreads requests over the workers
+	@exec $(CARGO) bench --locked --bench fairness
+
 .PHONY: check
 check: fmt clippy docs deny ## formatting, lints, documentation, licences: all that .ci/run checks besides the tests
 

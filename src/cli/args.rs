@@ -62,7 +62,11 @@ pub(super) struct Settings {
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
     /// Run the fleet (the default)
-    Serve,
+    Serve {
+        /// For development: another binary on disk is an upgrade, another configuration file a reload
+        #[arg(long)]
+        watch: bool,
+    },
     /// Say what would be started, and whether it could be: settings, ports, Redis
     Check {
         /// Only say whether this program could take over the fleet whose state is behind this descriptor
@@ -206,9 +210,14 @@ pub(super) fn parse_serve(arguments: &[OsString]) -> Result<Inputs, String> {
         text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
     })?;
     match line.command {
-        None | Some(Command::Serve) => line.settings.inputs(),
+        None | Some(Command::Serve { .. }) => line.settings.inputs(),
         Some(_) => Err("these words do not start a fleet".to_owned()),
     }
+}
+
+/// Whether a fleet that was started with these words follows its files.
+pub(super) fn wants_watch(arguments: &[OsString]) -> bool {
+    read(arguments).is_ok_and(|line| matches!(line.command, Some(Command::Serve { watch: true })))
 }
 
 fn read(arguments: &[OsString]) -> Result<Line, clap::Error> {

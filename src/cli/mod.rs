@@ -95,9 +95,8 @@ impl Fleet {
         let inputs = inputs.freeze().map_err(|error| Failure::new(exit::USAGE, &error))?;
         let config = crate::config::load(&inputs).map_err(|error| Failure::new(exit::USAGE, &error))?;
         match line.command {
-            None | Some(Command::Serve) => {
-                serve::serve(config, &inputs, serve::program(arguments, &inputs), &self.app)
-            }
+            None => serve::serve(config, &inputs, arguments, false, &self.app),
+            Some(Command::Serve { watch }) => serve::serve(config, &inputs, arguments, watch, &self.app),
             Some(Command::Check { .. }) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
             Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),

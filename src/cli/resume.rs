@@ -30,6 +30,7 @@ use crate::supervisor::Resumption;
 use crate::supervisor::Settings;
 use crate::supervisor::Supervisor;
 use crate::supervisor::Taken;
+use crate::supervisor::Watched;
 use crate::supervisor::handoff;
 use crate::supervisor::handoff::Handoff;
 use crate::supervisor::handoff::Proof;
@@ -84,6 +85,7 @@ struct Ready {
     lock: File,
     taken: Taken,
     program: Program,
+    watched: Option<Watched>,
     coming: Coming,
 }
 
@@ -110,7 +112,14 @@ fn prepare(ticket: &Ticket, arguments: &[OsString], app: &App) -> Result<Ready, 
     let coming = coming(ticket, &state, &host, generation)?;
     let lock = exec::copy(state.descriptors.lock).map_err(said)?.into();
     let program = serve::program(arguments, &inputs);
-    Ok(Ready { state, settings, host, signals, scoreboard, lock, taken, program, coming })
+    let watched = args::wants_watch(arguments).then(|| serve::watched(&program, &inputs));
+    // Not worth giving a fleet back for.
+    let watched = watched.and_then(Result::ok).map(|watched| match ticket.way {
+        Way::Forward { .. } => watched.catch_up(),
+        // What lies there now was no good.
+        Way::Back { .. } => watched,
+    });
+    Ok(Ready { state, settings, host, signals, scoreboard, lock, taken, program, watched, coming })
 }
 
 fn coming(ticket: &Ticket, state: &Handoff, host: &Host, generation: u64) -> Result<Coming, String> {
@@ -136,10 +145,12 @@ pub(super) fn resume(ticket: &Ticket, arguments: &[OsString], app: &App) -> Resu
     let prepared = prepared.unwrap_or_else(|_| Err("the new program panicked".to_owned()));
     let ready =
         prepared.map_err(|reason| Failure { code: exit::FAILED, sentence: give_back(ticket, &reason) });
-    let Ready { state, settings, mut host, signals, scoreboard, lock, taken, program, coming } = ready?;
+    let Ready { state, settings, mut host, signals, scoreboard, lock, taken, program, watched, coming } =
+        ready?;
     supervisor::settle(&state, ticket);
     let with = Resumption { settings, signals, program, lock: &lock, taken, coming };
-    let outcome = Supervisor::resume(state, with, &scoreboard, &mut host).and_then(Supervisor::go_on);
+    let supervisor = Supervisor::resume(state, with, &scoreboard, &mut host);
+    let outcome = supervisor.and_then(|supervisor| supervisor.watching(watched).go_on());
     serve::ended(outcome, &lock)
 }
 

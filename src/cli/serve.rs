@@ -36,6 +36,7 @@ use crate::supervisor;
 use crate::supervisor::Outcome;
 use crate::supervisor::Program;
 use crate::supervisor::Supervisor;
+use crate::supervisor::Watched;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::RedisServer;
 use crate::sys::cpu;
@@ -73,16 +74,29 @@ enum Error {
     Scoreboard(#[source] io::Error),
     #[error("the supervisor failed")]
     Supervisor(#[source] io::Error),
+    #[error("cannot watch the program and the configuration file (--watch)")]
+    Watch(#[source] io::Error),
     #[error("no worker could be brought up: {reason}")]
     Boot { reason: String },
 }
 
 /// Runs the fleet until it has stopped.
-pub(super) fn serve(config: Config, inputs: &Inputs, program: Program, app: &App) -> Result<u8, Failure> {
+///
+/// `arguments` are the words it was started with; with `watch` it follows its program and its configuration file.
+pub(super) fn serve(
+    config: Config,
+    inputs: &Inputs,
+    arguments: &[OsString],
+    watch: bool,
+    app: &App,
+) -> Result<u8, Failure> {
     telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let signals = supervisor::take_signals().map_err(Error::Supervisor);
     let signals = signals.map_err(|error| Failure::new(exit::FAILED, &error))?;
     fd::raise_limit().map_err(Error::Limit).map_err(|error| Failure::new(exit::FAILED, &error))?;
+    let program = program(arguments, inputs);
+    let watched = watch.then(|| watched(&program, inputs).map_err(Error::Watch)).transpose();
+    let watched = watched.map_err(|error| Failure::new(exit::FAILED, &error))?;
     run_folder(&config)?;
     let (running, before) = claim(&config.run_dir).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let control = open_control(&config.run_dir)?;
@@ -117,7 +131,8 @@ pub(super) fn serve(config: Config, inputs: &Inputs, program: Program, app: &App
         program,
         lock: &running,
     };
-    let outcome = Supervisor::new(start, &scoreboard, &mut host).and_then(Supervisor::run);
+    let supervisor = Supervisor::new(start, &scoreboard, &mut host);
+    let outcome = supervisor.and_then(|supervisor| supervisor.watching(watched).run());
     ended(outcome, &running)
 }
 
@@ -144,6 +159,11 @@ pub(super) fn ended(outcome: io::Result<Outcome>, running: &File) -> Result<u8, 
 /// The program of this process, for the next upgrade.
 pub(super) fn program(arguments: &[OsString], inputs: &Inputs) -> Program {
     Program::new(arguments, &inputs.folder, &search_path(inputs))
+}
+
+/// The files a fleet follows that was told to.
+pub(super) fn watched(program: &Program, inputs: &Inputs) -> io::Result<Watched> {
+    Watched::new(&program.path, &inputs.path())
 }
 
 /// The number of slots to begin with.

@@ -88,6 +88,11 @@ impl Inputs {
         Self { content: Content::Unread, ..self }
     }
 
+    /// Where the configuration file is, or would be.
+    pub fn path(&self) -> PathBuf {
+        self.folder.join(self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)))
+    }
+
     pub(super) fn read(&self) -> Result<Content, Error> {
         let path = match &self.file {
             Some(path) => self.folder.join(path),
@@ -155,4 +160,31 @@ pub fn handoff_variable(value: String) -> (OsString, OsString) {
 /// Whether this process is root's: `/proc/self` belongs to the effective user, proc(5).
 fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::config::schema::Count;
+
+    #[test]
+    fn frozen_inputs_stay_what_they_were_through_a_handoff() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("regatta.toml");
+        let count = |inputs: &Inputs| config::load(inputs).unwrap().workers.count;
+        std::fs::write(&path, "[workers]\ncount = 3").unwrap();
+        let inputs = Inputs { folder: folder.path().into(), ..Inputs::default() };
+        let frozen = inputs.clone().freeze().unwrap();
+        std::fs::write(&path, "[workers]\ncount = 5").unwrap();
+        let text = serde_json::to_string(&frozen).unwrap();
+        let frozen: Inputs = serde_json::from_str(&text).unwrap();
+        assert_eq!(count(&frozen), Count::Fixed(3));
+        assert_eq!(count(&inputs), Count::Fixed(5));
+        assert_eq!(count(&frozen.thaw()), Count::Fixed(5));
+        std::fs::remove_file(&path).unwrap();
+        assert_eq!(inputs.clone().freeze().unwrap().content, Content::Absent);
+        let named = Inputs { file: Some("missing.toml".into()), ..inputs };
+        assert!(named.freeze().unwrap_err().to_string().contains("missing.toml"));
+    }
 }

@@ -243,3 +243,31 @@ fn flatten(path: String, value: Value, flat: &mut Vec<(String, Vec<String>)>) {
         _ => flat.push((path, vec![value.to_string()])),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::inputs::Content;
+
+    fn steering(text: &str, variable: Option<&str>) -> Result<(String, String), Error> {
+        let path = "regatta.toml".into();
+        let environment = variable.map(|value| ("REGATTA_LISTEN__STEERING".to_owned(), value.to_owned()));
+        let content = Content::Text { path, text: text.into() };
+        let environment = environment.into_iter().collect();
+        let layers = Layers::collect(&Inputs { environment, content, ..Inputs::default() })?;
+        Ok((layers.given["listen"].text(), layers.given["listen.steering"].text()))
+    }
+
+    #[test]
+    fn listen_is_a_value_or_a_section() {
+        let is = |text, variable, address: &str, mode: &str| {
+            assert_eq!(steering(text, variable).unwrap(), (address.to_owned(), mode.to_owned()), "{text}");
+        };
+        is("", None, "0.0.0.0:3000", "kernel");
+        is("listen = \"[::]:80\"", Some("client-ip"), "[::]:80", "client-ip");
+        is("[listen]\nsteering = \"client-ip\"", None, "0.0.0.0:3000", "client-ip");
+        let both = "[listen]\naddress = [\"[::]:80\", \"0.0.0.0:80\"]\nsteering = \"client-ip\"";
+        is(both, Some("kernel"), "[::]:80, 0.0.0.0:80", "kernel");
+        assert!(steering("[listen]\nsteer = 1", None).unwrap_err().to_string().contains("listen.steering?"));
+    }
+}

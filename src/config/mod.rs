@@ -281,26 +281,6 @@ mod tests {
     }
 
     #[test]
-    fn frozen_inputs_stay_what_they_were_through_a_handoff() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("regatta.toml");
-        let count = |inputs: &Inputs| load(inputs).unwrap().workers.count;
-        std::fs::write(&path, "[workers]\ncount = 3").unwrap();
-        let inputs = Inputs { folder: folder.path().into(), ..Inputs::default() };
-        let frozen = inputs.clone().freeze().unwrap();
-        std::fs::write(&path, "[workers]\ncount = 5").unwrap();
-        let text = serde_json::to_string(&frozen).unwrap();
-        let frozen: Inputs = serde_json::from_str(&text).unwrap();
-        assert_eq!(count(&frozen), schema::Count::Fixed(3));
-        assert_eq!(count(&inputs), schema::Count::Fixed(5));
-        assert_eq!(count(&frozen.thaw()), schema::Count::Fixed(5));
-        std::fs::remove_file(&path).unwrap();
-        assert_eq!(inputs.clone().freeze().unwrap().content, Content::Absent);
-        let named = Inputs { file: Some("missing.toml".into()), ..inputs };
-        assert!(named.freeze().unwrap_err().to_string().contains("missing.toml"));
-    }
-
-    #[test]
     fn mistakes_name_key_value_source_and_what_is_allowed() {
         let text = message(&[("WEB_CONCURRENCY", "0")], None);
         for part in ["workers.count", "\"0\"", "WEB_CONCURRENCY", "1 to 1024"] {

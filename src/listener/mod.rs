@@ -101,8 +101,13 @@ impl Listener {
     }
 
     fn steer(&self, mode: Steering, open: &[bool]) -> io::Result<()> {
-        if self.owner == Owner::Systemd {
-            return Ok(());
+        match (self.owner, mode) {
+            (Owner::Slot, _) => {}
+            (Owner::Systemd, Steering::Kernel) => return Ok(()),
+            (Owner::Systemd, Steering::ClientIp) => {
+                let text = "all slots share the queue of a socket that systemd lends";
+                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+            }
         }
         let indices: Vec<u32> = (0..).zip(open).filter(|(_, open)| **open).map(|(at, _)| at).collect();
         let all_alike = indices.is_empty() || indices.len() == open.len();
@@ -383,6 +388,7 @@ mod tests {
         let (addresses, slots) = open(&[any()], any(), lent, 2).unwrap();
         assert_eq!((addresses.public[0], slots[1].public[0].owner), (address, Owner::Systemd));
         slots[0].steer(Steering::Kernel, &[true, false]).unwrap();
+        assert!(slots[0].steer(Steering::ClientIp, &[true, true]).is_err());
         slots[0].close();
         let again = Addresses::of(&slots[1]).unwrap();
         assert_eq!((again.public[0], again.admin), (address, addresses.admin));

@@ -9,7 +9,8 @@ use crate::scoreboard::cell::WorkerState;
 use crate::supervisor::Outcome;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Death;
-use crate::supervisor::orders::happened;
+use crate::supervisor::history::Incident;
+use crate::supervisor::history::happened;
 use crate::supervisor::plan::Action;
 use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::Target;
@@ -48,8 +49,8 @@ impl Supervisor<'_> {
                     pid = pid.as_raw(),
                     "worker is told to cut what it still has: too many older workers"
                 );
-                let text = "told to cut what it still has: too many leaving workers";
-                self.note(happened("worker_cut", text).slot(slot).pid(pid.as_raw().unsigned_abs()));
+                let incident = Incident { kind: "worker_cut", slot, pid };
+                self.note_worker(incident, None, "is to cut what it still has: too many leave");
             }
             Action::Kill { slot, pid, cause } => self.kill(slot, pid, cause, now),
             Action::CloseSeat { slot } => self.close_seat(slot),
@@ -92,8 +93,8 @@ impl Supervisor<'_> {
         self.send(pid, Signal::SIGTERM);
         self.show(slot);
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker drains");
-        let event = happened("worker_drains", "told to finish and leave").reason(reason.name());
-        self.note(event.slot(slot).pid(pid.as_raw().unsigned_abs()));
+        let incident = Incident { kind: "worker_drains", slot, pid };
+        self.note_worker(incident, Some(reason), &format!("finishes and leaves ({reason})"));
     }
 
     pub(super) fn kill(&mut self, slot: usize, pid: Pid, cause: Cause, now: Duration) {
@@ -104,8 +105,8 @@ impl Supervisor<'_> {
         self.killed += usize::from(self.target != Target::StopNow);
         self.show(slot);
         tracing::warn!(slot, pid = pid.as_raw(), %cause, "worker killed: {cause}");
-        let event = happened("worker_killed", format!("killed: {cause}")).reason(cause.reason().name());
-        self.note(event.slot(slot).pid(pid.as_raw().unsigned_abs()));
+        let incident = Incident { kind: "worker_killed", slot, pid };
+        self.note_worker(incident, Some(cause.reason()), &format!("is killed: {cause}"));
     }
 
     /// Ends listening in a slot: nobody will sit here any more.
@@ -115,7 +116,7 @@ impl Supervisor<'_> {
         }
         self.slots[slot].seat = Seat::Closed;
         tracing::info!(slot, "slot closed");
-        self.note(happened("slot_closed", "retired").slot(slot));
+        self.note(happened("slot_closed", format!("slot {slot} has retired")).slot(slot));
     }
 
     fn spawn(&mut self, index: usize, generation: u64, now: Duration) {
@@ -140,8 +141,8 @@ impl Supervisor<'_> {
                 self.reports.insert(pid, Report::new(File::from(pipe)));
                 cell.seated(pid.as_raw().unsigned_abs());
                 tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
-                let event = happened("worker_started", "started").slot(index).generation(generation);
-                self.note(event.pid(pid.as_raw().unsigned_abs()));
+                let incident = Incident { kind: "worker_started", slot: index, pid };
+                self.note_worker(incident, None, &format!("is started, generation {generation}"));
             }
             Err(error) => {
                 let delay = slot.backoff.after(Death::BeforeReady, rand::random());

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::orders::happened;
+use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
 
 impl Supervisor<'_> {
@@ -17,6 +17,7 @@ impl Supervisor<'_> {
         let url = self.addresses.public.first().copied().map(shown).unwrap_or_default();
         let (listen, admin) = (public.join(","), self.addresses.admin);
         tracing::info!(listen, %admin, workers = self.wanted, "serving on {url}");
+        self.tell_ready(&format!("{} workers serve on {url}", self.wanted));
         self.note(happened("serving", format!("{} workers serve on {url}", self.wanted)));
     }
 }

@@ -8,6 +8,7 @@ mod announce;
 pub mod autoscale;
 pub mod backoff;
 pub mod handoff;
+mod history;
 mod host;
 mod log;
 pub mod notify;
@@ -22,6 +23,7 @@ mod resume;
 pub mod rollout;
 mod scale;
 pub mod senses;
+mod service;
 mod signals;
 pub mod slot;
 mod spawn;
@@ -31,6 +33,7 @@ pub mod ticket;
 mod trial;
 mod upgrade;
 pub mod vigil;
+mod watch;
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -43,6 +46,7 @@ pub use host::Host;
 pub use host::Pinned;
 pub use host::Reloaded;
 pub use host::Settings;
+use notify::Notifier;
 use orders::Waiter;
 use plan::Plan;
 use plan::Target;
@@ -64,6 +68,7 @@ use stats::Stats;
 pub use upgrade::Old;
 pub use upgrade::Program;
 use upgrade::Upgrade;
+pub use watch::Watched;
 
 use crate::config::schema::Steering;
 use crate::control::events::EventLog;
@@ -128,6 +133,7 @@ pub struct Supervisor<'a> {
     host: &'a mut dyn Host,
     lock: &'a File,
     program: Program,
+    watched: Option<Watched>,
     addresses: Addresses,
     slots: Vec<Slot>,
     /// The listeners of each slot; none once it has retired.
@@ -172,6 +178,8 @@ pub struct Supervisor<'a> {
     /// Workers as the configuration names them.
     configured: usize,
     stats: Stats,
+    /// The service manager, if there is one.
+    service: Notifier,
     /// Which slots new connections may go to.
     steered: Vec<bool>,
     /// And how they are chosen among those.
@@ -208,9 +216,9 @@ impl<'a> Supervisor<'a> {
             settings: start.settings,
             before: start.settings,
             scoreboard,
-            host,
             lock: start.lock,
             program: start.program,
+            watched: None,
             addresses: start.addresses,
             slots: vec![Slot::new(generation); wanted],
             sockets: start.listeners.into_iter().map(Some).collect(),
@@ -243,6 +251,8 @@ impl<'a> Supervisor<'a> {
             steered_by: start.settings.steering,
             signals: start.signals,
             stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
+            service: service::manager(&*host),
+            host,
             lifeline,
             lifeline_held: held,
         })
@@ -270,7 +280,8 @@ impl<'a> Supervisor<'a> {
             let now = time::monotonic();
             // A rollout that fails with its program is the old program's to end.
             self.take_program_back();
-            let followed = self.follow_rollout(now).into_iter().chain(self.follow_upgrade(now)).min();
+            let followed = [self.follow_files(now), self.follow_rollout(now), self.follow_upgrade(now)];
+            let followed = followed.into_iter().flatten().min();
             self.begin_reload(now);
             self.follow_orders(now);
             let looked = self.look(now);
@@ -286,11 +297,13 @@ impl<'a> Supervisor<'a> {
             }
             if !acted {
                 self.revive_private_redis(now);
-                self.announce();
+                // Who reads that all serve may at once ask whom they like.
                 self.steer();
+                self.announce();
                 let sampled = self.sample(now);
                 let logged = self.log_stats(now);
-                let wakes = [plan.wake_at, followed, looked, sampled, logged];
+                self.service.beat(now);
+                let wakes = [plan.wake_at, followed, looked, sampled, logged, self.service.next_beat()];
                 self.wait(wakes.into_iter().flatten().min(), now)?;
                 self.read_signals()?;
                 self.take_orders();
@@ -321,7 +334,8 @@ impl<'a> Supervisor<'a> {
         let wake_at = wake_at.into_iter().chain(restart).min();
         let timeout = wake_at.map(|at| at.saturating_sub(now));
         let reports = self.reports.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
-        let own = std::iter::once(self.signals.as_fd()).chain(reports).chain(self.trial_pipes());
+        let files = self.watched.iter().map(AsFd::as_fd);
+        let own = std::iter::once(self.signals.as_fd()).chain(reports).chain(self.trial_pipes()).chain(files);
         let own = own.map(|fd| (fd, Interest::Read));
         let fds: Vec<_> = own.chain(self.control.watched()).collect();
         fd::wait(&fds, timeout).map(|_| ())

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::control::events::Event;
 use crate::control::protocol::Progress;
 use crate::control::protocol::Reply;
 use crate::control::protocol::Request;
@@ -17,12 +16,12 @@ use crate::scoreboard::Reason;
 use crate::supervisor::Outcome;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Backoff;
+use crate::supervisor::history::unix_ms;
 use crate::supervisor::plan::Target;
 use crate::supervisor::rollout::Standing;
 use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Slot;
 use crate::sys::proc::Pid;
-use crate::sys::time;
 
 /// How long a stopping fleet waits for operators to read their verdict.
 const FAREWELL: Duration = Duration::from_secs(1);
@@ -307,20 +306,4 @@ impl Supervisor<'_> {
         }
         self.control.finish(FAREWELL);
     }
-
-    /// Writes an event into the log of events and tells it to all who follow.
-    pub(super) fn note(&mut self, event: Event) {
-        let event = self.events.push(event);
-        self.control.publish(event);
-    }
-}
-
-/// An event of now.
-pub(super) fn happened(kind: &'static str, text: impl Into<String>) -> Event {
-    Event::new(kind, unix_ms(), text)
-}
-
-/// Now, Unix milliseconds.
-pub(super) fn unix_ms() -> u64 {
-    u64::try_from(time::unix().as_millis()).unwrap_or(0)
 }

@@ -10,7 +10,7 @@ use crate::scoreboard::cell::Order;
 use crate::scoreboard::cell::WorkerState;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Death;
-use crate::supervisor::orders::happened;
+use crate::supervisor::history::Incident;
 use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::LEAVE_MARGIN;
 use crate::supervisor::plan::Target;
@@ -147,8 +147,9 @@ impl Supervisor<'_> {
     /// It was told to leave.
     fn left(&mut self, index: usize, end: &End, order: Order) {
         let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.reason());
-        let event = happened("worker_left", exit.to_string()).slot(index).pid(pid.unsigned_abs());
-        self.note(event.generation(end.worker.generation).reason(reason.name()));
+        let incident = Incident { kind: "worker_left", slot: index, pid: end.worker.pid };
+        let what = format!("has left ({reason}): {exit}");
+        self.note_end(incident, end.worker.generation, reason, &what);
         if exit == Exit::Code(0) {
             tracing::info!(slot = index, pid, cause = %exit, %reason, "worker left");
             if order == Order::Close
@@ -197,8 +198,8 @@ impl Supervisor<'_> {
                 tracing::info!(slot = index, pid, %cause, %reason, "worker ended: {cause}")
             }
         }
-        let event = happened("worker_died", cause.clone()).slot(index).generation(end.worker.generation);
-        self.note(event.pid(pid.unsigned_abs()).reason(reason.name()));
+        let incident = Incident { kind: "worker_died", slot: index, pid: end.worker.pid };
+        self.note_end(incident, end.worker.generation, reason, &format!("died ({reason}): {cause}"));
         if death == Death::BeforeReady {
             self.restart_failed(index, &cause);
         }
@@ -249,8 +250,8 @@ impl Supervisor<'_> {
         self.ever_ready = true;
         self.show(slot);
         tracing::info!(slot, pid = pid.as_raw(), generation, "worker ready");
-        let event = happened("worker_ready", "ready").slot(slot).generation(generation);
-        self.note(event.pid(pid.as_raw().unsigned_abs()));
+        let what = format!("is ready, generation {generation}");
+        self.note_worker(Incident { kind: "worker_ready", slot, pid }, None, &what);
     }
 
     /// Somebody else has told it to leave: its successor is started at once, not when it has finished.

@@ -12,7 +12,7 @@ const SAMPLES: u32 = 3;
 const FAR: Duration = Duration::from_secs(1);
 
 /// The same when it holds most of what it may.
-const NEAR: Duration = Duration::from_millis(250);
+const NEAR: Duration = Duration::from_millis(500);
 
 /// Bounds on a worker's life; none is unlimited.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -41,7 +41,7 @@ impl Limits {
     }
 
     /// Whether this much memory is at least four fifths of a limit.
-    fn is_near(&self, memory: u64) -> bool {
+    pub fn is_near(&self, memory: u64) -> bool {
         let lowest = self.memory_soft.into_iter().chain(self.memory_hard).min();
         lowest.is_some_and(|limit| memory >= limit / 5 * 4)
     }

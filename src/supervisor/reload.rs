@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::control::protocol::Verdict;
 use crate::supervisor::Reloaded;
 use crate::supervisor::Supervisor;
+use crate::supervisor::history::happened;
 use crate::supervisor::orders::Goal;
-use crate::supervisor::orders::happened;
 use crate::supervisor::plan::Target;
 use crate::supervisor::rollout::Course;
 use crate::supervisor::rollout::Kind;
@@ -37,8 +37,11 @@ impl Supervisor<'_> {
         }
         self.reload_waits = false;
         let to = self.next_generation;
+        // Whoever asked by `systemctl reload` waits for both words, also when nothing comes of it.
+        self.tell_reloading("reloading", now);
         match self.host.reload(to) {
             Err(reason) => {
+                self.tell_ready(&format!("reload refused: {reason}"));
                 tracing::error!(%reason, "reload refused, nothing is changed: {reason}");
                 self.note(happened("reload_refused", format!("nothing is changed: {reason}")));
                 let verdict = Verdict::refused(format!("nothing is changed: {reason}"));
@@ -124,6 +127,7 @@ impl Supervisor<'_> {
         for setting in std::mem::take(&mut self.pinned) {
             sentence.push_str(&format!("; {} was not changed: {}", setting.name, setting.needs));
         }
+        self.tell_ready(&sentence);
         self.note(happened(rollout.kind.ended(), sentence.clone()).generation(generation));
         let verdict = Verdict::done(sentence).with("generation", generation).with("seconds", seconds);
         self.settle(&Goal::Rollout(generation), &verdict);
@@ -148,6 +152,7 @@ impl Supervisor<'_> {
             "{kind} rolled back: {reason}; generation {generation} serves as before"
         );
         let sentence = format!("{kind} rolled back: {reason}; generation {generation} serves as before");
+        self.tell_ready(&sentence);
         self.note(happened("rolled_back", sentence.clone()).generation(generation));
         let verdict = Verdict::failed(sentence).with("generation", generation);
         self.settle(&Goal::Rollout(rollout.to), &verdict);

@@ -27,7 +27,7 @@ use crate::supervisor::handoff::Redis;
 use crate::supervisor::handoff::Said;
 use crate::supervisor::handoff::Socket;
 use crate::supervisor::handoff::Sockets;
-use crate::supervisor::orders::happened;
+use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
 use crate::supervisor::private::Private;
 use crate::supervisor::reap::Report;
@@ -36,6 +36,7 @@ use crate::supervisor::rollout::Course;
 use crate::supervisor::rollout::Kind;
 use crate::supervisor::rollout::Rollout;
 use crate::supervisor::senses::Senses;
+use crate::supervisor::service;
 use crate::supervisor::stats::Stats;
 use crate::supervisor::ticket::Ticket;
 use crate::supervisor::ticket::Way;
@@ -225,9 +226,9 @@ impl<'a> Supervisor<'a> {
             settings: with.settings,
             before: with.settings,
             scoreboard,
-            host,
             lock: with.lock,
             program: with.program,
+            watched: None,
             addresses,
             slots: state.slots,
             sockets,
@@ -261,6 +262,8 @@ impl<'a> Supervisor<'a> {
             senses: Senses::new(),
             stats: Stats::new(with.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
             signals: with.signals,
+            service: service::manager(&*host),
+            host,
             lifeline,
             lifeline_held: held,
         };
@@ -287,6 +290,7 @@ impl<'a> Supervisor<'a> {
                     happened("upgrade_started", format!("build {own} has the fleet, after {build}"))
                         .generation(to),
                 );
+                self.tell_reloading("upgrading", now);
                 self.builds.insert(self.generation, build);
                 self.upgrade_has_begun(to);
                 self.upgrade = Upgrade::OnTrial(old);

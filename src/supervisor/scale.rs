@@ -1,7 +1,7 @@
 //! More slots, or fewer, without losing what is queued on them.
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::orders::happened;
+use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
 use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Slot;

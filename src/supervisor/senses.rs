@@ -15,8 +15,8 @@ use crate::supervisor::autoscale;
 use crate::supervisor::autoscale::Autoscaler;
 use crate::supervisor::autoscale::Busy;
 use crate::supervisor::autoscale::Load;
-use crate::supervisor::orders::happened;
-use crate::supervisor::orders::unix_ms;
+use crate::supervisor::history::Incident;
+use crate::supervisor::history::unix_ms;
 use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::Target;
 use crate::supervisor::recycle;
@@ -200,8 +200,8 @@ impl Supervisor<'_> {
         let (slot, pid) = (seen.slot, seen.pid);
         let reason = Reason::Hang;
         tracing::warn!(slot, pid = pid.as_raw(), %reason, "worker hangs: {stall}");
-        let event = happened("worker_hangs", stall.to_string()).slot(slot).reason(reason.name());
-        self.note(event.pid(pid.as_raw().unsigned_abs()));
+        let incident = Incident { kind: "worker_hangs", slot, pid };
+        self.note_worker(incident, Some(reason), &format!("hangs: {stall}"));
         // Who stands still cannot say anything.
         if stall.symptom == Symptom::Stopped {
             return self.kill(slot, pid, Cause::Hang, now);
@@ -223,7 +223,7 @@ impl Supervisor<'_> {
         let mut verdict = watch.work(&limits, worker.figures.requests, now.saturating_sub(worker.since));
         // A worker that is stuck while it takes memory does not tell: it is looked at from outside.
         if watch.wants_memory(&limits, now)
-            && let Some(held) = proc::private_memory_of(worker.pid)
+            && let Some(held) = held(worker.pid, &limits)
         {
             let memory = watch.memory(&limits, held, now);
             if matches!(memory, recycle::Verdict::Kill(_)) || verdict == recycle::Verdict::Stay {
@@ -243,8 +243,8 @@ impl Supervisor<'_> {
                     occupant.retire = Some(reason);
                 }
                 tracing::info!(slot, pid, %reason, "worker is to be renewed: {cause}");
-                let event = happened("worker_retires", cause.to_string()).slot(slot).reason(reason.name());
-                self.note(event.pid(pid.unsigned_abs()));
+                let incident = Incident { kind: "worker_retires", slot, pid: worker.pid };
+                self.note_worker(incident, Some(reason), &format!("is to be renewed: {cause}"));
             }
             recycle::Verdict::Kill(cause) => {
                 tracing::warn!(slot, pid, reason = %reason_of(cause), "worker is killed: {cause}");
@@ -306,6 +306,12 @@ impl Supervisor<'_> {
         let public = listeners.map_or(&[][..], |listeners| &listeners.public);
         public.iter().filter_map(|listener| queue::of(listener).ok()).map(|queue| queue.waiting).sum()
     }
+}
+
+/// Private memory of a process; where even all of its memory is far from the limits, that: it costs less to find out.
+fn held(pid: Pid, limits: &recycle::Limits) -> Option<u64> {
+    let resident = proc::resident_memory_of(pid)?;
+    if limits.is_near(resident) { proc::private_memory_of(pid) } else { Some(resident) }
 }
 
 fn reason_of(cause: recycle::Cause) -> Reason {

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::supervisor::Supervisor;
-use crate::supervisor::orders::happened;
+use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
 use crate::sys::signal::Signal;
 use crate::sys::signal::Signals;
@@ -69,6 +69,7 @@ impl Supervisor<'_> {
     pub(super) fn aim(&mut self, target: Target, by: &str) {
         let what = if target == Target::StopNow { "stopping at once" } else { "stopping: workers drain" };
         tracing::info!(by, "{what}");
+        self.tell_stopping();
         self.note(happened("stopping", format!("{what} ({by})")));
         self.target = target;
         self.close_empty_seats();

@@ -20,3 +20,4 @@ pub mod socket;
 pub mod task;
 pub mod time;
 pub mod unix;
+pub mod watch;

@@ -116,11 +116,23 @@ pub fn private_memory() -> Option<u64> {
 /// counts pages that it still shares with its supervisor too.
 pub fn private_memory_of(pid: Pid) -> Option<u64> {
     smaps(&pid.to_string()).or_else(|| {
-        let statm = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
-        let mut pages = statm.split_whitespace().skip(1).map(str::parse::<u64>);
-        let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
-        Some(resident.saturating_sub(shared) * page_size())
+        let (resident, shared) = statm(pid)?;
+        Some(resident.saturating_sub(shared))
     })
+}
+
+/// All memory of another process that is in use, bytes: never less than its private one, and found without a walk
+/// through its pages.
+pub fn resident_memory_of(pid: Pid) -> Option<u64> {
+    statm(pid).map(|(resident, _)| resident)
+}
+
+/// Memory in use, and the part of it that files back or that was made to be shared.
+fn statm(pid: Pid) -> Option<(u64, u64)> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let mut pages = text.split_whitespace().skip(1).map(str::parse::<u64>);
+    let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);
+    Some((resident * page_size(), shared * page_size()))
 }
 
 fn smaps(pid: &str) -> Option<u64> {

@@ -48,7 +48,8 @@ fn go_on(pid: u32) {
 #[test]
 fn connections_queued_on_a_killed_workers_slot_are_answered() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    // Workers that stand still are to be no hang.
+    let fleet = Plan::on(&redis).workers(4).set("REGATTA_WORKERS__HANG_TIMEOUT", "0").start();
     let workers = fleet.workers();
     workers.iter().for_each(|pid| process::stop(*pid));
     let mut queued = queue(&fleet, 80);
@@ -69,7 +70,7 @@ fn connections_queued_on_a_killed_workers_slot_are_answered() {
 #[test]
 fn all_workers_killed_at_once_refuse_no_connection() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(3).start();
+    let fleet = Plan::on(&redis).workers(3).set("REGATTA_WORKERS__HANG_TIMEOUT", "0").start();
     // Workers that have served for a while are replaced at once.
     wait::let_pass(Duration::from_millis(1200));
     let workers = fleet.workers();

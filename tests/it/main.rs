@@ -28,6 +28,7 @@ mod nginx; // the shipped proxy configuration
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
+mod rollout; // verdicts of reloads, restarts and scaling, and roll-backs
 mod seats; // seats outlive workers, pauses and bad neighbours
 mod seeing; // status and top
 mod serve; // the main job
@@ -39,4 +40,5 @@ mod state_stock; // the control: tower-sessions' own store
 mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
+mod watch; // what changes on disk is followed
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything

@@ -48,8 +48,11 @@ fn a_worker_that_is_told_to_leave_passes_its_seat_on() {
 #[test]
 fn what_is_sent_to_a_paused_fleet_is_answered_when_it_goes_on() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(2);
+    // The pause is to be no hang.
+    let plan = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__HANG_TIMEOUT", "0");
     let plan = plan.set("REGATTA_HTTP__KEEP_ALIVE", "1s").set("REGATTA_HTTP__HEADER_TIMEOUT", "1s");
+    // Who stands still for so long would be replaced.
+    let plan = plan.set("REGATTA_WORKERS__HANG_TIMEOUT", "0");
     let fleet = plan.start();
     let request = Request::get("/hello");
     let mut connections: Vec<_> = (0..30).map(|_| Connection::open(fleet.listen).unwrap()).collect();

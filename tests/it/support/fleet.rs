@@ -138,6 +138,12 @@ impl Plan {
         command
     }
 
+    /// Any other program.
+    pub(crate) fn program(mut self, path: &Path) -> Self {
+        self.program = path.into();
+        self
+    }
+
     /// Where it runs and keeps its files; gone with the last plan or fleet that knows it.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()

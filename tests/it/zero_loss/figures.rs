@@ -4,6 +4,10 @@ use std::time::Duration;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
+use regatta::control::client::Client;
+use regatta::control::protocol as control;
+use regatta::control::protocol::Reply;
+use regatta::sys::time;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;
@@ -12,6 +16,8 @@ use crate::support::fleet::Plan;
 use crate::support::process;
 use crate::support::redis::RedisServer;
 use crate::support::soak;
+use crate::support::volley::Kind;
+use crate::support::volley::MIX;
 use crate::support::wait;
 use crate::zero_loss::Scene;
 use crate::zero_loss::settled;
@@ -99,4 +105,52 @@ fn what_the_supervisor_costs() {
     let (fleet, _) = scene.end();
     cost("at rest");
     assert_eq!(process::threads(fleet.pid()), 1);
+}
+
+#[test]
+fn status_is_told_under_load() {
+    let mut mix = MIX.to_vec();
+    mix.push((Kind::KeepAlive, soak::length(2, 16)));
+    let scene = Scene::with("status under load", &mix, |plan| plan.workers(4));
+    let run_dir = scene.fleet.plan().folder().join("run");
+    let mut client = Client::connect(&run_dir).unwrap();
+    let (mut over_one, mut by_command) = (Vec::new(), Vec::new());
+    for _ in 0..soak::length(10, 500) {
+        let begin = Instant::now();
+        client.ask(&control::Request::Status).unwrap();
+        let Reply::Status(status) = client.reply(Some(time::monotonic() + wait::LONG)).unwrap() else {
+            panic!("no status")
+        };
+        over_one.push(begin.elapsed());
+        assert_eq!(status["slots"].as_array().map(Vec::len), Some(4), "{status}");
+    }
+    for _ in 0..soak::length(2, 50) {
+        let begin = Instant::now();
+        let (code, said) = scene.fleet.plan().clone().args(&["status", "--json"]).run();
+        by_command.push(begin.elapsed());
+        assert_eq!(code, 0, "{said}");
+    }
+    soak::note("status under load", &format!("over one connection: {}", spread(over_one)));
+    soak::note("status under load", &format!("by a command of its own: {}", spread(by_command)));
+    scene.end();
+}
+
+#[test]
+fn from_a_hang_to_a_new_worker() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).example("faulty").workers(4).start();
+    let mut times = Vec::new();
+    for _ in 0..soak::length(1, 20) {
+        settled(&fleet, 4);
+        let (victim, before) = (fleet.workers()[0], fleet.ready().len());
+        let slot = fleet.slot_of(victim);
+        process::stop(victim);
+        let begin = Instant::now();
+        wait::until("a new worker is ready in its slot", wait::LONG, || {
+            fleet.ready()[before..].iter().any(|(seat, _)| *seat == slot)
+        });
+        times.push(begin.elapsed());
+        wait::until("the hung one is gone", wait::LONG, || !process::alive(victim));
+    }
+    soak::note("hang to replaced", &spread(times));
 }

@@ -10,6 +10,7 @@ use crate::support::client::Request;
 use crate::support::soak;
 use crate::zero_loss::Scene;
 use crate::zero_loss::storm::Census;
+use crate::zero_loss::storm::MOST;
 
 /// How long a worker may drain here.
 const DRAIN: Duration = Duration::from_secs(4);
@@ -37,9 +38,8 @@ fn held_connections_bound_old_generations() {
         scene.rollout(Signal::SIGHUP, "reload");
         assert_eq!(held.last_mut().unwrap().read(12).unwrap(), b"still there?", "round {round}");
     }
-    // Two slots with at most eight workers each is what the scoreboard has room for.
     soak::note("held connections", &format!("at most {} processes", census.most()));
-    assert!(census.most() <= 16, "{} processes at a time", census.most());
+    assert!(census.most() <= MOST, "{} processes at a time", census.most());
     drop(census);
     scene.settled(2);
     assert!(!scene.fleet.said("cut ").is_empty(), "what was cut is told: {}", scene.fleet.log());

@@ -24,6 +24,9 @@ pub const OVERDUE: Duration = Duration::from_millis(500);
 /// Most time that one look can add: a supervisor that looks later than this was away itself.
 const WATCHED: Duration = Duration::from_millis(500);
 
+/// Longest silence without suspicion, however patient the operator: to send new connections elsewhere harms nobody.
+const SUSPECT: Duration = Duration::from_secs(2);
+
 /// A worker that starves, or waits for a disk, is given up after this many times its patience.
 const EXTENSION: u32 = 10;
 
@@ -107,7 +110,8 @@ impl Patience {
     ///
     /// The verdict falls a fifth earlier, which leaves time for the look itself and for the backtrace.
     pub fn within(hang_timeout: Duration) -> Option<Self> {
-        let patience = Self { suspect: hang_timeout.mul_f64(0.3), hung: hang_timeout.mul_f64(0.8) };
+        let suspect = hang_timeout.mul_f64(0.3).min(SUSPECT);
+        let patience = Self { suspect, hung: hang_timeout.mul_f64(0.8) };
         (!hang_timeout.is_zero()).then_some(patience)
     }
 }

@@ -1,0 +1,80 @@
+//! `serve --watch`: what changes on disk is followed, once it has come to rest.
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::process;
+use crate::support::redis::RedisServer;
+use crate::support::wait;
+
+fn watching(redis: &RedisServer) -> Plan {
+    Plan::on(redis).set("REGATTA_WORKERS__PROBATION", "200ms").args(&["serve", "--watch"])
+}
+
+/// Waits until so many lines begin like this.
+fn said(fleet: &Fleet, message: &str, times: usize) {
+    wait::until(&format!("{times} × {message:?}"), wait::LONG, || fleet.said(message).len() == times);
+}
+
+#[test]
+fn another_configuration_is_a_reload() {
+    let redis = RedisServer::start();
+    let plan = watching(&redis);
+    let file = plan.folder().join("regatta.toml");
+    let fleet = plan.start();
+    // It was not there; now it is, written in pieces.
+    fs::write(&file, "[http]\n").unwrap();
+    fs::write(&file, "[http]\nkeep_alive = \"20s\"\n").unwrap();
+    said(&fleet, "reload done", 1);
+    // An editor writes beside it and renames.
+    let beside = plan.folder().join("regatta.toml.new");
+    fs::write(&beside, "[http]\nkeep_alive = \"30s\"\n").unwrap();
+    fs::rename(&beside, &file).unwrap();
+    said(&fleet, "reload done", 2);
+    // A mistake changes nothing, and its repair is followed.
+    let before = fleet.workers();
+    fs::write(&file, "[http]\nkeep_alive = \"never\"\n").unwrap();
+    said(&fleet, "reload refused", 1);
+    assert_eq!(fleet.workers(), before);
+    fs::write(&file, "[http]\nkeep_alive = \"40s\"\n").unwrap();
+    said(&fleet, "reload done", 3);
+    assert_eq!(fleet.said("reload begins").len(), 3, "each change is one reload");
+    // A change of something else in the folder is none.
+    fs::write(plan.folder().join("other.toml"), "x = 1\n").unwrap();
+}
+
+/// Puts a program in a place as a compiler does: the old one is deleted, the new one written.
+fn build(program: &Path, from: &Path) {
+    let _ = fs::remove_file(program);
+    fs::copy(from, program).unwrap();
+}
+
+#[test]
+fn another_binary_is_an_upgrade() {
+    let redis = RedisServer::start();
+    let plan = watching(&redis);
+    let own = Path::new(env!("CARGO_BIN_EXE_regatta"));
+    let program = plan.folder().join("program");
+    build(&program, own);
+    let fleet = plan.program(&program).start();
+    let before = fleet.workers();
+    build(&program, own);
+    said(&fleet, "upgrade done", 1);
+    assert!(process::alive(fleet.pid()), "the same process");
+    wait::until("other workers serve", wait::LONG, || {
+        let now = fleet.workers();
+        now.len() == 2 && now.iter().all(|pid| !before.contains(pid))
+    });
+    // The program that took over watches too.
+    build(&program, own);
+    said(&fleet, "upgrade done", 2);
+    // One that is no program is refused, and the next good one is taken.
+    fs::remove_file(&program).unwrap();
+    fs::write(&program, "no program").unwrap();
+    wait::until("it is refused", wait::LONG, || fleet.log().contains("upgrade refused"));
+    build(&program, own);
+    said(&fleet, "upgrade done", 3);
+    assert_eq!(fleet.get("/hello").status, 200);
+}
