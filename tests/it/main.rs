@@ -30,6 +30,7 @@ mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
 mod rollout; // verdicts of reloads, restarts and scaling, and roll-backs
 mod seats; // seats outlive workers, pauses and bad neighbours
+mod seeing; // status and top
 mod serve; // the main job
 mod service; // what systemd is told
 mod state_begin; // the one round trip, and what it leaves in Redis
