@@ -11,6 +11,7 @@ mod autoscale; // the load decides how many workers there are
 mod browser; // the page in a real browser
 mod config_errors; // mistakes are one sentence and an exit code
 mod control; // the control socket, whoever is at its other end
+mod control_fleet; // the control socket of a real fleet
 mod control_verbs; // what operators type, against a scripted fleet
 mod cookies; // only our own cookies count
 mod crash; // what a crash costs, and what not
