@@ -196,7 +196,10 @@ async fn live(start: Start) -> Result<(), Error> {
         },
         _ = lifeline.readable() => Leave::Orphaned,
     };
-    phase.begin_drain();
+    match why {
+        Leave::Stop | Leave::Orphaned => phase.begin_stop(),
+        Leave::Close | Leave::Pass => phase.begin_drain(),
+    }
     accepting.abort_all();
     // News if somebody else has signalled: the supervisor sends a successor at once.
     let _ = writeln!(report, "leaving");
