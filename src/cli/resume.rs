@@ -137,7 +137,10 @@ fn coming(ticket: &Ticket, state: &Handoff, host: &Host, generation: u64) -> Res
     // What the old program read may have settings that this one does not know.
     let before = config::diff::values(&state.inputs).ok();
     let reloaded = host.reloaded(generation, before.as_ref(), Applies::AtUpgrade);
-    Ok(Coming::Forward { old: Box::new(old), reloaded: reloaded.ok_or("the configuration was lost")? })
+    Ok(Coming::Forward {
+        old: Box::new(old),
+        reloaded: Box::new(reloaded.ok_or("the configuration was lost")?),
+    })
 }
 
 /// Goes on with the fleet, or gives it back to the program it came from.
@@ -149,6 +152,7 @@ pub(super) fn resume(ticket: &Ticket, arguments: &[OsString], app: &App) -> Resu
     let Ready { state, settings, mut host, signals, scoreboard, lock, taken, program, watched, coming } =
         ready?;
     supervisor::settle(&state, ticket);
+    proc::rename(&program.path);
     let with = Resumption { settings, signals, program, lock: &lock, taken, coming };
     let supervisor = Supervisor::resume(state, with, &scoreboard, &mut host);
     let outcome = supervisor.and_then(|supervisor| supervisor.watching(watched).go_on());

@@ -124,7 +124,7 @@ pub enum Coming {
         /// The one before it.
         old: Box<Old>,
         /// What is different about its configuration.
-        reloaded: Reloaded,
+        reloaded: Box<Reloaded>,
     },
     /// This is the old one, again.
     Back {
@@ -296,7 +296,7 @@ impl<'a> Supervisor<'a> {
                 self.builds.insert(self.generation, build);
                 self.upgrade_has_begun(to);
                 self.upgrade = Upgrade::OnTrial(old);
-                self.apply(reloaded);
+                self.apply(*reloaded);
                 self.begin_rollout(Kind::Upgrade, to, now);
                 self.oldest = to;
             }

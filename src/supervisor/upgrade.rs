@@ -29,6 +29,7 @@ use crate::sys::exec;
 use crate::sys::proc;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
+use crate::sys::signal;
 use crate::sys::signal::Signal;
 
 /// The program a supervisor runs as, and would become again.
@@ -119,7 +120,7 @@ impl Supervisor<'_> {
                 let pid = trial.pid;
                 match trial.follow(now) {
                     Look::Again(at) => return at,
-                    Look::Late => self.send(pid, Signal::SIGKILL),
+                    Look::Late => kill_trial(pid),
                     Look::Ended => self.trial_is_over(),
                 }
                 None
@@ -253,7 +254,7 @@ impl Supervisor<'_> {
         match std::mem::take(&mut self.upgrade) {
             Upgrade::Idle => {}
             Upgrade::Proving(trial) => {
-                self.send(trial.pid, Signal::SIGKILL);
+                kill_trial(trial.pid);
                 self.cancelled();
             }
             Upgrade::Waits { .. } | Upgrade::OnTrial(_) => self.cancelled(),
@@ -299,6 +300,13 @@ impl Supervisor<'_> {
         }
         self.control.keep_on_exec(false)?;
         Ok(failed)
+    }
+}
+
+/// Ends a program that is asked, and what it started.
+fn kill_trial(pid: Pid) {
+    if let Err(error) = signal::send_group(pid, Signal::SIGKILL) {
+        tracing::error!(pid = pid.as_raw(), %error, "cannot kill the program that was asked: {error}");
     }
 }
 

@@ -77,6 +77,8 @@ fn the_old_program_comes_back_though_its_file_is_gone() {
     assert!(said.starts_with("upgrade rolled back"), "{said}");
     let program = process::program(fleet.pid()).unwrap();
     assert!(program.display().to_string().ends_with("/old (deleted)"), "{}", program.display());
+    let name = fs::read_to_string(format!("/proc/{}/comm", fleet.pid())).unwrap();
+    assert_eq!(name.trim(), "program", "as it was started");
     assert_eq!(fleet.get("/hello").status, 200);
     site.break_workers("");
     upgraded(&fleet);

@@ -1,11 +1,16 @@
 //! What stays over an upgrade, and what must not grow with each.
 
+use std::net::TcpListener;
+use std::net::TcpStream;
+use std::os::fd::OwnedFd;
 use std::process::Command;
 
 use nix::sys::signal::Signal;
 
+use crate::support::client;
 use crate::support::fleet::Plan;
 use crate::support::process;
+use crate::support::redis::RedisServer;
 use crate::support::soak;
 use crate::support::wait;
 use crate::upgrade::Site;
@@ -74,6 +79,20 @@ fn a_crash_on_trial_is_mended_by_the_new_program() {
     wait::until("the upgrade comes through", UPGRADE, || !fleet.said("upgrade done").is_empty());
     wait::until("two workers", wait::LONG, || fleet.workers().len() == 2);
     assert_eq!(fleet.get("/hello").status, 200);
+}
+
+#[test]
+fn sockets_that_systemd_lends_go_along_and_are_still_its_own() {
+    let redis = RedisServer::start();
+    let lent = TcpListener::bind("127.0.0.1:0").unwrap();
+    let plan = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
+    let mut fleet = plan.lend("web", OwnedFd::from(lent.try_clone().unwrap())).start();
+    for _ in 0..2 {
+        upgraded(&fleet);
+        assert_eq!(client::get(lent.local_addr().unwrap(), "/hello").status, 200);
+    }
+    fleet.stop();
+    TcpStream::connect(lent.local_addr().unwrap()).expect("it listens for the next fleet");
 }
 
 /// Whether this machine lets a test have a process namespace.

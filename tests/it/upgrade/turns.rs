@@ -77,13 +77,14 @@ fn a_stop_during_the_proof_ends_fleet_and_proof() {
     let site = Site::new();
     let mut fleet = site.plan.start();
     let before = process::children(fleet.pid());
-    site.put(&site.script("silent", "exec sleep 600"));
+    site.put(&site.script("silent", "sleep 600; true"));
     fleet.signal(Signal::SIGUSR2);
     let asked = wait::until_some("it is asked", wait::LONG, || {
         process::children(fleet.pid()).into_iter().find(|pid| !before.contains(pid))
     });
+    let sleeper = wait::until_some("it sleeps", wait::LONG, || process::children(asked).first().copied());
     assert_eq!(fleet.stop(), 0);
-    assert!(!process::alive(asked));
+    assert!(!process::alive(asked) && !process::alive(sleeper));
     assert_eq!(fleet.said("upgrade cancelled").len(), 1);
 }
 
