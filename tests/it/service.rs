@@ -1,4 +1,4 @@
-//! What the service manager is told: sd_notify(3), on a socket of the test's own.
+//! What the service manager is told: `sd_notify(3)`, on a socket of the test's own.
 
 use std::fs;
 use std::os::unix::net::UnixDatagram;
