@@ -148,6 +148,11 @@ impl Server {
         self.clients.len()
     }
 
+    /// Whether the client has not left.
+    pub fn knows(&self, id: ClientId) -> bool {
+        self.clients.contains_key(&id)
+    }
+
     /// Takes what has come, sends what can be sent, and returns what was asked; it never waits.
     ///
     /// Each request is to be answered with one final reply, sooner or later; its client asks nothing more until then.

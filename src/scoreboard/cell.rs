@@ -79,23 +79,26 @@ impl WorkerState {
 #[serde(rename_all = "snake_case")]
 #[repr(u64)]
 pub enum Order {
+    /// The supervisor has not told it anything: whoever signals it is somebody else.
+    Untold = 0,
     /// A successor takes it: listeners and queue stay as they are.
-    Pass = 0,
+    Pass = 1,
     /// The slot ends and the fleet goes on: its queue runs dry, then its listeners close.
-    Close = 1,
+    Close = 2,
     /// The fleet ends, and the slot with it.
-    Stop = 2,
+    Stop = 3,
     /// It has been told before, and is to cut what it still has.
-    Cut = 3,
+    Cut = 4,
 }
 
 impl Order {
     fn from_word(word: u64) -> Self {
         match word {
-            1 => Self::Close,
-            2 => Self::Stop,
-            3 => Self::Cut,
-            _ => Self::Pass,
+            1 => Self::Pass,
+            2 => Self::Close,
+            3 => Self::Stop,
+            4 => Self::Cut,
+            _ => Self::Untold,
         }
     }
 }

@@ -156,6 +156,10 @@ impl Supervisor<'_> {
     /// Tells those whose goal has come about, or cannot any more, and how far the others are.
     pub(super) fn follow_orders(&mut self, now: Duration) {
         for mut waiter in std::mem::take(&mut self.waiters) {
+            // Who has left does not wait.
+            if !self.control.knows(waiter.client) {
+                continue;
+            }
             if let Some(verdict) = self.judge(&waiter.goal) {
                 self.verdict(waiter.client, verdict);
                 continue;
@@ -209,7 +213,7 @@ impl Supervisor<'_> {
             let verdict = Verdict::done(format!("{workers} {noun}{rest}"));
             return Some(verdict.with("workers", workers).with("leaving", leaving));
         }
-        let failing = |slot: &&Slot| !slot.proven && slot.backoff.early_deaths() >= TRIES;
+        let failing = |slot: &&Slot| slot.backoff.early_deaths() >= TRIES;
         self.slots.iter().take(workers).any(|slot| failing(&slot)).then(|| {
             let reason = &self.last_failure;
             Verdict::failed(format!("a new worker does not come up, and is tried again and again: {reason}"))

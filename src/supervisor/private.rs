@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Backoff;
 use crate::supervisor::backoff::Death;
+use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
 use crate::supervisor::redis_server::RedisServer;
 use crate::sys::proc;
@@ -54,6 +55,7 @@ impl Supervisor<'_> {
             Ok(pid) => {
                 private.pid = Some(pid);
                 tracing::info!(pid = pid.as_raw(), socket = %private.server.socket().display(), "private Redis started");
+                self.note(happened("redis_started", format!("the private Redis is started, pid {pid}")));
             }
             Err(error) => {
                 let delay = private.backoff.after(Death::BeforeReady, rand::random());
@@ -95,6 +97,7 @@ impl Supervisor<'_> {
         private.restart_at = now + delay;
         let (pid, log) = (pid.as_raw(), private.server.log());
         tracing::error!(pid, cause = %exit, log = %log.display(), "private Redis died: {exit}");
+        self.note(happened("redis_died", format!("the private Redis, pid {pid}, died: {exit}")));
     }
 
     /// Lets it save and leave; the workers that need it are gone by now.

@@ -14,6 +14,7 @@ use crate::supervisor::history::Incident;
 use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::LEAVE_MARGIN;
 use crate::supervisor::plan::Target;
+use crate::supervisor::rollout::Course;
 use crate::supervisor::slot::Occupant;
 use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Stage;
@@ -138,26 +139,26 @@ impl Supervisor<'_> {
         let reason = end.reason();
         self.scoreboard.row(index).ended(reason);
         match end.worker.stage {
-            Stage::Draining { order, .. } => self.left(index, &end, order),
+            Stage::Draining { .. } | Stage::Killed { cause: Cause::DrainTimeout, .. } => {
+                self.left(index, &end)
+            }
             _ => self.died(index, &end, now),
+        }
+        // Nobody comes any more who would take what arrives here.
+        if self.target != Target::Serve && self.slots[index].workers.is_empty() {
+            self.close_seat(index);
         }
         self.show(index);
     }
 
     /// It was told to leave.
-    fn left(&mut self, index: usize, end: &End, order: Order) {
+    fn left(&mut self, index: usize, end: &End) {
         let (pid, exit, reason) = (end.worker.pid.as_raw(), end.exit, end.reason());
         let incident = Incident { kind: "worker_left", slot: index, pid: end.worker.pid };
         let what = format!("has left ({reason}): {exit}");
         self.note_end(incident, end.worker.generation, reason, &what);
         if exit == Exit::Code(0) {
             tracing::info!(slot = index, pid, cause = %exit, %reason, "worker left");
-            if order == Order::Close
-                && self.target == Target::Serve
-                && self.slots[index].seat == Seat::Closing
-            {
-                self.close_seat(index);
-            }
         } else {
             tracing::warn!(slot = index, pid, cause = %exit, %reason, "worker died in its drain: {exit}");
         }
@@ -167,6 +168,8 @@ impl Supervisor<'_> {
     fn died(&mut self, index: usize, end: &End, now: Duration) {
         let (cause, reason) = (end.cause(), end.reason());
         let pid = end.worker.pid.as_raw();
+        let back = self.rollout.as_ref().filter(|rollout| rollout.from == end.worker.generation);
+        let back = back.is_some_and(|rollout| matches!(rollout.course, Course::Back { .. }));
         let condemned = self
             .rollout
             .as_ref()
@@ -202,6 +205,9 @@ impl Supervisor<'_> {
         self.note_end(incident, end.worker.generation, reason, &format!("died ({reason}): {cause}"));
         if death == Death::BeforeReady {
             self.restart_failed(index, &cause);
+        }
+        if back && death == Death::BeforeReady {
+            self.going_back_failed(index, &cause);
         }
         if condemned {
             self.take_back(format!("the new worker in slot {index} failed: {cause}"));
@@ -263,6 +269,8 @@ impl Supervisor<'_> {
         self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Draining);
         self.show(slot);
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker drains, though nobody here told it to");
+        let incident = Incident { kind: "worker_drains", slot, pid };
+        self.note_worker(incident, Some(reason), "finishes and leaves, though nobody here told it to");
     }
 
     fn closed(&mut self, slot: usize) {

@@ -27,12 +27,8 @@ impl Supervisor<'_> {
 
     /// Begins the reload that waits, if it can begin.
     pub(super) fn begin_reload(&mut self, now: Duration) {
-        let can = self.reload_waits
-            && self.target == Target::Serve
-            && self.rollout.is_none()
-            && self.ever_ready
-            && self.no_upgrade();
-        if !can {
+        let can = self.reload_waits && self.target == Target::Serve && self.ever_ready && self.no_upgrade();
+        if !can || !self.give_way() {
             return;
         }
         self.reload_waits = false;
@@ -81,8 +77,38 @@ impl Supervisor<'_> {
         self.rollout = Some(Rollout { kind, from, to, course: Course::Forward, started: now });
     }
 
+    /// Whether another rollout may begin. One that goes back gives way: it may be that the old generation does not
+    /// boot any more, and what comes now is the repair.
+    pub(super) fn give_way(&mut self) -> bool {
+        let Some(rollout) = &self.rollout else { return true };
+        let Course::Back { reason } = &rollout.course else { return false };
+        let kind = rollout.kind.name();
+        let sentence = format!("{kind} failed: {reason}; what came next was begun before all was taken back");
+        let (goal, rollout) = (Goal::Rollout(rollout.to), rollout.clone());
+        self.settle(&goal, &Verdict::failed(sentence));
+        self.remember(&rollout);
+        self.rollout = None;
+        true
+    }
+
+    /// Going back does not succeed either: whoever waits is told, and it is tried on.
+    pub(super) fn going_back_failed(&mut self, slot: usize, cause: &str) {
+        let Some(Rollout { kind, to, course: Course::Back { reason }, .. }) = &self.rollout else { return };
+        let kind = kind.name();
+        let sentence = format!(
+            "{kind} failed: {reason}; going back fails too, in slot {slot}: {cause}; it is tried on, and another \
+             reload or upgrade may come before"
+        );
+        let goal = Goal::Rollout(*to);
+        tracing::error!(slot, %cause, "{sentence}");
+        self.settle(&goal, &Verdict::failed(sentence));
+    }
+
     /// A new worker failed: back to the old generation.
     pub(super) fn take_back(&mut self, reason: String) {
+        if self.target != Target::Serve {
+            return;
+        }
         let Some(rollout) = &mut self.rollout else { return };
         let kind = rollout.kind.name();
         tracing::warn!(generation = rollout.to, %reason, "{kind} fails, going back: {reason}");
@@ -97,7 +123,7 @@ impl Supervisor<'_> {
 
     /// Looks how far the rollout got and ends it when it is through; when to look again.
     pub(super) fn follow_rollout(&mut self, now: Duration) -> Option<Duration> {
-        let rollout = self.rollout.as_ref()?;
+        let rollout = self.rollout.as_ref().filter(|_| self.target == Target::Serve)?;
         match rollout.standing(&self.slots, self.settings.probation, now) {
             Standing::UnderWay { settled_at, .. } => return settled_at,
             Standing::Done => self.rollout_done(now),
@@ -127,16 +153,21 @@ impl Supervisor<'_> {
         for setting in std::mem::take(&mut self.pinned) {
             sentence.push_str(&format!("; {} was not changed: {}", setting.name, setting.needs));
         }
+        if let Some(Err(reason)) = self.workers_wanted.take().map(|wanted| self.configure(wanted)) {
+            tracing::warn!(%reason, "workers.count cannot be changed: {reason}");
+            sentence.push_str(&format!("; workers.count was not changed: {reason}"));
+        }
         self.tell_ready(&sentence);
         self.note(happened(rollout.kind.ended(), sentence.clone()).generation(generation));
         let verdict = Verdict::done(sentence).with("generation", generation).with("seconds", seconds);
         self.settle(&Goal::Rollout(generation), &verdict);
-        if let Some(Err(reason)) = self.workers_wanted.take().map(|wanted| {
-            self.configured = wanted;
-            self.scale_to(wanted)
-        }) {
-            tracing::warn!(%reason, "workers.count cannot be changed: {reason}");
-        }
+    }
+
+    /// The configuration names another number of workers.
+    fn configure(&mut self, wanted: usize) -> Result<(), String> {
+        self.scale_to(wanted)?;
+        self.configured = wanted;
+        Ok(())
     }
 
     fn rollout_taken_back(&mut self, now: Duration) {

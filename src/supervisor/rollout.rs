@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::scoreboard::Reason;
+use crate::supervisor::plan::Cause;
 use crate::supervisor::slot::Occupant;
 use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Slot;
@@ -120,6 +121,7 @@ impl Rollout {
     /// Whether the end of this worker means that the new generation is no good.
     pub fn condemns(&self, worker: &Occupant, probation: Duration, now: Duration) -> bool {
         let young = match worker.stage {
+            Stage::Killed { cause: Cause::DrainTimeout, .. } => false,
             Stage::Booting { .. } | Stage::Killed { .. } | Stage::Suspect { .. } => true,
             Stage::Ready { since } => now < since + probation,
             Stage::Draining { .. } => false,

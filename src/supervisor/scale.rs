@@ -91,6 +91,7 @@ impl Supervisor<'_> {
             }
             Err(error) => {
                 tracing::error!(%error, "cannot open another slot: {error}");
+                self.senses.forget_scaling();
                 self.wanted = self.open_slots();
                 self.scoreboard.set_slots(self.wanted);
                 self.steered.clear();

@@ -16,6 +16,7 @@ use crate::supervisor::autoscale::Autoscaler;
 use crate::supervisor::autoscale::Busy;
 use crate::supervisor::autoscale::Load;
 use crate::supervisor::history::Incident;
+use crate::supervisor::history::happened;
 use crate::supervisor::history::unix_ms;
 use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::Target;
@@ -122,6 +123,11 @@ impl Senses {
         }
     }
 
+    /// The load is watched for a whole window before the next decision.
+    pub(super) fn forget_scaling(&mut self) {
+        self.autoscaler = None;
+    }
+
     /// Whether the kernel has killed a process for want of memory since it was asked before.
     pub(super) fn memory_killed(&mut self) -> bool {
         let before = std::mem::replace(&mut self.memory_kills, self.pressure.memory_kills());
@@ -189,7 +195,9 @@ impl Supervisor<'_> {
             vigil::Verdict::Healthy => {}
             vigil::Verdict::Suspect(_) if was => {}
             vigil::Verdict::Suspect(stall) => {
-                tracing::info!(slot, pid, "new connections go to other workers: {stall}")
+                tracing::info!(slot, pid, "new connections go to other workers: {stall}");
+                let incident = Incident { kind: "worker_suspected", slot, pid: worker.pid };
+                self.note_worker(incident, None, &format!("may hang, new connections go to others: {stall}"));
             }
             vigil::Verdict::Hung(stall) => self.hangs(worker, stall, now),
         }
@@ -236,7 +244,8 @@ impl Supervisor<'_> {
             recycle::Verdict::Futile(cause) => {
                 tracing::warn!(slot, pid, "workers.memory_soft is too low: {cause}, though it is new");
             }
-            recycle::Verdict::Retire(_) if worker.retires => {}
+            // One change at a time: what a rollout brings in has to prove itself first.
+            recycle::Verdict::Retire(_) if worker.retires || self.rollout.is_some() => {}
             recycle::Verdict::Retire(cause) => {
                 let reason = reason_of(cause);
                 if let Some(occupant) = self.slots[slot].worker(worker.pid) {
@@ -255,10 +264,13 @@ impl Supervisor<'_> {
 
     /// Does the load want another number of workers?
     fn autoscale(&mut self, seen: &[Seen], now: Duration) {
-        let Some(settings) = self.settings.care.scaling else {
+        let Some(mut settings) = self.settings.care.scaling else {
             self.senses.autoscaler = None;
             return;
         };
+        // More than the table has room for cannot be had until the fleet is started anew.
+        settings.max = settings.max.min(self.scoreboard.capacity());
+        settings.min = settings.min.min(settings.max);
         // A rollout has two workers in one slot; what they do says little about the load.
         if self.rollout.is_some() || !self.announced {
             return;
@@ -280,8 +292,11 @@ impl Supervisor<'_> {
             tracing::debug!(workers = from, %reason, "autoscaling keeps {from} workers: {reason}");
         } else {
             tracing::info!(from, to = target, %reason, "autoscaling goes from {from} to {target} workers: {reason}");
+            self.note(happened("autoscaled", format!("from {from} to {target} workers: {reason}")));
             if let Err(refusal) = self.scale_to(target) {
                 tracing::warn!(reason = %refusal, "not scaled: {refusal}");
+                // It begins a new window, and does not ask again at the next look.
+                self.senses.autoscaler = None;
             }
         }
     }

@@ -130,7 +130,7 @@ impl Supervisor<'_> {
 
     /// Asks the new program, if nothing else is on its way.
     fn begin_upgrade(&mut self, now: Duration) -> Option<Duration> {
-        if self.rollout.is_some() || !self.ever_ready {
+        if !matches!(self.upgrade, Upgrade::Waits { .. }) || !self.ever_ready || !self.give_way() {
             return None;
         }
         let Upgrade::Waits { binary } = std::mem::take(&mut self.upgrade) else { return None };
@@ -207,6 +207,10 @@ impl Supervisor<'_> {
 
     /// Goes back to the old program once the rollout of this one has failed.
     pub(super) fn take_program_back(&mut self) {
+        // A fleet that stops goes nowhere any more.
+        if self.target != Target::Serve {
+            return;
+        }
         let back = |course: &Course| matches!(course, Course::Back { .. });
         if !self
             .rollout

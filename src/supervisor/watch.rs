@@ -138,10 +138,12 @@ impl Supervisor<'_> {
 
     /// Follows what changed on disk; when to look again, if something has not come to rest yet.
     pub(super) fn follow_files(&mut self, now: Duration) -> Option<Duration> {
-        if self.target != Target::Serve || !self.ever_ready {
-            return None;
+        if self.target != Target::Serve {
+            self.watched = None;
         }
+        // What came is taken in any case: it would wake the loop for ever.
         match self.watched.as_mut()?.look(now) {
+            Ok(_) if !self.ever_ready => {}
             Ok(changed) => changed.into_iter().for_each(|(kind, path)| self.file_changed(kind, &path, now)),
             Err(error) => {
                 tracing::warn!(%error, "files are no longer watched: {error}");

@@ -16,6 +16,7 @@ use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
+use std::time::Duration;
 
 use hyper::body::Incoming;
 use tokio::net::TcpListener;
@@ -25,6 +26,7 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
+use tokio::time::sleep;
 
 use accept::Answer;
 use accept::Door;
@@ -47,6 +49,7 @@ use crate::listener::SlotListeners;
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
+use crate::scoreboard::cell::Cell;
 use crate::scoreboard::cell::Order;
 use crate::sys::abort;
 use crate::sys::fd;
@@ -173,11 +176,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let mut report = File::from(start.report);
     let _ = writeln!(report, "ready");
     let why = tokio::select! {
-        _ = leave.recv() => match start.scoreboard.cell(start.slot, start.cell).order() {
-            Order::Pass | Order::Cut => Leave::Pass,
-            Order::Close => Leave::Close,
-            Order::Stop => Leave::Stop,
-        },
+        _ = leave.recv() => ordered(start.scoreboard.cell(start.slot, start.cell)).await,
         _ = lifeline.readable() => Leave::Orphaned,
     };
     match why {
@@ -193,6 +192,25 @@ async fn live(start: Start) -> Result<(), Error> {
     depart(&hall, &doors, &schedule, report, &lifeline, told_again).await;
     Ok(())
 }
+
+/// Why it is told to leave.
+///
+/// A service manager may tell every process of the fleet at once: what the supervisor makes of it is waited for, and
+/// connections are still taken meanwhile.
+async fn ordered(cell: Cell<'_>) -> Leave {
+    let until = Instant::now() + SUPERVISOR_TOLD;
+    loop {
+        match cell.order() {
+            Order::Untold if Instant::now() < until => sleep(SUPERVISOR_TOLD / 20).await,
+            Order::Untold | Order::Pass | Order::Cut => return Leave::Pass,
+            Order::Close => return Leave::Close,
+            Order::Stop => return Leave::Stop,
+        }
+    }
+}
+
+/// Time in which a supervisor that was told to stop beside its workers has told them too.
+const SUPERVISOR_TOLD: Duration = Duration::from_millis(200);
 
 /// What answers visitors and operators; a panic of the application is a boot failure.
 fn faces(start: &Start, redis: &Redis, phase: &Phase) -> Result<(Face, Face), Error> {

@@ -251,7 +251,8 @@ impl View<'_> {
 
     /// Whether the worker is the one a rollout has just brought into this slot.
     fn is_candidate(&self, index: usize, worker: &Occupant) -> bool {
-        self.cursor() == Some(index) && worker.generation == self.generation && worker.retire.is_none()
+        let lives = worker.is_ready() || worker.is_booting();
+        lives && self.cursor() == Some(index) && worker.generation == self.generation
     }
 }
 
@@ -318,14 +319,18 @@ fn replace(view: &View<'_>, now: Duration, plan: &mut Plan) {
     if taken {
         return;
     }
-    if let Some(index) = cursor
-        && view.slots[index].serves()
-    {
-        spawn(view, index, view.generation, now, plan);
+    if let Some(index) = cursor {
+        // A slot without a worker gets one anyway.
+        if view.slots[index].serves() {
+            spawn(view, index, view.generation, now, plan);
+        }
         return;
     }
     let stale = |slot: &Slot| slot.seat == Seat::Open && slot.serves() && slot.fresh().is_none();
-    if let Some(index) = view.slots.iter().position(stale) {
+    let due = |slot: &Slot| slot.rest_until.unwrap_or(now);
+    let waiting = view.slots.iter().enumerate().filter(|(_, slot)| stale(slot));
+    // One whose successor failed waits for its delay, and does not hold up the others.
+    if let Some((index, _)) = waiting.min_by_key(|(index, slot)| (due(slot).max(now), *index)) {
         spawn(view, index, view.next_generation(index), now, plan);
     }
 }
