@@ -70,6 +70,8 @@ pub(super) struct Senses {
     /// What a dry run said last.
     advised: usize,
     pressure: Pressure,
+    /// Since when some worker has been silent, and how long tasks had waited for a CPU by then.
+    silence: Option<(Duration, Duration)>,
     /// Processes the kernel had killed for memory when it was last asked.
     memory_kills: Option<u64>,
 }
@@ -110,7 +112,17 @@ impl Senses {
             advised: 0,
             memory_kills: pressure.memory_kills(),
             pressure,
+            silence: None,
         }
+    }
+
+    /// The share of the time since workers fell silent in which some task of the machine, or of the control group,
+    /// waited for a CPU: for people who read why somebody was thought to hang.
+    fn cpu_pressure(&mut self, now: Duration) -> Option<f64> {
+        let waited = self.pressure.cpu_waiting()?;
+        let (since, before) = *self.silence.get_or_insert((now, waited));
+        let passed = now.saturating_sub(since).as_secs_f64();
+        (passed > 0.0).then(|| waited.saturating_sub(before).as_secs_f64() / passed)
     }
 
     /// Whether new connections had better not go to this slot: whoever sits there may hang.
@@ -146,6 +158,11 @@ impl Supervisor<'_> {
             self.senses.due = now + LOOK;
             let seen = self.serving();
             self.senses.watches.retain(|pid, _| seen.iter().any(|worker| worker.pid == *pid));
+            if !seen.iter().any(|worker| vigil::is_overdue(worker.beat(), now)) {
+                self.senses.silence = None;
+            } else if self.senses.silence.is_none() {
+                self.senses.cpu_pressure(now);
+            }
             for worker in &seen {
                 self.watch(worker, now);
                 self.recycle(worker, now);
@@ -191,7 +208,11 @@ impl Supervisor<'_> {
         let was = std::mem::replace(&mut watch.suspect, verdict != vigil::Verdict::Healthy);
         let (slot, pid) = (worker.slot, worker.pid.as_raw());
         match verdict {
-            vigil::Verdict::Healthy if was => tracing::info!(slot, pid, "worker answers again"),
+            vigil::Verdict::Healthy if was => {
+                tracing::info!(slot, pid, "worker answers again");
+                let incident = Incident { kind: "worker_answers", slot, pid: worker.pid };
+                self.note_worker(incident, None, "answers again");
+            }
             vigil::Verdict::Healthy => {}
             vigil::Verdict::Suspect(_) if was => {}
             vigil::Verdict::Suspect(stall) => {
@@ -207,7 +228,8 @@ impl Supervisor<'_> {
     fn hangs(&mut self, seen: &Seen, stall: Stall, now: Duration) {
         let (slot, pid) = (seen.slot, seen.pid);
         let reason = Reason::Hang;
-        tracing::warn!(slot, pid = pid.as_raw(), %reason, "worker hangs: {stall}");
+        let cpu_pressure = self.senses.cpu_pressure(now).map(|share| format!("{:.0} %", share * 100.0));
+        tracing::warn!(slot, pid = pid.as_raw(), %reason, cpu_pressure, "worker hangs: {stall}");
         let incident = Incident { kind: "worker_hangs", slot, pid };
         self.note_worker(incident, Some(reason), &format!("hangs: {stall}"));
         // Who stands still cannot say anything.
@@ -224,7 +246,8 @@ impl Supervisor<'_> {
     /// Has it done enough, or does it hold too much?
     fn recycle(&mut self, worker: &Seen, now: Duration) {
         let limits = self.settings.care.limits;
-        if !limits.any() {
+        let serves = self.slots[worker.slot].worker(worker.pid).is_some_and(|occupant| occupant.is_ready());
+        if !limits.any() || !serves {
             return;
         }
         let watch = &mut self.remembered(worker).recycle;
