@@ -164,7 +164,9 @@ fn give_back(ticket: &Ticket, reason: &str) -> String {
     let Way::Forward { old } = ticket.way else { return format!("cannot go on with the fleet: {reason}") };
     let attempt = || -> Result<String, String> {
         let said = |error: std::io::Error| error.to_string();
-        let program = exec::inherit(old).map_err(said)?;
+        let program = exec::copy(old).map_err(said)?;
+        // It has no use for a descriptor of itself.
+        exec::keep(old, false).map_err(said)?;
         let memory = exec::copy(ticket.state).map_err(said)?;
         let state = Handoff::read(&memory);
         // A state nobody can read still has to be given back; then the old program is called by its descriptor.

@@ -142,12 +142,12 @@ impl Inputs {
     }
 }
 
-/// The whole environment of this process, for a program that it becomes; without [`HANDOFF`].
+/// The whole environment of this process, for a program that it becomes; without the variable of a handoff.
 pub fn environment_of_process() -> Vec<(OsString, OsString)> {
     std::env::vars_os().filter(|(name, _)| name != HANDOFF).collect()
 }
 
-/// What the program before this one, in the same process, has left in [`HANDOFF`], if it has.
+/// What the program before this one, in the same process, has left in the environment, if it has.
 pub fn handoff_of_process() -> Option<String> {
     std::env::var(HANDOFF).ok()
 }

@@ -15,6 +15,8 @@ use crate::supervisor::plan::Action;
 use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::Target;
 use crate::supervisor::reap::Report;
+use crate::supervisor::rollout::Course;
+use crate::supervisor::rollout::Rollout;
 use crate::supervisor::slot::Occupant;
 use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Stage;
@@ -150,6 +152,12 @@ impl Supervisor<'_> {
                 cell.vacate();
                 self.last_failure = format!("cannot fork: {error}");
                 tracing::error!(slot = index, %error, "cannot fork a worker");
+                // A rollout that can start nobody would wait for ever; what serves goes on serving.
+                let leads_here =
+                    |rollout: &Rollout| rollout.course == Course::Forward && rollout.to == generation;
+                if self.rollout.as_ref().is_some_and(leads_here) {
+                    self.take_back(format!("no new worker can be started in slot {index}: {error}"));
+                }
             }
         }
         self.show(index);

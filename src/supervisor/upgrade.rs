@@ -90,6 +90,9 @@ pub struct Old {
 impl Supervisor<'_> {
     /// An upgrade is wanted, to the program at this path or to what lies at the path of this one.
     pub(super) fn want_upgrade(&mut self, binary: Option<PathBuf>) -> Result<(), String> {
+        if let Some(relative) = binary.as_ref().filter(|binary| binary.is_relative()) {
+            return Err(format!("{} is not an absolute path", relative.display()));
+        }
         match self.upgrade {
             Upgrade::Idle => {}
             _ => return Err("an upgrade is in progress".to_owned()),
@@ -316,3 +319,29 @@ fn kill_trial(pid: Pid) {
 
 /// Variables and their values.
 type Environment = [(OsString, OsString)];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(name: &str, folder: &Path, search: &Path) -> PathBuf {
+        let arguments = [OsString::from(name), "--workers".into(), "3".into()];
+        let program = Program::new(&arguments, folder, search.as_os_str());
+        assert_eq!(program.arguments, arguments[1..]);
+        program.path
+    }
+
+    #[test]
+    fn a_program_is_where_it_was_started_from() {
+        let folder = tempfile::tempdir().unwrap();
+        let bin = folder.path().join("bin");
+        std::fs::create_dir(&bin).unwrap();
+        let installed = bin.join("regatta");
+        std::fs::copy("/bin/true", &installed).unwrap();
+        let srv = Path::new("/srv");
+        assert_eq!(path("regatta", srv, &bin), installed);
+        assert_eq!(path("./target/regatta", srv, &bin), Path::new("/srv/target/regatta"));
+        assert_eq!(path("/opt/current/regatta", srv, &bin), Path::new("/opt/current/regatta"));
+        assert_eq!(path("elsewhere", srv, &bin), Path::new("/srv/elsewhere"));
+    }
+}

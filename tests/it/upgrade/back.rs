@@ -90,6 +90,7 @@ fn a_program_that_fails_at_the_takeover_itself_gives_the_fleet_back() {
     let site = Site::new();
     let fleet = site.plan.start();
     let workers = fleet.workers();
+    let descriptors = process::descriptors(fleet.pid());
     let proves = "[ \"$1\" = check ] && exec REAL \"$@\"\n";
     let failures = [
         ("flag", "exec REAL --no-such-flag", "--no-such-flag"),
@@ -103,6 +104,7 @@ fn a_program_that_fails_at_the_takeover_itself_gives_the_fleet_back() {
         assert!(said.starts_with("upgrade rolled back") && said.contains(reason), "{name}: {said}");
         assert_eq!(process::program(fleet.pid()).unwrap(), site.real, "{name}");
         assert_eq!(fleet.workers(), workers, "{name}");
+        assert_eq!(process::descriptors(fleet.pid()), descriptors, "{name}");
         assert_eq!(fleet.get("/hello").status, 200);
     }
     site.put(&site.real);
