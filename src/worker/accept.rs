@@ -182,11 +182,14 @@ impl Hall {
                     Order::Expire => if look_again(served.as_mut(), entry).await || entry.is_expired() {
                         return;
                     },
+                    // hyper takes a connection with half a header for an idle one; the next sweep asks again.
                     Order::Finish => {
                         if look_again(served.as_mut(), entry).await {
                             return;
                         }
-                        served.as_mut().graceful_shutdown();
+                        if !entry.is_begun() {
+                            served.as_mut().graceful_shutdown();
+                        }
                     }
                     Order::Cut => return,
                 },
