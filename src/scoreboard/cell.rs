@@ -165,6 +165,9 @@ impl<'a> Cell<'a> {
     pub fn beat(self, now_ms: u64, memory_bytes: u64, cpu_us: u64, busy_us: u64) {
         self.set(HEARTBEAT_MS, now_ms);
         self.set(MEMORY, memory_bytes);
+        // Added beat by beat and not when the worker ends: a reader between two writes would see a total go back.
+        self.total(row::CPU_US, cpu_us.saturating_sub(self.read(CPU_US)));
+        self.total(row::BUSY_US, busy_us.saturating_sub(self.read(BUSY_US)));
         self.set(CPU_US, cpu_us);
         self.set(BUSY_US, busy_us);
     }

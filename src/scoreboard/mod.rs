@@ -172,6 +172,21 @@ mod tests {
     }
 
     #[test]
+    fn busy_time_adds_up_over_workers_and_never_goes_back() {
+        let table = table();
+        for (pid, busy) in [(10, [100, 250]), (11, [70, 70])] {
+            table.cell(0, 0).prepare(1, 5);
+            table.cell(0, 0).seated(pid);
+            for busy_us in busy {
+                table.cell(0, 0).beat(1, 0, busy_us * 2, busy_us);
+            }
+            table.cell(0, 0).vacate();
+        }
+        let slot = &table.snapshot().slots[0];
+        assert_eq!((slot.busy_us, slot.cpu_us), (320, 640));
+    }
+
+    #[test]
     fn totals_survive_the_worker_that_wrote_them() {
         let table = table();
         table.set_slots(2);

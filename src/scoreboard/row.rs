@@ -33,9 +33,12 @@ pub(super) const CUT: usize = 11;
 pub(super) const STATUS: usize = 12;
 const REASONS: usize = 18;
 pub(super) const LATENCY: usize = 32;
+pub(super) const BUSY_US: usize = 118;
+pub(super) const CPU_US: usize = 119;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
-const _: () = assert!(LATENCY + latency::BUCKETS <= TOTALS, "a row has room for the histogram");
+const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
+const _: () = assert!(CPU_US < TOTALS, "a row has room for its totals");
 
 /// Where a slot stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -163,6 +166,8 @@ impl<'a> Row<'a> {
             limited: self.read(LIMITED),
             unavailable: self.read(UNAVAILABLE),
             responses: std::array::from_fn(|class| self.read(STATUS + class)),
+            busy_us: self.read(BUSY_US),
+            cpu_us: self.read(CPU_US),
             latency_sum_us: self.read(LATENCY_SUM_US),
             latency: std::array::from_fn(|bucket| self.read(LATENCY + bucket)),
         }

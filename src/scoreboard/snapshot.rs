@@ -58,6 +58,10 @@ pub struct SlotSnapshot {
     pub unavailable: u64,
     /// Responses by the first digit of their status; index 0 holds anything else.
     pub responses: [u64; 6],
+    /// Time that event loops were at work, microseconds; what a worker did after its last beat is missing.
+    pub busy_us: u64,
+    /// CPU time, microseconds; what a worker used after its last beat is missing.
+    pub cpu_us: u64,
     /// Sum of all latencies, microseconds.
     pub latency_sum_us: u64,
     /// Requests by [`latency::bucket`].

@@ -106,3 +106,43 @@ fn the_fleet_is_told_as_json() {
     let workers: BTreeSet<_> = fleet.workers().into_iter().map(u64::from).collect();
     assert_eq!(pids, workers);
 }
+
+#[test]
+fn why_workers_ended_and_what_the_others_do_is_told() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).start();
+    let text = scrape(&fleet).1;
+    assert_eq!(
+        sum(&text, "regatta_worker_ends_total", &["reason=\"signal\""]),
+        0.0,
+        "a series from the start"
+    );
+    assert_eq!(sum(&text, "regatta_workers", &["state=\"ready\""]), 2.0);
+    process::signal(fleet.workers()[0], Signal::SIGKILL);
+    wait::until("the end and its reason are counted", wait::LONG, || {
+        client::once(fleet.admin, Request::get("/metrics")).is_ok_and(|response| {
+            sum(&response.text(), "regatta_worker_ends_total", &["reason=\"signal\""]) == 1.0
+        })
+    });
+    wait::until("both slots serve again", wait::LONG, || {
+        client::once(fleet.admin, Request::get("/metrics"))
+            .is_ok_and(|response| sum(&response.text(), "regatta_workers", &["state=\"ready\""]) == 2.0)
+    });
+    let json = fleet.operator("/fleet.json").json();
+    let slots = json["slots"].as_array().unwrap();
+    assert_eq!(slots.iter().filter_map(|slot| slot["ends"]["signal"].as_u64()).sum::<u64>(), 1, "{json}");
+    assert!(slots.iter().all(|slot| slot["workers"][0]["state"] == "ready"), "{json}");
+}
+
+#[test]
+fn busy_time_grows_and_heartbeats_are_young() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    wait::until("work is counted as busy time", wait::LONG, || {
+        assert_eq!(fleet.get("/hello").status, 200);
+        sum(&scrape(&fleet).1, "regatta_worker_busy_seconds_total", &[]) > 0.0
+    });
+    let text = scrape(&fleet).1;
+    assert!(sum(&text, "regatta_worker_cpu_seconds_total", &[]) > 0.0);
+    assert!(sum(&text, "regatta_worker_heartbeat_age_seconds", &[]) < 60.0);
+}

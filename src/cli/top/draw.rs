@@ -40,14 +40,14 @@ const HINT: &str = "q leave · ↑↓ select · ←→ sort · r reverse · R re
 /// Draws everything.
 pub(super) fn draw(frame: &mut Frame<'_>, model: &Model, now: Duration) {
     let area = frame.area();
-    page(area, frame.buffer_mut(), model, now);
+    page(area, frame.buffer_mut(), model, now, area.height >= TALL);
     if model.mode == Mode::Help {
         help(area, frame.buffer_mut());
     }
 }
 
 /// Everything but what lies over it.
-fn page(area: Rect, buffer: &mut Buffer, model: &Model, now: Duration) {
+fn page(area: Rect, buffer: &mut Buffer, model: &Model, now: Duration, with_graphs: bool) {
     let mut head = vec![headline(model, now)];
     head.extend(status::sentences(&model.status).into_iter().map(|line| Line::raw(format!("  {line}"))));
     if let Some((mood, verdict)) = status::verdict(&model.status) {
@@ -58,9 +58,8 @@ fn page(area: Rect, buffer: &mut Buffer, model: &Model, now: Duration) {
     Paragraph::new(head).render(top, buffer);
     let (body, foot) = split(rest, rest.height.saturating_sub(1));
     let (_, body) = split(body, 1);
-    let is_tall = area.height >= TALL;
-    let (graphs, body) = split(body, if is_tall { GRAPH + 1 } else { 0 });
-    if is_tall {
+    let (graphs, body) = split(body, if with_graphs { GRAPH + 1 } else { 0 });
+    if with_graphs {
         draw_graphs(graphs, buffer, model);
     }
     table(body, buffer, model);
@@ -189,13 +188,13 @@ fn help(area: Rect, buffer: &mut Buffer) {
     Paragraph::new(lines).block(block).render(place, buffer);
 }
 
-/// One frame as plain text, so many columns wide and as high as it needs.
+/// One frame as plain text, without graphs, which one look does not fill: so many columns wide and as high as it needs.
 pub(super) fn text(model: &Model, columns: u16, now: Duration) -> String {
     let rows: usize = model.slots().iter().map(|slot| 1 + slot.others.len()).sum();
-    let height = u16::try_from(rows + status::sentences(&model.status).len() + 4).unwrap_or(u16::MAX);
-    let area = Rect { x: 0, y: 0, width: columns, height: height + GRAPH + 1 };
+    let height = u16::try_from(rows + status::sentences(&model.status).len() + 5).unwrap_or(u16::MAX);
+    let area = Rect { x: 0, y: 0, width: columns, height };
     let mut buffer = Buffer::empty(area);
-    page(area, &mut buffer, model, now);
+    page(area, &mut buffer, model, now, false);
     let line = |y: u16| {
         let cells = (0..area.width).filter_map(|x| buffer.cell((x, y)));
         // The cell behind a wide letter is no letter of its own.

@@ -108,7 +108,7 @@ impl Model {
     /// Begins with a first status.
     pub(super) fn new(status: Status, now: Duration) -> Self {
         let mut model = Self {
-            status: status.clone(),
+            status,
             received: now,
             rates: VecDeque::new(),
             p99: VecDeque::new(),

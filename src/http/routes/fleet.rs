@@ -2,6 +2,8 @@
 //!
 //! Fields are added under the same version; `version` changes when one is removed or means something else.
 
+use std::collections::BTreeMap;
+
 use axum::Json;
 use axum::extract::State as Shared;
 use axum::response::IntoResponse;
@@ -9,8 +11,12 @@ use axum::response::Response;
 use serde::Serialize;
 
 use crate::http::state::State;
+use crate::scoreboard::Reason;
+use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::latency;
 use crate::scoreboard::snapshot::SlotSnapshot;
+use crate::scoreboard::snapshot::WorkerSnapshot;
+use crate::sys::time;
 
 #[derive(Serialize)]
 struct Fleet {
@@ -54,6 +60,26 @@ struct Slot {
     unavailable: u64,
     latency_p50_us: Option<u64>,
     latency_p99_us: Option<u64>,
+    ends: BTreeMap<&'static str, u64>,
+    last_reason: Option<Reason>,
+    workers: Vec<Worker>,
+}
+
+/// Every worker of the slot, those that boot or leave too.
+#[derive(Serialize)]
+struct Worker {
+    pid: u32,
+    state: WorkerState,
+    generation: u64,
+    started_ms: u64,
+    heartbeat_age_ms: Option<u64>,
+    memory_bytes: u64,
+    cpu_us: u64,
+    busy_us: u64,
+    redis_up: bool,
+    connections: u64,
+    in_flight: u64,
+    requests: u64,
 }
 
 #[derive(Serialize)]
@@ -72,6 +98,7 @@ struct Responses {
 
 pub(in crate::http) async fn fleet(Shared(state): Shared<State>) -> Response {
     let snapshot = state.fleet();
+    let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
     let histogram = snapshot.latency();
     let fleet = Fleet {
         version: snapshot.version,
@@ -86,12 +113,12 @@ pub(in crate::http) async fn fleet(Shared(state): Shared<State>) -> Response {
         unavailable: snapshot.total(|slot| slot.unavailable),
         latency_p50_us: latency::quantile_us(&histogram, 0.5),
         latency_p99_us: latency::quantile_us(&histogram, 0.99),
-        slots: snapshot.slots.iter().map(slot).collect(),
+        slots: snapshot.slots.iter().map(|one| slot(one, now_ms)).collect(),
     };
     ([(http::header::CACHE_CONTROL, "no-store")], Json(fleet)).into_response()
 }
 
-fn slot(slot: &SlotSnapshot) -> Slot {
+fn slot(slot: &SlotSnapshot, now_ms: u64) -> Slot {
     let [_, informational, success, redirection, client_error, server_error] = slot.responses;
     Slot {
         slot: slot.slot,
@@ -117,5 +144,25 @@ fn slot(slot: &SlotSnapshot) -> Slot {
         unavailable: slot.unavailable,
         latency_p50_us: latency::quantile_us(&slot.latency, 0.5),
         latency_p99_us: latency::quantile_us(&slot.latency, 0.99),
+        ends: Reason::ALL.iter().map(|reason| reason.name()).zip(slot.ends).filter(|end| end.1 > 0).collect(),
+        last_reason: slot.last_reason,
+        workers: slot.workers.iter().map(|one| worker(one, now_ms)).collect(),
+    }
+}
+
+fn worker(worker: &WorkerSnapshot, now_ms: u64) -> Worker {
+    Worker {
+        pid: worker.pid,
+        state: worker.state,
+        generation: worker.generation,
+        started_ms: worker.started_ms,
+        heartbeat_age_ms: (worker.heartbeat_ms > 0).then(|| now_ms.saturating_sub(worker.heartbeat_ms)),
+        memory_bytes: worker.memory_bytes,
+        cpu_us: worker.cpu_us,
+        busy_us: worker.busy_us,
+        redis_up: worker.redis_up,
+        connections: worker.connections,
+        in_flight: worker.in_flight,
+        requests: worker.requests,
     }
 }

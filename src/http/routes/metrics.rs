@@ -20,10 +20,13 @@ use prometheus_client::registry::Registry;
 use prometheus_client::registry::Unit;
 
 use crate::http::state::State;
+use crate::scoreboard::Reason;
+use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::latency;
 use crate::scoreboard::row::SlotState;
 use crate::scoreboard::snapshot::SlotSnapshot;
 use crate::scoreboard::snapshot::Snapshot;
+use crate::sys::time;
 
 const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
@@ -35,7 +38,8 @@ const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
 pub(in crate::http) async fn metrics(Shared(state): Shared<State>) -> Response {
     let mut registry = Registry::with_prefix("regatta");
-    registry.register_collector(Box::new(Scrape(state.fleet())));
+    let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
+    registry.register_collector(Box::new(Scrape { snapshot: state.fleet(), now_ms }));
     let mut text = String::with_capacity(16 * 1024);
     match text::encode(&mut text, &registry) {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")], text)
@@ -44,9 +48,12 @@ pub(in crate::http) async fn metrics(Shared(state): Shared<State>) -> Response {
     }
 }
 
-/// One scrape's snapshot.
+/// One scrape: the snapshot, and when it was taken, in milliseconds of the clock of heartbeats.
 #[derive(Debug)]
-struct Scrape(Snapshot);
+struct Scrape {
+    snapshot: Snapshot,
+    now_ms: u64,
+}
 
 /// A number of each slot: name, help, what it is.
 type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
@@ -63,6 +70,21 @@ const COUNTERS: [PerSlot; 9] = [
     ("worker_restarts", "Workers that replaced another one in the slot", |slot| {
         slot.starts.saturating_sub(1)
     }),
+];
+
+/// Times in microseconds, exported in seconds.
+const TIMES: [PerSlot; 2] = [
+    ("worker_busy", "Time that event loops were at work", |slot| slot.busy_us),
+    ("worker_cpu", "CPU time of the slot's workers", |slot| slot.cpu_us),
+];
+
+/// States a worker can be in, as a label has them.
+const STATES: [WorkerState; 5] = [
+    WorkerState::Booting,
+    WorkerState::Ready,
+    WorkerState::Draining,
+    WorkerState::Suspect,
+    WorkerState::Killed,
 ];
 
 const GAUGES: [PerSlot; 7] = [
@@ -82,7 +104,7 @@ const GAUGES: [PerSlot; 7] = [
 impl Collector for Scrape {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let out = &mut encoder;
-        let snapshot = &self.0;
+        let snapshot = &self.snapshot;
         info(out)?;
         gauge(out, "start_time_milliseconds", "When the fleet started, Unix time", snapshot.started_ms)?;
         gauge(out, "generation", "Number of the configuration and binary in use", snapshot.generation)?;
@@ -107,6 +129,17 @@ impl Collector for Scrape {
                 family.encode_family(&[("slot", slot.slot.to_string())])?.encode_gauge(&number(slot))?;
             }
         }
+        for (name, help, micros) in TIMES {
+            let mut family = out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Counter)?;
+            for slot in &snapshot.slots {
+                let labels = [("slot", slot.slot.to_string())];
+                let total = seconds(micros(slot));
+                family.encode_family(&labels)?.encode_counter::<NoLabelSet, f64, u64>(&total, None)?;
+            }
+        }
+        heartbeats(out, snapshot, self.now_ms)?;
+        workers(out, snapshot)?;
+        ends(out, snapshot)?;
         states(out, snapshot)
     }
 }
@@ -137,23 +170,69 @@ fn responses(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Resul
 fn durations(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
     let counts = snapshot.latency();
     // The first bucket reaches up to the first doubling; after it come four to each.
-    let mut buckets: Vec<(f64, u64)> = vec![(seconds(latency::upper_us(0)), counts[0])];
+    let mut buckets: Vec<(f64, u64)> = vec![(bound(latency::upper_us(0)), counts[0])];
     for four in (1..counts.len()).step_by(BUCKETS_PER_DOUBLING) {
         let last = (four + BUCKETS_PER_DOUBLING).min(counts.len());
-        buckets.push((seconds(latency::upper_us(last - 1)), counts[four..last].iter().sum()));
+        buckets.push((bound(latency::upper_us(last - 1)), counts[four..last].iter().sum()));
     }
     let count = counts.iter().sum();
-    #[allow(clippy::cast_precision_loss, reason = "a sum of latencies is no identity")]
-    let sum = snapshot.total(|slot| slot.latency_sum_us) as f64 / 1e6;
+    let sum = seconds(snapshot.total(|slot| slot.latency_sum_us));
     let help = "Time from a request's header to its response's";
     let mut metric =
         out.encode_descriptor("request_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
     metric.encode_histogram::<NoLabelSet>(sum, count, &buckets, None)
 }
 
-#[allow(clippy::cast_precision_loss, reason = "bounds are far below 2^52")]
-fn seconds(upper_us: Option<u64>) -> f64 {
-    upper_us.map_or(f64::INFINITY, |us| us as f64 / 1e6)
+fn bound(upper_us: Option<u64>) -> f64 {
+    upper_us.map_or(f64::INFINITY, seconds)
+}
+
+#[allow(clippy::cast_precision_loss, reason = "far below 2^52 microseconds, which are 142 years")]
+fn seconds(us: u64) -> f64 {
+    us as f64 / 1e6
+}
+
+/// A worker that has not beaten yet has no age: it would be that of the machine.
+fn heartbeats(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot, now_ms: u64) -> fmt::Result {
+    let help = "Time since the last sign of life of the slot's worker";
+    let name = "worker_heartbeat_age";
+    let mut family = out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    for slot in &snapshot.slots {
+        let beaten = slot.incumbent.as_ref().map(|worker| worker.heartbeat_ms).filter(|at| *at > 0);
+        if let Some(at_ms) = beaten {
+            let age = seconds(now_ms.saturating_sub(at_ms) * 1000);
+            family.encode_family(&[("slot", slot.slot.to_string())])?.encode_gauge(&age)?;
+        }
+    }
+    Ok(())
+}
+
+/// Every state of every slot, zeros too: an alert must not wait for a series to appear.
+fn workers(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let mut family = out.encode_descriptor("workers", "Workers by state", None, MetricType::Gauge)?;
+    for slot in &snapshot.slots {
+        for state in STATES {
+            let count = slot.workers.iter().filter(|worker| worker.state == state).count();
+            let labels = [("slot", slot.slot.to_string()), ("state", state.name().to_owned())];
+            family.encode_family(&labels)?.encode_gauge(&(count as u64))?;
+        }
+    }
+    Ok(())
+}
+
+fn ends(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let help = "Workers that ended, by reason";
+    let mut family = out.encode_descriptor("worker_ends", help, None, MetricType::Counter)?;
+    for slot in &snapshot.slots {
+        for (reason, count) in Reason::ALL.iter().zip(slot.ends) {
+            add(
+                &mut family,
+                &[("slot", slot.slot.to_string()), ("reason", reason.name().to_owned())],
+                count,
+            )?;
+        }
+    }
+    Ok(())
 }
 
 fn states(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {

@@ -8,5 +8,6 @@ pub(crate) mod load;
 pub(crate) mod process;
 pub(crate) mod redis;
 pub(crate) mod soak;
+pub(crate) mod terminal;
 pub(crate) mod volley;
 pub(crate) mod wait;

@@ -1,0 +1,167 @@
+//! What operators see of a running fleet: `status` and `top`.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+use std::process::Command;
+use std::process::Stdio;
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::process;
+use crate::support::redis::RedisServer;
+use crate::support::terminal::Terminal;
+use crate::support::wait;
+
+/// What leaves the alternate screen, so that the operator finds his own again.
+const RESTORED: &str = "\x1b[?1049l";
+
+fn run_dir(plan: &Plan) -> PathBuf {
+    plan.folder().join("run")
+}
+
+/// Exit code, standard output and standard error of a command to a fleet.
+fn ask(plan: &Plan, words: &[&str]) -> (i32, String, String) {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_regatta"));
+    command.arg("--run-dir").arg(run_dir(plan)).args(words).env_clear().stdin(Stdio::null());
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.code().unwrap(), text(output.stdout), text(output.stderr))
+}
+
+fn status(fleet: &Fleet) -> Value {
+    let (code, out, err) = ask(fleet.plan(), &["status", "--json"]);
+    assert_eq!(code, 0, "{err}");
+    serde_json::from_str(&out).unwrap()
+}
+
+#[test]
+fn status_tells_what_clients_counted_and_who_serves() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(3).start();
+    for _ in 0..40 {
+        assert_eq!(fleet.get("/hello").status, 200);
+    }
+    let status = status(&fleet);
+    assert_eq!(status["version"], 1);
+    assert_eq!(status["supervisor_pid"], fleet.pid());
+    assert_eq!((&status["state"], &status["workers"]["ready"]), (&"serving".into(), &3.into()), "{status}");
+    assert_eq!(status["totals"]["requests"], 40);
+    assert_eq!(status["totals"]["responses"]["2xx"], 40);
+    assert_eq!(status["redis"]["private_pid"], Value::Null);
+    let slots = status["slots"].as_array().unwrap();
+    let pids: BTreeSet<u64> = slots.iter().map(|slot| slot["worker"]["pid"].as_u64().unwrap()).collect();
+    assert_eq!(pids, fleet.workers().into_iter().map(u64::from).collect());
+    assert!(slots.iter().all(|slot| slot["state"] == "ready" && slot["open"] == true), "{status}");
+    assert_eq!(slots.iter().map(|slot| slot["requests"].as_u64().unwrap()).sum::<u64>(), 40);
+}
+
+#[test]
+fn status_for_people_has_a_line_for_each_slot_and_no_colours_in_a_pipe() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).start();
+    let (code, page, err) = ask(fleet.plan(), &["status"]);
+    assert_eq!((code, err.as_str()), (0, ""));
+    assert!(page.starts_with("● serving 2 of 2 workers") && !page.contains('\x1b'), "{page}");
+    for pid in fleet.workers() {
+        assert!(page.lines().any(|line| line.contains(&pid.to_string()) && line.contains("ready")), "{page}");
+    }
+    let (code, picture, _) = ask(fleet.plan(), &["top", "--once"]);
+    assert_eq!(code, 0);
+    assert!(picture.contains("SLOT") && !picture.contains('\x1b'), "{picture}");
+}
+
+#[test]
+fn a_crash_and_its_reason_are_seen() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    process::signal(fleet.workers()[0], Signal::SIGKILL);
+    let slot = wait::until_some("the slot serves again", wait::LONG, || {
+        let status = status(&fleet);
+        (status["totals"]["crashes"] == 1 && status["workers"]["ready"] == 1)
+            .then(|| status["slots"][0].clone())
+    });
+    assert_eq!(slot["last_reason"], "signal");
+    assert_eq!((&slot["ends"]["signal"], &slot["starts"]), (&1.into(), &2.into()), "{slot}");
+}
+
+#[test]
+fn without_a_fleet_both_end_with_69_and_say_so() {
+    let plan = Plan::new();
+    for words in [&["status"][..], &["status", "--json"], &["top", "--once"], &["top"]] {
+        let (code, out, err) = ask(&plan, words);
+        assert_eq!((code, out.as_str()), (69, ""), "{words:?}");
+        assert!(err.contains("no fleet runs here"), "{words:?}: {err}");
+    }
+}
+
+#[test]
+fn top_needs_a_terminal_and_says_what_does_not() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    let (code, _, err) = ask(fleet.plan(), &["top"]);
+    assert_eq!(code, 64);
+    assert!(err.contains("--once"), "{err}");
+}
+
+#[test]
+fn top_gives_the_terminal_back_however_it_ends() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    for key in ["q", "\x03", "\x1b"] {
+        let mut top = Terminal::run(&run_dir(fleet.plan()), &["top"]);
+        top.shows("serving");
+        top.press(key);
+        assert_eq!(top.ends(wait::LONG), Some(0), "{key:?}");
+        top.shows(RESTORED);
+    }
+    for signal in [Signal::SIGTERM, Signal::SIGHUP] {
+        let mut top = Terminal::run(&run_dir(fleet.plan()), &["top"]);
+        top.shows("serving");
+        process::signal(top.pid(), signal);
+        assert_eq!(top.ends(wait::LONG), Some(0), "{signal}");
+        top.shows(RESTORED);
+    }
+}
+
+#[test]
+fn top_replaces_a_worker_only_after_a_yes() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    let before = fleet.workers();
+    let mut top = Terminal::run(&run_dir(fleet.plan()), &["top", "--interval", "100ms"]);
+    top.shows("SLOT");
+    top.press("x");
+    top.shows("replace the worker of slot 0?");
+    top.press("n");
+    top.shows("q leave");
+    assert_eq!(fleet.workers(), before);
+    top.press("xy");
+    wait::until("another worker serves alone", wait::LONG, || {
+        let now = fleet.workers();
+        now.len() == 1 && now != before
+    });
+    top.press("q");
+    assert_eq!(top.ends(wait::LONG), Some(0));
+}
+
+#[test]
+fn top_bears_a_stopped_supervisor_and_finds_the_next_fleet() {
+    let redis = RedisServer::start();
+    let plan = Plan::on(&redis).workers(1);
+    let mut first = plan.start();
+    let mut top = Terminal::run(&run_dir(&plan), &["top", "--interval", "100ms"]);
+    top.shows("serving");
+    process::stop(first.pid());
+    top.shows("no answer for");
+    process::signal(first.pid(), Signal::SIGCONT);
+    top.shows("serving");
+    assert_eq!(first.stop(), 0);
+    top.shows("gone:");
+    let _second = plan.start();
+    top.shows("serving");
+    top.press("q");
+    assert_eq!(top.ends(wait::LONG), Some(0));
+}
