@@ -30,7 +30,6 @@ use crate::listener::Owner;
 use crate::worker::connection::Connections;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Order;
-use crate::worker::connection::TICK;
 use crate::worker::stream::Sending;
 use crate::worker::stream::UnderWay;
 use crate::worker::stream::Watched;
@@ -162,7 +161,6 @@ impl Hall {
         });
         let mut served = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
         let mut going_away = false;
-        let mut finishing = false;
         loop {
             tokio::select! {
                 biased;
@@ -184,21 +182,17 @@ impl Hall {
                     Order::Expire => if look_again(served.as_mut(), entry).await || entry.is_expired() {
                         return;
                     },
+                    // hyper takes a connection with half a header for an idle one; the next sweep asks again.
                     Order::Finish => {
                         if look_again(served.as_mut(), entry).await {
                             return;
                         }
-                        finishing = true;
+                        if !entry.is_begun() {
+                            served.as_mut().graceful_shutdown();
+                        }
                     }
                     Order::Cut => return,
                 },
-                () = tokio::time::sleep(TICK), if finishing => {}
-            }
-            // hyper takes a connection for idle until a header is complete. One that has begun to come is waited for:
-            // its answer says that the connection ends.
-            if finishing && !entry.is_reading() {
-                finishing = false;
-                served.as_mut().graceful_shutdown();
             }
         }
     }

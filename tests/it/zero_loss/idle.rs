@@ -21,3 +21,14 @@ fn posts_on_idle_connections_survive_reloads() {
     let (_, tally) = scene.end();
     assert!(tally.answered_to(Kind::Idle) >= wanted);
 }
+
+#[test]
+fn requests_sent_in_pieces_survive_reloads() {
+    let wanted = soak::length(500, 5_000);
+    let mut scene = Scene::with("requests in pieces", &[(Kind::SlowSender, CLIENTS)], |plan| plan);
+    while scene.volley.answered() < wanted {
+        rollout(&scene.fleet, Signal::SIGHUP, "reload");
+    }
+    scene.look();
+    scene.end();
+}

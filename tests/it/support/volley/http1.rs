@@ -32,6 +32,9 @@ const WINDOW: usize = 4 * 1024;
 /// How many bytes it takes at a time, and how long it pauses then.
 const SIP: (usize, Duration) = (16 * 1024, Duration::from_millis(4));
 
+/// Pause between two pieces of a request that is sent slowly.
+const BETWEEN: Duration = Duration::from_millis(100);
+
 /// Pieces of a stream are this far apart; `examples/faulty.rs` knows it too.
 const DRIP_MILLIS: u64 = 25;
 
@@ -47,11 +50,22 @@ impl Keeper {
     }
 
     pub(super) fn ask(&mut self, request: &Request) -> Result<Response, Failure> {
+        self.ask_in(&[&request.bytes()], Duration::ZERO)
+    }
+
+    /// Sends the pieces of a request with pauses between them, and waits for its answer.
+    fn ask_in(&mut self, pieces: &[&[u8]], pause: Duration) -> Result<Response, Failure> {
         let mut connection = match self.kept.take() {
             Some(connection) if !connection.is_closed() => connection,
             _ => Connection::open(self.address)?,
         };
-        let response = connection.ask(request)?;
+        for (nth, piece) in pieces.iter().enumerate() {
+            if nth > 0 {
+                thread::sleep(pause);
+            }
+            connection.send(piece)?;
+        }
+        let response = connection.receive(false)?;
         self.kept = response.keeps_alive().then_some(connection);
         Ok(response)
     }
@@ -103,6 +117,19 @@ pub(super) fn post(address: SocketAddr, pause: Duration) -> Act {
             begin,
             judge(keeper.ask(&request), |response| response.text().parse::<u64>().is_ok()),
         );
+    })
+}
+
+/// Posts in pieces, the first of which ends within the header, each after a pause of up to `pause`.
+pub(super) fn slow_sender(address: SocketAddr, pause: Duration) -> Act {
+    let mut keeper = Keeper::new(address);
+    let request = posted().bytes();
+    Box::new(move |book| {
+        thread::sleep(pause.mul_f64(rand::random()));
+        let begin = Instant::now();
+        let pieces = [&request[..30], &request[30..4_000], &request[4_000..]];
+        let result = keeper.ask_in(&pieces, BETWEEN);
+        book.note_posted(begin, judge(result, |response| response.text().parse::<u64>().is_ok()));
     })
 }
 

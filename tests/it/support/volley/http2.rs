@@ -74,7 +74,7 @@ async fn connect(address: SocketAddr) -> Result<SendRequest<Body>, (Loss, String
     })?;
     let _ = stream.set_nodelay(true);
     let (sender, connection) =
-        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(lost)?;
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.map_err(|error| lost(&error))?;
     tokio::spawn(connection);
     Ok(sender)
 }
@@ -96,7 +96,7 @@ async fn ask(mut sender: SendRequest<Body>, address: SocketAddr, posts: bool) ->
             // A request that is handed back was never sent.
             Err(mut error) => match error.take_message() {
                 Some(_) => None,
-                None => Some(Err(lost(error.into_error()))),
+                None => Some(Err(lost(&error.into_error()))),
             },
         }
     };
@@ -105,7 +105,7 @@ async fn ask(mut sender: SendRequest<Body>, address: SocketAddr, posts: bool) ->
 
 async fn read(response: Response<Incoming>) -> Outcome {
     let (head, body) = response.into_parts();
-    let body = body.collect().await.map_err(lost)?.to_bytes();
+    let body = body.collect().await.map_err(|error| lost(&error))?.to_bytes();
     if head.status != 200 {
         return Err((Loss::of_status(head.status.as_u16()), format!("{head:?}")));
     }
@@ -116,7 +116,7 @@ async fn read(response: Response<Incoming>) -> Outcome {
     worker.ok_or_else(|| (Loss::Other, format!("no worker in {head:?}")))
 }
 
-fn lost(error: hyper::Error) -> (Loss, String) {
+fn lost(error: &hyper::Error) -> (Loss, String) {
     let loss = if error.is_incomplete_message() { Loss::Short } else { Loss::Reset };
     (loss, format!("{error:?}"))
 }

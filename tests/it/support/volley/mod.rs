@@ -46,6 +46,8 @@ pub(crate) enum Kind {
     Post,
     /// As `Post`, after the connection has been idle for up to 400 ms.
     Idle,
+    /// As `Idle`, header and body in pieces with pauses between them.
+    SlowSender,
     /// Four streams at a time over one HTTP/2 connection, one of them a `Post`.
     Http2,
     /// Half a megabyte, read slowly through a narrow window.
@@ -60,6 +62,7 @@ pub(crate) const MIX: &[(Kind, usize)] = &[
     (Kind::Close, 2),
     (Kind::Post, 1),
     (Kind::Idle, 4),
+    (Kind::SlowSender, 4),
     (Kind::Http2, 1),
     (Kind::SlowReader, 1),
     (Kind::Stream, 3),
@@ -71,7 +74,7 @@ type Act = Box<dyn FnMut(&mut Book) + Send>;
 impl Kind {
     /// Whether its answers take long because it wants them to.
     fn takes_its_time(self) -> bool {
-        matches!(self, Self::SlowReader | Self::Stream)
+        matches!(self, Self::SlowSender | Self::SlowReader | Self::Stream)
     }
 
     fn client(self, address: SocketAddr) -> Act {
@@ -80,6 +83,7 @@ impl Kind {
             Self::Close => http1::close(address),
             Self::Post => http1::post(address, Duration::ZERO),
             Self::Idle => http1::post(address, Duration::from_millis(400)),
+            Self::SlowSender => http1::slow_sender(address, Duration::from_millis(400)),
             Self::Http2 => http2::streams(address),
             Self::SlowReader => http1::slow_reader(address),
             Self::Stream => http1::stream(address),

@@ -51,16 +51,16 @@ pub(super) struct Patience {
 enum Pause {
     /// It was accepted and waits for its turn, for which it cannot be blamed.
     Waiting,
-    /// Its first header is waited for, or being read.
-    First,
-    /// Another header is being read, from its first byte on.
+    /// The connection's first header is waited for.
     Header,
+    /// A part of a header has come.
+    Begun,
     /// Nothing has come since the last request.
     Idle,
 }
 
 /// One connection's state.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Connection {
     /// Requests being answered; more than one only in HTTP/2.
     active: AtomicU32,
@@ -80,16 +80,8 @@ pub(super) struct Connection {
 
 impl Connection {
     fn new(now: u64) -> Self {
-        Self {
-            active: AtomicU32::new(0),
-            pause: AtomicU8::new(Pause::Waiting as u8),
-            stalled: AtomicBool::new(false),
-            http2: AtomicBool::new(false),
-            since: AtomicU64::new(now),
-            order: AtomicU8::new(Order::Serve as u8),
-            told: Notify::new(),
-            looked_at: AtomicBool::new(false),
-        }
+        // Zeros are [`Pause::Waiting`] and [`Order::Serve`].
+        Self { since: AtomicU64::new(now), ..Self::default() }
     }
 
     /// Whether whatever the kernel has is to be read from now on.
@@ -204,11 +196,12 @@ impl Connections {
         }
     }
 
-    /// Ends one tick: whoever overstayed is told.
+    /// Ends one tick: whoever overstayed is told, and whoever is to finish is told again.
     pub(super) fn sweep(&self) {
         self.tick.fetch_add(1, Relaxed);
-        let overstayed = |connection: &&Arc<Connection>| self.overstays(connection);
-        self.lock().values().filter(overstayed).for_each(|connection| connection.tell(Order::Expire));
+        let finishes = |connection: &Connection| connection.order.load(Relaxed) == Order::Finish as u8;
+        let told = |connection: &&Arc<Connection>| self.overstays(connection) || finishes(connection);
+        self.lock().values().filter(told).for_each(|connection| connection.tell(Order::Expire));
     }
 
     fn overstays(&self, connection: &Connection) -> bool {
@@ -217,8 +210,8 @@ impl Connections {
             _ if connection.stalled.load(Relaxed) => self.patience.idle,
             _ if busy => return false,
             waiting if waiting == Pause::Waiting as u8 => return false,
-            reading if reading != Pause::Idle as u8 => self.patience.header,
-            _ => self.patience.idle,
+            idle if idle == Pause::Idle as u8 => self.patience.idle,
+            _ => self.patience.header,
         };
         let ticks = u64::try_from(patience.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
         self.tick.load(Relaxed).saturating_sub(connection.since.load(Relaxed)) > ticks
@@ -241,12 +234,7 @@ impl Entry {
     /// Its turn has come: from now on its first header is waited for.
     pub(super) fn seat(&self) {
         self.changed();
-        self.connection.pause.store(Pause::First as u8, Relaxed);
-    }
-
-    /// Whether a header has begun to come on a connection that has served before.
-    pub(super) fn is_reading(&self) -> bool {
-        self.connection.pause.load(Relaxed) == Pause::Header as u8
+        self.connection.pause.store(Pause::Header as u8, Relaxed);
     }
 
     /// A request's header is complete; it is under way until [`Entry::answered`].
@@ -264,16 +252,25 @@ impl Entry {
         self.changed();
     }
 
-    /// Bytes came from the client. After a pause they begin a header; in HTTP/2 they are a sign of life.
+    /// Bytes came from the client: while no request is under way they begin a header; in HTTP/2 they are a sign of life.
     pub(super) fn read(&self) {
         let connection = &self.connection;
-        if connection.active.load(Relaxed) > 0 || connection.pause.load(Relaxed) != Pause::Idle as u8 {
+        if connection.active.load(Relaxed) > 0 {
             return;
         }
+        let idle = connection.pause.load(Relaxed) == Pause::Idle as u8;
         if !connection.is_http2() {
-            connection.pause.store(Pause::Header as u8, Relaxed);
+            connection.pause.store(Pause::Begun as u8, Relaxed);
         }
-        self.changed();
+        // The time for a connection's first header runs from its start.
+        if idle {
+            self.changed();
+        }
+    }
+
+    /// Whether a request has begun to come, and may still take its time.
+    pub(super) fn is_begun(&self) -> bool {
+        self.connection.pause.load(Relaxed) == Pause::Begun as u8 && !self.all.overstays(&self.connection)
     }
 
     /// Bytes went to the client.
@@ -310,91 +307,4 @@ impl Drop for Entry {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::num::NonZeroUsize;
-
-    use super::*;
-
-    fn connections() -> Arc<Connections> {
-        let scoreboard = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();
-        Arc::new(Connections::new(Patience { header: TICK * 3, idle: TICK * 10 }, Arc::new(scoreboard), 0, 0))
-    }
-
-    fn sweep(all: &Connections, times: usize) {
-        (0..times).for_each(|_| all.sweep());
-    }
-
-    fn order(entry: &Entry) -> u8 {
-        entry.connection.order.load(Relaxed)
-    }
-
-    #[test]
-    fn a_header_that_never_ends_expires_and_a_long_request_does_not() {
-        let all = connections();
-        let (slow, busy, waiting) = (all.open(), all.open(), all.open());
-        slow.seat();
-        busy.seat();
-        busy.asked(false);
-        sweep(&all, 20);
-        assert_eq!(order(&slow), Order::Expire as u8);
-        assert_eq!(order(&busy), Order::Serve as u8);
-        assert_eq!(order(&waiting), Order::Serve as u8);
-        busy.answered();
-        sweep(&all, 10);
-        assert_eq!(order(&busy), Order::Serve as u8);
-        all.sweep();
-        assert_eq!(order(&busy), Order::Expire as u8);
-    }
-
-    #[test]
-    fn a_request_that_comes_with_the_order_to_expire_is_served() {
-        let all = connections();
-        let entry = all.open();
-        entry.seat();
-        sweep(&all, 5);
-        assert_eq!(order(&entry), Order::Expire as u8);
-        entry.asked(false);
-        assert!(!entry.is_expired());
-        assert_eq!(order(&entry), Order::Serve as u8);
-    }
-
-    #[test]
-    fn a_client_that_stops_reading_expires_even_with_a_request_under_way() {
-        let all = connections();
-        let entry = all.open();
-        entry.seat();
-        entry.asked(false);
-        entry.stalls();
-        sweep(&all, 8);
-        entry.sent();
-        entry.stalls();
-        sweep(&all, 10);
-        assert_eq!(order(&entry), Order::Serve as u8);
-        all.sweep();
-        assert_eq!(order(&entry), Order::Expire as u8);
-    }
-
-    #[test]
-    fn frames_keep_an_idle_http2_connection_alive() {
-        let all = connections();
-        let entry = all.open();
-        entry.seat();
-        entry.asked(true);
-        entry.answered();
-        for _ in 0..5 {
-            sweep(&all, 8);
-            entry.read();
-        }
-        assert_eq!(order(&entry), Order::Serve as u8);
-    }
-
-    #[test]
-    fn an_entry_leaves_every_book_with_its_drop() {
-        let all = connections();
-        all.cell().prepare(1, 0);
-        let entry = all.open();
-        assert_eq!((all.len(), all.cell().snapshot().unwrap().connections), (1, 1));
-        drop(entry);
-        assert_eq!((all.len(), all.cell().snapshot().unwrap().connections), (0, 0));
-    }
-}
+mod tests;
