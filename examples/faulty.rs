@@ -1,8 +1,9 @@
 //! A fleet that fails on request: its tests want workers that do not boot, panic, hang, leak or leave orphans.
 //!
 //! `FAULTY_FILE` names a file that lists the slots whose workers panic while they build their router, or says `all`;
-//! it is read anew by each worker, so that a fault can be mended while the fleet runs. `FAULTY_THREAD` makes it start a
-//! thread before the fleet, which a program that forks must not.
+//! it is read anew by each worker, so that a fault can be mended while the fleet runs. `late` has workers die a second
+//! after they began, `never` has them never begin. `FAULTY_THREAD` makes it start a thread before the fleet, which a
+//! program that forks must not.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -47,6 +48,7 @@ fn main() -> ExitCode {
         let failing = file.as_ref().and_then(|file| std::fs::read_to_string(file).ok()).unwrap_or_default();
         let slot = fleet.worker().slot().to_string();
         assert!(!failing.split_whitespace().any(|word| word == "all" || word == slot), "the boat has a hole");
+        linger(&failing);
         routes().with_state(fleet)
     })
     .run()
@@ -168,4 +170,17 @@ async fn leak(Path(mib): Path<usize>) -> &'static str {
     // Not zero, so that every page is really written.
     Vec::leak(vec![1_u8; mib << 20]);
     "leaked\n"
+}
+
+/// The faults that take time.
+fn linger(failing: &str) {
+    if failing.contains("late") {
+        std::thread::spawn(|| {
+            std::thread::sleep(Duration::from_secs(1));
+            std::process::abort();
+        });
+    }
+    if failing.contains("never") {
+        std::thread::sleep(Duration::from_secs(600));
+    }
 }

@@ -130,13 +130,17 @@ fn coming(ticket: &Ticket, state: &Handoff, host: &Host, generation: u64) -> Res
     let old = Old {
         program: exec::copy(old).map_err(|error| error.to_string())?,
         arguments: state.arguments.clone(),
+        environment: state.environment.clone(),
         inputs: state.inputs.clone(),
         build: state.build.clone(),
     };
     // What the old program read may have settings that this one does not know.
     let before = config::diff::values(&state.inputs).ok();
     let reloaded = host.reloaded(generation, before.as_ref(), Applies::AtUpgrade);
-    Ok(Coming::Forward { old, reloaded: reloaded.ok_or("the configuration was lost")? })
+    Ok(Coming::Forward {
+        old: Box::new(old),
+        reloaded: Box::new(reloaded.ok_or("the configuration was lost")?),
+    })
 }
 
 /// Goes on with the fleet, or gives it back to the program it came from.
@@ -148,6 +152,7 @@ pub(super) fn resume(ticket: &Ticket, arguments: &[OsString], app: &App) -> Resu
     let Ready { state, settings, mut host, signals, scoreboard, lock, taken, program, watched, coming } =
         ready?;
     supervisor::settle(&state, ticket);
+    proc::rename(&program.path);
     let with = Resumption { settings, signals, program, lock: &lock, taken, coming };
     let supervisor = Supervisor::resume(state, with, &scoreboard, &mut host);
     let outcome = supervisor.and_then(|supervisor| supervisor.watching(watched).go_on());
@@ -163,12 +168,13 @@ fn give_back(ticket: &Ticket, reason: &str) -> String {
         let memory = exec::copy(ticket.state).map_err(said)?;
         let state = Handoff::read(&memory);
         // A state nobody can read still has to be given back; then the old program is called by its descriptor.
-        let arguments = match state {
-            Ok(state) => state.arguments,
-            Err(_) => vec![OsString::from(format!("/proc/self/fd/{old}"))],
+        let (arguments, mut environment) = match state {
+            Ok(state) => (state.arguments, state.environment),
+            Err(_) => {
+                (vec![OsString::from(format!("/proc/self/fd/{old}"))], config::environment_of_process())
+            }
         };
         let back = Ticket { state: ticket.state, way: Way::Back { reason: Some(reason.to_owned()) } };
-        let mut environment = config::environment_of_process();
         environment.push(config::handoff_variable(back.text(proc::pid().as_raw().unsigned_abs())));
         Ok(exec::exec_fd(&program, &arguments, &environment).to_string())
     };

@@ -91,21 +91,36 @@ pub struct Phase(Arc<AtomicU8>);
 
 impl Phase {
     const DRAINING: u8 = 1;
+    const STOPPING: u8 = 2;
 
-    /// From now on readiness fails and every HTTP/1 response asks for the connection's end.
+    /// The worker leaves and the fleet goes on: from now on every HTTP/1 response asks for the connection's end.
     pub fn begin_drain(&self) {
-        self.0.store(Self::DRAINING, Relaxed);
+        self.0.fetch_max(Self::DRAINING, Relaxed);
+    }
+
+    /// The fleet ends, and this worker with it: readiness fails, too.
+    pub fn begin_stop(&self) {
+        self.0.store(Self::STOPPING, Relaxed);
     }
 
     /// Whether the worker leaves.
     pub fn is_draining(&self) -> bool {
-        self.0.load(Relaxed) == Self::DRAINING
+        self.0.load(Relaxed) >= Self::DRAINING
+    }
+
+    /// Whether the fleet ends.
+    pub fn is_stopping(&self) -> bool {
+        self.0.load(Relaxed) == Self::STOPPING
     }
 }
 
 impl fmt::Debug for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(if self.is_draining() { "Draining" } else { "Serving" })
+        f.write_str(match self.0.load(Relaxed) {
+            Self::STOPPING => "Stopping",
+            Self::DRAINING => "Draining",
+            _ => "Serving",
+        })
     }
 }
 

@@ -197,6 +197,8 @@ async fn readiness_waits_for_the_first_redis_survives_its_loss_and_ends_with_the
     let (head, body) = ask(&operators, "/readyz").await;
     assert!(head.status() == 200 && body.contains("\"degraded\""), "{body}");
     parts.phase.begin_drain();
+    assert_eq!(ask(&operators, "/readyz").await.0.status(), 200);
+    parts.phase.begin_stop();
     let (head, body) = ask(&operators, "/readyz").await;
     assert!(head.status() == 503 && body.contains("draining"), "{body}");
     assert_eq!(ask(&operators, "/livez").await.0.status(), 200);

@@ -94,6 +94,8 @@ pub struct Handoff {
     pub build: String,
     /// How the writer was started, its own path first; to become it again.
     pub arguments: Vec<OsString>,
+    /// The writer's environment: a script that starts the next program may change it.
+    pub environment: Vec<(OsString, OsString)>,
     /// What the configuration of the generation that serves was read from.
     pub inputs: Inputs,
     /// Layout of the scoreboard.
@@ -308,6 +310,7 @@ mod tests {
         Handoff {
             build: "0.1.0 abc".into(),
             arguments: vec!["/bin/regatta".into(), "serve".into()],
+            environment: vec![("PATH".into(), "/bin".into())],
             inputs: Inputs { folder: "/srv".into(), ..Inputs::default() },
             layout: scoreboard::LAYOUT,
             descriptors: Descriptors { scoreboard: 3, lock: 4, lifeline: 5, held: 6 },

@@ -1,4 +1,4 @@
-//! What systemd is told: sd_notify(3), one datagram a message.
+//! What systemd is told: `sd_notify(3)`, one datagram a message.
 //!
 //! Its crates read `$NOTIFY_SOCKET` themselves, which only `config` may do here; what is left of them is a datagram.
 

@@ -8,6 +8,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use crate::config;
 use crate::config::schema::RedisUrl;
 use crate::control::rates::Window;
 use crate::control::server::Server;
@@ -121,9 +122,9 @@ pub enum Coming {
     /// This is the new one: it has to prove itself slot by slot.
     Forward {
         /// The one before it.
-        old: Old,
+        old: Box<Old>,
         /// What is different about its configuration.
-        reloaded: Reloaded,
+        reloaded: Box<Reloaded>,
     },
     /// This is the old one, again.
     Back {
@@ -178,6 +179,7 @@ impl<'a> Supervisor<'a> {
         Ok(Handoff {
             build: self.host.build().to_owned(),
             arguments: std::iter::once(path).chain(self.program.arguments.iter().cloned()).collect(),
+            environment: config::environment_of_process(),
             inputs: self.host.inputs(),
             layout: scoreboard::LAYOUT,
             descriptors: Descriptors {
@@ -294,7 +296,7 @@ impl<'a> Supervisor<'a> {
                 self.builds.insert(self.generation, build);
                 self.upgrade_has_begun(to);
                 self.upgrade = Upgrade::OnTrial(old);
-                self.apply(reloaded);
+                self.apply(*reloaded);
                 self.begin_rollout(Kind::Upgrade, to, now);
                 self.oldest = to;
             }

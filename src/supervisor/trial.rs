@@ -75,6 +75,13 @@ impl Printed {
         let text = String::from_utf8_lossy(&self.text);
         text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::to_owned)
     }
+
+    /// The line that names an error, as command lines do before their advice; else its last.
+    fn complaint(&self) -> Option<String> {
+        let text = String::from_utf8_lossy(&self.text);
+        let named = text.lines().find(|line| line.starts_with("error: ")).map(|line| line.trim().to_owned());
+        named.or_else(|| self.last_line())
+    }
 }
 
 impl Trial {
@@ -118,8 +125,8 @@ impl Trial {
 
     /// Whether the program has ended well and answered what only one answers that can take over.
     pub(super) fn verdict(&self) -> Result<Proof, String> {
-        let said = self.complaint.last_line();
-        let said = said.map(|line| format!(", its last words: {line}")).unwrap_or_default();
+        let said = self.complaint.complaint();
+        let said = said.map(|line| format!(", it says: {line}")).unwrap_or_default();
         match self.exit {
             _ if self.late => Err(format!(
                 "it did not say within {} s whether it can take over{said}",
@@ -203,12 +210,19 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_repeats_its_last_words() {
+    fn a_refusal_repeats_what_it_says() {
         let said = trial("", "one\nworkers.count is \"x\"\n", Exit::Code(64)).verdict().unwrap_err();
-        assert_eq!(said, "it refuses with exit code 64, its last words: workers.count is \"x\"");
+        assert_eq!(said, "it refuses with exit code 64, it says: workers.count is \"x\"");
         for silent in ["", "hello\n", "{}", "{\"handoff\":\"x\"}"] {
             assert!(trial(silent, "", Exit::Code(0)).verdict().unwrap_err().contains("no fleet"), "{silent}");
         }
+        let advice = "error: unexpected argument\n\nFor more information, try\n";
+        assert!(
+            trial("", advice, Exit::Code(64))
+                .verdict()
+                .unwrap_err()
+                .ends_with("says: error: unexpected argument")
+        );
         let newer = trial("{\"handoff\":99,\"build\":\"x\"}", "", Exit::Code(0)).verdict().unwrap_err();
         assert!(newer.contains("version 99"), "{newer}");
     }

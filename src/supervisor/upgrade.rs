@@ -29,6 +29,7 @@ use crate::sys::exec;
 use crate::sys::proc;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
+use crate::sys::signal;
 use crate::sys::signal::Signal;
 
 /// The program a supervisor runs as, and would become again.
@@ -68,7 +69,7 @@ pub(super) enum Upgrade {
     /// The new program shows that it can take over.
     Proving(Trial),
     /// This is the new program, and the old one can be taken back.
-    OnTrial(Old),
+    OnTrial(Box<Old>),
 }
 
 /// The program that served before.
@@ -78,6 +79,8 @@ pub struct Old {
     pub program: OwnedFd,
     /// How it was started, its own path first.
     pub arguments: Vec<OsString>,
+    /// Its environment.
+    pub environment: Vec<(OsString, OsString)>,
     /// What its configuration was read from.
     pub inputs: Inputs,
     /// Which build it is.
@@ -117,7 +120,7 @@ impl Supervisor<'_> {
                 let pid = trial.pid;
                 match trial.follow(now) {
                     Look::Again(at) => return at,
-                    Look::Late => self.send(pid, Signal::SIGKILL),
+                    Look::Late => kill_trial(pid),
                     Look::Ended => self.trial_is_over(),
                 }
                 None
@@ -214,8 +217,12 @@ impl Supervisor<'_> {
         }
         let Upgrade::OnTrial(old) = &self.upgrade else { return };
         let attempt = || -> io::Result<io::Error> {
-            let state =
-                Handoff { inputs: old.inputs.clone(), arguments: old.arguments.clone(), ..self.handoff()? };
+            let state = Handoff {
+                inputs: old.inputs.clone(),
+                arguments: old.arguments.clone(),
+                environment: old.environment.clone(),
+                ..self.handoff()?
+            };
             let back = Way::Back { reason: None };
             let run = |environment: &Environment| exec::exec_fd(&old.program, &old.arguments, environment);
             self.leave(&state, back, &[], run)
@@ -247,7 +254,7 @@ impl Supervisor<'_> {
         match std::mem::take(&mut self.upgrade) {
             Upgrade::Idle => {}
             Upgrade::Proving(trial) => {
-                self.send(trial.pid, Signal::SIGKILL);
+                kill_trial(trial.pid);
                 self.cancelled();
             }
             Upgrade::Waits { .. } | Upgrade::OnTrial(_) => self.cancelled(),
@@ -277,7 +284,7 @@ impl Supervisor<'_> {
     ) -> io::Result<io::Error> {
         let memory = state.write()?;
         let ticket = Ticket { state: memory.as_raw_fd(), way };
-        let mut environment = config::environment_of_process();
+        let mut environment = state.environment.clone();
         environment.push(config::handoff_variable(ticket.text(proc::pid().as_raw().unsigned_abs())));
         let mut kept = state.kept();
         kept.extend(also);
@@ -293,6 +300,13 @@ impl Supervisor<'_> {
         }
         self.control.keep_on_exec(false)?;
         Ok(failed)
+    }
+}
+
+/// Ends a program that is asked, and what it started.
+fn kill_trial(pid: Pid) {
+    if let Err(error) = signal::send_group(pid, Signal::SIGKILL) {
+        tracing::error!(pid = pid.as_raw(), %error, "cannot kill the program that was asked: {error}");
     }
 }
 

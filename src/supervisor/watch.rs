@@ -154,7 +154,10 @@ impl Supervisor<'_> {
     fn file_changed(&mut self, kind: Kind, path: &Path, now: Duration) {
         let (verb, taken) = match kind {
             Kind::Program => ("upgrade", self.want_upgrade(None)),
-            Kind::Configuration => ("reload", Ok(self.want_reload())),
+            Kind::Configuration => {
+                self.want_reload();
+                ("reload", Ok(()))
+            }
         };
         match (taken, &mut self.watched) {
             (Ok(()), _) => {

@@ -108,10 +108,7 @@ pub fn own() -> String {
 ///
 /// From the linker's build id; where there is none, from size and time of the file.
 pub fn name(path: &Path) -> String {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(_) => return "unknown".to_owned(),
-    };
+    let Ok(file) = File::open(path) else { return "unknown".to_owned() };
     if let Some(id) = build_id(&file) {
         let mut name = String::with_capacity(2 * id.len());
         for byte in id {

@@ -41,7 +41,7 @@ use crate::sys::proc::Pid;
 /// Largest blob that is read back, bytes.
 const BLOB_MAX: u64 = 64 << 20;
 
-/// Bytes in memory that nobody can change any more, to be handed to another program; memfd_create(2).
+/// Bytes in memory that nobody can change any more, to be handed to another program; `memfd_create(2)`.
 ///
 /// # Errors
 /// When the kernel refuses the memory.
@@ -261,9 +261,9 @@ mod tests {
         let environment = [(OsString::from("NAME"), OsString::from("value")), ("PATH".into(), "/bin".into())];
         // The blob's position stands at its end; the child shares it.
         nix::unistd::lseek(&blob, 0, nix::unistd::Whence::SeekSet).unwrap();
-        let probe = self::probe(Path::new("/bin/sh"), &arguments, &environment, &blob).unwrap();
-        nix::sys::wait::waitpid(probe.pid, None).unwrap();
-        assert_eq!(io::read_to_string(probe.answer).unwrap(), "handed");
-        assert_eq!(io::read_to_string(probe.complaint).unwrap(), "value\n");
+        let started = probe(Path::new("/bin/sh"), &arguments, &environment, &blob).unwrap();
+        nix::sys::wait::waitpid(started.pid, None).unwrap();
+        assert_eq!(io::read_to_string(started.answer).unwrap(), "handed");
+        assert_eq!(io::read_to_string(started.complaint).unwrap(), "value\n");
     }
 }

@@ -86,6 +86,17 @@ pub fn pid() -> Pid {
     nix::unistd::getpid()
 }
 
+/// Gives this process the name that `ps` shows, as far as 15 bytes go; `PR_SET_NAME`, prctl(2).
+///
+/// A program that was started by its descriptor is else named after that on older kernels.
+pub fn rename(program: &Path) {
+    let name = program.file_name().and_then(|name| std::ffi::CString::new(name.as_encoded_bytes()).ok());
+    if let Some(name) = name {
+        // A wrong name harms nobody.
+        let _ = nix::sys::prctl::set_name(&name);
+    }
+}
+
 /// Has the kernel send `signal` to this process when the one that forked it ends; `PR_SET_PDEATHSIG`, prctl(2).
 ///
 /// # Errors

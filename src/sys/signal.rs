@@ -57,6 +57,17 @@ pub fn send(pid: Pid, signal: Signal) -> io::Result<()> {
     }
 }
 
+/// Sends a signal to a process that leads a group, and to all it started; that they are gone already is no error.
+///
+/// # Errors
+/// When this process may not signal them.
+pub fn send_group(leader: Pid, signal: Signal) -> io::Result<()> {
+    match nix::sys::signal::killpg(leader, signal) {
+        Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
+        Err(refused) => Err(refused.into()),
+    }
+}
+
 /// Lets every signal through but these, as a newly forked worker needs it.
 ///
 /// # Errors

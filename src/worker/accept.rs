@@ -30,6 +30,7 @@ use crate::listener::Owner;
 use crate::worker::connection::Connections;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Order;
+use crate::worker::connection::TICK;
 use crate::worker::stream::Sending;
 use crate::worker::stream::UnderWay;
 use crate::worker::stream::Watched;
@@ -161,6 +162,7 @@ impl Hall {
         });
         let mut served = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
         let mut going_away = false;
+        let mut finishing = false;
         loop {
             tokio::select! {
                 biased;
@@ -186,10 +188,17 @@ impl Hall {
                         if look_again(served.as_mut(), entry).await {
                             return;
                         }
-                        served.as_mut().graceful_shutdown();
+                        finishing = true;
                     }
                     Order::Cut => return,
                 },
+                () = tokio::time::sleep(TICK), if finishing => {}
+            }
+            // hyper takes a connection for idle until a header is complete. One that has begun to come is waited for:
+            // its answer says that the connection ends.
+            if finishing && !entry.is_reading() {
+                finishing = false;
+                served.as_mut().graceful_shutdown();
             }
         }
     }

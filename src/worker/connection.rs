@@ -51,7 +51,9 @@ pub(super) struct Patience {
 enum Pause {
     /// It was accepted and waits for its turn, for which it cannot be blamed.
     Waiting,
-    /// A header is being read: from its first byte on, or from the connection's start.
+    /// Its first header is waited for, or being read.
+    First,
+    /// Another header is being read, from its first byte on.
     Header,
     /// Nothing has come since the last request.
     Idle,
@@ -215,7 +217,7 @@ impl Connections {
             _ if connection.stalled.load(Relaxed) => self.patience.idle,
             _ if busy => return false,
             waiting if waiting == Pause::Waiting as u8 => return false,
-            reading if reading == Pause::Header as u8 => self.patience.header,
+            reading if reading != Pause::Idle as u8 => self.patience.header,
             _ => self.patience.idle,
         };
         let ticks = u64::try_from(patience.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
@@ -239,7 +241,12 @@ impl Entry {
     /// Its turn has come: from now on its first header is waited for.
     pub(super) fn seat(&self) {
         self.changed();
-        self.connection.pause.store(Pause::Header as u8, Relaxed);
+        self.connection.pause.store(Pause::First as u8, Relaxed);
+    }
+
+    /// Whether a header has begun to come on a connection that has served before.
+    pub(super) fn is_reading(&self) -> bool {
+        self.connection.pause.load(Relaxed) == Pause::Header as u8
     }
 
     /// A request's header is complete; it is under way until [`Entry::answered`].

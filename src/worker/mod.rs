@@ -152,27 +152,11 @@ async fn live(start: Start) -> Result<(), Error> {
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_log(rotated));
     let hall = hall(&start);
-    let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
     let phase = Phase::default();
-    let parts = Parts {
-        config: Arc::clone(&start.config),
-        redis: redis.clone(),
-        scoreboard: Arc::clone(&start.scoreboard),
-        worker: Worker::new(
-            proc::pid().as_raw().unsigned_abs(),
-            start.slot,
-            start.generation,
-            proc::hostname(),
-        ),
-        cell: start.cell,
-        phase: phase.clone(),
-    };
-    let faces = std::panic::catch_unwind(AssertUnwindSafe(|| {
-        (crate::http::public(&parts, &start.app), crate::http::admin(&parts))
-    }));
-    let (public, admin) = faces.map_err(|panic| Error::App(message(panic.as_ref())))?;
+    let (public, admin) = faces(&start, &redis, &phase)?;
+    let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     tokio::select! {
         health = redis.first_attempt() => if let Health::Down { reason } = health {
@@ -196,7 +180,10 @@ async fn live(start: Start) -> Result<(), Error> {
         },
         _ = lifeline.readable() => Leave::Orphaned,
     };
-    phase.begin_drain();
+    match why {
+        Leave::Stop | Leave::Orphaned => phase.begin_stop(),
+        Leave::Close | Leave::Pass => phase.begin_drain(),
+    }
     accepting.abort_all();
     // News if somebody else has signalled: the supervisor sends a successor at once.
     let _ = writeln!(report, "leaving");
@@ -205,6 +192,23 @@ async fn live(start: Start) -> Result<(), Error> {
     let told_again = drain::told_again(&mut leave, cut_now);
     depart(&hall, &doors, &schedule, report, &lifeline, told_again).await;
     Ok(())
+}
+
+/// What answers visitors and operators; a panic of the application is a boot failure.
+fn faces(start: &Start, redis: &Redis, phase: &Phase) -> Result<(Face, Face), Error> {
+    let pid = proc::pid().as_raw().unsigned_abs();
+    let parts = Parts {
+        config: Arc::clone(&start.config),
+        redis: redis.clone(),
+        scoreboard: Arc::clone(&start.scoreboard),
+        worker: Worker::new(pid, start.slot, start.generation, proc::hostname()),
+        cell: start.cell,
+        phase: phase.clone(),
+    };
+    let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        (crate::http::public(&parts, &start.app), crate::http::admin(&parts))
+    }));
+    built.map_err(|panic| Error::App(message(panic.as_ref())))
 }
 
 /// Drains; a supervisor that dies meanwhile shortens it, and a second order to leave ends it.

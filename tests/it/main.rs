@@ -11,6 +11,7 @@ mod autoscale; // the load decides how many workers there are
 mod browser; // the page in a real browser
 mod config_errors; // mistakes are one sentence and an exit code
 mod control; // the control socket, whoever is at its other end
+mod control_fleet; // the control socket of a real fleet
 mod control_verbs; // what operators type, against a scripted fleet
 mod cookies; // only our own cookies count
 mod crash; // what a crash costs, and what not
@@ -32,6 +33,7 @@ mod rollout; // verdicts of reloads, restarts and scaling, and roll-backs
 mod seats; // seats outlive workers, pauses and bad neighbours
 mod seeing; // status and top
 mod serve; // the main job
+mod service; // what systemd is told
 mod state_begin; // the one round trip, and what it leaves in Redis
 mod state_faults; // the client library under faults
 mod state_migrations; // ledger, checksum, lock
@@ -40,5 +42,6 @@ mod state_stock; // the control: tower-sessions' own store
 mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
+mod upgrade; // another program in the same process, and back
 mod watch; // what changes on disk is followed
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything

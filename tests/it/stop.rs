@@ -132,6 +132,23 @@ fn a_half_sent_request_is_finished_before_its_worker_leaves() {
 }
 
 #[test]
+fn a_half_sent_header_is_waited_for_before_its_worker_leaves() {
+    let redis = RedisServer::start();
+    let mut fleet = Plan::on(&redis).set("REGATTA_DRAIN__IDLE", "100ms").start();
+    let mut used = Connection::open(fleet.listen).unwrap();
+    assert!(used.ask(&Request::get("/hello")).unwrap().keeps_alive());
+    used.send(b"GET /hello HTTP/1.1\r\nHost: fl").unwrap();
+    fleet.signal(Signal::SIGTERM);
+    wait::until("workers drain", wait::LONG, || fleet.said("worker drains").len() == 2);
+    // Idle connections are closed meanwhile.
+    wait::let_pass(Duration::from_millis(600));
+    used.send(b"eet.test\r\n\r\n").unwrap();
+    let response = used.receive(false).expect("it is answered");
+    assert!(response.status == 200 && !response.keeps_alive());
+    assert_eq!(fleet.exit_code(wait::LONG), 0);
+}
+
+#[test]
 fn the_drain_deadline_cuts_what_is_left_and_says_so() {
     let redis = RedisServer::start();
     let plan = slow(&redis).set("REGATTA_DRAIN__TIMEOUT", "1s").set("REGATTA_DRAIN__IDLE", "100ms");

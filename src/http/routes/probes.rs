@@ -23,7 +23,7 @@ pub(in crate::http) async fn livez() -> Response {
     Json(Probe { status: "alive", reason: None }).into_response()
 }
 
-/// Ready once the fleet has reached Redis, until this worker drains.
+/// Ready once the fleet has reached Redis, until it stops; that this worker leaves, as at a reload, is no news to anybody.
 ///
 /// A later outage of Redis is `degraded` and still 200: every replica shares it, and taking all of them out would turn
 /// defined answers into refused connections. Before the first contact it is 503, so that a rollout with a wrong Redis
@@ -35,7 +35,7 @@ pub(in crate::http) async fn readyz(Shared(State(core)): Shared<State>) -> Respo
     }
     let reached = core.scoreboard.redis_reached();
     let (code, status, reason) = match health {
-        _ if core.phase.is_draining() => {
+        _ if core.phase.is_stopping() => {
             (StatusCode::SERVICE_UNAVAILABLE, "unready", Some("draining".to_owned()))
         }
         Health::Up => (StatusCode::OK, "ready", None),

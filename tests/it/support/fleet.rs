@@ -144,6 +144,11 @@ impl Plan {
         self
     }
 
+    /// Its file.
+    pub(crate) fn file(&self) -> &Path {
+        &self.program
+    }
+
     /// Where it runs and keeps its files; gone with the last plan or fleet that knows it.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()

@@ -13,7 +13,7 @@ use crate::zero_loss::storm::Census;
 use crate::zero_loss::storm::MOST;
 
 /// How long a worker may drain here.
-const DRAIN: Duration = Duration::from_secs(4);
+const DRAIN: Duration = Duration::from_secs(3);
 
 /// A connection that left HTTP, as a WebSocket does.
 fn held_socket(scene: &mut Scene) -> Connection {
@@ -31,7 +31,7 @@ fn held_connections_bound_old_generations() {
     });
     let census = Census::of(scene.fleet.pid());
     let mut held = Vec::new();
-    for round in 0..soak::length(6, 60) {
+    for round in 0..soak::length(4, 60) {
         held.push(held_socket(&mut scene));
         let newest = held.last_mut().unwrap();
         newest.send(b"still there?").unwrap();

@@ -155,7 +155,7 @@ fn settled(fleet: &Fleet, workers: usize) {
     });
 }
 
-/// Waits until nothing is under way: the same workers, all of them ready, for some seconds.
+/// Waits until nothing is under way: the same workers, all of them ready, for longer than any step takes.
 #[track_caller]
 fn quiet(fleet: &Fleet) {
     let mut last = (Vec::new(), Instant::now());
@@ -166,6 +166,6 @@ fn quiet(fleet: &Fleet) {
         if alive != last.0 || !settled {
             last = (alive, Instant::now());
         }
-        last.1.elapsed() > Duration::from_secs(3)
+        last.1.elapsed() > Duration::from_millis(1500)
     });
 }

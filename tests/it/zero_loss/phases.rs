@@ -33,7 +33,7 @@ fn disturbed(plan: &Plan, signal: Signal, moment: Duration) -> Fleet {
 
 /// Moments spread over a boot.
 fn moments() -> impl Iterator<Item = Duration> {
-    let count = soak::length(6, 60);
+    let count = soak::length(4, 60);
     (0..count).map(move |number| BOOT * number / count)
 }
 

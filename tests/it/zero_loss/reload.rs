@@ -51,7 +51,7 @@ fn restarting_every_slot_fails_no_request() {
 #[test]
 fn visits_are_counted_exactly_over_reloads() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let fleet = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms").start();
     let address = fleet.listen;
     let load = Load::start(4, |_| {
         let mut visitor = Visitor::default();

@@ -26,7 +26,7 @@ fn scaling_by_command_fails_no_request() {
 fn scaling_by_signal_fails_no_request() {
     let mut scene = Scene::start("scale 2, 8, 2 by signal", |plan| plan);
     let mut workers: usize = 2;
-    for wanted in ROUND.repeat(soak::length(1, 10)) {
+    for wanted in soak::length([5, 2], ROUND).repeat(soak::length(1, 10)) {
         while workers != wanted {
             let (signal, next) = match workers < wanted {
                 true => (Signal::SIGTTIN, workers + 1),

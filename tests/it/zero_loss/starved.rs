@@ -48,7 +48,7 @@ fn a_suspended_supervisor_costs_no_worker_and_no_request() {
         scene.fleet.signal(Signal::SIGCONT);
         scene.volley.more(200);
         // Whatever it would do to workers that it has not looked at for so long, it would do now.
-        wait::let_pass(Duration::from_secs(2));
+        wait::let_pass(Duration::from_secs(1));
         assert_eq!(scene.fleet.workers(), workers, "{}", scene.fleet.log());
     }
     rollout(&scene.fleet, Signal::SIGHUP, "reload");
@@ -63,7 +63,7 @@ fn four_times_too_few_processors_kill_nobody() {
     let mut scene = Scene::with("processors oversubscribed", &mix, |plan| plan.workers(4));
     let workers = scene.fleet.workers();
     let burners = Burners::start(4 * processors);
-    wait::let_pass(Duration::from_secs(soak::length(8, 60)));
+    wait::let_pass(Duration::from_secs(soak::length(6, 60)));
     assert_eq!(scene.fleet.workers(), workers, "{}", scene.fleet.log());
     drop(burners);
     scene.volley.more(100);

@@ -69,6 +69,11 @@ pub(crate) const MIX: &[(Kind, usize)] = &[
 type Act = Box<dyn FnMut(&mut Book) + Send>;
 
 impl Kind {
+    /// Whether its answers take long because it wants them to.
+    fn takes_its_time(self) -> bool {
+        matches!(self, Self::SlowReader | Self::Stream)
+    }
+
     fn client(self, address: SocketAddr) -> Act {
         match self {
             Self::KeepAlive => http1::keep_alive(address),

@@ -13,6 +13,9 @@ use crate::support::client::Failure;
 use crate::support::volley::Kind;
 use crate::support::volley::Outcome;
 
+/// A small answer that takes longer than this is told of: nothing failed, but somebody waited.
+const LATE: Duration = Duration::from_millis(500);
+
 /// Failures that are told in full.
 const EXAMPLES: usize = 20;
 
@@ -81,6 +84,8 @@ struct Row {
     answered: u64,
     lost: BTreeMap<Loss, u64>,
     slowest: Duration,
+    /// Answers that came late, and when the first of them did.
+    late: (u64, Option<OffsetDateTime>),
 }
 
 /// Everything that clients saw.
@@ -98,6 +103,10 @@ impl Tally {
         let row = self.rows.entry(kind).or_default();
         let took = begin.elapsed();
         row.slowest = row.slowest.max(took);
+        if took > LATE && !kind.takes_its_time() {
+            row.late.0 += 1;
+            row.late.1.get_or_insert_with(OffsetDateTime::now_utc);
+        }
         match outcome {
             Ok(worker) => {
                 row.answered += 1;
@@ -118,6 +127,7 @@ impl Tally {
             let own = self.rows.entry(kind).or_default();
             own.answered += row.answered;
             own.slowest = own.slowest.max(row.slowest);
+            own.late = (own.late.0 + row.late.0, own.late.1.into_iter().chain(row.late.1).min());
             for (loss, count) in row.lost {
                 *own.lost.entry(loss).or_default() += count;
             }
@@ -171,7 +181,11 @@ impl Tally {
             let _ = write!(text, ", {loss:?} {}", self.lost(loss));
         }
         for (kind, row) in &self.rows {
-            let _ = write!(text, "; {kind:?} {} (slowest {} ms)", row.answered, row.slowest.as_millis());
+            let _ = write!(text, "; {kind:?} {} (slowest {} ms", row.answered, row.slowest.as_millis());
+            if let (late, Some(first)) = row.late {
+                let _ = write!(text, ", {late} after {LATE:?}, first {}", first.time());
+            }
+            text.push(')');
         }
         text
     }

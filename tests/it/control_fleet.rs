@@ -1,0 +1,88 @@
+//! The control socket of a real fleet: found after a kill, open to operators whoever else is there.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixStream;
+
+use nix::sys::signal::Signal;
+use regatta::control;
+use serde_json::Value;
+
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::host::Raw;
+use crate::support::process;
+use crate::support::redis::RedisServer;
+use crate::support::wait;
+
+fn knock(fleet: &Fleet) -> Raw {
+    Raw::new(UnixStream::connect(control::socket(&fleet.plan().folder().join("run"))).unwrap())
+}
+
+#[test]
+fn the_socket_of_a_killed_fleet_is_replaced() {
+    let redis = RedisServer::start();
+    let mut fleet = Plan::on(&redis).workers(1).start();
+    let path = control::socket(&fleet.plan().folder().join("run"));
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+    let workers = fleet.workers();
+    fleet.signal(Signal::SIGKILL);
+    assert_eq!(fleet.exit_code(wait::LONG), -9);
+    wait::until("its workers are gone", wait::LONG, || !workers.iter().any(|pid| process::alive(*pid)));
+    let (code, said) = fleet.plan().clone().args(&["status"]).run();
+    assert!(code == 69 && said.contains("no fleet runs here"), "{code}: {said}");
+    assert!(path.exists(), "the file is left behind");
+    let mut next = fleet.plan().start();
+    assert!(knock(&next).has_status());
+    assert_eq!(next.stop(), 0);
+    assert!(!path.exists(), "a fleet that ends in order takes its file along");
+}
+
+#[test]
+fn idle_clients_and_noise_hold_up_no_operator() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(2).start();
+    let workers = fleet.workers();
+    let before = process::descriptors(fleet.pid()).len();
+    let idle: Vec<Raw> = (0..200).map(|_| knock(&fleet)).collect();
+    for noise in ["", "\n", "{\"version\":1", "stop\n", "{\"version\":3,\"verb\":\"stop\"}\n"] {
+        (0..20).for_each(|_| knock(&fleet).say(noise));
+    }
+    knock(&fleet).say("x".repeat(1024 * 1024));
+    assert_eq!(fleet.plan().clone().args(&["status"]).run().0, 0);
+    assert!(idle.into_iter().all(|mut one| one.has_status()), "none of them was in the way or dropped");
+    assert_eq!(fleet.workers(), workers);
+    wait::until("every client is closed", wait::LONG, || process::descriptors(fleet.pid()).len() == before);
+}
+
+#[test]
+fn whoever_follows_is_told_of_a_crash() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(2).start();
+    let mut follower = knock(&fleet);
+    follower.say("{\"version\":1,\"verb\":\"events\",\"follow\":true}\n");
+    let mut bystander = knock(&fleet);
+    assert!(bystander.has_status());
+    let victim = fleet.workers()[0];
+    let slot = fleet.slot_of(victim);
+    let successor = fleet.crash(victim);
+    let mut last = 0;
+    let mut until = |kind: &str, pid: u32| -> Value {
+        loop {
+            let event = follower.hear().expect("it is told, not cut off")["event"].take();
+            assert_eq!(event["seq"], last + 1, "numbers have no gap: {event}");
+            last += 1;
+            if event["kind"] == kind && event["pid"] == pid {
+                return event;
+            }
+        }
+    };
+    let died = until("worker_died", victim);
+    assert_eq!(died["slot"], slot);
+    assert!(died["reason"].is_string(), "{died}");
+    assert_eq!(until("worker_ready", successor)["slot"], slot);
+    // The new worker was forked while this connection was open: it must not hold it.
+    bystander.say("goodbye\n");
+    assert!(bystander.sentence().contains("not a JSON object"));
+    assert_eq!(bystander.hear(), None);
+}
