@@ -147,3 +147,24 @@ fn the_figures_in_the_log_add_up_to_what_clients_counted() {
     assert!(numbers("requests_total").is_sorted());
     assert_eq!(fleet.stop(), 0);
 }
+
+#[test]
+fn the_log_goes_on_in_its_file_over_an_upgrade() {
+    let redis = RedisServer::start();
+    let plan = Plan::on(&redis).workers(1).set("REGATTA_LOG__FILE", "fleet.log");
+    let path = plan.folder().join("fleet.log");
+    let mut fleet = start(&plan, &path);
+    let before = fleet.workers();
+    fleet.signal(Signal::SIGUSR2);
+    wait::until("a worker of the new program serves alone", wait::LONG, || {
+        let now = fleet.workers();
+        now.len() == 1 && now != before && lines(&path).iter().any(|line| says(line, "upgrade done"))
+    });
+    let renamed = plan.folder().join("fleet.log.1");
+    fs::rename(&path, &renamed).unwrap();
+    fleet.signal(Signal::SIGUSR1);
+    wait::until("the supervisor goes on in the new file", wait::LONG, || path.exists());
+    assert_eq!(fleet.stop(), 0);
+    assert!(all_lines(&path).iter().any(|line| says(line, "stopped")));
+    assert!(all_lines(&renamed).iter().any(|line| says(line, "upgrade done")));
+}

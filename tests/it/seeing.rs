@@ -165,3 +165,20 @@ fn top_bears_a_stopped_supervisor_and_finds_the_next_fleet() {
     top.press("q");
     assert_eq!(top.ends(wait::LONG), Some(0));
 }
+
+#[test]
+fn top_and_the_totals_go_on_over_an_upgrade() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    assert_eq!(fleet.get("/hello").status, 200);
+    let mut top = Terminal::run(&run_dir(fleet.plan()), &["top", "--interval", "100ms"]);
+    top.shows("serving");
+    let (code, said, err) = ask(fleet.plan(), &["upgrade"]);
+    assert_eq!(code, 0, "{said}{err}");
+    top.shows("last upgrade, to generation 2: done");
+    top.press("q");
+    assert_eq!(top.ends(wait::LONG), Some(0));
+    let status = status(&fleet);
+    assert_eq!((&status["totals"]["requests"], &status["supervisor_pid"]), (&1.into(), &fleet.pid().into()));
+    assert_eq!((&status["last_rollout"]["kind"], &status["generation"]), (&"upgrade".into(), &2.into()));
+}
