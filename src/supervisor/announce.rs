@@ -5,20 +5,34 @@ use std::net::SocketAddr;
 use crate::supervisor::Supervisor;
 use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
+use crate::supervisor::slot::Slot;
+
+/// Early deaths of a slot after which the fleet goes ahead without it.
+const TRIES: u32 = 2;
 
 impl Supervisor<'_> {
-    /// Says once that every slot serves for the first time.
+    /// Says once that the fleet serves: every slot does, or was tried in earnest while others do.
     pub(super) fn announce(&mut self) {
-        if self.announced || self.target != Target::Serve || !self.is_settled() {
+        let tried = |slot: &Slot| slot.serves() || slot.backoff.early_deaths() >= TRIES;
+        if self.announced || self.target != Target::Serve || !self.ever_ready || !self.slots.iter().all(tried)
+        {
+            return;
+        }
+        let serving = self.slots.iter().filter(|slot| slot.serves()).count();
+        if serving == 0 {
             return;
         }
         self.announced = true;
         let public: Vec<_> = self.addresses.public.iter().map(ToString::to_string).collect();
         let url = self.addresses.public.first().copied().map(shown).unwrap_or_default();
         let (listen, admin) = (public.join(","), self.addresses.admin);
-        tracing::info!(listen, %admin, workers = self.wanted, "serving on {url}");
-        self.tell_ready(&format!("{} workers serve on {url}", self.wanted));
-        self.note(happened("serving", format!("{} workers serve on {url}", self.wanted)));
+        tracing::info!(listen, %admin, workers = serving, "serving on {url}");
+        let sentence = match self.slots.len() {
+            slots if slots == serving => format!("{serving} workers serve on {url}"),
+            slots => format!("{serving} of {slots} workers serve on {url}, the others are tried again"),
+        };
+        self.tell_ready(&sentence);
+        self.note(happened("serving", sentence));
     }
 }
 
