@@ -15,11 +15,12 @@ use crate::upgrade::upgraded;
 fn fails_and_is_taken_back(how: &str, reason: &str) {
     let site = Site::new();
     let plan = site.plan.clone().set("REGATTA_WORKERS__BOOT_TIMEOUT", "2s");
-    let plan = plan.set("REGATTA_WORKERS__PROBATION", "2s");
+    let plan = plan.set("REGATTA_WORKERS__PROBATION", "4s");
     let fleet = plan.start();
     let volley = Volley::start(fleet.listen, MIX);
     volley.more(50);
     let (pid, workers) = (fleet.pid(), fleet.workers());
+    let descriptors = process::descriptors(pid);
     let next = site.copy("next");
     site.put(&next);
     site.break_workers(how);
@@ -27,6 +28,7 @@ fn fails_and_is_taken_back(how: &str, reason: &str) {
     assert!(said.starts_with("upgrade rolled back") && said.contains(reason), "{said}");
     assert_eq!(process::program(pid).unwrap(), site.real, "the old program again");
     wait::until("only the old workers are left", wait::LONG, || fleet.workers() == workers);
+    wait::until("no descriptor is left of it", wait::LONG, || process::descriptors(pid) == descriptors);
     volley.more(50);
     site.break_workers("");
     upgraded(&fleet);
