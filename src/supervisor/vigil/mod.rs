@@ -176,7 +176,7 @@ impl Watch {
                 silence.add(task, since);
                 silence
             }
-            other => other.insert(Silence::begin(sense.beat, task, patience, now)),
+            other => other.insert(Silence::begin(sense.beat, task, since, patience, now)),
         };
         let stall = Stall {
             silent: now.saturating_sub(sense.beat),
@@ -214,8 +214,8 @@ impl Silence {
     /// The first look. What the worker did with the time before is not known: it counts as its own.
     ///
     /// Not all of it, however: after a pause of the whole machine the first look must not be the last.
-    fn begin(beat: Duration, task: Task, patience: Patience, now: Duration) -> Self {
-        let own = now.saturating_sub(beat).min(OVERDUE).min(patience.hung / 2);
+    fn begin(beat: Duration, task: Task, since: Duration, patience: Patience, now: Duration) -> Self {
+        let own = now.saturating_sub(beat).min(OVERDUE + since).min(patience.hung / 2);
         Self { beat, own, ran: Duration::ZERO, waited: Duration::ZERO, watched: own, last: task }
     }
 
