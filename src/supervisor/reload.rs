@@ -101,6 +101,8 @@ impl Supervisor<'_> {
         );
         let goal = Goal::Rollout(*to);
         tracing::error!(slot, %cause, "{sentence}");
+        // Nobody knows whether it will end, so who waits by `systemctl reload` is not kept either.
+        self.tell_ready(&sentence);
         self.settle(&goal, &Verdict::failed(sentence));
     }
 

@@ -141,9 +141,8 @@ impl Supervisor<'_> {
         if self.target != Target::Serve {
             self.watched = None;
         }
-        // What came is taken in any case: it would wake the loop for ever.
+        // What comes while the fleet boots is taken too, and waits with its reload or upgrade for the first READY.
         match self.watched.as_mut()?.look(now) {
-            Ok(_) if !self.ever_ready => {}
             Ok(changed) => changed.into_iter().for_each(|(kind, path)| self.file_changed(kind, &path, now)),
             Err(error) => {
                 tracing::warn!(%error, "files are no longer watched: {error}");
