@@ -15,6 +15,7 @@ mod control_fleet; // the control socket of a real fleet
 mod control_verbs; // what operators type, against a scripted fleet
 mod cookies; // only our own cookies count
 mod crash; // what a crash costs, and what not
+mod crossed; // two things at once, each of which goes well alone
 mod deploy; // manifests and compose agree with each other and with the settings
 mod exact; // counts are exact
 mod heal; // what Redis forgets is put back

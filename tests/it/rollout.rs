@@ -14,37 +14,42 @@ use crate::support::redis::RedisServer;
 use crate::support::wait;
 
 /// A fleet that fails on request, with a configuration file of its own.
-struct Scene {
-    fleet: Fleet,
-    faults: PathBuf,
-    file: PathBuf,
+pub(crate) struct Scene {
+    pub(crate) fleet: Fleet,
+    pub(crate) faults: PathBuf,
+    pub(crate) file: PathBuf,
     _redis: RedisServer,
 }
 
 impl Scene {
-    fn start(workers: usize) -> Self {
+    pub(crate) fn start(workers: usize) -> Self {
+        Self::start_as(workers, |plan| plan)
+    }
+
+    /// The same with settings of the environment.
+    pub(crate) fn start_as(workers: usize, adapt: impl FnOnce(Plan) -> Plan) -> Self {
         let redis = RedisServer::start();
         let plan = Plan::on(&redis).example("faulty").unset("WEB_CONCURRENCY");
         let (faults, file) = (plan.folder().join("faults"), plan.folder().join("regatta.toml"));
         fs::write(&file, configuration(workers, "300ms")).unwrap();
-        let plan = plan.set("FAULTY_FILE", faults.to_str().unwrap());
+        let plan = adapt(plan.set("FAULTY_FILE", faults.to_str().unwrap()));
         Self { fleet: plan.start(), faults, file, _redis: redis }
     }
 
     /// Types a command; its exit code and what it printed.
-    fn command(&self, args: &[&str]) -> (i32, String) {
+    pub(crate) fn command(&self, args: &[&str]) -> (i32, String) {
         self.fleet.plan().clone().args(args).run()
     }
 
     #[track_caller]
-    fn expect(&self, args: &[&str], code: i32, sentence: &str) -> String {
+    pub(crate) fn expect(&self, args: &[&str], code: i32, sentence: &str) -> String {
         let (ended, said) = self.command(args);
         assert_eq!(ended, code, "{args:?}: {said}");
         assert!(said.contains(sentence), "{args:?} does not say {sentence:?}: {said}");
         said
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         let (code, text) = self.command(&["status", "--json"]);
         assert_eq!(code, 0, "{text}");
         serde_json::from_str(&text).unwrap_or_else(|error| panic!("{error}: {text}"))
@@ -63,12 +68,12 @@ impl Scene {
 
     /// Waits until nobody is left who leaves.
     #[track_caller]
-    fn settled(&self, workers: usize) {
+    pub(crate) fn settled(&self, workers: usize) {
         wait::until("only serving workers", wait::LONG, || self.fleet.workers().len() == workers);
     }
 }
 
-fn configuration(workers: usize, probation: &str) -> String {
+pub(crate) fn configuration(workers: usize, probation: &str) -> String {
     format!("[workers]\ncount = {workers}\nprobation = \"{probation}\"\n")
 }
 

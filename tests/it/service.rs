@@ -12,14 +12,14 @@ use crate::support::redis::RedisServer;
 use crate::support::wait;
 
 /// systemd, as far as a service knows it.
-struct Manager {
+pub(crate) struct Manager {
     socket: UnixDatagram,
     heard: Vec<String>,
 }
 
 impl Manager {
     /// One that is named in the plan's environment.
-    fn of(plan: Plan) -> (Self, Plan) {
+    pub(crate) fn of(plan: Plan) -> (Self, Plan) {
         let path = plan.folder().join("notify");
         let socket = UnixDatagram::bind(&path).unwrap();
         socket.set_nonblocking(true).unwrap();
@@ -36,7 +36,7 @@ impl Manager {
 
     /// Waits for the next message that begins like this, and forgets all before it.
     #[track_caller]
-    fn hears(&mut self, start: &str) -> String {
+    pub(crate) fn hears(&mut self, start: &str) -> String {
         wait::until_some(&format!("the manager is told {start}"), wait::LONG, || {
             self.listen();
             let at = self.heard.iter().position(|message| message.starts_with(start))?;
