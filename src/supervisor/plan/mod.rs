@@ -294,7 +294,7 @@ fn close(view: &View<'_>, index: usize, now: Duration, plan: &mut Plan) {
     }
     if !attended {
         match slot.backoff.early_deaths() {
-            0 => spawn(view, index, view.next_generation(index), now, plan),
+            0..BOOT_ATTEMPTS => spawn(view, index, view.next_generation(index), now, plan),
             _ => plan.actions.push(Action::CloseSeat { slot: index }),
         }
     }

@@ -192,7 +192,10 @@ fn a_retiring_slot_is_attended_until_its_listeners_are_closed() {
     assert_eq!(actions(&two), [closing(1, 2, Order::Close, Reason::Scale)]);
     let deserted = retiring(Seat::Closing, &[]);
     assert_eq!(actions(&deserted), [Action::Spawn { slot: 1, generation: 1 }]);
-    let broken = [ready(1), Slot { seat: Seat::Closing, ..failed(1) }];
+    // A first early death may be bad luck; whoever waits in the queue is worth another try.
+    let unlucky = [ready(1), Slot { seat: Seat::Closing, rest_until: None, ..failed(1) }];
+    assert_eq!(actions(&unlucky), [Action::Spawn { slot: 1, generation: 1 }]);
+    let broken = [ready(1), Slot { seat: Seat::Closing, ..failed(2) }];
     assert_eq!(actions(&broken), [Action::CloseSeat { slot: 1 }]);
     let stage = Stage::Draining { kill_at: KILL_AT, reason: Reason::Scale, order: Order::Close, cut: false };
     let finishing = retiring(Seat::Closed, &[worker(2, 1, stage)]);
