@@ -216,6 +216,8 @@ impl Supervisor<'_> {
             vigil::Verdict::Healthy => {}
             vigil::Verdict::Suspect(_) if was => {}
             vigil::Verdict::Suspect(stall) => {
+                // Whoever reads it finds it true.
+                self.steer();
                 tracing::info!(slot, pid, "new connections go to other workers: {stall}");
                 let incident = Incident { kind: "worker_suspected", slot, pid: worker.pid };
                 self.note_worker(incident, None, &format!("may hang, new connections go to others: {stall}"));
