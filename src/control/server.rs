@@ -206,6 +206,10 @@ impl Server {
     fn accept(&mut self) {
         self.exhausted = false;
         for _ in 0..ACCEPTS_MAX {
+            // Whoever has left makes room; nobody has to go for a newcomer before that was seen.
+            if self.clients.len() >= CLIENTS_MAX && self.somebody_stirs() {
+                return;
+            }
             match self.listener.accept() {
                 Ok((stream, _)) => self.admit(stream),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
@@ -217,6 +221,12 @@ impl Server {
                 }
             }
         }
+    }
+
+    /// Whether any client has something for the next turn, be it its end.
+    fn somebody_stirs(&self) -> bool {
+        let ready = fd::wait(&self.watched(), Some(Duration::ZERO)).unwrap_or_default();
+        ready.iter().skip(1).any(|ready| ready.any())
     }
 
     /// Lets a client in if it may come in and there is room.
