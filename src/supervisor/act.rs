@@ -113,10 +113,10 @@ impl Supervisor<'_> {
 
     /// Ends listening in a slot: nobody will sit here any more.
     pub(super) fn close_seat(&mut self, slot: usize) {
-        if let Some(listeners) = self.sockets[slot].take() {
-            listeners.close();
-        }
         self.slots[slot].seat = Seat::Closed;
+        // Once is enough.
+        let Some(listeners) = self.sockets[slot].take() else { return };
+        listeners.close();
         tracing::info!(slot, "slot closed");
         self.note(happened("slot_closed", format!("slot {slot} has retired")).slot(slot));
     }
