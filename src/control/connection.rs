@@ -201,6 +201,16 @@ impl Connection {
         Presence::Here
     }
 
+    /// Whether a whole request waits here.
+    pub(super) fn has_asked_more(&self) -> bool {
+        self.line_end.is_some()
+    }
+
+    /// Whether it has left too much unread.
+    pub(super) fn is_overrun(&self) -> bool {
+        self.unsent() > QUEUE_MAX
+    }
+
     /// Bytes that wait for the client.
     pub(super) fn unsent(&self) -> usize {
         self.outgoing.len() - self.sent

@@ -269,7 +269,11 @@ impl Server {
         if reply.is_final() && client.state == State::Asked {
             client.state = State::Idle;
         }
-        if client.send(&line) == Presence::Gone || client.is_done() {
+        let gone = client.send(&line) == Presence::Gone;
+        if gone && client.has_asked_more() && !client.is_overrun() {
+            // One that left may have asked more before: the next turn takes that, and then lets it go.
+            client.abandon();
+        } else if gone || client.is_done() {
             self.clients.remove(&id);
         }
     }
