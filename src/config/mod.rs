@@ -9,6 +9,7 @@ mod inputs;
 pub mod keys;
 mod layers;
 mod parse;
+pub mod place;
 pub mod schema;
 
 use std::path::PathBuf;
@@ -23,6 +24,8 @@ pub use inputs::handoff_of_process;
 pub use inputs::handoff_variable;
 use layers::Layers;
 use parse::Reason;
+use place::Place;
+use schema::Access;
 use schema::Admin;
 use schema::Config;
 use schema::Count;
@@ -54,6 +57,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
             prefix: layers.one("redis.prefix", parse::prefix)?,
             mode: layers.one("redis.mode", parse::mode)?,
             command_timeout: layers.one("redis.command_timeout", parse::positive_duration)?,
+            access: access(&layers)?,
         },
         session: session(&layers)?,
         limits: layers
@@ -97,6 +101,15 @@ pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
 
 fn path(text: &str) -> Result<PathBuf, Reason> {
     if text.is_empty() { Err("it is empty".into()) } else { Ok(PathBuf::from(text)) }
+}
+
+fn access(layers: &Layers) -> Result<Access, Error> {
+    Ok(Access {
+        password_file: layers.optional("redis.password_file", path)?,
+        tls_ca: layers.optional("redis.tls_ca", path)?,
+        tls_cert: layers.optional("redis.tls_cert", path)?,
+        tls_key: layers.optional("redis.tls_key", path)?,
+    })
 }
 
 fn workers(layers: &Layers) -> Result<Workers, Error> {
@@ -188,6 +201,7 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
         return Err(layers.contradiction("admin.listen", reason));
     }
     workers_agree(layers, &config.workers)?;
+    redis_agrees(layers, &config.redis)?;
     if config.session.idle > config.session.absolute {
         return Err(layers.contradiction("session.idle", "session.absolute is shorter".into()));
     }
@@ -200,6 +214,37 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
         );
     }
     Ok(())
+}
+
+/// Files that the address has no use for would be settings without an effect.
+fn redis_agrees(layers: &Layers, redis: &Redis) -> Result<(), Error> {
+    let Access { password_file, tls_ca, tls_cert, tls_key } = &redis.access;
+    let place = redis.url.as_ref().and_then(|url| Place::read(url.expose()).ok());
+    if password_file.is_some() && place.is_none() {
+        return Err(layers.contradiction("redis.password_file", "redis.url is not set".into()));
+    }
+    if password_file.is_some() && place.as_ref().is_some_and(|place| place.login.password.is_some()) {
+        return Err(
+            layers.contradiction("redis.password_file", "redis.url has a password too; give one of them".into())
+        );
+    }
+    let files = [("redis.tls_ca", tls_ca), ("redis.tls_cert", tls_cert), ("redis.tls_key", tls_key)];
+    let given = files.iter().find(|(_, file)| file.is_some());
+    if let Some((name, _)) = given
+        && !place.is_some_and(|place| place.tls)
+    {
+        let reason = "redis.url does not ask for TLS; it would begin with rediss".to_owned();
+        return Err(layers.contradiction(name, reason));
+    }
+    match (tls_cert, tls_key) {
+        (Some(_), None) => {
+            Err(layers.contradiction("redis.tls_cert", "its key is missing (redis.tls_key)".into()))
+        }
+        (None, Some(_)) => {
+            Err(layers.contradiction("redis.tls_key", "its certificate is missing (redis.tls_cert)".into()))
+        }
+        _ => Ok(()),
+    }
 }
 
 fn workers_agree(layers: &Layers, workers: &Workers) -> Result<(), Error> {
@@ -316,6 +361,12 @@ mod tests {
     fn contradictions_are_named() {
         assert!(message(&[("PORT", "3001")], None).contains("admin.listen"));
         assert!(message(&[("REGATTA_SESSION__IDLE", "60d")], None).contains("session.absolute"));
+        let redis = |text: &str| message(&[], Some(&format!("[redis]\n{text}")));
+        assert!(redis("password_file = \"/p\"").contains("redis.url is not set"));
+        assert!(redis("url = \"redis://:x@h\"\npassword_file = \"/p\"").contains("give one of them"));
+        assert!(redis("url = \"redis://h\"\ntls_ca = \"/ca\"").contains("rediss"));
+        assert!(redis("url = \"rediss://h\"\ntls_cert = \"/c\"").contains("redis.tls_key"));
+        assert!(redis("url = \"rediss-cluster://h\"\ntls_key = \"/k\"").contains("redis.tls_cert"));
         let workers = |text: &str| message(&[], Some(&format!("[workers]\n{text}")));
         assert!(workers("min = 4\nmax = 2").contains("workers.max is 2"));
         assert!(workers("count = 8\nmax = 4").contains("workers.count is 8"));

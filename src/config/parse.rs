@@ -9,6 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 
+use crate::config::place::Place;
 use crate::config::schema::Autoscale;
 use crate::config::schema::Count;
 use crate::config::schema::ForwardHeader;
@@ -151,40 +152,7 @@ pub(super) fn networks(items: &[String]) -> Result<Vec<IpNet>, Reason> {
 }
 
 pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
-    if text.starts_with("unix://") {
-        return unix_url(text);
-    }
-    let url = url::Url::parse(text).map_err(|source| source.to_string())?;
-    match url.scheme() {
-        "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => Err("the host is missing".into()),
-        "redis" | "rediss" => match url.path().trim_start_matches('/') {
-            "" => Ok(RedisUrl(text.to_owned())),
-            database if database.parse::<u8>().is_ok() => Ok(RedisUrl(text.to_owned())),
-            _ => Err("the database must be a number from 0 to 255".into()),
-        },
-        other => Err(format!("the scheme {other} is unknown")),
-    }
-}
-
-/// `unix://[user:password@]/path[?db=number]`.
-fn unix_url(text: &str) -> Result<RedisUrl, Reason> {
-    let rest = text.strip_prefix("unix://").unwrap_or_default();
-    let (address, database) =
-        rest.rsplit_once("?db=").map_or((rest, None), |(address, db)| (address, Some(db)));
-    let (before, path) = address.split_once('/').unwrap_or((address, ""));
-    if path.is_empty() {
-        return Err("the socket's path is missing".into());
-    }
-    // A host may stand after the credentials, because some URL libraries insist on one; it means nothing.
-    if !before.is_empty() && !before.contains('@') {
-        return Err("the socket's path must begin with /".into());
-    }
-    match database {
-        Some(number) if number.parse::<u8>().is_err() => {
-            Err("the database must be a number from 0 to 255".into())
-        }
-        _ => Ok(RedisUrl(text.to_owned())),
-    }
+    Place::read(text).map(|_| RedisUrl(text.to_owned()))
 }
 
 fn word(text: &str, max: usize, also: &str) -> Result<String, Reason> {
@@ -292,31 +260,6 @@ mod tests {
         assert_eq!(rate("5 / 10s").unwrap(), Rate { count: 5, period: Duration::from_secs(10) });
         for bad in ["100", "0/s", "/s", "1/0s", "1/500ms", "x/s", "1/s/s", "1/32d"] {
             assert!(rate(bad).is_err(), "{bad}");
-        }
-    }
-
-    #[test]
-    fn urls_need_what_a_client_needs() {
-        for good in [
-            "redis://h",
-            "redis://:p@h:6379/3",
-            "rediss://u:p@h/0",
-            "unix:///tmp/r.sock",
-            "unix://:p@/tmp/a?b.sock?db=3",
-        ] {
-            assert!(redis_url(good).is_ok(), "{good}");
-        }
-        for bad in [
-            "h:6379",
-            "redis://",
-            "redis://h/x",
-            "http://h",
-            "unix://",
-            "unix://relative/x.sock",
-            "unix:///x?db=999",
-            "redis://h:99999",
-        ] {
-            assert!(redis_url(bad).is_err(), "{bad}");
         }
     }
 

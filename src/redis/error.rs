@@ -16,6 +16,12 @@ pub enum Error {
         /// Why, in a few words.
         reason: String,
     },
+    /// A setting, or a file that it names, cannot be used; nothing was sent.
+    #[error("{reason}")]
+    Setting {
+        /// Which one and why.
+        reason: String,
+    },
     /// No answer in time; whether it was executed is unknown.
     #[error("Redis did not answer in time")]
     Timeout,
@@ -79,6 +85,10 @@ impl Error {
         Self::Unavailable { reason: reason.into() }
     }
 
+    pub(super) fn setting(reason: impl Into<String>) -> Self {
+        Self::Setting { reason: reason.into() }
+    }
+
     pub(super) fn protocol(reason: impl Into<String>) -> Self {
         Self::Protocol { reason: reason.into() }
     }
@@ -95,6 +105,11 @@ impl Error {
     /// Whether our code is not on the server: it was not executed, so loading it and calling again is safe.
     pub(super) fn code_missing(&self) -> bool {
         matches!(self, Self::Refused { refusal: Refusal::CodeMissing, .. })
+    }
+
+    /// Whether the configuration is wrong and not the server: trying again soon is no use.
+    pub(super) fn misconfigured(&self) -> bool {
+        matches!(self, Self::Setting { .. } | Self::Refused { refusal: Refusal::Permission, .. })
     }
 
     /// Whether the server does not know or not allow this command at all.

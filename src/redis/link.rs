@@ -98,13 +98,13 @@ impl Link {
     /// # Errors
     /// Why it could not, e.g. refused or wrong password.
     pub(super) async fn open(inner: &Inner) -> Result<Self, Error> {
+        let config = inner.endpoint.config(None)?;
         let performance = endpoint::performance(SETUP_TIMEOUT);
-        let client =
-            Client::new(inner.endpoint.clone(), Some(performance), Some(endpoint::connection()), None);
+        let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
         let task = client.connect();
         let link = Self { client, task };
         let connected = link.client.wait_for_connect();
-        match tokio::time::timeout(2 * endpoint::CONNECT_TIMEOUT, connected).await {
+        match tokio::time::timeout(inner.endpoint.patience(), connected).await {
             Err(_) | Ok(Err(_)) if link.task.is_finished() => Err(link.reason().await),
             Err(_) => Err(Error::Timeout),
             Ok(outcome) => outcome.map(|()| link).map_err(Error::from),

@@ -13,6 +13,7 @@ mod link;
 pub mod migrations;
 mod once;
 mod secret;
+mod tls;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,7 +24,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fred::types::Value;
-use fred::types::config::Config;
 use tokio::sync::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
@@ -31,6 +31,7 @@ use tokio::sync::watch;
 
 use crate::config::schema;
 use crate::config::schema::RedisUrl;
+use endpoint::Endpoint;
 pub use error::Error;
 pub use error::Refusal;
 use library::Entry;
@@ -65,7 +66,7 @@ pub struct Redis {
 }
 
 struct Inner {
-    endpoint: Config,
+    endpoint: Endpoint,
     mode: schema::Mode,
     prefix: String,
     name: String,
@@ -94,10 +95,10 @@ impl Redis {
     /// Prepares a connection; no I/O, no runtime needed. `name` is what `CLIENT LIST` shows, without spaces.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the URL cannot be used.
+    /// [`Error::Setting`] when the URL cannot be used.
     pub fn new(settings: &schema::Redis, url: &RedisUrl, name: &str) -> Result<Self, Error> {
         let inner = Inner {
-            endpoint: endpoint::config(url)?,
+            endpoint: Endpoint::new(url, &settings.access)?,
             mode: settings.mode,
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
