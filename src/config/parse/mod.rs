@@ -1,35 +1,24 @@
 //! Text of one setting → its value; an error is the reason, without the setting's name.
 
+mod state;
+
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 
-use crate::config::place::Place;
 use crate::config::schema::Autoscale;
 use crate::config::schema::Count;
 use crate::config::schema::ForwardHeader;
 use crate::config::schema::LogFormat;
 use crate::config::schema::MAX_WORKERS;
-use crate::config::schema::Mode;
-use crate::config::schema::Per;
-use crate::config::schema::Rate;
-use crate::config::schema::RedisUrl;
-use crate::config::schema::Secret;
-use crate::config::schema::Secure;
 use crate::config::schema::Steering;
+pub(super) use state::*;
 
 /// Why a text is not a value; completes the sentence "… is X, but …".
 pub(super) type Reason = String;
-
-/// Fewest bytes of a signing key: the digest's size, as RFC 2104 §3 asks.
-const SECRET_MIN: usize = 32;
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn not_allowed() -> Reason {
     "that is not allowed".into()
@@ -151,10 +140,6 @@ pub(super) fn networks(items: &[String]) -> Result<Vec<IpNet>, Reason> {
     items.iter().map(network).collect()
 }
 
-pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
-    Place::read(text).map(|_| RedisUrl(text.to_owned()))
-}
-
 fn word(text: &str, max: usize, also: &str) -> Result<String, Reason> {
     let fits = |c: char| c.is_ascii_alphanumeric() || also.contains(c);
     match text.len() {
@@ -165,75 +150,10 @@ fn word(text: &str, max: usize, also: &str) -> Result<String, Reason> {
     }
 }
 
-pub(super) fn prefix(text: &str) -> Result<String, Reason> {
-    word(text, 64, "-_.:")
-}
-
-pub(super) fn cookie_name(text: &str) -> Result<String, Reason> {
-    word(text, 32, "-_")
-}
-
-pub(super) fn policy_name(text: &str) -> Result<String, Reason> {
-    word(text, 32, "-_")
-}
-
-/// A key as base64 behind `base64:`, or as plain text.
-pub(super) fn secret(text: &str) -> Result<Secret, Reason> {
-    let bytes = match text.strip_prefix("base64:") {
-        Some(encoded) => STANDARD.decode(encoded).map_err(|_| "it is not base64".to_owned())?,
-        None => text.as_bytes().to_vec(),
-    };
-    match bytes.len() {
-        len if len < SECRET_MIN => Err(format!("a key has {len} bytes, fewer than {SECRET_MIN}")),
-        _ => Ok(Secret(bytes)),
-    }
-}
-
-pub(super) fn secrets(items: &[String]) -> Result<Vec<Secret>, Reason> {
-    items.iter().map(|item| secret(item)).collect()
-}
-
-pub(super) fn rate(text: &str) -> Result<Rate, Reason> {
-    let (count, period) = text.split_once('/').ok_or_else(|| "the time is missing".to_owned())?;
-    let count = number(count.trim(), 1_000_000)?;
-    let period = match period.trim() {
-        "s" => Duration::from_secs(1),
-        "min" | "m" => Duration::from_secs(60),
-        "h" => Duration::from_secs(3600),
-        "d" => DAY,
-        other => positive_duration(other)?,
-    };
-    if period < Duration::from_secs(1) || period > 31 * DAY || period.subsec_nanos() != 0 {
-        return Err("the time must be whole seconds, from 1s to 31d".into());
-    }
-    Ok(Rate { count, period })
-}
-
-pub(super) fn routes(items: &[String]) -> Result<Vec<String>, Reason> {
-    match items.iter().find(|item| !item.starts_with('/')) {
-        Some(bad) => Err(format!("{bad} does not begin with /")),
-        None => Ok(items.to_vec()),
-    }
-}
-
 /// One word of a fixed set.
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Reason> {
     let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
     found.map(|(_, value)| *value).ok_or_else(not_allowed)
-}
-
-pub(super) fn mode(text: &str) -> Result<Mode, Reason> {
-    choice(text, &[("auto", Mode::Auto), ("fcall", Mode::Fcall), ("evalsha", Mode::Evalsha)])
-}
-
-pub(super) fn secure(text: &str) -> Result<Secure, Reason> {
-    choice(text, &[("auto", Secure::Auto), ("always", Secure::Always), ("never", Secure::Never)])
-}
-
-pub(super) fn per(text: &str) -> Result<Per, Reason> {
-    let choices =
-        [("client", Per::Client), ("session", Per::Session), ("route", Per::Route), ("global", Per::Global)];
-    choice(text, &choices)
 }
 
 pub(super) fn forward_header(text: &str) -> Result<ForwardHeader, Reason> {
@@ -253,6 +173,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::schema::Rate;
 
     #[test]
     fn rates_name_a_count_and_whole_seconds() {
@@ -267,6 +188,8 @@ mod tests {
     fn passwords_and_secrets_never_print() {
         let url = redis_url("redis://user:hunter22@h/0").unwrap();
         assert!(!format!("{url} {url:?}").contains("hunter22"));
+        let url = redis_url("redis-sentinel://:hunter22@h/m?sentinelPassword=hunter33&node=b").unwrap();
+        assert_eq!(url.to_string(), "redis-sentinel://***@h/m?sentinelPassword=***&node=b");
         let secret = secret("correct horse battery staple and more").unwrap();
         assert!(!format!("{secret:?}").contains("horse"));
     }
