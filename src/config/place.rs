@@ -285,7 +285,10 @@ mod tests {
     #[test]
     fn one_server_has_a_host_a_port_and_a_database() {
         let place = read("redis://h");
-        assert_eq!((&place.kind, place.database, place.tls), (&Kind::Server(peers(&[("h", 6379)])[0].clone()), 0, false));
+        assert_eq!(
+            (&place.kind, place.database, place.tls),
+            (&Kind::Server(peers(&[("h", 6379)])[0].clone()), 0, false)
+        );
         let place = read("rediss://us%65r:p%40ss@10.0.0.1:7/3");
         assert_eq!(place.kind, Kind::Server(peers(&[("10.0.0.1", 7)])[0].clone()));
         assert_eq!((place.login, place.database, place.tls), (login("user", "p@ss"), 3, true));
@@ -300,10 +303,15 @@ mod tests {
         let kind = Kind::Sentinel { sentinels, service: "mymaster".into(), login: Login::default() };
         assert_eq!((&ours.kind, ours.database, ours.tls), (&kind, 2, true));
         let theirs = "redis-sentinel://u:p@a/2?sentinelServiceName=mymaster&node=b:1&sentinelPassword=x%20y";
-        let Place { kind: Kind::Sentinel { sentinels, service, login: to_sentinels }, database, .. } = read(theirs) else {
+        let Place { kind: Kind::Sentinel { sentinels, service, login: to_sentinels }, database, .. } =
+            read(theirs)
+        else {
             panic!("no sentinels")
         };
-        assert_eq!((sentinels, service.as_str(), database), (peers(&[("a", 26379), ("b", 1)]), "mymaster", 2));
+        assert_eq!(
+            (sentinels, service.as_str(), database),
+            (peers(&[("a", 26379), ("b", 1)]), "mymaster", 2)
+        );
         assert_eq!(to_sentinels, login("", "x y"));
     }
 

@@ -13,7 +13,8 @@ use fred::types::config::Server;
 use fred::types::config::ServerConfig;
 use fred::types::config::TcpConfig;
 use fred::types::config::UnresponsiveConfig;
-use rand::seq::SliceRandom;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 
 use crate::config::place::Kind;
 use crate::config::place::Login;
@@ -66,12 +67,15 @@ impl Endpoint {
     /// [`Error::Setting`] when a file that holds a password or a certificate cannot be used.
     pub(super) fn config(&self, node: Option<&Peer>) -> Result<Config, Error> {
         let server = match (node, &self.place.kind) {
-            (Some(peer), _) | (None, Kind::Server(peer)) => ServerConfig::Centralized { server: server(peer) },
+            (Some(peer), _) | (None, Kind::Server(peer)) => {
+                ServerConfig::Centralized { server: server(peer) }
+            }
             (None, Kind::Unix(path)) => ServerConfig::Unix { path: path.clone() },
             (None, Kind::Sentinel { sentinels, service, login }) => sentinel(sentinels, service, login),
-            (None, Kind::Cluster(peers)) => {
-                ServerConfig::Clustered { hosts: peers.iter().map(server).collect(), policy: Default::default() }
-            }
+            (None, Kind::Cluster(peers)) => ServerConfig::Clustered {
+                hosts: peers.iter().map(server).collect(),
+                policy: Default::default(),
+            },
         };
         let Login { user, password } = &self.place.login;
         let password = match &self.access.password_file {
@@ -97,10 +101,11 @@ fn server(peer: &Peer) -> Server {
     Server::new(peer.host.as_str(), peer.port)
 }
 
-/// In an order of its own for every attempt: one Sentinel that hangs must not be the first one each time.
+/// Every attempt begins with another one: a Sentinel that hangs must not be the first each time.
 fn sentinel(sentinels: &[Peer], service: &str, login: &Login) -> ServerConfig {
     let mut hosts: Vec<_> = sentinels.iter().map(server).collect();
-    hosts.shuffle(&mut rand::rngs::OsRng.unwrap_err());
+    let first = OsRng.try_next_u32().map_or(0, |number| number as usize);
+    hosts.rotate_left(first % sentinels.len().max(1));
     ServerConfig::Sentinel {
         hosts,
         service_name: service.to_owned(),
@@ -168,7 +173,10 @@ mod tests {
         let of = |text: &str| endpoint(text, Access::default()).config(None).unwrap();
         let one = of("redis://u:p@h:7/3");
         assert_eq!(one.server, ServerConfig::Centralized { server: Server::new("h", 7) });
-        assert_eq!((one.username.as_deref(), one.password.as_deref(), one.database), (Some("u"), Some("p"), Some(3)));
+        assert_eq!(
+            (one.username.as_deref(), one.password.as_deref(), one.database),
+            (Some("u"), Some("p"), Some(3))
+        );
         let ServerConfig::Sentinel { hosts, service_name, .. } = of("redis-sentinel://a,b/m").server else {
             panic!("no sentinels")
         };

@@ -21,8 +21,12 @@ use rand::rngs::OsRng;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
+use crate::config::place::Peer;
 use crate::config::schema::Mode;
 use crate::redis::Inner;
+use crate::redis::cluster;
+use crate::redis::cluster::Router;
+use crate::redis::cluster::Visit;
 use crate::redis::endpoint;
 use crate::redis::error::Error;
 use crate::redis::error::Refusal;
@@ -31,7 +35,7 @@ use crate::redis::migrations;
 use crate::redis::secret;
 
 /// Longest wait for one command while a connection is made ready.
-const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
+pub(super) const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
 /// How often a connection is asked whether it lives, and how long it may think.
 const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_TIMEOUT: Duration = Duration::from_millis(200);
@@ -41,24 +45,44 @@ const MISSES: u32 = 3;
 const SECRET_EVERY: u32 = 10;
 /// Pause before the n-th attempt: random up to 50 ms × 2^n, never longer than this.
 const PAUSE_MAX: Duration = Duration::from_millis(800);
+/// Pause after a refusal that only another password or another setting ends: one attempt a second, and no more.
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that lived this long begins counting pauses anew.
-const SETTLED: Duration = Duration::from_secs(2);
+pub(super) const SETTLED: Duration = Duration::from_secs(2);
 
-/// A client with its call options; cheap to clone.
+/// What sends commands; cheap to clone.
 #[derive(Clone)]
-pub(super) struct Caller(WithOptions<Client>);
+pub(super) enum Caller {
+    /// The one server there is, or one node of a cluster.
+    One(WithOptions<Client>),
+    /// A cluster: each command goes to the node that has its keys.
+    Cluster(Router),
+}
 
 impl Caller {
     fn new(client: &Client, timeout: Duration) -> Self {
         let options =
             Options { timeout: Some(timeout), fail_fast: true, max_attempts: Some(1), ..Options::default() };
-        Self(client.with_options(&options))
+        Self::One(client.with_options(&options))
     }
 
     /// One command. `custom` and not `fcall`: the client sends no other command while an `fcall` of its own waits.
     pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
-        let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-        Ok(self.0.custom(command, args).await?)
+        match self {
+            Self::One(client) => Ok(client.custom(custom(command), args).await?),
+            Self::Cluster(router) => Box::pin(router.send(command, args)).await,
+        }
+    }
+
+    /// One command that a node executes although its slot is still on the way there; nothing comes between.
+    pub(super) async fn ask(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
+        let Self::One(client) = self else {
+            return Err(Error::protocol("only a node can be asked"));
+        };
+        let both = client.pipeline();
+        let () = both.custom(custom("ASKING"), Vec::<Value>::new()).await?;
+        let () = both.custom(custom(command), args).await?;
+        Ok(both.last().await?)
     }
 
     /// One command with text arguments, off a request's path.
@@ -69,6 +93,10 @@ impl Caller {
     ) -> Result<Value, Error> {
         self.send(command, args.into_iter().map(Value::from).collect()).await
     }
+}
+
+fn custom(command: &'static str) -> CustomCommand {
+    CustomCommand::new_static(command, ClusterHash::FirstKey, false)
 }
 
 /// A connection on which requests may call.
@@ -92,12 +120,12 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Connects once.
+    /// Connects once: to the server, or to one node of a cluster.
     ///
     /// # Errors
     /// Why it could not, e.g. refused or wrong password.
-    pub(super) async fn open(inner: &Inner) -> Result<Self, Error> {
-        let config = inner.endpoint.config(None)?;
+    pub(super) async fn open(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {
+        let config = inner.endpoint.config(node)?;
         let performance = endpoint::performance(SETUP_TIMEOUT);
         let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
         let task = client.connect();
@@ -120,7 +148,12 @@ impl Link {
 
     /// A caller with the patience of set-up.
     pub(super) fn patient(&self) -> Caller {
-        Caller::new(&self.client, SETUP_TIMEOUT)
+        self.caller(SETUP_TIMEOUT)
+    }
+
+    /// A caller with this patience.
+    pub(super) fn caller(&self, timeout: Duration) -> Caller {
+        Caller::new(&self.client, timeout)
     }
 
     /// Finds out how code is called here.
@@ -149,45 +182,101 @@ impl Link {
 
     /// Returns when the connection can no longer be trusted, with the reason.
     async fn watch(&mut self, inner: &Inner) -> Error {
-        let patient = self.patient();
-        let prober = Caller::new(&self.client, PING_TIMEOUT);
-        let mut ticks = tokio::time::interval(PING_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut misses, mut count) = (0, 0u32);
-        let probe = async {
-            loop {
-                ticks.tick().await;
-                count = count.wrapping_add(1);
-                let answer = match count % SECRET_EVERY {
-                    0 => secret::offer(&patient, inner).await,
-                    _ => prober.call("PING", []).await.map(|_| ()),
-                };
-                match answer {
-                    Err(Error::Timeout) => misses += 1,
-                    Err(error @ Error::Unavailable { .. }) => return error,
-                    // An answer is an answer: reconnecting to a server that is busy or full makes it worse.
-                    Ok(()) | Err(_) => misses = 0,
-                }
-                if misses == MISSES {
-                    return Error::unavailable("it does not answer although the connection is open");
-                }
-            }
-        };
         tokio::select! {
-            error = probe => error,
+            error = probe(&self.client, Some(inner)) => error,
             () = inner.doubt.notified() => Error::unavailable("the server became a read-only replica"),
-            ended = &mut self.task => match ended {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) | Err(_) => Error::unavailable("the connection was closed"),
-            },
+            ended = &mut self.task => end(ended),
+        }
+    }
+
+    /// Like `watch`, of one node among several: what concerns them all is not its task.
+    pub(super) async fn lives(&mut self) -> Error {
+        tokio::select! {
+            error = probe(&self.client, None) => error,
+            ended = &mut self.task => end(ended),
+        }
+    }
+}
+
+/// Why a connection's task has ended.
+fn end(ended: Result<Result<(), fred::error::Error>, tokio::task::JoinError>) -> Error {
+    match ended {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) | Err(_) => Error::unavailable("the connection was closed"),
+    }
+}
+
+/// Asks again and again whether the server is there; returns when it is not. Offers the signing key from time to time.
+async fn probe(client: &Client, inner: Option<&Inner>) -> Error {
+    let patient = Caller::new(client, SETUP_TIMEOUT);
+    let prober = Caller::new(client, PING_TIMEOUT);
+    let mut ticks = tokio::time::interval(PING_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut misses, mut count) = (0, 0u32);
+    loop {
+        ticks.tick().await;
+        count = count.wrapping_add(1);
+        let answer = match inner.filter(|_| count.is_multiple_of(SECRET_EVERY)) {
+            Some(inner) => secret::offer(&patient, inner).await,
+            None => prober.call("PING", []).await.map(|_| ()),
+        };
+        match answer {
+            Err(Error::Timeout) => misses += 1,
+            Err(error @ Error::Unavailable { .. }) => return error,
+            // An answer is an answer: reconnecting to a server that is busy or full makes it worse.
+            Ok(()) | Err(_) => misses = 0,
+        }
+        if misses == MISSES {
+            return Error::unavailable("it does not answer although the connection is open");
+        }
+    }
+}
+
+/// A connection for work that is done once, to the server or to all nodes of a cluster.
+pub(super) enum Reach {
+    /// The one server.
+    One(Link),
+    /// Every node.
+    All(Visit),
+}
+
+impl Reach {
+    /// Connects once.
+    ///
+    /// # Errors
+    /// As [`Link::open`].
+    pub(super) async fn open(inner: &Inner) -> Result<Self, Error> {
+        match inner.endpoint.cluster() {
+            None => Link::open(inner, None).await.map(Self::One),
+            Some(seeds) => Visit::open(inner, seeds).await.map(Self::All),
+        }
+    }
+
+    /// A caller with the patience of set-up.
+    pub(super) fn patient(&self) -> Caller {
+        match self {
+            Self::One(link) => link.patient(),
+            Self::All(visit) => visit.patient(),
+        }
+    }
+
+    /// Finds out how code is called there.
+    pub(super) async fn form(&self, wanted: Mode) -> Result<Form, Error> {
+        match self {
+            Self::One(link) => link.form(wanted).await,
+            Self::All(visit) => Ok(visit.form()),
         }
     }
 }
 
 /// Keeps a connection for as long as the runtime lives.
 pub(super) async fn keep(inner: Arc<Inner>) {
+    if let Some(seeds) = inner.endpoint.cluster().map(<[Peer]>::to_vec) {
+        return cluster::keep(inner, seeds).await;
+    }
     let mut attempt = 0u32;
     loop {
+        let mut refused = false;
         match establish(&inner).await {
             Ok((mut link, live)) => {
                 let since = Instant::now();
@@ -198,26 +287,28 @@ pub(super) async fn keep(inner: Arc<Inner>) {
             }
             Err(error) => {
                 inner.down(&error);
+                refused = error.misconfigured();
                 attempt += 1;
             }
         }
-        tokio::time::sleep(pause(attempt, random())).await;
+        let pause = if refused { REFUSED_PAUSE } else { pause(attempt, random()) };
+        tokio::time::sleep(pause).await;
     }
 }
 
 async fn establish(inner: &Inner) -> Result<(Link, Live), Error> {
-    let link = Link::open(inner).await?;
+    let link = Link::open(inner, None).await?;
     let live = link.prepare(inner).await?;
     Ok((link, live))
 }
 
 /// From 0 to 1, by the operating system: workers forked from one supervisor share the state of any other generator.
-fn random() -> f64 {
+pub(super) fn random() -> f64 {
     OsRng.try_next_u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
 /// Full jitter: anything from nothing to the cap, which doubles; `random` is from 0 to 1.
-fn pause(attempt: u32, random: f64) -> Duration {
+pub(super) fn pause(attempt: u32, random: f64) -> Duration {
     let cap = Duration::from_millis(50).saturating_mul(1 << attempt.min(8));
     cap.min(PAUSE_MAX).mul_f64(random.clamp(0.0, 1.0))
 }

@@ -24,7 +24,7 @@ use crate::redis::library;
 use crate::redis::library::Form;
 use crate::redis::library::Library;
 use crate::redis::link::Caller;
-use crate::redis::link::Link;
+use crate::redis::link::Reach;
 
 /// A holder that renews nothing for this long has lost the lock, ms. Every step is far shorter.
 const LOCK_MS: &str = "5000";
@@ -104,7 +104,7 @@ pub fn checksum(text: &str) -> String {
 /// # Errors
 /// `Diverged` if a file was edited after it was applied; otherwise what the server said.
 pub async fn plan(redis: &Redis) -> Result<Vec<Step>, Error> {
-    let link = Link::open(&redis.inner).await?;
+    let link = Reach::open(&redis.inner).await?;
     steps(&read(&link.patient(), &redis.inner.prefix).await?)
 }
 
@@ -124,7 +124,7 @@ pub async fn check(redis: &Redis) -> Result<Vec<Step>, Error> {
 /// `Diverged` as in [`plan`]; `Locked` if another worker holds the lock for too long; what the server said.
 pub async fn apply(redis: &Redis) -> Result<Vec<Step>, Error> {
     let inner = &redis.inner;
-    let link = Link::open(inner).await?;
+    let link = Reach::open(inner).await?;
     let form = link.form(inner.mode).await?;
     bring_up(&link.patient(), form, &inner.prefix, &inner.name).await?;
     steps(&read(&link.patient(), &inner.prefix).await?)

@@ -4,6 +4,7 @@
 //! Every call passes one guard, which bounds how many wait and how long each does.
 
 pub mod begin;
+mod cluster;
 pub mod commit;
 mod endpoint;
 mod error;
@@ -13,7 +14,9 @@ mod link;
 pub mod migrations;
 mod once;
 mod secret;
+mod split;
 mod tls;
+mod topology;
 
 use std::fmt;
 use std::sync::Arc;
@@ -147,6 +150,14 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn begin(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
+        match self.inner.endpoint.cluster() {
+            None => self.begin_at_once(request).await,
+            Some(_) => split::begin(self, request).await,
+        }
+    }
+
+    /// All of it on the one node that has all its keys.
+    async fn begin_at_once(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
         let reply = self.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
         begin::decode(request, reply)
     }
@@ -256,9 +267,20 @@ impl Inner {
         tracing::info!("Redis is reachable");
     }
 
-    /// Logged when the state or its reason changes, not at every attempt.
+    /// Usable in part: what cannot be done fails by itself.
+    fn impaired(&self, live: Live, error: &Error) {
+        self.set_live(Some(live));
+        self.say_down(error);
+    }
+
+    /// Not usable at all.
     fn down(&self, error: &Error) {
         self.set_live(None);
+        self.say_down(error);
+    }
+
+    /// Logged when the state or its reason changes, not at every attempt.
+    fn say_down(&self, error: &Error) {
         let reason = error.to_string();
         let before = self.health.send_replace(Health::Down { reason: reason.clone() });
         if before != (Health::Down { reason: reason.clone() }) {

@@ -34,7 +34,9 @@ pub(super) fn config(access: &Access) -> Result<ClientConfig, Error> {
     let trusted = match &access.tls_ca {
         Some(file) => Arc::new(authorities(file)?),
         None if SYSTEM.is_empty() => {
-            return Err(Error::setting("the system trusts no certificate authority; name yours in redis.tls_ca"));
+            return Err(Error::setting(
+                "the system trusts no certificate authority; name yours in redis.tls_ca",
+            ));
         }
         None => Arc::clone(&SYSTEM),
     };

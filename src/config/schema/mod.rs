@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use state::Access;
 pub use state::Limit;
 pub use state::Mode;
 pub use state::Per;
