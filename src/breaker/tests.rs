@@ -41,7 +41,7 @@ fn five_failures_in_a_row_open_it_and_four_do_not() {
         for _ in 0..4 {
             assert!(call(&mut breaker, Outcome::Failed, START));
         }
-        for _ in 0..5 {
+        for _ in 0..10 {
             assert!(call(&mut breaker, Outcome::Done, START));
         }
     }
