@@ -74,9 +74,9 @@ pub(super) struct Name {
 }
 
 /// Commands that no request sends.
-const SETUP: [&str; 15] = [
+const SETUP: [&str; 16] = [
     "PING", "HELLO", "AUTH", "SELECT", "CLIENT", "INFO", "CONFIG", "FUNCTION", "SCRIPT", "ROLE", "SENTINEL",
-    "CLUSTER", "QUIT", "COMMAND", "READONLY",
+    "CLUSTER", "QUIT", "COMMAND", "READONLY", "TIME",
 ];
 
 /// Parts of keys and functions that no request names.
