@@ -85,6 +85,15 @@ pub enum Position {
 }
 
 impl Position {
+    /// From its number; what is unknown counts as closed.
+    pub fn from_word(word: u64) -> Self {
+        match word {
+            1 => Self::HalfOpen,
+            2 => Self::Open,
+            _ => Self::Closed,
+        }
+    }
+
     /// Its name in logs, metrics and documents.
     pub fn name(self) -> &'static str {
         match self {

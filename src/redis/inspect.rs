@@ -57,7 +57,9 @@ impl Finding {
                 "Redis is a replica, which takes no writes: let redis.url lead to the primary, or promote it (REPLICAOF \
                  NO ONE)"
             }
-            Self::Old => "Redis is older than 7 and has no functions, so scripts are used in their place: upgrade it",
+            Self::Old => {
+                "Redis is older than 7 and has no functions, so scripts are used in their place: upgrade it"
+            }
         }
     }
 }

@@ -5,11 +5,12 @@
 
 mod limits;
 mod session;
+mod stale;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use http::HeaderMap;
+use http::request::Parts;
 use tokio::sync::Mutex;
 use tokio::sync::MutexGuard;
 use tower_sessions::session::Id;
@@ -32,6 +33,7 @@ use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
 use crate::redis::keys;
 use crate::session::cookie;
+pub(super) use stale::Degraded;
 
 /// Name of the counter of all views; `@` keeps it out of the applications' names.
 const TOTAL: &str = "@views";
@@ -48,6 +50,8 @@ pub(super) struct Exchange {
     pub(super) secure: bool,
     pub(super) visitor: Visitor,
     pub(super) policies: Set,
+    /// Whether its method only looks.
+    only_looks: bool,
     /// What was wrong with the request's body, see [`crate::http::body`].
     pub(super) body_fault: AtomicU8,
     begun: Mutex<Begun>,
@@ -64,6 +68,8 @@ pub(super) struct Begun {
     pub(super) current: Option<Id>,
     /// The session as found, once it was asked for.
     session: Option<SessionReply>,
+    /// How the session was come by, if not as usual.
+    pub(super) degraded: Option<Degraded>,
     /// The view, once counted.
     visited: Option<Visited>,
     /// Where the session of this request came from.
@@ -88,20 +94,23 @@ pub(super) struct Visited {
     pub(super) views: u64,
     pub(super) total: i64,
     pub(super) new: bool,
+    /// It was not counted: Redis is away, and this is the last that is known.
+    pub(super) stale: bool,
 }
 
 impl Exchange {
-    pub(super) fn new(core: Arc<Core>, client: Client, headers: &HeaderMap, path: &str) -> Self {
+    pub(super) fn new(core: Arc<Core>, client: Client, head: &Parts) -> Self {
         let secure = visitor::is_secure(&core, &client);
-        let visitor = Visitor::read(&core, headers, secure);
+        let visitor = Visitor::read(&core, &head.headers, secure);
         let begun = Begun { current: visitor.id(), ..Begun::default() };
-        let policies = core.policies.select(path);
+        let policies = core.policies.select(head.uri.path());
         Self {
             core,
             client,
             secure,
             visitor,
             policies,
+            only_looks: stale::only_looks(&head.method),
             body_fault: AtomicU8::new(0),
             begun: Mutex::new(begun),
         }
@@ -169,8 +178,11 @@ impl Exchange {
         let Some(SessionReply::Live { views, .. }) = begun.session else {
             return Err(Error::Unavailable { retry_after: 1 });
         };
-        self.core.cell().viewed();
-        let visited = Visited { views, total: total.unwrap_or(0), new };
+        let stale = begun.degraded.is_some();
+        if !stale {
+            self.core.cell().viewed();
+        }
+        let visited = Visited { views, total: total.unwrap_or(0), new, stale };
         begun.visited = Some(visited);
         Ok(visited)
     }
@@ -218,12 +230,16 @@ impl Exchange {
     ) -> Result<(SessionReply, Vec<i64>), Error> {
         let undecided = begun.limits.is_none() && !self.policies.is_empty();
         let limits = if undecided { self.limit_args() } else { Vec::new() };
+        let asked = session;
         let request = begin::Request { limits: &limits, session, counters, token: "" };
         let reply = self.core.redis.begin(&request).await;
         let refusal = match reply {
             Ok(begin::Reply::Granted { limits, session, counters }) => {
                 if undecided {
                     begun.limits = Some(limits);
+                }
+                if let Some(asked) = asked {
+                    self.remember(asked, &session, counters.first().copied());
                 }
                 return Ok((session, counters));
             }
@@ -232,6 +248,12 @@ impl Exchange {
             Err(redis::Error::Overflow) => return Err(Error::CounterOverflow),
             Err(error) => {
                 tracing::debug!(%error, "a request had to do without Redis: {error}");
+                if let Some((how, session, counters)) =
+                    self.in_place_of_begin(asked, counters.len(), &error).await
+                {
+                    begun.degraded = Some(how);
+                    return Ok((session, counters));
+                }
                 Refusal::from(&error)
             }
         };
