@@ -136,7 +136,7 @@ fn begin(makes: bool) -> impl Strategy<Value = Step> {
     );
     let rates = vec((0..2u8, 0..3u64, prop::bool::weighted(0.2)), 0..3);
     let leases = vec((0..2u8, prop::bool::weighted(0.3)), 0..2);
-    let counters = vec((0..2u8, select(&[0, 1, -2, 40, i64::MAX, -i64::MAX][..])), 0..3);
+    let counters = vec((0..2u8, select(&[0, 1, -2, 40, i64::MAX, i64::MIN][..])), 0..3);
     (option::of(session), rates, leases, counters, 0..5u8).prop_map(
         |(session, rates, leases, counters, token)| Step::Begin {
             session,
@@ -294,7 +294,7 @@ fn steps_in_any_order_are_what_the_model_says() {
     for mode in [Mode::Fcall, Mode::Evalsha] {
         let place = Place::new(mode);
         let programs = (vec(moves(true, 14), 1..4), vec(0..3usize, 0..60));
-        let outcome = runner(150, 5_000)
+        let outcome = runner(300, 5_000)
             .run(&programs, |(clients, turns)| place.runtime.block_on(in_turn(&place, clients, turns)));
         outcome.unwrap_or_else(|failure| panic!("{mode:?}: {failure}"));
     }
@@ -303,7 +303,7 @@ fn steps_in_any_order_are_what_the_model_says() {
 #[test]
 fn clients_at_the_same_time_see_what_some_order_explains() {
     let place = Place::new(Mode::Fcall);
-    let outcome = runner(150, 5_000)
+    let outcome = runner(300, 5_000)
         .run(&vec(moves(false, 7), 2..4), |clients| place.runtime.block_on(at_once(&place, clients)));
     outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }
