@@ -177,7 +177,9 @@ fn tell_session(headers: &mut HeaderMap, exchange: &Exchange, begun: &Begun) {
     let cookie = match (begun.current, exchange.visitor.id()) {
         (Some(now), before) if Some(now) != before || renew => {
             let keyring = exchange.core.keyring();
-            keyring.and_then(|keyring| visitor::give(&exchange.core, &keyring, exchange.secure, now))
+            keyring.and_then(|keyring| {
+                visitor::give(&exchange.core, &keyring, exchange.secure, now, exchange.visitor.user())
+            })
         }
         (None, Some(_)) if begun.origin == Origin::Deleted => visitor::take(&exchange.core, exchange.secure),
         // A session that ended by itself: its cookie says nothing any more and is replaced when there is a new one.

@@ -3,8 +3,10 @@
 //! Guarantees that an id without a genuine signature never reaches Redis, that the id itself is never stored, and that
 //! a session which is gone is never brought back by a late write.
 
+pub mod cipher;
 pub mod cookie;
 pub mod store;
+pub mod user;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
