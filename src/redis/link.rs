@@ -26,7 +26,6 @@ use crate::redis::Inner;
 use crate::redis::endpoint;
 use crate::redis::error::Error;
 use crate::redis::error::Refusal;
-use crate::redis::library;
 use crate::redis::library::Form;
 use crate::redis::migrations;
 use crate::redis::secret;
@@ -129,8 +128,7 @@ impl Link {
         match wanted {
             Mode::Fcall => Ok(Form::Function),
             Mode::Evalsha => Ok(Form::Script),
-            Mode::Auto => match self.patient().call("FUNCTION", ["LIST", "LIBRARYNAME", library::NAME]).await
-            {
+            Mode::Auto => match self.patient().call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*"]).await {
                 Ok(_) => Ok(Form::Function),
                 Err(error) if error.unsupported() => Ok(Form::Script),
                 Err(error) => Err(error),
