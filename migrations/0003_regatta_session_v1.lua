@@ -65,7 +65,8 @@ end
 -- Whole digits: `..` and tostring would write large numbers as 1.7e+12.
 local function text(number) return string.format('%.0f', number) end
 
-local function ours(field) return #field == 2 and string.sub(field, 1, 1) == '_' end
+-- An application's own `_` is stored as `__`.
+local function ours(field) return #field == 2 and string.sub(field, 1, 1) == '_' and field ~= '__' end
 
 -- A field of a session, or nothing: also where something else lies under the key.
 local function field(key, name)

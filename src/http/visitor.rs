@@ -8,10 +8,13 @@ use http::header::COOKIE;
 use tower_sessions::session::Id;
 
 use crate::config::schema::Secure;
+use crate::http::exchange::Begun;
+use crate::http::exchange::Exchange;
 use crate::http::identity::Client;
 use crate::http::identity::Transport;
 use crate::http::state::Core;
 use crate::session;
+use crate::session::LIFETIME_MAX;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
 use crate::session::user::UserTag;
@@ -99,16 +102,15 @@ pub(super) fn is_secure(core: &Core, client: &Client) -> bool {
 /// A `Set-Cookie` that gives the visitor this session.
 ///
 /// It lasts as long as a session can: what ends earlier, Redis ends, so the cookie need not be sent again and again.
-pub(super) fn give(
-    core: &Core,
-    keyring: &Keyring,
-    secure: bool,
-    id: Id,
-    user: Option<UserTag>,
-) -> Option<HeaderValue> {
+pub(super) fn give(keyring: &Keyring, exchange: &Exchange, begun: &Begun, id: Id) -> Option<HeaderValue> {
+    let (core, secure) = (&exchange.core, exchange.secure);
     let name = if secure { &core.cookies.secure } else { &core.cookies.plain };
-    let value = keyring.sign(name, id, user);
-    HeaderValue::try_from(cookie::set_cookie(name, &value, secure, core.lifetimes.absolute)).ok()
+    let value = keyring.sign(name, id, begun.user);
+    let age = begun.cookie_age.unwrap_or_else(|| match begun.lives_on_its_own() {
+        true => LIFETIME_MAX,
+        false => core.lifetimes.absolute,
+    });
+    HeaderValue::try_from(cookie::set_cookie(name, &value, secure, age)).ok()
 }
 
 /// A `Set-Cookie` that takes the session away.

@@ -56,6 +56,10 @@ pub struct SlotSnapshot {
     pub limited: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
+    /// Session keys under which something else lay.
+    pub corrupt: u64,
+    /// Responses whose session changes were not stored.
+    pub unstored: u64,
     /// Responses by the first digit of their status; index 0 holds anything else.
     pub responses: [u64; 6],
     /// Time that event loops were at work, microseconds; what a worker did after its last beat is missing.

@@ -74,6 +74,12 @@ pub struct Session {
     pub absolute: Duration,
     /// Whether the cookie carries `Secure`.
     pub secure: Secure,
+    /// Sessions one user may have; 0: any number.
+    pub max_per_user: u64,
+    /// Fields of which no change is ever lost.
+    pub strict: Vec<String>,
+    /// Keys that encrypt fields at rest: the first encrypts, all decrypt. Empty: fields are stored as they are.
+    pub encryption_keys: Vec<Secret>,
 }
 
 /// A signing key of at least 32 bytes; `Debug` hides it.
