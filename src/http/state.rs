@@ -23,10 +23,13 @@ use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::snapshot::Snapshot;
+use crate::session::Lifetimes;
+use crate::session::Setup;
+use crate::session::cipher::Cipher;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
 use crate::session::last_known::LastKnown;
-use crate::session::store::Lifetimes;
+use crate::session::user::UserTag;
 
 /// Stands for configured keys, which never change.
 const CONFIGURED: u64 = u64::MAX;
@@ -186,6 +189,8 @@ pub(super) struct Core {
     pub(super) lifetimes: Lifetimes,
     /// Sessions as last read, for when Redis is away.
     pub(super) last_known: Mutex<LastKnown>,
+    /// What the session room needs to know.
+    pub(super) setup: Arc<Setup>,
     pub(super) offload: Offload,
     pub(super) cookies: CookieNames,
     /// `X-Worker-Id`, made once: it goes with every response.
@@ -206,6 +211,15 @@ pub(super) struct CookieNames {
 impl Core {
     pub(super) fn new(parts: &Parts) -> Self {
         let config = &parts.config;
+        let prefix: Arc<str> = Arc::from(config.redis.prefix.as_str());
+        let lifetimes = Lifetimes { idle: config.session.idle, absolute: config.session.absolute };
+        let setup = Setup {
+            prefix: Arc::clone(&prefix),
+            lifetimes,
+            cipher: Cipher::new(config.session.encryption_keys.iter().map(Secret::expose)),
+            strict: config.session.strict.clone(),
+            max_per_user: config.session.max_per_user,
+        };
         Self {
             config: Arc::clone(config),
             redis: parts.redis.clone(),
@@ -213,10 +227,11 @@ impl Core {
             worker: parts.worker.clone(),
             cell: parts.cell,
             phase: parts.phase.clone(),
-            prefix: Arc::from(config.redis.prefix.as_str()),
+            prefix,
             policies: Policies::new(&config.limits, &config.redis.prefix),
-            lifetimes: Lifetimes { idle: config.session.idle, absolute: config.session.absolute },
+            lifetimes,
             last_known: Mutex::new(LastKnown::new(config.session.stale)),
+            setup: Arc::new(setup),
             offload: Offload::default(),
             cookies: CookieNames {
                 plain: cookie::name(&config.session.cookie, false),
@@ -249,6 +264,14 @@ impl Core {
     /// How long this worker has been serving.
     pub(super) fn uptime(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// A user's tag; `None` until Redis, which keeps its key, was reached for the first time.
+    ///
+    /// Its key is the generated one even where signing keys are configured: those are replaced from time to time, and
+    /// a user's tag must stay the same, or his sessions could not be found under it.
+    pub(super) fn user_tag(&self, name: &str) -> Option<UserTag> {
+        self.redis.generated_secrets().first().map(|key| UserTag::of(key, name))
     }
 
     /// This worker's cell of the table.

@@ -16,6 +16,7 @@ mod link;
 pub mod migrations;
 mod once;
 mod secret;
+pub mod sessions;
 
 use std::fmt;
 use std::sync::Arc;

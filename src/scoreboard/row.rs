@@ -38,10 +38,12 @@ pub(super) const CPU_US: usize = 119;
 pub(super) const READS_OPENED: usize = 123;
 pub(super) const WRITES_OPENED: usize = 124;
 pub(super) const STALE: usize = 125;
+pub(super) const CORRUPT: usize = 126;
+pub(super) const UNSTORED: usize = 127;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
-const _: () = assert!(STALE < TOTALS, "a row has room for its totals");
+const _: () = assert!(UNSTORED < TOTALS, "a row has room for its totals");
 
 /// Where a slot stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -170,6 +172,8 @@ impl<'a> Row<'a> {
             unavailable: self.read(UNAVAILABLE),
             stale: self.read(STALE),
             redis_opened: [READS_OPENED, WRITES_OPENED].map(|word| self.read(word)),
+            corrupt: self.read(CORRUPT),
+            unstored: self.read(UNSTORED),
             responses: std::array::from_fn(|class| self.read(STATUS + class)),
             busy_us: self.read(BUSY_US),
             cpu_us: self.read(CPU_US),
