@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use fred::types::Value;
 use ring::digest;
 
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
-use crate::redis::link::Caller;
 use crate::redis::migrations::checksum;
 
 /// One library: a file of `migrations/`.
@@ -41,6 +41,7 @@ macro_rules! library {
 pub const ALL: &[Library] = &[
     library!("0001", "regatta_v1", false),
     library!("0002", "regatta_v2", true),
+    library!("0003", "regatta_session_v1", true),
     library!("0007", "regatta_cluster_v1", true),
 ];
 
@@ -58,6 +59,12 @@ pub(super) enum Form {
 pub(super) enum Entry {
     Begin,
     Commit,
+    SessionMove,
+    SessionEnd,
+    SessionList,
+    SessionEverywhere,
+    SessionRemember,
+    SessionQuarantine,
     Undo,
 }
 
@@ -65,6 +72,12 @@ pub(super) enum Entry {
 const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Begin, "regatta_v2", "regatta_v2_begin"),
     (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
+    (Entry::SessionMove, "regatta_session_v1", "regatta_session_v1_move"),
+    (Entry::SessionEnd, "regatta_session_v1", "regatta_session_v1_end"),
+    (Entry::SessionList, "regatta_session_v1", "regatta_session_v1_list"),
+    (Entry::SessionEverywhere, "regatta_session_v1", "regatta_session_v1_everywhere"),
+    (Entry::SessionRemember, "regatta_session_v1", "regatta_session_v1_remember"),
+    (Entry::SessionQuarantine, "regatta_session_v1", "regatta_session_v1_quarantine"),
     (Entry::Undo, "regatta_cluster_v1", "regatta_cluster_v1_undo"),
 ];
 

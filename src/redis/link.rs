@@ -3,30 +3,26 @@
 //! The client library can reconnect by itself, but some of its failures leave a task that is wedged or dead while it
 //! still says "connected". Therefore a client here lives exactly as long as its one connection, and this loop makes
 //! the next. It never ends, its pauses are random so that a fleet does not come back as one, and none is longer
-//! than a second.
+//! than 1.2 s.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fred::clients::Client;
-use fred::clients::WithOptions;
 use fred::interfaces::ClientLike;
-use fred::types::ClusterHash;
 use fred::types::ConnectHandle;
-use fred::types::CustomCommand;
-use fred::types::Value;
-use fred::types::config::Options;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
 use crate::config::place::Peer;
 use crate::config::schema::Mode;
 use crate::redis::Inner;
+use crate::redis::caller::Caller;
 use crate::redis::cluster;
-use crate::redis::cluster::Router;
-use crate::redis::cluster::Visit;
 use crate::redis::endpoint;
 use crate::redis::error::Error;
 use crate::redis::error::Refusal;
@@ -43,67 +39,50 @@ const PING_TIMEOUT: Duration = Duration::from_millis(200);
 const MISSES: u32 = 3;
 /// The signing key is offered again at every n-th question: `FLUSHALL` must not split the fleet.
 const SECRET_EVERY: u32 = 10;
-/// Pause before the n-th attempt: random up to 50 ms × 2^n, never longer than this.
-const PAUSE_MAX: Duration = Duration::from_millis(800);
+/// Longest pause before the first attempt after a connection that worked: most likely the server is there.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+/// Longest pauses before the next attempts; those after them are from the first to the second of [`PAUSE_LATER`],
+/// so that of a fleet that waits for its Redis no tenth of a second sees more than a fifth.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
+const PAUSE_LATER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1200)];
 /// Pause after a refusal that only another password or another setting ends: one attempt a second, and no more.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that lived this long begins counting pauses anew.
-pub(super) const SETTLED: Duration = Duration::from_secs(2);
-
-/// What sends commands; cheap to clone.
-#[derive(Clone)]
-pub(super) enum Caller {
-    /// The one server there is, or one node of a cluster.
-    One(WithOptions<Client>),
-    /// A cluster: each command goes to the node that has its keys.
-    Cluster(Router),
-}
-
-impl Caller {
-    fn new(client: &Client, timeout: Duration) -> Self {
-        let options =
-            Options { timeout: Some(timeout), fail_fast: true, max_attempts: Some(1), ..Options::default() };
-        Self::One(client.with_options(&options))
-    }
-
-    /// One command. `custom` and not `fcall`: the client sends no other command while an `fcall` of its own waits.
-    pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
-        match self {
-            Self::One(client) => Ok(client.custom(custom(command), args).await?),
-            Self::Cluster(router) => Box::pin(router.send(command, args)).await,
-        }
-    }
-
-    /// One command that a node executes although its slot is still on the way there; nothing comes between.
-    pub(super) async fn ask(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
-        let Self::One(client) = self else {
-            return Err(Error::protocol("only a node can be asked"));
-        };
-        let both = client.pipeline();
-        let () = both.custom(custom("ASKING"), Vec::<Value>::new()).await?;
-        let () = both.custom(custom(command), args).await?;
-        Ok(both.last().await?)
-    }
-
-    /// One command with text arguments, off a request's path.
-    pub(super) async fn call<const N: usize>(
-        &self,
-        command: &'static str,
-        args: [&str; N],
-    ) -> Result<Value, Error> {
-        self.send(command, args.into_iter().map(Value::from).collect()).await
-    }
-}
-
-fn custom(command: &'static str) -> CustomCommand {
-    CustomCommand::new_static(command, ClusterHash::FirstKey, false)
-}
+pub(super) const SETTLED: Duration = Duration::from_millis(100);
+/// Pause before another connection is looked for while this one only reads: at most two attempts a second.
+const SEEK: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];
+/// A connection that was replaced stays for the calls that are under way on it.
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A connection on which requests may call.
 #[derive(Clone)]
 pub(super) struct Live {
     pub(super) caller: Caller,
     pub(super) form: Form,
+    /// Which of this worker's connections it is, from 1.
+    pub(super) number: u64,
+}
+
+/// A connection that is ready, and what the server said if it takes no writes.
+struct Ready {
+    link: Link,
+    live: Live,
+    refused: Option<Error>,
+}
+
+impl Ready {
+    fn only_reads(&self) -> bool {
+        self.refused.as_ref().is_some_and(doubts)
+    }
+}
+
+/// Why a connection is left.
+enum Left {
+    /// It can no longer be trusted.
+    Lost(Error),
+    /// Another one takes writes, and this one does not.
+    For(Box<Ready>),
 }
 
 /// A connection and the task behind it, which ends with this value.
@@ -148,12 +127,7 @@ impl Link {
 
     /// A caller with the patience of set-up.
     pub(super) fn patient(&self) -> Caller {
-        self.caller(SETUP_TIMEOUT)
-    }
-
-    /// A caller with this patience.
-    pub(super) fn caller(&self, timeout: Duration) -> Caller {
-        Caller::new(&self.client, timeout)
+        Caller::new(&self.client, SETUP_TIMEOUT)
     }
 
     /// Finds out how code is called here.
@@ -170,61 +144,69 @@ impl Link {
     }
 
     /// Makes a connection ready for requests: name, code, ledger, signing key.
-    async fn prepare(&self, inner: &Inner) -> Result<Live, Error> {
+    async fn prepare(self, inner: &Inner) -> Result<Ready, Error> {
         let patient = self.patient();
         // The name only helps people who read CLIENT LIST; a server that forbids it is usable all the same.
         let _ = patient.call("CLIENT", ["SETNAME", &inner.name]).await;
         let form = self.form(inner.mode).await?;
         migrations::bring_up(&patient, form, &inner.prefix, &inner.name).await?;
-        secret::offer(&patient, inner).await?;
-        Ok(Live { caller: Caller::new(&self.client, inner.command_timeout), form })
+        let refused = secret::offer(&patient, inner).await?;
+        let live = Live {
+            caller: Caller::new(&self.client, inner.command_timeout),
+            form,
+            number: inner.connections.fetch_add(1, Relaxed) + 1,
+        };
+        Ok(Ready { link: self, live, refused })
     }
 
-    /// Returns when the connection can no longer be trusted, with the reason.
-    async fn watch(&mut self, inner: &Inner) -> Error {
+    /// Returns when the connection can no longer be trusted, or there is a better one.
+    async fn watch(&mut self, inner: &Inner, only_reads: bool) -> Left {
+        let (patient, prober) = (self.patient(), Caller::new(&self.client, PING_TIMEOUT));
         tokio::select! {
-            error = probe(&self.client, Some(inner)) => error,
-            () = inner.doubt.notified() => Error::unavailable("the server became a read-only replica"),
-            ended = &mut self.task => end(ended),
+            error = probe(inner, Some(&patient), &prober) => Left::Lost(error),
+            ready = seek(inner, only_reads) => Left::For(Box::new(ready)),
+            ended = &mut self.task => Left::Lost(end(ended)),
         }
     }
 
-    /// Like `watch`, of one node among several: what concerns them all is not its task.
-    pub(super) async fn lives(&mut self) -> Error {
+    /// Returns when the connection to one node among several can no longer be trusted, with the reason.
+    pub(super) async fn lives(&mut self, inner: &Inner) -> Error {
+        let prober = Caller::new(&self.client, PING_TIMEOUT);
         tokio::select! {
-            error = probe(&self.client, None) => error,
+            error = probe(inner, None, &prober) => error,
             ended = &mut self.task => end(ended),
         }
     }
 }
 
 /// Why a connection's task has ended.
-fn end(ended: Result<Result<(), fred::error::Error>, tokio::task::JoinError>) -> Error {
+fn end(ended: Result<Result<(), fred::error::Error>, JoinError>) -> Error {
     match ended {
         Ok(Err(error)) => error.into(),
         Ok(Ok(())) | Err(_) => Error::unavailable("the connection was closed"),
     }
 }
 
-/// Asks again and again whether the server is there; returns when it is not. Offers the signing key from time to time.
-async fn probe(client: &Client, inner: Option<&Inner>) -> Error {
-    let patient = Caller::new(client, SETUP_TIMEOUT);
-    let prober = Caller::new(client, PING_TIMEOUT);
+/// Asks for ever whether the connection lives; returns when it does not. `patient` offers the signing key meanwhile.
+async fn probe(inner: &Inner, patient: Option<&Caller>, prober: &Caller) -> Error {
     let mut ticks = tokio::time::interval(PING_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut misses, mut count) = (0, 0u32);
     loop {
         ticks.tick().await;
         count = count.wrapping_add(1);
-        let answer = match inner.filter(|_| count.is_multiple_of(SECRET_EVERY)) {
-            Some(inner) => secret::offer(&patient, inner).await,
+        let answer = match patient.filter(|_| count.is_multiple_of(SECRET_EVERY)) {
+            Some(patient) => secret::offer(patient, inner).await.map(|_| ()),
             None => prober.call("PING", []).await.map(|_| ()),
         };
         match answer {
             Err(Error::Timeout) => misses += 1,
             Err(error @ Error::Unavailable { .. }) => return error,
             // An answer is an answer: reconnecting to a server that is busy or full makes it worse.
-            Ok(()) | Err(_) => misses = 0,
+            Ok(()) | Err(_) => {
+                misses = 0;
+                inner.answered();
+            }
         }
         if misses == MISSES {
             return Error::unavailable("it does not answer although the connection is open");
@@ -232,39 +214,17 @@ async fn probe(client: &Client, inner: Option<&Inner>) -> Error {
     }
 }
 
-/// A connection for work that is done once, to the server or to all nodes of a cluster.
-pub(super) enum Reach {
-    /// The one server.
-    One(Link),
-    /// Every node.
-    All(Visit),
-}
-
-impl Reach {
-    /// Connects once.
-    ///
-    /// # Errors
-    /// As [`Link::open`].
-    pub(super) async fn open(inner: &Inner) -> Result<Self, Error> {
-        match inner.endpoint.cluster() {
-            None => Link::open(inner, None).await.map(Self::One),
-            Some(seeds) => Visit::open(inner, seeds).await.map(Self::All),
-        }
+/// While this connection only reads, looks for one that writes too: the same server after its promotion, or the one
+/// that the name now leads to. Reading goes on meanwhile.
+async fn seek(inner: &Inner, only_reads: bool) -> Ready {
+    if !only_reads {
+        inner.doubt.notified().await;
     }
-
-    /// A caller with the patience of set-up.
-    pub(super) fn patient(&self) -> Caller {
-        match self {
-            Self::One(link) => link.patient(),
-            Self::All(visit) => visit.patient(),
-        }
-    }
-
-    /// Finds out how code is called there.
-    pub(super) async fn form(&self, wanted: Mode) -> Result<Form, Error> {
-        match self {
-            Self::One(link) => link.form(wanted).await,
-            Self::All(visit) => Ok(visit.form()),
+    loop {
+        tokio::time::sleep(between(SEEK, random())).await;
+        match establish(inner).await {
+            Ok(ready) if !ready.only_reads() => return ready,
+            Ok(_) | Err(_) => {}
         }
     }
 }
@@ -278,10 +238,9 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     loop {
         let mut refused = false;
         match establish(&inner).await {
-            Ok((mut link, live)) => {
+            Ok(ready) => {
                 let since = Instant::now();
-                inner.up(live);
-                let reason = link.watch(&inner).await;
+                let reason = live(&inner, ready).await;
                 inner.down(&reason);
                 attempt = if since.elapsed() >= SETTLED { 0 } else { attempt + 1 };
             }
@@ -296,10 +255,26 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     }
 }
 
-async fn establish(inner: &Inner) -> Result<(Link, Live), Error> {
-    let link = Link::open(inner, None).await?;
-    let live = link.prepare(inner).await?;
-    Ok((link, live))
+/// Uses a connection, and whichever takes its place without a gap, until one is lost.
+async fn live(inner: &Inner, mut ready: Ready) -> Error {
+    loop {
+        inner.up(ready.live.clone(), ready.refused.as_ref());
+        let only_reads = ready.only_reads();
+        match ready.link.watch(inner, only_reads).await {
+            Left::Lost(reason) => return reason,
+            Left::For(next) => {
+                let before = std::mem::replace(&mut ready, *next);
+                tokio::spawn(async move {
+                    tokio::time::sleep(FAREWELL).await;
+                    drop(before);
+                });
+            }
+        }
+    }
+}
+
+async fn establish(inner: &Inner) -> Result<Ready, Error> {
+    Link::open(inner, None).await?.prepare(inner).await
 }
 
 /// From 0 to 1, by the operating system: workers forked from one supervisor share the state of any other generator.
@@ -307,10 +282,18 @@ pub(super) fn random() -> f64 {
     OsRng.try_next_u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
-/// Full jitter: anything from nothing to the cap, which doubles; `random` is from 0 to 1.
+/// Pause before the n-th attempt, from 0; `random` is from 0 to 1.
 pub(super) fn pause(attempt: u32, random: f64) -> Duration {
-    let cap = Duration::from_millis(50).saturating_mul(1 << attempt.min(8));
-    cap.min(PAUSE_MAX).mul_f64(random.clamp(0.0, 1.0))
+    let longest = match attempt.checked_sub(1).map(|later| PAUSES.get(later as usize)) {
+        None => PAUSE_FIRST,
+        Some(Some(longest)) => *longest,
+        Some(None) => return between(PAUSE_LATER, random),
+    };
+    between([Duration::ZERO, longest], random)
+}
+
+fn between([shortest, longest]: [Duration; 2], random: f64) -> Duration {
+    shortest + longest.saturating_sub(shortest).mul_f64(random.clamp(0.0, 1.0))
 }
 
 /// Whether a server that said this no longer takes what it took: a new connection may find the new primary.
@@ -323,10 +306,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_their_cap_and_are_random_from_nothing() {
-        assert_eq!(pause(0, 1.0), Duration::from_millis(50));
-        assert_eq!(pause(2, 1.0), Duration::from_millis(200));
-        assert_eq!(pause(u32::MAX, 1.0), PAUSE_MAX);
-        assert_eq!(pause(9, 0.0), Duration::ZERO);
+    fn pauses_grow_and_are_random() {
+        assert_eq!([0, 1, 2, 3].map(|attempt| pause(attempt, 1.0).as_millis()), [10, 100, 200, 400]);
+        assert_eq!([0, 1, 2, 3].map(|attempt| pause(attempt, 0.0).as_millis()), [0, 0, 0, 0]);
+        assert_eq!([4, u32::MAX].map(|attempt| pause(attempt, 1.0).as_millis()), [1200, 1200]);
+        assert_eq!(pause(4, 0.0).as_millis(), 200);
+    }
+
+    #[test]
+    fn a_fleet_whose_redis_comes_back_does_not_come_back_as_one() {
+        use rand::Rng;
+        use rand::SeedableRng;
+        use rand::rngs::SmallRng;
+        let workers = 256 * 50;
+        let mut dice = SmallRng::seed_from_u64(1);
+        for back in [Duration::from_secs(2), Duration::from_secs(3), Duration::from_secs(60)] {
+            let mut tenths = [0; 20];
+            for _ in 0..workers {
+                let (mut attempt, mut at) = (0, Duration::ZERO);
+                while at < back {
+                    at += pause(attempt, dice.random());
+                    attempt += 1;
+                }
+                tenths[((at - back).as_millis() / 100) as usize] += 1;
+            }
+            assert!(tenths.iter().all(|tenth| *tenth * 5 <= workers), "{tenths:?}");
+        }
+    }
+
+    #[test]
+    fn a_day_without_redis_ends_like_any_other() {
+        let (mut attempt, mut at) = (0u32, Duration::ZERO);
+        while at < Duration::from_secs(24 * 60 * 60) {
+            let wait = pause(attempt, 1.0);
+            assert!(wait <= PAUSE_LATER[1]);
+            at += wait;
+            attempt += 1;
+        }
     }
 }

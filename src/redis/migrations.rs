@@ -18,13 +18,13 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::redis::Redis;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::library;
 use crate::redis::library::Form;
 use crate::redis::library::Library;
-use crate::redis::link::Caller;
-use crate::redis::link::Reach;
+use crate::redis::reach::Reach;
 
 /// A holder that renews nothing for this long has lost the lock, ms. Every step is far shorter.
 const LOCK_MS: &str = "5000";

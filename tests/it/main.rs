@@ -14,6 +14,7 @@ mod control; // the control socket, whoever is at its other end
 mod control_fleet; // the control socket of a real fleet
 mod control_verbs; // what operators type, against a scripted fleet
 mod cookies; // only our own cookies count
+mod cost; // what a request costs in Redis
 mod crash; // what a crash costs, and what not
 mod crossed; // two things at once, each of which goes well alone
 mod deploy; // manifests and compose agree with each other and with the settings
@@ -27,6 +28,7 @@ mod limits; // rate limits hold over all workers
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod nginx; // the shipped proxy configuration
+mod oracle; // commits against a sequential model
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
@@ -35,6 +37,9 @@ mod seats; // seats outlive workers, pauses and bad neighbours
 mod seeing; // status and top
 mod serve; // the main job
 mod service; // what systemd is told
+mod session_account; // logins, users' sessions, lifetimes, encryption
+mod session_app; // the application's pages for it
+mod session_merge; // sessions under concurrency
 mod state_begin;
 mod state_commit; // the one round trip, and what it leaves in Redis
 mod state_faults; // the client library under faults
@@ -48,6 +53,7 @@ mod topology_access; // who may do what in Redis, and how a password changes
 mod topology_cluster; // a real cluster
 mod topology_sentinel; // a primary that changes
 mod topology_tls; // encryption to Redis
+mod toxics; // the fault proxy itself
 mod upgrade; // another program in the same process, and back
 mod watch; // what changes on disk is followed
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything

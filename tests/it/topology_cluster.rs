@@ -36,6 +36,7 @@ fn handle(cluster: &RedisCluster, mode: Mode) -> Redis {
         prefix: "p".into(),
         mode,
         command_timeout: Duration::from_secs(2),
+        commit_timeout: Duration::from_secs(2),
         access: schema::Access::default(),
     };
     Redis::new(&settings, &url, "test").unwrap()

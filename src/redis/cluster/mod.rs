@@ -13,15 +13,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use crate::config::place::Peer;
 use crate::redis::Inner;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::link;
-use crate::redis::link::Caller;
 use crate::redis::link::Link;
 use crate::redis::link::Live;
 use crate::redis::migrations;
@@ -39,8 +40,6 @@ use routes::Table;
 const REFRESH: Duration = Duration::from_secs(5);
 /// Shortest time between two readings of the map, so that a thousand redirections cost one.
 const SPACING: Duration = Duration::from_millis(20);
-/// A node that has left the map keeps its connection for so long: calls may be under way on it.
-const FAREWELL: Duration = Duration::from_secs(2);
 /// Longest wait for the first attempts at all nodes.
 const SETTLE: Duration = Duration::from_millis(1400);
 
@@ -92,7 +91,7 @@ async fn discover(inner: &Inner, routes: &Routes, seeds: &[Peer]) -> Result<Vec<
     let mut last = Error::unavailable("no node of the cluster is known");
     for node in table.nodes.values() {
         let Some(ready) = node.ready() else { continue };
-        match slots(&ready.patient, &node.peer).await {
+        match slots(&ready.caller, &node.peer).await {
             Ok(ranges) => return Ok(ranges),
             Err(error) => last = error,
         }
@@ -141,7 +140,7 @@ fn apply(inner: &Arc<Inner>, routes: &Arc<Routes>, keepers: &mut Keepers, ranges
     for gone in old.nodes.keys().filter(|peer| !nodes.contains_key(peer)) {
         if let Some(task) = keepers.0.remove(gone) {
             tokio::spawn(async move {
-                tokio::time::sleep(FAREWELL).await;
+                tokio::time::sleep(link::FAREWELL).await;
                 task.abort();
             });
         }
@@ -172,22 +171,23 @@ async fn introduce(inner: &Inner, routes: &Arc<Routes>, said: Said) -> Said {
         let reason = reason.unwrap_or_else(|| Error::unavailable("no node of the cluster is connected"));
         return standing(inner, routes, &reason);
     };
-    let router = |patient, timeout| Caller::Cluster(Router { routes: Arc::clone(routes), patient, timeout });
-    let patient = router(true, link::SETUP_TIMEOUT);
+    let patient = Caller::Cluster(Router { routes: Arc::clone(routes), timeout: link::SETUP_TIMEOUT });
     let prepared = async {
         if matches!(said, Said::Nothing | Said::None) {
             migrations::bring_up(&patient, ready.form, &inner.prefix, &inner.name).await?;
         }
         secret::offer(&patient, inner).await
     };
-    if let Err(error) = prepared.await {
-        return standing(inner, routes, &error);
-    }
+    let refused = match prepared.await {
+        Ok(refused) => refused,
+        Err(error) => return standing(inner, routes, &error),
+    };
     let away: Vec<_> = table.owners().into_iter().filter_map(|node| node.away()).collect();
-    let live = Live { caller: router(false, inner.command_timeout), form: ready.form };
+    let number = inner.connections.fetch_add(1, Relaxed) + 1;
+    let live = Live { caller: patient.within(inner.command_timeout), form: ready.form, number };
     match away.first() {
         None if said == Said::Whole => {}
-        None => inner.up(live),
+        None => inner.up(live, refused.as_ref()),
         Some(reason) => {
             let (count, all) = (away.len(), table.owners().len());
             let reason = format!("{count} of {all} nodes of the cluster cannot be used: {reason}");

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 
 use crate::config::place::Peer;
 use crate::redis::Inner;
+use crate::redis::caller::Caller;
 use crate::redis::cluster;
 use crate::redis::cluster::router::Router;
 use crate::redis::cluster::routes::Node;
@@ -20,7 +21,6 @@ use crate::redis::error::Error;
 use crate::redis::library;
 use crate::redis::library::Form;
 use crate::redis::link;
-use crate::redis::link::Caller;
 use crate::redis::link::Link;
 
 /// Keeps a connection to one node for as long as it belongs to the cluster.
@@ -33,7 +33,7 @@ pub(super) async fn keep(inner: Arc<Inner>, routes: Arc<Routes>, node: Arc<Node>
                 let since = Instant::now();
                 node.set(State::Ready(ready));
                 routes.changed();
-                let reason = link.lives().await;
+                let reason = link.lives(&inner).await;
                 node.set(State::Away(reason));
                 attempt = if since.elapsed() >= link::SETTLED { 0 } else { attempt + 1 };
             }
@@ -56,7 +56,7 @@ async fn open(inner: &Inner, peer: &Peer) -> Result<(Link, Ready), Error> {
     let form = link.form(inner.mode).await?;
     // Code that is loaded on one node is not on the others.
     library::ensure(&patient, form).await?;
-    let ready = Ready { quick: link.caller(inner.command_timeout), patient, form };
+    let ready = Ready { caller: patient, form };
     Ok((link, ready))
 }
 
@@ -83,13 +83,13 @@ impl Visit {
             }
             let link = Link::open(inner, Some(&range.node)).await?;
             form = link.form(inner.mode).await?;
-            let ready = Ready { quick: link.patient(), patient: link.patient(), form };
+            let ready = Ready { caller: link.patient(), form };
             let node = Node { peer: range.node.clone(), state: RwLock::new(State::Ready(ready)) };
             nodes.insert(range.node.clone(), Arc::new(node));
             links.push(link);
         }
         *routes.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table { ranges, nodes });
-        let caller = Caller::Cluster(Router { routes, patient: true, timeout: link::SETUP_TIMEOUT });
+        let caller = Caller::Cluster(Router { routes, timeout: link::SETUP_TIMEOUT });
         Ok(Self { _links: links, caller, form })
     }
 

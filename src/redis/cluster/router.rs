@@ -7,10 +7,10 @@ use fred::types::Value;
 use futures_util::future::join_all;
 
 use crate::config::place::Peer;
+use crate::redis::caller::Caller;
 use crate::redis::cluster::routes::Routes;
 use crate::redis::error::Error;
 use crate::redis::keys;
-use crate::redis::link::Caller;
 use crate::redis::topology;
 use crate::redis::topology::Redirect;
 use crate::redis::topology::Target;
@@ -25,13 +25,16 @@ const TORN_PAUSE: Duration = Duration::from_millis(3);
 pub(in crate::redis) struct Router {
     /// The map.
     pub(super) routes: Arc<Routes>,
-    /// Whether calls have the patience of set-up.
-    pub(super) patient: bool,
     /// Longest time for one call, its redirections included.
     pub(super) timeout: Duration,
 }
 
 impl Router {
+    /// The same with another deadline.
+    pub(in crate::redis) fn within(&self, timeout: Duration) -> Self {
+        Self { routes: Arc::clone(&self.routes), timeout }
+    }
+
     /// One command. Keys get the names that they have in a cluster.
     pub(in crate::redis) async fn send(
         &self,
@@ -80,7 +83,7 @@ impl Router {
             } else {
                 caller.send(command, args.clone()).await
             };
-            let error = match answer {
+            let error = match answer.map_err(lost) {
                 Err(error) => error,
                 answered => return answered,
             };
@@ -96,7 +99,8 @@ impl Router {
             }
             last = error;
         }
-        Err(last)
+        // One slot's trouble, and nothing was executed: the others go on.
+        Err(Error::unavailable(last.to_string()))
     }
 
     fn owner(&self, slot: u16) -> Result<(Peer, Caller), Error> {
@@ -105,7 +109,7 @@ impl Router {
             self.routes.doubt.notify_one();
             Error::unavailable(format!("no node of the cluster serves slot {slot}"))
         })?;
-        match node.caller(self.patient) {
+        match node.caller(self.timeout) {
             Some(caller) => Ok((node.peer.clone(), caller)),
             None => Err(node.away().unwrap_or_else(|| Error::unavailable("it was away a moment ago"))),
         }
@@ -119,7 +123,7 @@ impl Router {
             let table = self.routes.table();
             match table.nodes.get(peer) {
                 Some(node) => {
-                    if let Some(caller) = node.caller(self.patient) {
+                    if let Some(caller) = node.caller(self.timeout) {
                         return Ok((node.peer.clone(), caller));
                     }
                 }
@@ -133,9 +137,9 @@ impl Router {
 
     async fn any(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
         let table = self.routes.table();
-        let mut callers = table.nodes.values().filter_map(|node| node.caller(self.patient));
+        let mut callers = table.nodes.values().filter_map(|node| node.caller(self.timeout));
         match callers.next() {
-            Some(caller) => caller.send(command, args).await,
+            Some(caller) => caller.send(command, args).await.map_err(lost),
             None => Err(Error::unavailable("no node of the cluster is connected")),
         }
     }
@@ -157,6 +161,14 @@ impl Router {
     /// One caller for each node.
     pub(in crate::redis) fn callers(&self) -> Vec<Caller> {
         let table = self.routes.table();
-        table.owners().into_iter().filter_map(|node| node.caller(self.patient)).collect()
+        table.owners().into_iter().filter_map(|node| node.caller(self.timeout)).collect()
+    }
+}
+
+/// A node was connected: what its client calls unreachable was sent, or may have been.
+fn lost(error: Error) -> Error {
+    match error {
+        Error::Unavailable { reason } => Error::Lost { reason },
+        other => other,
     }
 }

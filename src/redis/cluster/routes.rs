@@ -4,14 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::watch;
 
 use crate::config::place::Peer;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::library::Form;
-use crate::redis::link::Caller;
 use crate::redis::topology::Range;
 
 /// One node that takes writes.
@@ -30,11 +31,10 @@ pub(super) enum State {
     Away(Error),
 }
 
-/// A node's connection, with the patience of a request and with that of set-up.
+/// A node's connection, with the patience of set-up.
 #[derive(Clone)]
 pub(super) struct Ready {
-    pub(super) quick: Caller,
-    pub(super) patient: Caller,
+    pub(super) caller: Caller,
     pub(super) form: Form,
 }
 
@@ -46,8 +46,8 @@ impl Node {
         }
     }
 
-    pub(super) fn caller(&self, patient: bool) -> Option<Caller> {
-        self.ready().map(|ready| if patient { ready.patient } else { ready.quick })
+    pub(super) fn caller(&self, patience: Duration) -> Option<Caller> {
+        self.ready().map(|ready| ready.caller.within(patience))
     }
 
     pub(super) fn set(&self, state: State) {

@@ -59,12 +59,14 @@ impl RedisServer {
     pub(crate) fn settings(&self, prefix: &str, mode: Mode) -> schema::Redis {
         // Longer than the default: a test machine under load must not fail a test that asserts no speed.
         let command_timeout = Duration::from_millis(500);
+        let commit_timeout = command_timeout;
         schema::Redis {
             url: Some(self.url()),
             prefix: prefix.to_owned(),
             mode,
             command_timeout,
             access: schema::Access::default(),
+            commit_timeout,
         }
     }
 
