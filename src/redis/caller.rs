@@ -41,7 +41,7 @@ impl Caller {
     pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
         match self {
             Self::One(_, client) => Ok(client.custom(custom(command), args).await?),
-            Self::Cluster(router) => Box::pin(router.send(command, args)).await,
+            Self::Cluster(router) => router.send(command, args).await,
         }
     }
 

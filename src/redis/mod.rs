@@ -34,6 +34,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fred::types::Value;
+use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
@@ -189,14 +190,10 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn begin(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
-        match self.inner.endpoint.cluster() {
-            None => self.begin_at_once(request).await,
-            Some(_) => split::begin(self, request).await,
+        if self.inner.endpoint.cluster().is_some() {
+            let split: BoxFuture<'_, _> = Box::pin(split::begin(self, request));
+            return split.await;
         }
-    }
-
-    /// All of it on the one node that has all its keys.
-    async fn begin_at_once(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
         let reply = self.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
         begin::decode(request, reply)
     }

@@ -50,16 +50,22 @@ impl<'a> Part<'a> {
 pub(super) async fn begin(redis: &Redis, request: &Request<'_>) -> Result<Reply, Error> {
     let parts = parts(&redis.inner.prefix, request);
     if parts.len() < 2 {
-        return redis.begin_at_once(request).await;
+        return at_once(redis, request).await;
     }
-    let calls = parts.iter().map(async |part| redis.begin_at_once(&part.request(request.token)).await);
+    let calls = parts.iter().map(|part| async move { at_once(redis, &part.request(request.token)).await });
     let replies = join_all(calls).await;
     let granted = replies.iter().all(|reply| matches!(reply, Ok(Reply::Granted { .. })));
     if !granted {
         let undone = parts.iter().zip(&replies).filter_map(|(part, reply)| undo(part, reply.as_ref().ok()?));
-        join_all(undone.map(async |part| take_back(redis, &part, request.token).await)).await;
+        join_all(undone.map(|part| async move { take_back(redis, &part, request.token).await })).await;
     }
     join(request, &parts, replies.into_iter().collect::<Result<_, _>>()?, granted)
+}
+
+/// All of it on the one node that has all its keys.
+async fn at_once(redis: &Redis, request: &Request<'_>) -> Result<Reply, Error> {
+    let reply = redis.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
+    begin::decode(request, reply)
 }
 
 /// The request in pieces, one for each slot.

@@ -55,28 +55,36 @@ impl Drop for Keepers {
 /// What is known of the whole, as it was last said.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Said {
-    Nothing,
+    Unknown,
     Whole,
     Part,
-    None,
+    Away,
 }
 
 /// Keeps connections to all nodes for as long as the runtime lives.
 pub(super) async fn keep(inner: Arc<Inner>, seeds: Vec<Peer>) {
     let routes = Arc::new(Routes::new(&inner.prefix));
     let mut keepers = Keepers(HashMap::new());
-    let (mut said, mut attempt) = (Said::Nothing, 0u32);
+    let (mut said, mut attempt) = (Said::Unknown, 0u32);
     loop {
+        let mut refused = false;
         let now = match discover(&inner, &routes, &seeds).await {
             Ok(ranges) => {
                 apply(&inner, &routes, &mut keepers, ranges);
                 settle(&routes).await;
                 introduce(&inner, &routes, said).await
             }
-            Err(error) => standing(&inner, &routes, &error),
+            Err(error) => {
+                refused = error.misconfigured();
+                standing(&inner, &routes, &error)
+            }
         };
         attempt = if now == Said::Whole { 0 } else { attempt.saturating_add(1) };
         said = now;
+        if refused {
+            tokio::time::sleep(link::REFUSED_PAUSE).await;
+            continue;
+        }
         let pause = if said == Said::Whole { REFRESH } else { link::pause(attempt, link::random()) };
         tokio::select! {
             () = routes.doubt.notified() => tokio::time::sleep(SPACING.mul_f64(1.0 + link::random())).await,
@@ -123,7 +131,7 @@ async fn slots(caller: &Caller, asked: &Peer) -> Result<Vec<Range>, Error> {
 /// Takes a new map into use: begins to keep nodes that are new, and lets go of those that have left.
 fn apply(inner: &Arc<Inner>, routes: &Arc<Routes>, keepers: &mut Keepers, ranges: Vec<Range>) {
     let old = routes.table();
-    let wanted = std::mem::take(&mut *routes.wanted.write().unwrap_or_else(PoisonError::into_inner));
+    let wanted = routes.wanted();
     let mut nodes = HashMap::new();
     for peer in ranges.iter().map(|range| &range.node).chain(&wanted) {
         if nodes.contains_key(peer) {
@@ -173,7 +181,7 @@ async fn introduce(inner: &Inner, routes: &Arc<Routes>, said: Said) -> Said {
     };
     let patient = Caller::Cluster(Router { routes: Arc::clone(routes), timeout: link::SETUP_TIMEOUT });
     let prepared = async {
-        if matches!(said, Said::Nothing | Said::None) {
+        if matches!(said, Said::Unknown | Said::Away) {
             migrations::bring_up(&patient, ready.form, &inner.prefix, &inner.name).await?;
         }
         secret::offer(&patient, inner).await
@@ -207,7 +215,7 @@ fn standing(inner: &Inner, routes: &Routes, error: &Error) -> Said {
         }
         None => {
             inner.down(error);
-            Said::None
+            Said::Away
         }
     }
 }

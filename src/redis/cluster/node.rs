@@ -33,6 +33,7 @@ pub(super) async fn keep(inner: Arc<Inner>, routes: Arc<Routes>, node: Arc<Node>
                 let since = Instant::now();
                 node.set(State::Ready(ready));
                 routes.changed();
+                routes.doubt.notify_one();
                 let reason = link.lives(&inner).await;
                 node.set(State::Away(reason));
                 attempt = if since.elapsed() >= link::SETTLED { 0 } else { attempt + 1 };
@@ -44,7 +45,10 @@ pub(super) async fn keep(inner: Arc<Inner>, routes: Arc<Routes>, node: Arc<Node>
             }
         }
         routes.changed();
-        routes.doubt.notify_one();
+        // A password that is wrong here is wrong everywhere: looking around would only try it more often.
+        if pause.is_none() {
+            routes.doubt.notify_one();
+        }
         tokio::time::sleep(pause.unwrap_or_else(|| link::pause(attempt, link::random()))).await;
     }
 }

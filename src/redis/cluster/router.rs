@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use fred::types::Value;
+use futures_util::future::BoxFuture;
 use futures_util::future::join_all;
 
 use crate::config::place::Peer;
@@ -36,29 +37,32 @@ impl Router {
     }
 
     /// One command. Keys get the names that they have in a cluster.
-    pub(in crate::redis) async fn send(
+    ///
+    /// Its future has no name of its own: it holds that of a node's caller, which could be a router's.
+    pub(in crate::redis) fn send(
         &self,
         command: &'static str,
-        mut args: Vec<Value>,
-    ) -> Result<Value, Error> {
-        let work = async {
-            match topology::target(command, &args) {
-                Target::Every => self.every(command, args).await,
-                Target::Any => self.any(command, args).await,
-                Target::Keys(at) => {
-                    let mut slot = None;
-                    for value in &mut args[at] {
-                        let name = value.as_string().unwrap_or_default();
-                        let name = keys::in_cluster(&self.routes.prefix, &name).unwrap_or(name);
-                        slot.get_or_insert_with(|| topology::slot_of(&name));
-                        *value = Value::from(name);
-                    }
-                    self.follow(command, args, slot.unwrap_or(0)).await
-                }
-            }
-        };
+        args: Vec<Value>,
+    ) -> BoxFuture<'_, Result<Value, Error>> {
         // Each step has a deadline of its own; a call that is redirected must not take several of them.
-        tokio::time::timeout(self.timeout, work).await.unwrap_or(Err(Error::Timeout))
+        let work = tokio::time::timeout(self.timeout, self.route(command, args));
+        Box::pin(async { work.await.unwrap_or(Err(Error::Timeout)) })
+    }
+
+    async fn route(&self, command: &'static str, mut args: Vec<Value>) -> Result<Value, Error> {
+        let keys = match topology::target(command, &args) {
+            Target::Every => return self.every(command, args).await,
+            Target::Any => return self.any(command, args).await,
+            Target::Keys(keys) => keys,
+        };
+        let mut slot = None;
+        for value in &mut args[keys] {
+            let name = value.as_string().unwrap_or_default();
+            let name = keys::in_cluster(&self.routes.prefix, &name).unwrap_or(name);
+            slot.get_or_insert_with(|| topology::slot_of(&name));
+            *value = Value::from(name);
+        }
+        self.follow(command, args, slot.unwrap_or(0)).await
     }
 
     /// To the slot's node, and on to wherever that one sends it.

@@ -8,12 +8,16 @@ use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::place::Peer;
 use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::library::Form;
 use crate::redis::topology::Range;
+
+/// A node without slots that a redirection named is kept for so long.
+const WANTED: Duration = Duration::from_secs(30);
 
 /// One node that takes writes.
 pub(super) struct Node {
@@ -96,7 +100,7 @@ pub(super) struct Routes {
     pub(super) prefix: String,
     pub(super) table: RwLock<Arc<Table>>,
     /// Nodes that a redirection named and the map does not know.
-    pub(super) wanted: RwLock<Vec<Peer>>,
+    wanted: RwLock<HashMap<Peer, Instant>>,
     /// Told when a node said that the map is old, or a connection ended.
     pub(super) doubt: Notify,
     /// Goes up with every change of the map or of a node.
@@ -122,11 +126,17 @@ impl Routes {
         self.changes.send_modify(|count| *count = count.wrapping_add(1));
     }
 
+    /// Nodes that were named lately: one that is about to get its first slot stands in no map yet.
+    pub(super) fn wanted(&self) -> Vec<Peer> {
+        let mut wanted = self.wanted.write().unwrap_or_else(PoisonError::into_inner);
+        wanted.retain(|_, named| named.elapsed() < WANTED);
+        wanted.keys().cloned().collect()
+    }
+
     pub(super) fn want(&self, peer: &Peer) {
         let mut wanted = self.wanted.write().unwrap_or_else(PoisonError::into_inner);
-        if !wanted.contains(peer) {
-            wanted.push(peer.clone());
-        }
+        wanted.insert(peer.clone(), Instant::now());
+        drop(wanted);
         self.doubt.notify_one();
     }
 }
