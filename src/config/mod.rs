@@ -8,6 +8,7 @@ mod error;
 mod inputs;
 pub mod keys;
 mod layers;
+pub mod limit;
 mod parse;
 pub mod schema;
 
@@ -28,7 +29,6 @@ use schema::Config;
 use schema::Count;
 use schema::Drain;
 use schema::Http;
-use schema::Limit;
 use schema::Log;
 use schema::Proxy;
 use schema::Recycling;
@@ -59,7 +59,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         limits: layers
             .names("limits")
             .into_iter()
-            .map(|name| limit(&layers, name))
+            .map(|name| limit::read(&layers, name))
             .collect::<Result<_, _>>()?,
         proxy: Proxy {
             trusted: layers.list("proxy.trusted", parse::networks)?,
@@ -153,26 +153,8 @@ fn http(layers: &Layers) -> Result<Http, Error> {
         header_limit: layers.one("http.header_limit", parse::header_size)?,
         body_limit: layers.one("http.body_limit", parse::size)?,
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
+        limit_headers: layers.one("http.limit_headers", limit::limit_headers)?,
     })
-}
-
-fn limit(layers: &Layers, name: String) -> Result<(String, Limit), Error> {
-    let path = |field: &str| format!("limits.{name}.{field}");
-    layers.check_name("limits", &name, parse::policy_name)?;
-    let Some(rate) = layers.optional(&path("rate"), parse::rate)? else {
-        return Err(Error::Missing {
-            key: path("rate"),
-            reason: format!("the policy {name} needs a rate such as 100/s"),
-        });
-    };
-    let twice = (2 * rate.count / rate.period.as_secs()).max(1);
-    let limit = Limit {
-        per: layers.optional(&path("per"), parse::per)?.unwrap_or(schema::Per::Client),
-        rate,
-        burst: layers.optional(&path("burst"), |text| parse::number(text, 1_000_000))?.unwrap_or(twice),
-        routes: layers.list(&path("routes"), parse::routes)?,
-    };
-    Ok((name, limit))
 }
 
 /// What no single value can be blamed for.

@@ -15,8 +15,6 @@ use crate::config::schema::ForwardHeader;
 use crate::config::schema::LogFormat;
 use crate::config::schema::MAX_WORKERS;
 use crate::config::schema::Mode;
-use crate::config::schema::Per;
-use crate::config::schema::Rate;
 use crate::config::schema::RedisUrl;
 use crate::config::schema::Secret;
 use crate::config::schema::Secure;
@@ -225,29 +223,6 @@ pub(super) fn secrets(items: &[String]) -> Result<Vec<Secret>, Reason> {
     items.iter().map(|item| secret(item)).collect()
 }
 
-pub(super) fn rate(text: &str) -> Result<Rate, Reason> {
-    let (count, period) = text.split_once('/').ok_or_else(|| "the time is missing".to_owned())?;
-    let count = number(count.trim(), 1_000_000)?;
-    let period = match period.trim() {
-        "s" => Duration::from_secs(1),
-        "min" | "m" => Duration::from_secs(60),
-        "h" => Duration::from_secs(3600),
-        "d" => DAY,
-        other => positive_duration(other)?,
-    };
-    if period < Duration::from_secs(1) || period > 31 * DAY || period.subsec_nanos() != 0 {
-        return Err("the time must be whole seconds, from 1s to 31d".into());
-    }
-    Ok(Rate { count, period })
-}
-
-pub(super) fn routes(items: &[String]) -> Result<Vec<String>, Reason> {
-    match items.iter().find(|item| !item.starts_with('/')) {
-        Some(bad) => Err(format!("{bad} does not begin with /")),
-        None => Ok(items.to_vec()),
-    }
-}
-
 /// One word of a fixed set.
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Reason> {
     let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
@@ -260,12 +235,6 @@ pub(super) fn mode(text: &str) -> Result<Mode, Reason> {
 
 pub(super) fn secure(text: &str) -> Result<Secure, Reason> {
     choice(text, &[("auto", Secure::Auto), ("always", Secure::Always), ("never", Secure::Never)])
-}
-
-pub(super) fn per(text: &str) -> Result<Per, Reason> {
-    let choices =
-        [("client", Per::Client), ("session", Per::Session), ("route", Per::Route), ("global", Per::Global)];
-    choice(text, &choices)
 }
 
 pub(super) fn forward_header(text: &str) -> Result<ForwardHeader, Reason> {
@@ -285,15 +254,6 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn rates_name_a_count_and_whole_seconds() {
-        assert_eq!(rate("100/s").unwrap(), Rate { count: 100, period: Duration::from_secs(1) });
-        assert_eq!(rate("5 / 10s").unwrap(), Rate { count: 5, period: Duration::from_secs(10) });
-        for bad in ["100", "0/s", "/s", "1/0s", "1/500ms", "x/s", "1/s/s", "1/32d"] {
-            assert!(rate(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn urls_need_what_a_client_needs() {

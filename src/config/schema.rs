@@ -11,6 +11,9 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::limit::Limit;
+use crate::config::limit::LimitHeaders;
+
 /// The most slots one fleet can have: the scoreboard has a fixed number of rows.
 pub const MAX_WORKERS: usize = 1024;
 
@@ -253,41 +256,6 @@ pub enum Secure {
     Never,
 }
 
-/// One rate limit policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limit {
-    /// Whose requests are counted together.
-    pub per: Per,
-    /// Requests per period, sustained.
-    pub rate: Rate,
-    /// Requests that may come at once, ≥ 1.
-    pub burst: u64,
-    /// Path prefixes the policy applies to; empty: every request that uses state.
-    pub routes: Vec<String>,
-}
-
-/// Whose requests a policy counts together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Per {
-    /// One client address (IPv6: one /64).
-    Client,
-    /// One session; requests without a valid cookie count by client.
-    Session,
-    /// One client address and one of the policy's routes.
-    Route,
-    /// Everybody together.
-    Global,
-}
-
-/// A number of requests per period.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Requests, 1 to 1,000,000.
-    pub count: u64,
-    /// In this time, 1 s to 31 days.
-    pub period: Duration,
-}
-
 /// Which peers may speak for a client.
 #[derive(Debug, Clone)]
 pub struct Proxy {
@@ -329,6 +297,8 @@ pub struct Http {
     pub body_limit: usize,
     /// Open connections per worker; more wait in the slot's queue.
     pub connections: usize,
+    /// In which headers a client is told about its limits.
+    pub limit_headers: LimitHeaders,
 }
 
 /// What is logged, and in which form.

@@ -58,7 +58,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::schema::Rate;
+    use crate::config::limit::Rate;
     use crate::limiter::gcra;
 
     fn at(quota: Quota, requests: u64) -> LimitReply {
