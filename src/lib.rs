@@ -38,6 +38,7 @@ pub use http::extract::ClientAddr;
 pub use http::extract::Counters;
 pub use http::extract::Limit;
 pub use http::extract::Visit;
+pub use http::layer::LimitLayer;
 pub use http::state::State;
 pub use http::state::Worker;
 pub use redis::Health as RedisHealth;

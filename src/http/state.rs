@@ -16,6 +16,8 @@ use crate::config::schema::Config;
 use crate::config::schema::Secret;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::http::layer::LimitLayer;
+use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
 use crate::redis::Redis;
@@ -154,6 +156,27 @@ impl State {
         self.0.scoreboard.snapshot()
     }
 
+    /// A layer that puts routes under the policy with this name, decided in the request's one call with all others.
+    ///
+    /// ```no_run
+    /// use axum::Router;
+    /// use axum::routing::post;
+    ///
+    /// # async fn login() {}
+    /// regatta::Fleet::new(|fleet: regatta::State| {
+    ///     // [limits.login]: rate = "20/min", routes = "layer"
+    ///     Router::new().route("/login", post(login).layer(fleet.limit("login").cost(5))).with_state(fleet)
+    /// });
+    /// ```
+    ///
+    /// A policy that is switched off (`enabled = false`) gives a layer that does nothing.
+    ///
+    /// # Panics
+    /// When no policy has this name: the worker then says so and the fleet does not start.
+    pub fn limit(&self, policy: &str) -> LimitLayer {
+        LimitLayer::new(&self.0, policy)
+    }
+
     /// Runs CPU work off the event loop, in a bounded number of places.
     ///
     /// # Errors
@@ -178,7 +201,7 @@ pub(super) struct Core {
     /// Its cell in its slot's row.
     cell: usize,
     pub(super) phase: Phase,
-    pub(super) policies: Policies,
+    pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
@@ -202,6 +225,7 @@ pub(super) struct CookieNames {
 impl Core {
     pub(super) fn new(parts: &Parts) -> Self {
         let config = &parts.config;
+        let policies = Policies::new(&config.limits, &config.redis.prefix);
         Self {
             config: Arc::clone(config),
             redis: parts.redis.clone(),
@@ -210,7 +234,7 @@ impl Core {
             cell: parts.cell,
             phase: parts.phase.clone(),
             prefix: Arc::from(config.redis.prefix.as_str()),
-            policies: Policies::new(&config.limits, &config.redis.prefix),
+            limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes: Lifetimes { idle: config.session.idle, absolute: config.session.absolute },
             offload: Offload::default(),
             cookies: CookieNames {

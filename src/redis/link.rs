@@ -26,7 +26,6 @@ use crate::redis::Inner;
 use crate::redis::endpoint;
 use crate::redis::error::Error;
 use crate::redis::error::Refusal;
-use crate::redis::library;
 use crate::redis::library::Form;
 use crate::redis::migrations;
 use crate::redis::secret;
@@ -129,8 +128,7 @@ impl Link {
         match wanted {
             Mode::Fcall => Ok(Form::Function),
             Mode::Evalsha => Ok(Form::Script),
-            Mode::Auto => match self.patient().call("FUNCTION", ["LIST", "LIBRARYNAME", library::NAME]).await
-            {
+            Mode::Auto => match self.patient().call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*"]).await {
                 Ok(_) => Ok(Form::Function),
                 Err(error) if error.unsupported() => Ok(Form::Script),
                 Err(error) => Err(error),
@@ -214,12 +212,12 @@ async fn establish(inner: &Inner) -> Result<(Link, Live), Error> {
 }
 
 /// From 0 to 1, by the operating system: workers forked from one supervisor share the state of any other generator.
-fn random() -> f64 {
+pub(super) fn random() -> f64 {
     OsRng.try_next_u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
 /// Full jitter: anything from nothing to the cap, which doubles; `random` is from 0 to 1.
-fn pause(attempt: u32, random: f64) -> Duration {
+pub(super) fn pause(attempt: u32, random: f64) -> Duration {
     let cap = Duration::from_millis(50).saturating_mul(1 << attempt.min(8));
     cap.min(PAUSE_MAX).mul_f64(random.clamp(0.0, 1.0))
 }

@@ -22,11 +22,9 @@ use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::library;
 use crate::redis::library::Form;
+use crate::redis::library::Library;
 use crate::redis::link::Caller;
 use crate::redis::link::Link;
-
-/// Every migration, in order.
-const ALL: &[Migration] = &[Migration { number: "0001", name: library::NAME, text: library::SOURCE }];
 
 /// A holder that renews nothing for this long has lost the lock, ms. Every step is far shorter.
 const LOCK_MS: &str = "5000";
@@ -42,16 +40,9 @@ const RECORD: &str = "if redis.call('GET', KEYS[2]) ~= ARGV[1] or redis.call('GE
 const RELEASE: &str =
     "if redis.call('GET', KEYS[1]) == ARGV[1] then return redis.call('DEL', KEYS[1]) end return 0";
 
-struct Migration {
-    number: &'static str,
-    name: &'static str,
-    text: &'static str,
-}
-
-impl Migration {
-    fn file(&self) -> String {
-        format!("migrations/{}_{}.lua", self.number, self.name)
-    }
+/// A library's file in the source tree.
+fn file(library: &Library) -> String {
+    format!("migrations/{}_{}.lua", library.number, library.name)
 }
 
 /// A migration and whether it is done.
@@ -191,20 +182,20 @@ impl<'a> Run<'a> {
     async fn finish(&self, form: Form) -> Result<(), Error> {
         // Read again: somebody may have finished between our look and our lock.
         let ledger = read(self.caller, self.prefix).await?;
-        for migration in ALL {
+        for migration in library::ALL {
             if ledger.get(migration.number).is_some_and(|record| record.state == State::Applied) {
                 continue;
             }
             self.record(migration, State::Running).await?;
-            library::ensure(self.caller, form).await?;
+            library::apply(self.caller, form, migration).await?;
             self.record(migration, State::Applied).await?;
-            tracing::info!(file = %migration.file(), by = %self.by, "migration applied");
+            tracing::info!(file = %file(migration), by = %self.by, "migration applied");
         }
         library::ensure(self.caller, form).await
     }
 
     /// Writes one field of the ledger; `Locked` if the lock was lost in the meantime.
-    async fn record(&self, migration: &Migration, state: State) -> Result<(), Error> {
+    async fn record(&self, migration: &Library, state: State) -> Result<(), Error> {
         let record = Record {
             name: migration.name.to_owned(),
             sha256: checksum(migration.text),
@@ -253,8 +244,8 @@ async fn read(caller: &Caller, prefix: &str) -> Result<HashMap<String, Record>, 
 
 /// The steps as the ledger has them; refuses a ledger that knows another text.
 fn steps(ledger: &HashMap<String, Record>) -> Result<Vec<Step>, Error> {
-    let step = |migration: &Migration| {
-        let (file, sha256) = (migration.file(), checksum(migration.text));
+    let step = |migration: &Library| {
+        let (file, sha256) = (file(migration), checksum(migration.text));
         let status = match ledger.get(migration.number) {
             None => Status::Pending,
             Some(record) if record.sha256 != sha256 => {
@@ -265,7 +256,7 @@ fn steps(ledger: &HashMap<String, Record>) -> Result<Vec<Step>, Error> {
         };
         Ok(Step { file, sha256, status })
     };
-    ALL.iter().map(step).collect()
+    library::ALL.iter().map(step).collect()
 }
 
 fn done(ledger: &HashMap<String, Record>) -> Result<bool, Error> {
@@ -284,7 +275,8 @@ mod tests {
 
     #[test]
     fn numbers_rise_without_a_gap() {
-        let numbers: Vec<u32> = ALL.iter().map(|migration| migration.number.parse().unwrap()).collect();
+        let numbers: Vec<u32> =
+            library::ALL.iter().map(|migration| migration.number.parse().unwrap()).collect();
         let expected: Vec<u32> = (1..).take(numbers.len()).collect();
         assert_eq!(numbers, expected);
     }
@@ -292,7 +284,7 @@ mod tests {
     #[test]
     fn a_ledger_that_knows_another_text_is_refused() {
         let record = Record {
-            name: library::NAME.into(),
+            name: library::ALL[0].name.into(),
             sha256: checksum("other"),
             state: State::Applied,
             by: "w".into(),

@@ -9,8 +9,10 @@ mod endpoint;
 mod error;
 pub mod keys;
 pub mod library;
+pub mod limit;
 mod link;
 pub mod migrations;
+pub mod news;
 mod once;
 mod secret;
 
@@ -77,6 +79,8 @@ struct Inner {
     healing: Mutex<()>,
     /// Told when a call met a server that no longer takes writes.
     doubt: Notify,
+    /// What the workers tell each other.
+    news: news::Listeners,
     /// Signing keys that were the fleet's, the present one first.
     secrets: RwLock<Vec<Vec<u8>>>,
     /// Grows with each new key.
@@ -107,6 +111,7 @@ impl Redis {
             permits: Semaphore::new(IN_FLIGHT_MAX),
             healing: Mutex::new(()),
             doubt: Notify::new(),
+            news: news::Listeners::default(),
             secrets: RwLock::default(),
             secrets_version: AtomicU64::new(0),
         };

@@ -35,10 +35,13 @@ const REASONS: usize = 18;
 pub(super) const LATENCY: usize = 32;
 pub(super) const BUSY_US: usize = 118;
 pub(super) const CPU_US: usize = 119;
+pub(super) const DENIED_HERE: usize = 124;
+pub(super) const SHADOWED: usize = 125;
+pub(super) const INSURED: usize = 126;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
-const _: () = assert!(CPU_US < TOTALS, "a row has room for its totals");
+const _: () = assert!(INSURED < TOTALS, "a row has room for its totals");
 
 /// Where a slot stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -164,6 +167,9 @@ impl<'a> Row<'a> {
             bytes: self.read(BYTES),
             views: self.read(VIEWS),
             limited: self.read(LIMITED),
+            denied_here: self.read(DENIED_HERE),
+            shadowed: self.read(SHADOWED),
+            insured: self.read(INSURED),
             unavailable: self.read(UNAVAILABLE),
             responses: std::array::from_fn(|class| self.read(STATUS + class)),
             busy_us: self.read(BUSY_US),

@@ -3,10 +3,14 @@
 //! Guarantees that limits are decided once and before anything else of the request counts, that a view is counted at
 //! most once, and that a refusal is remembered: whatever the handler makes of the error, the client gets the refusal.
 
+pub(in crate::http) mod limits;
+mod session;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
-use http::HeaderMap;
+use http::HeaderValue;
+use http::request::Parts;
 use tokio::sync::Mutex;
 use tokio::sync::MutexGuard;
 use tower_sessions::session::Id;
@@ -15,15 +19,15 @@ use crate::counter;
 use crate::counter::Name;
 use crate::http::error::Error;
 use crate::http::error::Refusal;
+use crate::http::exchange::limits::Limits;
 use crate::http::identity::Client;
 use crate::http::state::Core;
 use crate::http::visitor;
 use crate::http::visitor::Visitor;
-use crate::limiter::Set;
+use crate::limiter::asked::Asked;
 use crate::redis;
 use crate::redis::begin;
 use crate::redis::begin::CounterArg;
-use crate::redis::begin::LimitReply;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
@@ -44,17 +48,18 @@ pub(super) struct Exchange {
     /// Whether a cookie for this client is a secure one.
     pub(super) secure: bool,
     pub(super) visitor: Visitor,
-    pub(super) policies: Set,
+    /// Whether a policy names the path: limits are decided before the handler.
+    pub(super) is_named: bool,
     /// What was wrong with the request's body, see [`crate::http::body`].
     pub(super) body_fault: AtomicU8,
     begun: Mutex<Begun>,
 }
 
 /// What this request knows so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Begun {
-    /// Decisions, once limits were asked.
-    pub(super) limits: Option<Vec<LimitReply>>,
+    /// The limits, decided or not.
+    pub(super) limits: Limits,
     /// What the client will be told instead of the handler's response.
     pub(super) refusal: Option<Refusal>,
     /// The session the visitor has now.
@@ -87,18 +92,39 @@ pub(super) struct Visited {
     pub(super) new: bool,
 }
 
+/// Why a round trip gave nothing.
+#[derive(Debug)]
+enum Failure {
+    /// The client gets this, whatever becomes of the request.
+    Refused(Refusal),
+    /// A counter would overflow: nothing was done, so the request may go on.
+    Overflow,
+    /// Redis did not do it. The limits allow the request without it.
+    Away(redis::Error),
+}
+
 impl Exchange {
-    pub(super) fn new(core: Arc<Core>, client: Client, headers: &HeaderMap, path: &str) -> Self {
+    pub(super) fn new(core: Arc<Core>, client: Client, parts: &Parts) -> Self {
+        let headers = &parts.headers;
         let secure = visitor::is_secure(&core, &client);
         let visitor = Visitor::read(&core, headers, secure);
-        let begun = Begun { current: visitor.id(), ..Begun::default() };
-        let policies = core.policies.select(path);
+        let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+        let set = core.limits.policies().select(parts.method.as_str(), parts.uri.path(), header);
+        let is_named = set.names_path();
+        let begun = Begun {
+            limits: Limits::new(set),
+            refusal: None,
+            current: visitor.id(),
+            session: None,
+            visited: None,
+            origin: Origin::Cookie,
+        };
         Self {
             core,
             client,
             secure,
             visitor,
-            policies,
+            is_named,
             body_fault: AtomicU8::new(0),
             begun: Mutex::new(begun),
         }
@@ -124,14 +150,17 @@ impl Exchange {
     /// Decides the limits, if that was not done yet.
     pub(super) async fn decide(&self) -> Result<(), Error> {
         let mut begun = self.open().await?;
-        if begun.limits.is_some() || self.policies.is_empty() {
+        if !begun.limits.are_open() {
             return Ok(());
         }
         // A named path's handler most likely uses the session it is sent, and the call is made anyway.
-        let session = begun.current.map(|id| self.session_arg(id, SessionMode::Read, false));
-        let (reply, _) = self.call(&mut begun, session.as_ref(), &[]).await?;
-        if session.is_some() {
-            begun.found(reply);
+        let unread = begun.current.filter(|_| begun.session.is_none());
+        let session = unread.map(|id| self.session_arg(id, SessionMode::Read, false));
+        match self.round_trip(&mut begun, session.as_ref(), &[]).await {
+            Ok((reply, _)) if session.is_some() => begun.found(reply),
+            // What the session would have said is asked again by whoever needs it.
+            Ok(_) | Err(Failure::Away(_)) => {}
+            Err(failure) => return Err(begun.fail(failure)),
         }
         Ok(())
     }
@@ -176,7 +205,7 @@ impl Exchange {
     pub(super) async fn count(&self, name: &Name, by: i64) -> Result<i64, Error> {
         let mut begun = self.open().await?;
         let prefix = &self.core.config.redis.prefix;
-        if begun.limits.is_none() && !self.policies.is_empty() {
+        if begun.limits.are_open() {
             let (_, sums) = self.call(&mut begun, None, &[name.arg(prefix, by)]).await?;
             match sums.first() {
                 Some(sum) if sum.unsigned_abs() < EXACT => return Ok(*sum),
@@ -206,16 +235,6 @@ impl Exchange {
         Ok(begun.session.clone().unwrap_or(SessionReply::Gone))
     }
 
-    fn session_arg(&self, id: Id, mode: SessionMode, create: bool) -> SessionArg {
-        let prefix = &self.core.config.redis.prefix;
-        let key = match &self.visitor {
-            Visitor::Known { id: known, digest, .. } if *known == id => keys::session(prefix, digest),
-            _ => crate::session::key(prefix, id),
-        };
-        let lifetimes = &self.core.lifetimes;
-        SessionArg { key, mode, create, idle_ms: lifetimes.idle_ms(), absolute_ms: lifetimes.absolute_ms() }
-    }
-
     /// One round trip; it carries the limits if they are not decided yet.
     async fn call(
         &self,
@@ -223,46 +242,61 @@ impl Exchange {
         session: Option<&SessionArg>,
         counters: &[CounterArg],
     ) -> Result<(SessionReply, Vec<i64>), Error> {
-        let undecided = begun.limits.is_none() && !self.policies.is_empty();
-        let limits = match undecided {
-            true => self.policies.args(&self.client.subject(), self.visitor.digest()),
-            false => Vec::new(),
+        match self.round_trip(begun, session, counters).await {
+            Ok(answer) => Ok(answer),
+            Err(failure) => Err(begun.fail(failure)),
+        }
+    }
+
+    async fn round_trip(
+        &self,
+        begun: &mut Begun,
+        session: Option<&SessionArg>,
+        counters: &[CounterArg],
+    ) -> Result<(SessionReply, Vec<i64>), Failure> {
+        let asked = self.admit(begun).await?;
+        let limits = asked.as_ref().map(Asked::limits).unwrap_or_default();
+        if limits.is_empty() && session.is_none() && counters.is_empty() {
+            // All of it was drawn in advance.
+            if let Some(asked) = asked {
+                self.granted(&mut begun.limits, asked, &[]);
+            }
+            return Ok((SessionReply::None, Vec::new()));
+        }
+        let token = asked.as_ref().map_or("", Asked::token);
+        let request = begin::Request { limits: &limits, session, counters, token };
+        let reply = self.core.redis.begin(&request).await;
+        let Some(asked) = asked else {
+            return match reply {
+                Ok(begin::Reply::Granted { session, counters, .. }) => Ok((session, counters)),
+                Ok(begin::Reply::Denied { .. }) => Err(Failure::Refused(Refusal::Unavailable(1))),
+                Err(redis::Error::Overflow) => Err(Failure::Overflow),
+                Err(error) => Err(Failure::Away(error)),
+            };
         };
-        let reply = self.core.redis.begin(&begin::Request { limits: &limits, session, counters }).await;
-        let refusal = match reply {
+        match reply {
             Ok(begin::Reply::Granted { limits, session, counters }) => {
-                if undecided {
-                    begun.limits = Some(limits);
-                }
-                return Ok((session, counters));
+                self.granted(&mut begun.limits, asked, &limits);
+                Ok((session, counters))
             }
-            Ok(begin::Reply::Denied { limits }) => {
-                self.core.cell().limited();
-                let refusal = Refusal::Denied(self.policies.headers(&limits));
-                begun.limits = Some(limits);
-                refusal
-            }
-            // The caller's mistake: nothing was done, so the request may go on.
-            Err(redis::Error::Overflow) => return Err(Error::CounterOverflow),
-            Err(error) => {
-                tracing::debug!(%error, "a request had to do without Redis: {error}");
-                Refusal::from(&error)
-            }
-        };
-        Err(begun.refusal.insert(refusal).error())
+            Ok(begin::Reply::Denied { limits }) => Err(self.refused(&mut begun.limits, asked, &limits)),
+            Err(redis::Error::Overflow) => Err(Failure::Overflow),
+            Err(error) => Err(self.without(&mut begun.limits, asked, error)),
+        }
     }
 }
 
 impl Begun {
-    fn found(&mut self, reply: SessionReply) {
-        if reply == SessionReply::Gone {
-            self.current = None;
-        }
-        self.session = Some(reply);
-    }
-
-    /// Whether the response depends on who the visitor is.
-    pub(super) fn used_session(&self) -> bool {
-        self.session.is_some() || self.origin != Origin::Cookie
+    /// Takes note of a failure for the response.
+    fn fail(&mut self, failure: Failure) -> Error {
+        let refusal = match failure {
+            Failure::Overflow => return Error::CounterOverflow,
+            Failure::Refused(refusal) => refusal,
+            Failure::Away(error) => {
+                tracing::debug!(%error, "a request had to do without Redis: {error}");
+                Refusal::from(&error)
+            }
+        };
+        self.refusal.insert(refusal).error()
     }
 }
