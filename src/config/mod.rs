@@ -162,7 +162,8 @@ mod tests {
     fn defaults_stand_alone() {
         let config = with(&[], None).unwrap();
         assert_eq!(config.listen, ["0.0.0.0:3000".parse().unwrap()]);
-        assert_eq!(config.limits["default"].burst, 2000);
+        let default = config.limits["default"].measure;
+        assert!(matches!(default, limit::Measure::Rate { burst: 2000, .. }));
         assert!(config.redis.url.is_none());
     }
 

@@ -37,7 +37,9 @@ impl LimitLayer {
         if policy.is_none() && !core.config.limits.contains_key(name) {
             let known: Vec<&str> = core.config.limits.keys().map(String::as_str).collect();
             let known = known.join(", ");
-            panic!("no policy is named {name}: add [limits.{name}] to the configuration, or use one of {known}");
+            panic!(
+                "no policy is named {name}: add [limits.{name}] to the configuration, or use one of {known}"
+            );
         }
         Self { policy, cost: None, name: name.into(), core: Arc::clone(core) }
     }

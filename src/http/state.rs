@@ -14,9 +14,9 @@ use http::HeaderValue;
 
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
+use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
-use crate::http::layer::LimitLayer;
 use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;

@@ -102,7 +102,8 @@ impl Advance {
     pub fn wants(&mut self, key: &str, now_us: u64, patience_us: u64) -> Option<u64> {
         let purse = self.purses.peek_mut(key)?;
         let amount = (purse.quota.burst() / 20).min(purse.asked.max(purse.asked_before));
-        let waits = matches!(purse.drawing, Drawing::Since(since) if now_us.saturating_sub(since) < patience_us);
+        let waits =
+            matches!(purse.drawing, Drawing::Since(since) if now_us.saturating_sub(since) < patience_us);
         let enough = purse.until_us > now_us && purse.left * 2 >= amount;
         if waits || enough || amount < DRAW_MIN {
             return None;

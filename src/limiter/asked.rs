@@ -277,6 +277,7 @@ fn charge(set: &Set, number: usize, arg: LimitArg) -> Option<Charge> {
 
 /// How a limit stands of which only this is known: so much is paid for.
 fn paid(quota: &Option<Quota>, left: u64) -> LimitReply {
-    let used = quota.map_or(0, |quota| quota.burst().saturating_sub(left).saturating_mul(quota.interval_us()));
+    let used =
+        quota.map_or(0, |quota| quota.burst().saturating_sub(left).saturating_mul(quota.interval_us()));
     LimitReply { allowed: true, remaining: left, retry_after_us: None, reset_us: used }
 }

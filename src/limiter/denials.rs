@@ -30,19 +30,11 @@ pub struct Denials {
 #[derive(Debug, Clone)]
 enum Known {
     /// The arrival time is this or later, as learned from a question sent at `asked_us`.
-    Bound {
-        tat_us: u64,
-        asked_us: u64,
-    },
+    Bound { tat_us: u64, asked_us: u64 },
     /// Somebody asks again; the others wait for this.
-    Asked {
-        since_us: u64,
-        answered: Arc<Notify>,
-    },
+    Asked { since_us: u64, answered: Arc<Notify> },
     /// Quota was given back at this time: answers to questions from before it are worth nothing.
-    Reset {
-        at_us: u64,
-    },
+    Reset { at_us: u64 },
 }
 
 /// What to do with a request under one limit.
@@ -81,14 +73,16 @@ impl Denials {
         match self.known.get(key) {
             None | Some(Known::Reset { .. }) => Look::Unknown,
             Some(Known::Bound { asked_us, .. }) if *asked_us < oldest_us => Look::Unknown,
-            Some(Known::Bound { tat_us, .. }) => match gcra::decide(Some(*tat_us), now_us, quota, cost).reply {
+            Some(Known::Bound { tat_us, .. }) => match gcra::decide(Some(*tat_us), now_us, quota, cost).reply
+            {
                 reply if !reply.allowed => Look::Denied(reply),
                 // It need not be stale for this cost only: a look or a cheaper request has nothing to wait for.
                 _ if cost == 0 => Look::Unknown,
                 _ => Look::Stale,
             },
             Some(Known::Asked { .. }) if cost == 0 => Look::Unknown,
-            Some(Known::Asked { since_us, answered }) => match now_us.saturating_sub(*since_us) < patience_us {
+            Some(Known::Asked { since_us, answered }) => match now_us.saturating_sub(*since_us) < patience_us
+            {
                 true => Look::Wait(Arc::clone(answered)),
                 false => Look::Stale,
             },

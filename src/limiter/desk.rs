@@ -175,7 +175,9 @@ impl Desk {
                 continue;
             }
             match denials.look(&arg.key, &quota, arg.cost, now_us, oldest_us, patience_us) {
-                Look::Denied(reply) => denied.get_or_insert_with(|| vec![None; args.len()])[index] = Some(reply),
+                Look::Denied(reply) => {
+                    denied.get_or_insert_with(|| vec![None; args.len()])[index] = Some(reply)
+                }
                 Look::Wait(answered) => wait = Some(answered),
                 Look::Stale => stale.push(arg.key.clone()),
                 Look::Unknown => {}

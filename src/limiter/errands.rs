@@ -107,7 +107,8 @@ impl Desk {
         for (batch, debt) in debts {
             let redis = self.redis.clone();
             tasks.spawn(async move {
-                let outcome = redis.merge(&batch, &amount(debt.key.clone(), &debt.quota, debt.requests)).await;
+                let outcome =
+                    redis.merge(&batch, &amount(debt.key.clone(), &debt.quota, debt.requests)).await;
                 (batch, debt, outcome)
             });
         }
@@ -120,7 +121,9 @@ impl Desk {
                     lock(&self.insurance).paid(std::slice::from_ref(&debt));
                 }
                 // Something else lies under the key: asking again would never end.
-                Err(error @ (Error::Protocol { .. } | Error::Refused { refusal: Refusal::WrongType, .. })) => {
+                Err(
+                    error @ (Error::Protocol { .. } | Error::Refused { refusal: Refusal::WrongType, .. }),
+                ) => {
                     tracing::warn!(%error, "a debt of the outage cannot be paid: {error}");
                     lock(&self.insurance).paid(std::slice::from_ref(&debt));
                 }

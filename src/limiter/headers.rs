@@ -167,8 +167,12 @@ mod tests {
     #[test]
     fn places_are_told_by_their_number() {
         let measure = Measured::Concurrency { most: 3, lease: Duration::from_secs(10) };
-        let reply =
-            LimitReply { allowed: false, remaining: 0, retry_after_us: Some(1_000_000), reset_us: 10_000_000 };
+        let reply = LimitReply {
+            allowed: false,
+            remaining: 0,
+            retry_after_us: Some(1_000_000),
+            reset_us: 10_000_000,
+        };
         let headers = draft([Told { name: "export", measure, reply: Some(reply) }]);
         assert_eq!(headers.policy, r#""export";q=3;qu="concurrent-requests""#);
         assert_eq!((headers.limit.as_str(), headers.retry_after), (r#""export";r=0"#, Some(1)));

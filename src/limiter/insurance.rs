@@ -105,7 +105,8 @@ impl Insurance {
         for debt in debts {
             // What was allowed since stays owed.
             if let Some(bucket) = self.buckets.peek_mut(debt.key.as_str()) {
-                bucket.tat_us = bucket.tat_us.saturating_sub(debt.requests.saturating_mul(bucket.interval_us));
+                bucket.tat_us =
+                    bucket.tat_us.saturating_sub(debt.requests.saturating_mul(bucket.interval_us));
             }
         }
     }

@@ -92,12 +92,7 @@ impl Policies {
 
     /// The policies for a request; `header` gives a header's value. Allocates only if a policy names the path, a
     /// method or a header.
-    pub fn select<'h>(
-        &self,
-        method: &str,
-        path: &str,
-        header: impl Fn(&str) -> Option<&'h [u8]>,
-    ) -> Set {
+    pub fn select<'h>(&self, method: &str, path: &str, header: impl Fn(&str) -> Option<&'h [u8]>) -> Set {
         let named = |policy: &Policy| policy.route(path).is_some() && policy.takes(method);
         let is_named = self.all.iter().any(named);
         if self.simple && !is_named {
@@ -316,10 +311,8 @@ mod tests {
 
     #[test]
     fn users_and_headers_are_counted_where_there_are_some() {
-        let policies = prepared([
-            ("key", limit(Per::Header("x-api-key".into()), &[])),
-            ("user", limit(Per::User, &[])),
-        ]);
+        let policies =
+            prepared([("key", limit(Per::Header("x-api-key".into()), &[])), ("user", limit(Per::User, &[]))]);
         let with_key = policies.select("GET", "/", |name| (name == "x-api-key").then_some(b"secret"));
         let tag = tag(b"secret");
         assert!(!tag.contains("secret") && !tag.contains(['.', ':']));
