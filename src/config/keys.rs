@@ -74,6 +74,7 @@ pub const KEYS: &[Key] = &[
     key("redis.prefix", "regatta", "1 to 64 letters, digits, - _ . or :", "first part of every key"),
     key("redis.mode", "auto", "auto, fcall or evalsha", "how server-side code is called"),
     key("redis.command_timeout", "25ms", DURATION, "longest wait for one reply of Redis"),
+    key("redis.commit_timeout", "100ms", DURATION, "longest wait for the reply to what a request stores"),
     key("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),
     key(
         "session.secrets",
@@ -84,6 +85,7 @@ pub const KEYS: &[Key] = &[
     key("session.idle", "24h", DURATION, "an unused session is gone after this"),
     key("session.absolute", "30d", DURATION, "any session is gone after this"),
     key("session.secure", "auto", "auto, always or never", "whether the cookie is sent over TLS only"),
+    key("session.stale", "60s", DURATION, "oldest copy of a session shown while Redis is away; 0s: none"),
     key(
         "limits.*.per",
         "client",

@@ -29,6 +29,7 @@ use crate::session::store::Outcome;
 
 const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const SESSION_STATE: HeaderName = HeaderName::from_static("session-state");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -127,6 +128,10 @@ pub(super) async fn settle(
         None => {
             let mut response = response;
             tell_session(response.headers_mut(), exchange, &begun);
+            if let Some(how) = begun.degraded {
+                exchange.core.cell().served_stale();
+                response.headers_mut().insert(SESSION_STATE, how.header());
+            }
             response
         }
     };
@@ -172,7 +177,7 @@ fn tell_session(headers: &mut HeaderMap, exchange: &Exchange, begun: &Begun) {
     }
     headers.append(header::VARY, HeaderValue::from_static("Cookie"));
     forbid_storing(headers);
-    let renew = matches!(exchange.visitor, Visitor::Known { renew: true, .. });
+    let renew = begun.degraded.is_none() && matches!(exchange.visitor, Visitor::Known { renew: true, .. });
     let cookie = match (begun.current, exchange.visitor.id()) {
         (Some(now), before) if Some(now) != before || renew => {
             let keyring = exchange.core.keyring();

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicU8;
@@ -26,6 +27,7 @@ use crate::scoreboard::cell::Cell;
 use crate::scoreboard::snapshot::Snapshot;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
+use crate::session::last_known::LastKnown;
 use crate::session::store::Lifetimes;
 
 /// Stands for configured keys, which never change.
@@ -205,6 +207,8 @@ pub(super) struct Core {
     /// First part of every key.
     pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
+    /// Sessions as last read, for when Redis is away.
+    pub(super) last_known: Mutex<LastKnown>,
     pub(super) offload: Offload,
     pub(super) cookies: CookieNames,
     /// `X-Worker-Id`, made once: it goes with every response.
@@ -236,6 +240,7 @@ impl Core {
             prefix: Arc::from(config.redis.prefix.as_str()),
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes: Lifetimes { idle: config.session.idle, absolute: config.session.absolute },
+            last_known: Mutex::new(LastKnown::new(config.session.stale)),
             offload: Offload::default(),
             cookies: CookieNames {
                 plain: cookie::name(&config.session.cookie, false),
@@ -263,6 +268,11 @@ impl Core {
         let keyring = Arc::new(keyring?);
         *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Some((version, Arc::clone(&keyring)));
         Some(keyring)
+    }
+
+    /// How long this worker has been serving.
+    pub(super) fn uptime(&self) -> Duration {
+        self.started.elapsed()
     }
 
     /// This worker's cell of the table.

@@ -82,7 +82,10 @@ impl SessionStore for Store {
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
-        self.inner.save(record).await
+        let saved = self.inner.save(record).await;
+        // Whatever became of it, what was read before is not known to be true any more.
+        self.exchange.forget(record.id);
+        saved
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
@@ -98,7 +101,9 @@ impl SessionStore for Store {
         if self.exchange.decide().await.is_err() {
             return Err(session_store::Error::Backend("the request was refused".to_owned()));
         }
-        self.inner.delete(id).await?;
+        let deleted = self.inner.delete(id).await;
+        self.exchange.forget(*id);
+        deleted?;
         let mut begun = self.exchange.begun().await;
         begun.current = None;
         begun.origin = Origin::Deleted;

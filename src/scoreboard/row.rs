@@ -35,9 +35,12 @@ const REASONS: usize = 18;
 pub(super) const LATENCY: usize = 32;
 pub(super) const BUSY_US: usize = 118;
 pub(super) const CPU_US: usize = 119;
-pub(super) const DENIED_HERE: usize = 124;
-pub(super) const SHADOWED: usize = 125;
-pub(super) const INSURED: usize = 126;
+pub(super) const DENIED_HERE: usize = 122;
+pub(super) const READS_OPENED: usize = 123;
+pub(super) const WRITES_OPENED: usize = 124;
+pub(super) const STALE: usize = 125;
+pub(super) const SHADOWED: usize = 126;
+pub(super) const INSURED: usize = 127;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
@@ -171,6 +174,8 @@ impl<'a> Row<'a> {
             shadowed: self.read(SHADOWED),
             insured: self.read(INSURED),
             unavailable: self.read(UNAVAILABLE),
+            stale: self.read(STALE),
+            redis_opened: [READS_OPENED, WRITES_OPENED].map(|word| self.read(word)),
             responses: std::array::from_fn(|class| self.read(STATUS + class)),
             busy_us: self.read(BUSY_US),
             cpu_us: self.read(CPU_US),

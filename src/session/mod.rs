@@ -4,6 +4,7 @@
 //! a session which is gone is never brought back by a late write.
 
 pub mod cookie;
+pub mod last_known;
 pub mod store;
 
 use base64::Engine;

@@ -14,6 +14,7 @@ mod control; // the control socket, whoever is at its other end
 mod control_fleet; // the control socket of a real fleet
 mod control_verbs; // what operators type, against a scripted fleet
 mod cookies; // only our own cookies count
+mod cost; // what a request costs in Redis
 mod crash; // what a crash costs, and what not
 mod crossed; // two things at once, each of which goes well alone
 mod deploy; // manifests and compose agree with each other and with the settings
@@ -29,6 +30,7 @@ mod limits_http; // limits as applications and clients meet them
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod nginx; // the shipped proxy configuration
+mod oracle; // commits against a sequential model
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
@@ -37,7 +39,8 @@ mod seats; // seats outlive workers, pauses and bad neighbours
 mod seeing; // status and top
 mod serve; // the main job
 mod service; // what systemd is told
-mod state_begin; // the one round trip, and what it leaves in Redis
+mod state_begin;
+mod state_commit; // the one round trip, and what it leaves in Redis
 mod state_faults; // the client library under faults
 mod state_migrations; // ledger, checksum, lock
 mod state_session; // sessions merge, end, and stay ended
@@ -45,6 +48,7 @@ mod state_stock; // the control: tower-sessions' own store
 mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
+mod toxics; // the fault proxy itself
 mod upgrade; // another program in the same process, and back
 mod watch; // what changes on disk is followed
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything

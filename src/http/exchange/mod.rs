@@ -5,6 +5,7 @@
 
 pub(in crate::http) mod limits;
 mod session;
+mod stale;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
@@ -33,6 +34,7 @@ use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
 use crate::redis::keys;
 use crate::session::cookie;
+pub(super) use stale::Degraded;
 
 /// Name of the counter of all views; `@` keeps it out of the applications' names.
 const TOTAL: &str = "@views";
@@ -50,6 +52,8 @@ pub(super) struct Exchange {
     pub(super) visitor: Visitor,
     /// Whether a policy names the path: limits are decided before the handler.
     pub(super) is_named: bool,
+    /// Whether its method only looks.
+    only_looks: bool,
     /// What was wrong with the request's body, see [`crate::http::body`].
     pub(super) body_fault: AtomicU8,
     begun: Mutex<Begun>,
@@ -66,6 +70,8 @@ pub(super) struct Begun {
     pub(super) current: Option<Id>,
     /// The session as found, once it was asked for.
     session: Option<SessionReply>,
+    /// How the session was come by, if not as usual.
+    pub(super) degraded: Option<Degraded>,
     /// The view, once counted.
     visited: Option<Visited>,
     /// Where the session of this request came from.
@@ -90,6 +96,8 @@ pub(super) struct Visited {
     pub(super) views: u64,
     pub(super) total: i64,
     pub(super) new: bool,
+    /// It was not counted: Redis is away, and this is the last that is known.
+    pub(super) stale: bool,
 }
 
 /// Why a round trip gave nothing.
@@ -116,6 +124,7 @@ impl Exchange {
             refusal: None,
             current: visitor.id(),
             session: None,
+            degraded: None,
             visited: None,
             origin: Origin::Cookie,
         };
@@ -125,6 +134,7 @@ impl Exchange {
             secure,
             visitor,
             is_named,
+            only_looks: stale::only_looks(&parts.method),
             body_fault: AtomicU8::new(0),
             begun: Mutex::new(begun),
         }
@@ -158,8 +168,14 @@ impl Exchange {
         let session = unread.map(|id| self.session_arg(id, SessionMode::Read, false));
         match self.round_trip(&mut begun, session.as_ref(), &[]).await {
             Ok((reply, _)) if session.is_some() => begun.found(reply),
-            // What the session would have said is asked again by whoever needs it.
-            Ok(_) | Err(Failure::Away(_)) => {}
+            Ok(_) => {}
+            // The limits allow it; whoever needs the session is told what is known, or asks again.
+            Err(Failure::Away(error)) => {
+                if let Some((how, reply, _)) = self.in_place_of_begin(session.as_ref(), 0, &error).await {
+                    begun.degraded = Some(how);
+                    begun.found(reply);
+                }
+            }
             Err(failure) => return Err(begun.fail(failure)),
         }
         Ok(())
@@ -195,8 +211,11 @@ impl Exchange {
         let Some(SessionReply::Live { views, .. }) = begun.session else {
             return Err(Error::Unavailable { retry_after: 1 });
         };
-        self.core.cell().viewed();
-        let visited = Visited { views, total: total.unwrap_or(0), new };
+        let stale = begun.degraded.is_some();
+        if !stale {
+            self.core.cell().viewed();
+        }
+        let visited = Visited { views, total: total.unwrap_or(0), new, stale };
         begun.visited = Some(visited);
         Ok(visited)
     }
@@ -244,6 +263,15 @@ impl Exchange {
     ) -> Result<(SessionReply, Vec<i64>), Error> {
         match self.round_trip(begun, session, counters).await {
             Ok(answer) => Ok(answer),
+            Err(Failure::Away(error)) => {
+                match self.in_place_of_begin(session, counters.len(), &error).await {
+                    Some((how, session, counters)) => {
+                        begun.degraded = Some(how);
+                        Ok((session, counters))
+                    }
+                    None => Err(begun.fail(Failure::Away(error))),
+                }
+            }
             Err(failure) => Err(begun.fail(failure)),
         }
     }
@@ -265,23 +293,24 @@ impl Exchange {
         }
         let token = asked.as_ref().map_or("", Asked::token);
         let request = begin::Request { limits: &limits, session, counters, token };
-        let reply = self.core.redis.begin(&request).await;
-        let Some(asked) = asked else {
-            return match reply {
-                Ok(begin::Reply::Granted { session, counters, .. }) => Ok((session, counters)),
-                Ok(begin::Reply::Denied { .. }) => Err(Failure::Refused(Refusal::Unavailable(1))),
-                Err(redis::Error::Overflow) => Err(Failure::Overflow),
-                Err(error) => Err(Failure::Away(error)),
-            };
-        };
-        match reply {
-            Ok(begin::Reply::Granted { limits, session, counters }) => {
-                self.granted(&mut begun.limits, asked, &limits);
-                Ok((session, counters))
+        match (self.core.redis.begin(&request).await, asked) {
+            (Ok(begin::Reply::Granted { limits, session: found, counters }), asked) => {
+                if let Some(asked) = asked {
+                    self.granted(&mut begun.limits, asked, &limits);
+                }
+                if let Some(session) = session {
+                    self.remember(session, &found, counters.first().copied());
+                }
+                Ok((found, counters))
             }
-            Ok(begin::Reply::Denied { limits }) => Err(self.refused(&mut begun.limits, asked, &limits)),
-            Err(redis::Error::Overflow) => Err(Failure::Overflow),
-            Err(error) => Err(self.without(&mut begun.limits, asked, error)),
+            (Ok(begin::Reply::Denied { limits }), Some(asked)) => {
+                Err(self.refused(&mut begun.limits, asked, &limits))
+            }
+            // Nothing was asked that could deny.
+            (Ok(begin::Reply::Denied { .. }), None) => Err(Failure::Refused(Refusal::Unavailable(1))),
+            (Err(redis::Error::Overflow), _) => Err(Failure::Overflow),
+            (Err(error), Some(asked)) => Err(self.without(&mut begun.limits, asked, error)),
+            (Err(error), None) => Err(Failure::Away(error)),
         }
     }
 }
