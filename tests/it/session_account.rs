@@ -6,6 +6,7 @@ use crate::session_merge::get;
 use crate::session_merge::post;
 use crate::session_merge::sessions;
 use crate::session_merge::shopper;
+use crate::support::client::Connection;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
 use crate::support::fleet::Fleet;
@@ -103,19 +104,46 @@ fn log_out_everywhere_ends_fifty_sessions_in_one_step() {
 #[test]
 fn the_oldest_session_ends_when_a_user_has_too_many() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_SESSION__MAX_PER_USER", "3");
-    let fleet = plan.example("cart").start();
-    let mut anns: Vec<Visitor> = (0..4).map(|_| logged_in(&fleet, "ann")).collect();
-    assert_eq!(user(&mut anns[0], &fleet), Value::Null, "the oldest");
-    for ann in &mut anns[1..] {
-        assert_eq!(user(ann, &fleet), "ann");
+    // Functions and scripts are the same text; this goes through most of it.
+    for mode in ["fcall", "evalsha"] {
+        let plan = Plan::on(&redis).set("REGATTA_SESSION__MAX_PER_USER", "3");
+        let fleet = plan.set("REGATTA_REDIS__MODE", mode).example("cart").start();
+        let mut anns: Vec<Visitor> = (0..4).map(|_| logged_in(&fleet, "ann")).collect();
+        assert_eq!(user(&mut anns[0], &fleet), Value::Null, "the oldest");
+        for ann in &mut anns[1..] {
+            assert_eq!(user(ann, &fleet), "ann");
+        }
+        assert_eq!(sessions(&redis).len(), 3);
+        // One that ended by itself is no reason to end another.
+        assert_eq!(post(&mut anns[1], &fleet, "/account/logout").status, 204);
+        let mut fifth = logged_in(&fleet, "ann");
+        assert_eq!(user(&mut anns[2], &fleet), "ann");
+        assert_eq!(user(&mut fifth, &fleet), "ann");
+        assert_eq!(post(&mut fifth, &fleet, "/account/everywhere").status, 204);
+        assert_eq!(user(&mut anns[2], &fleet), Value::Null);
+        drop(fleet);
+        redis.cli(&["FLUSHALL"]);
     }
-    assert_eq!(sessions(&redis).len(), 3);
-    // One that ended by itself is no reason to end another.
-    assert_eq!(post(&mut anns[1], &fleet, "/account/logout").status, 204);
-    let mut fifth = logged_in(&fleet, "ann");
-    assert_eq!(user(&mut anns[2], &fleet), "ann");
-    assert_eq!(user(&mut fifth, &fleet), "ann");
+}
+
+#[test]
+fn a_session_that_a_handler_flushed_ends_even_if_its_client_leaves() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).example("cart").start();
+    let visitor = shopper(&fleet);
+    assert_eq!(sessions(&redis).len(), 1);
+    let mut connection = Connection::open(fleet.listen).unwrap();
+    let request = Request::post("/session/flush?slow_ms=1000").header("Cookie", &visitor.cookie_header());
+    connection.send(&request.bytes()).unwrap();
+    wait::until("the handler has it", wait::LONG, || {
+        fleet
+            .operator("/metrics")
+            .text()
+            .lines()
+            .any(|line| line.starts_with("regatta_requests_in_flight{") && line.ends_with(" 1"))
+    });
+    drop(connection);
+    wait::until("the session is gone", wait::LONG, || sessions(&redis).is_empty());
 }
 
 #[test]
@@ -162,7 +190,10 @@ fn lifetimes_end_by_the_clock_of_redis_and_a_touch_is_rare() {
     });
     assert!(lived >= 4500, "used all the time it lived {lived} ms of 6000");
     let touches = redis.commands().get("hset").copied().unwrap_or(0);
-    assert!((3..=32).contains(&touches), "one touch in a tenth of the idle lifetime, not one a request: {touches}");
+    assert!(
+        (3..=32).contains(&touches),
+        "one touch in a tenth of the idle lifetime, not one a request: {touches}"
+    );
     let mut unused = shopper(&fleet);
     wait::until("without use it is gone", wait::LONG, || sessions(&redis).is_empty());
     assert_eq!(get(&mut unused, &fleet, "/get/first").json(), Value::Null);
@@ -189,7 +220,9 @@ fn too_much_is_refused_and_leaves_what_was_there() {
 fn a_damaged_session_is_put_aside_once_and_the_visitor_gets_a_new_one() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).start();
-    for (round, damage) in [&["SET", "KEY", "garbage"][..], &["HSET", "KEY", "_c", "nonsense"]].iter().enumerate() {
+    for (round, damage) in
+        [&["SET", "KEY", "garbage"][..], &["HSET", "KEY", "_c", "nonsense"]].iter().enumerate()
+    {
         let mut visitor = Visitor::default();
         visitor.visit(fleet.listen);
         let key = sessions(&redis).remove(0);
@@ -258,7 +291,8 @@ fn fields_and_logins_are_unreadable_in_redis_and_keys_rotate() {
 
 #[test]
 fn users_cookies_rotate_too() {
-    let (old, new) = ("the old key of this test is longer than 32 bytes", "the new key is longer than 32 bytes, too");
+    let (old, new) =
+        ("the old key of this test is longer than 32 bytes", "the new key is longer than 32 bytes, too");
     let redis = RedisServer::start();
     let plan = Plan::on(&redis).workers(1).example("cart");
     let with = |keys: &str| plan.clone().set("REGATTA_SESSION__SECRETS", keys).start();

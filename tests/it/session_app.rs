@@ -64,7 +64,8 @@ fn forms_that_are_not_from_here_change_nothing() {
     let mut visitor = Visitor::default();
     log_in(&mut visitor, &fleet, "ann");
     let strange = |visitor: &mut Visitor, target: &str, name: &str, value: &str| {
-        let request = Request::post(target).header(name, value).body("application/json", b"{\"name\":\"eve\"}");
+        let request =
+            Request::post(target).header(name, value).body("application/json", b"{\"name\":\"eve\"}");
         visitor.ask(fleet.listen, request).status
     };
     for target in ["/login", "/logout"] {
@@ -158,7 +159,8 @@ impl Jar {
             let (name, value) = parts.next().unwrap().split_once('=').unwrap();
             let attributes: Vec<String> = parts.map(str::to_ascii_lowercase).collect();
             let has = |wanted: &str| attributes.iter().any(|attribute| attribute == wanted);
-            let sound = has("secure") && has("path=/") && !attributes.iter().any(|at| at.starts_with("domain"));
+            let sound =
+                has("secure") && has("path=/") && !attributes.iter().any(|at| at.starts_with("domain"));
             if name.starts_with("__Host-") && !sound {
                 continue;
             }

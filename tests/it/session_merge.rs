@@ -44,7 +44,9 @@ fn parallel_requests_that_each_set_their_own_field_lose_none() {
         let answers = load::parallel(20, 3, |client| {
             // Each thread's next free field: what it set before is there already.
             let mut visitor = visitor.clone();
-            (0..3).map(|step| post(&mut visitor, &fleet, &format!("/set/k{}/x", client * 3 + step)).status).max()
+            (0..3)
+                .map(|step| post(&mut visitor, &fleet, &format!("/set/k{}/x", client * 3 + step)).status)
+                .max()
         });
         assert!(answers.iter().all(|status| *status == Some(200)), "{answers:?}");
         let found = get(&mut visitor, &fleet, "/count/k/60").json().as_u64().unwrap();
@@ -160,7 +162,10 @@ fn reads_with_an_old_id_never_see_the_user_and_never_touch_the_new_cookie() {
             let reads = scope.spawn(|| {
                 load::parallel(10, 5, |_| {
                     let answer = get(&mut old.clone(), &fleet, "/me");
-                    assert_eq!((answer.status, answer.json()["user"].clone()), (200, serde_json::Value::Null));
+                    assert_eq!(
+                        (answer.status, answer.json()["user"].clone()),
+                        (200, serde_json::Value::Null)
+                    );
                     assert!(answer.all("Set-Cookie").is_empty(), "{answer:?}");
                 })
             });
