@@ -14,8 +14,9 @@
 //! The rooms stand on six floors, and a room names only rooms of lower floors:
 //!
 //! 6 [`cli`] · 5 [`supervisor`] [`worker`] · 4 [`http`] · 3 [`session`] [`counter`] [`limiter`] [`control`] [`telemetry`] ·
-//! 2 [`redis`] [`listener`] [`scoreboard`] · 1 [`config`] [`sys`]
+//! 2 [`redis`] [`listener`] [`scoreboard`] · 1 [`config`] [`breaker`] [`sys`]
 
+pub mod breaker;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -40,6 +41,7 @@ pub use http::extract::Counters;
 pub use http::extract::Fields;
 pub use http::extract::Limit;
 pub use http::extract::Visit;
+pub use http::layer::LimitLayer;
 pub use http::state::State;
 pub use http::state::Worker;
 pub use redis::Health as RedisHealth;

@@ -1,5 +1,8 @@
 //! What goes wrong in a handler, and the only map from it to a status.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+
 use axum::response::IntoResponse;
 use axum::response::Response;
 use http::StatusCode;
@@ -135,8 +138,15 @@ impl Refusal {
 
 impl From<&redis::Error> for Refusal {
     fn from(error: &redis::Error) -> Self {
-        Self::Unavailable(error.retry_after().as_secs().max(1))
+        Self::Unavailable(retry_after(error))
     }
+}
+
+/// When to come again: spread over some seconds, so that all who were refused together do not come back together.
+fn retry_after(error: &redis::Error) -> u64 {
+    const SPREAD: u64 = 3;
+    static TURN: AtomicU64 = AtomicU64::new(0);
+    error.retry_after().as_secs().max(1) + TURN.fetch_add(1, Relaxed) % SPREAD
 }
 
 impl From<session::Error> for Error {
@@ -148,9 +158,7 @@ impl From<session::Error> for Error {
             session::Error::Conflict => Self::SessionConflict,
             session::Error::NoSum | session::Error::Form => Self::SessionField,
             session::Error::NoRandomness => Self::Failed,
-            session::Error::Redis(error) => {
-                Self::Unavailable { retry_after: error.retry_after().as_secs().max(1) }
-            }
+            session::Error::Redis(error) => Self::Unavailable { retry_after: retry_after(&error) },
         }
     }
 }
@@ -160,9 +168,7 @@ impl From<counter::Error> for Error {
         match error {
             counter::Error::Name => Self::CounterName,
             counter::Error::Overflow => Self::CounterOverflow,
-            counter::Error::Redis(error) => {
-                Self::Unavailable { retry_after: error.retry_after().as_secs().max(1) }
-            }
+            counter::Error::Redis(error) => Self::Unavailable { retry_after: retry_after(&error) },
         }
     }
 }

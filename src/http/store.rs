@@ -87,7 +87,10 @@ impl SessionStore for Store {
     }
 
     async fn save(&self, record: &Record) -> session_store::Result<()> {
-        self.inner.save(record).await
+        let saved = self.inner.save(record).await;
+        // Whatever became of it, what was read before is not known to be true any more.
+        self.exchange.forget(record.id);
+        saved
     }
 
     async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
@@ -105,7 +108,9 @@ impl SessionStore for Store {
         }
         // Read now, because afterwards the request has no session that could be read.
         self.inner.read(present).await?;
-        self.inner.delete(id).await?;
+        let deleted = self.inner.delete(id).await;
+        self.exchange.forget(*id);
+        deleted?;
         self.exchange.became(None, None).await;
         Ok(())
     }

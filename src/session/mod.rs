@@ -10,6 +10,7 @@ pub mod cipher;
 pub mod cookie;
 mod error;
 mod fields;
+pub mod last_known;
 pub mod store;
 mod tower;
 pub mod user;

@@ -25,9 +25,12 @@ mod http2; // HTTP/2 without TLS
 mod http_bounds; // what a client may send, and how slowly
 mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
+mod limits_desk; // what workers decide themselves, and what they do without Redis
+mod limits_http; // limits as applications and clients meet them
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod nginx; // the shipped proxy configuration
+mod oracle; // commits against a sequential model
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
