@@ -30,6 +30,7 @@ mod limits; // rate limits hold over all workers
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod nginx; // the shipped proxy configuration
+mod oracle; // commits against a sequential model
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state

@@ -179,3 +179,21 @@ async fn rotated_and_revoked_sessions_are_told_and_never_changed() {
         assert_eq!(server.cli(&["EXISTS", KEY]), "0", "{mode:?}");
     }
 }
+
+/// Found by the oracle: "007" looked like a number until the first addition was made.
+#[tokio::test]
+async fn several_additions_are_made_together_or_not_at_all() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        for odd in ["007", "-0", "1.5", "", "9223372036854775807"] {
+            server.cli(&["DEL", KEY]);
+            let set = [named("odd", odd), named("plain", "1")];
+            let made = commit::Request { create: Some(create()), set: &set, ..change() };
+            assert_eq!(commit(&redis, made).await, stored(&[]));
+            let add = [("plain".to_owned(), 1), ("odd".to_owned(), 1)];
+            assert_eq!(commit(&redis, commit::Request { add: &add, ..change() }).await, commit::Reply::NoSum);
+            assert_eq!(server.cli(&["HGET", KEY, "plain"]), "1", "{mode:?} {odd:?}");
+        }
+    }
+}
