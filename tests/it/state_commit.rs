@@ -148,7 +148,7 @@ async fn a_limit_in_shadow_tells_and_denies_nothing() {
         let kind = LimitKind::Rate { interval_us: 3_600_000_000, tolerance_us: 3_600_000_000 };
         let shadow = LimitArg { key: "p:l:s".into(), kind, shadow: true, cost: 1 };
         let real = LimitArg { key: "p:l:r".into(), shadow: false, ..shadow.clone() };
-        assert!(ask(&redis, &[shadow.clone()], "").await.0);
+        assert!(ask(&redis, std::slice::from_ref(&shadow), "").await.0);
         let (granted, replies) = ask(&redis, &[shadow.clone(), real.clone()], "").await;
         assert!(granted && !replies[0].allowed && replies[1].allowed);
         let (granted, replies) = ask(&redis, &[LimitArg { key: "p:l:s2".into(), ..shadow }, real], "").await;
