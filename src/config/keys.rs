@@ -73,6 +73,7 @@ pub const KEYS: &[Key] = &[
     key("redis.prefix", "regatta", "1 to 64 letters, digits, - _ . or :", "first part of every key"),
     key("redis.mode", "auto", "auto, fcall or evalsha", "how server-side code is called"),
     key("redis.command_timeout", "25ms", DURATION, "longest wait for one reply of Redis"),
+    key("redis.commit_timeout", "100ms", DURATION, "longest wait for the reply to what a request stores"),
     key("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),
     key(
         "session.secrets",
@@ -83,6 +84,25 @@ pub const KEYS: &[Key] = &[
     key("session.idle", "24h", DURATION, "an unused session is gone after this"),
     key("session.absolute", "30d", DURATION, "any session is gone after this"),
     key("session.secure", "auto", "auto, always or never", "whether the cookie is sent over TLS only"),
+    key("session.stale", "60s", DURATION, "oldest copy of a session shown while Redis is away; 0s: none"),
+    key(
+        "session.max_per_user",
+        "0",
+        "0 for any number, or a number up to 1000",
+        "sessions one user may have; the oldest ends at a login beyond that",
+    ),
+    key(
+        "session.strict",
+        "",
+        "names of session fields, separated by commas",
+        "fields whose changes are never lost: of two concurrent ones the second is refused",
+    ),
+    key(
+        "session.encryption_keys",
+        "",
+        "keys of at least 32 bytes, separated by commas",
+        "encrypt session fields at rest; the first key encrypts, all decrypt",
+    ),
     key("limits.*.per", "client", "client, session, route or global", "whose requests are counted together"),
     key("limits.*.rate", "", "requests per time such as 100/s, 600/min or 5000/h", "sustained rate"),
     key(

@@ -62,6 +62,10 @@ pub(super) fn session(layers: &Layers) -> Result<Session, Error> {
         idle: layers.one("session.idle", parse::positive_duration)?,
         absolute: layers.one("session.absolute", parse::positive_duration)?,
         secure: layers.one("session.secure", parse::secure)?,
+        stale: layers.one("session.stale", parse::duration)?,
+        max_per_user: layers.one("session.max_per_user", parse::sessions)?,
+        strict: layers.list("session.strict", |items| Ok(items.to_vec()))?,
+        encryption_keys: layers.list("session.encryption_keys", parse::secrets)?,
     })
 }
 
@@ -103,5 +107,6 @@ pub(super) fn redis(layers: &Layers) -> Result<Redis, Error> {
         prefix: layers.one("redis.prefix", parse::prefix)?,
         mode: layers.one("redis.mode", parse::mode)?,
         command_timeout: layers.one("redis.command_timeout", parse::positive_duration)?,
+        commit_timeout: layers.one("redis.commit_timeout", parse::positive_duration)?,
     })
 }

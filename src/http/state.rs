@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicU8;
@@ -22,9 +23,13 @@ use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::snapshot::Snapshot;
+use crate::session::Lifetimes;
+use crate::session::Setup;
+use crate::session::cipher::Cipher;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
-use crate::session::store::Lifetimes;
+use crate::session::last_known::LastKnown;
+use crate::session::user::UserTag;
 
 /// Stands for configured keys, which never change.
 const CONFIGURED: u64 = u64::MAX;
@@ -182,6 +187,10 @@ pub(super) struct Core {
     /// First part of every key.
     pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
+    /// Sessions as last read, for when Redis is away.
+    pub(super) last_known: Mutex<LastKnown>,
+    /// What the session room needs to know.
+    pub(super) setup: Arc<Setup>,
     pub(super) offload: Offload,
     pub(super) cookies: CookieNames,
     /// `X-Worker-Id`, made once: it goes with every response.
@@ -202,6 +211,15 @@ pub(super) struct CookieNames {
 impl Core {
     pub(super) fn new(parts: &Parts) -> Self {
         let config = &parts.config;
+        let prefix: Arc<str> = Arc::from(config.redis.prefix.as_str());
+        let lifetimes = Lifetimes { idle: config.session.idle, absolute: config.session.absolute };
+        let setup = Setup {
+            prefix: Arc::clone(&prefix),
+            lifetimes,
+            cipher: Cipher::new(config.session.encryption_keys.iter().map(Secret::expose)),
+            strict: config.session.strict.clone(),
+            max_per_user: config.session.max_per_user,
+        };
         Self {
             config: Arc::clone(config),
             redis: parts.redis.clone(),
@@ -209,9 +227,11 @@ impl Core {
             worker: parts.worker.clone(),
             cell: parts.cell,
             phase: parts.phase.clone(),
-            prefix: Arc::from(config.redis.prefix.as_str()),
+            prefix,
             policies: Policies::new(&config.limits, &config.redis.prefix),
-            lifetimes: Lifetimes { idle: config.session.idle, absolute: config.session.absolute },
+            lifetimes,
+            last_known: Mutex::new(LastKnown::new(config.session.stale)),
+            setup: Arc::new(setup),
             offload: Offload::default(),
             cookies: CookieNames {
                 plain: cookie::name(&config.session.cookie, false),
@@ -239,6 +259,19 @@ impl Core {
         let keyring = Arc::new(keyring?);
         *self.keyring.write().unwrap_or_else(PoisonError::into_inner) = Some((version, Arc::clone(&keyring)));
         Some(keyring)
+    }
+
+    /// How long this worker has been serving.
+    pub(super) fn uptime(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// A user's tag; `None` until Redis, which keeps its key, was reached for the first time.
+    ///
+    /// Its key is the generated one even where signing keys are configured: those are replaced from time to time, and
+    /// a user's tag must stay the same, or his sessions could not be found under it.
+    pub(super) fn user_tag(&self, name: &str) -> Option<UserTag> {
+        self.redis.generated_secrets().first().map(|key| UserTag::of(key, name))
     }
 
     /// This worker's cell of the table.

@@ -7,15 +7,20 @@ pub mod begin;
 pub mod commit;
 mod endpoint;
 mod error;
+mod guard;
+mod inspect;
 pub mod keys;
+mod lanes;
 pub mod library;
 mod link;
 pub mod migrations;
 mod once;
 mod secret;
+pub mod sessions;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicU64;
@@ -24,21 +29,26 @@ use std::time::Duration;
 
 use fred::types::Value;
 use fred::types::config::Config;
-use tokio::sync::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::schema;
 use crate::config::schema::RedisUrl;
 pub use error::Error;
 pub use error::Refusal;
+use guard::IN_FLIGHT_MAX;
+pub use inspect::Finding;
+pub use inspect::Findings;
+use lanes::Kind;
+pub use lanes::Lane;
+pub use lanes::LaneStates;
+use lanes::Lanes;
 use library::Entry;
 use link::Live;
 pub use once::once;
 
-/// Calls that may wait for Redis at the same time, per worker; more are refused at once.
-const IN_FLIGHT_MAX: usize = 512;
 /// Signing keys that are remembered.
 const SECRETS_KEPT: usize = 3;
 /// Longest wait in [`Redis::first_attempt`].
@@ -70,11 +80,20 @@ struct Inner {
     prefix: String,
     name: String,
     command_timeout: Duration,
+    commit_timeout: Duration,
     live: RwLock<Option<Live>>,
+    /// When a connection that worked was lost, until the first attempt to make another has failed.
+    lost_at: Mutex<Option<Instant>>,
+    /// When the server last answered, ms since `origin`.
+    answered_ms: AtomicU64,
+    origin: Instant,
+    lanes: Lanes,
+    /// Connections made so far.
+    connections: AtomicU64,
     health: watch::Sender<Health>,
     permits: Semaphore,
     /// One healer at a time: 500 requests that miss the code must not load it 500 times.
-    healing: Mutex<()>,
+    healing: tokio::sync::Mutex<()>,
     /// Told when a call met a server that no longer takes writes.
     doubt: Notify,
     /// Signing keys that were the fleet's, the present one first.
@@ -102,10 +121,16 @@ impl Redis {
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
             command_timeout: settings.command_timeout,
+            commit_timeout: settings.commit_timeout,
             live: RwLock::new(None),
+            lost_at: Mutex::new(None),
+            answered_ms: AtomicU64::new(0),
+            origin: Instant::now(),
+            lanes: Lanes::new(),
+            connections: AtomicU64::new(0),
             health: watch::Sender::new(Health::Connecting),
             permits: Semaphore::new(IN_FLIGHT_MAX),
-            healing: Mutex::new(()),
+            healing: tokio::sync::Mutex::new(()),
             doubt: Notify::new(),
             secrets: RwLock::default(),
             secrets_version: AtomicU64::new(0),
@@ -138,6 +163,18 @@ impl Redis {
         self.inner.health.borrow().clone()
     }
 
+    /// Where the breakers of reads and writes stand.
+    pub fn lanes(&self) -> LaneStates {
+        self.inner.lanes.states()
+    }
+
+    /// How long ago the server last answered anything, a PING included; `None` if it never did.
+    pub fn silent_for(&self) -> Option<Duration> {
+        let answered_ms = self.inner.answered_ms.load(Relaxed);
+        let at = Duration::from_millis(answered_ms);
+        (answered_ms > 0).then(|| self.inner.origin.elapsed().saturating_sub(at))
+    }
+
     /// Does everything a request needs at its start, in one round trip.
     ///
     /// # Errors
@@ -162,12 +199,34 @@ impl Redis {
         commit::decode(&reply)
     }
 
+    /// Reads a session and changes nothing: where the server takes no writes, this is all that can be done.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn peek(&self, session: &begin::SessionArg) -> Result<begin::SessionReply, Error> {
+        let call = |live: Live| async move {
+            let listed = match live.caller.call("HGETALL", [session.key.as_str()]).await {
+                Err(Error::Refused { refusal: Refusal::WrongType, .. }) => {
+                    return Ok(begin::SessionReply::Damaged);
+                }
+                listed => listed?,
+            };
+            let generation = match &session.generation {
+                Some(key) => live.caller.call("GET", [key.as_str()]).await?.as_u64().unwrap_or(0),
+                None => 0,
+            };
+            begin::peeked(listed, generation)
+        };
+        self.guard_repeatable(Kind::Read, call).await
+    }
+
     /// Deletes one key.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
-        self.guard(async |live| live.caller.call("DEL", [key]).await).await.map(|_| ())
+        let call = |live: Live| async move { live.caller.call("DEL", [key]).await };
+        self.guard_repeatable(Kind::Delete, call).await.map(|_| ())
     }
 
     /// Adds to the number under this key and returns the sum; 0 only reads, and a missing number is 0.
@@ -175,12 +234,16 @@ impl Redis {
     /// # Errors
     /// [`Error::Overflow`] when the sum does not fit; see [`Error`].
     pub async fn count(&self, key: &str, by: i64) -> Result<i64, Error> {
-        let answer = self
-            .guard(async |live| match by {
-                0 => live.caller.call("GET", [key]).await,
-                by => live.caller.send("INCRBY", vec![Value::from(key), Value::Integer(by)]).await,
-            })
-            .await?;
+        let answer = match by {
+            0 => {
+                let call = |live: Live| async move { live.caller.call("GET", [key]).await };
+                self.guard_repeatable(Kind::Read, call).await?
+            }
+            by => {
+                let args = vec![Value::from(key), Value::Integer(by)];
+                self.guard(async |live| live.caller.send("INCRBY", args).await).await?
+            }
+        };
         match answer {
             Value::Null => Ok(0),
             other => other.as_i64().ok_or_else(|| Error::protocol("the counter holds no number")),
@@ -201,7 +264,8 @@ impl Redis {
 
     /// Calls a function; if the server does not have our code, loads it and calls once more.
     async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
-        self.guard(async |live| {
+        let kind = if entry == Entry::Begin { Kind::Begin } else { Kind::Commit };
+        self.guard_as(kind, async |live| {
             let (command, name) = entry.call(live.form);
             let first = live.caller.send(command, encode(name.clone())).await;
             let missing = matches!(&first, Err(error) if error.code_missing());
@@ -221,23 +285,6 @@ impl Redis {
         })
         .await
     }
-
-    /// The one way to Redis: every call is counted here, and a breaker would stand here.
-    async fn guard(&self, call: impl AsyncFnOnce(Live) -> Result<Value, Error>) -> Result<Value, Error> {
-        let Ok(_permit) = self.inner.permits.try_acquire() else {
-            return Err(Error::unavailable(format!("{IN_FLIGHT_MAX} calls wait already")));
-        };
-        let Some(live) = self.inner.live() else {
-            return Err(Error::unavailable("there is no connection"));
-        };
-        let outcome = call(live).await;
-        if let Err(error) = &outcome
-            && link::doubts(error)
-        {
-            self.inner.doubt.notify_one();
-        }
-        outcome
-    }
 }
 
 impl Inner {
@@ -249,15 +296,35 @@ impl Inner {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
     }
 
-    fn up(&self, live: Live) {
+    fn lost_at(&self) -> Option<Instant> {
+        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_lost_at(&self, at: Option<Instant>) {
+        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// The server has answered.
+    fn answered(&self) {
+        let now_ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.answered_ms.store(now_ms.max(1), Relaxed);
+    }
+
+    /// A connection is ready; `refused` is what the server said if it takes no writes.
+    fn up(&self, live: Live, refused: Option<&Error>) {
+        self.lanes.connected(refused);
+        self.answered();
         self.set_live(Some(live));
+        self.set_lost_at(None);
         self.health.send_replace(Health::Up);
         tracing::info!("Redis is reachable");
     }
 
     /// Logged when the state or its reason changes, not at every attempt.
     fn down(&self, error: &Error) {
+        let was_there = self.live().is_some();
         self.set_live(None);
+        self.set_lost_at(was_there.then(Instant::now));
         let reason = error.to_string();
         let before = self.health.send_replace(Health::Down { reason: reason.clone() });
         if before != (Health::Down { reason: reason.clone() }) {

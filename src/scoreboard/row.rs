@@ -35,10 +35,15 @@ const REASONS: usize = 18;
 pub(super) const LATENCY: usize = 32;
 pub(super) const BUSY_US: usize = 118;
 pub(super) const CPU_US: usize = 119;
+pub(super) const READS_OPENED: usize = 123;
+pub(super) const WRITES_OPENED: usize = 124;
+pub(super) const STALE: usize = 125;
+pub(super) const CORRUPT: usize = 126;
+pub(super) const UNSTORED: usize = 127;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
-const _: () = assert!(CPU_US < TOTALS, "a row has room for its totals");
+const _: () = assert!(UNSTORED < TOTALS, "a row has room for its totals");
 
 /// Where a slot stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -165,6 +170,10 @@ impl<'a> Row<'a> {
             views: self.read(VIEWS),
             limited: self.read(LIMITED),
             unavailable: self.read(UNAVAILABLE),
+            stale: self.read(STALE),
+            redis_opened: [READS_OPENED, WRITES_OPENED].map(|word| self.read(word)),
+            corrupt: self.read(CORRUPT),
+            unstored: self.read(UNSTORED),
             responses: std::array::from_fn(|class| self.read(STATUS + class)),
             busy_us: self.read(BUSY_US),
             cpu_us: self.read(CPU_US),

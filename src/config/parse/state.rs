@@ -83,6 +83,11 @@ pub(in crate::config) fn secret(text: &str) -> Result<Secret, Reason> {
     }
 }
 
+/// Sessions of one user, or 0 for any number.
+pub(in crate::config) fn sessions(text: &str) -> Result<u64, Reason> {
+    if text == "0" { Ok(0) } else { number(text, 1000) }
+}
+
 pub(in crate::config) fn secrets(items: &[String]) -> Result<Vec<Secret>, Reason> {
     items.iter().map(|item| secret(item)).collect()
 }

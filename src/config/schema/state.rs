@@ -14,6 +14,8 @@ pub struct Redis {
     pub mode: Mode,
     /// Longest wait for the reply to one command on a request's path.
     pub command_timeout: Duration,
+    /// Longest wait for the reply to what a request stores at its end.
+    pub commit_timeout: Duration,
 }
 
 /// The address of a Redis, which may hold a password: `Debug` and `Display` hide it.
@@ -74,6 +76,14 @@ pub struct Session {
     pub absolute: Duration,
     /// Whether the cookie carries `Secure`.
     pub secure: Secure,
+    /// Oldest copy of a session, by the time Redis was last heard, that is shown while Redis is away; 0: none is.
+    pub stale: Duration,
+    /// Sessions one user may have; 0: any number.
+    pub max_per_user: u64,
+    /// Fields of which no change is ever lost.
+    pub strict: Vec<String>,
+    /// Keys that encrypt fields at rest: the first encrypts, all decrypt. Empty: fields are stored as they are.
+    pub encryption_keys: Vec<Secret>,
 }
 
 /// A signing key of at least 32 bytes; `Debug` hides it.

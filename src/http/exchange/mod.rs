@@ -5,11 +5,13 @@
 
 mod limits;
 mod session;
+mod stale;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
+use std::time::Duration;
 
-use http::HeaderMap;
+use http::request::Parts;
 use tokio::sync::Mutex;
 use tokio::sync::MutexGuard;
 use tower_sessions::session::Id;
@@ -32,6 +34,8 @@ use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
 use crate::redis::keys;
 use crate::session::cookie;
+use crate::session::user::UserTag;
+pub(super) use stale::Degraded;
 
 /// Name of the counter of all views; `@` keeps it out of the applications' names.
 const TOTAL: &str = "@views";
@@ -48,6 +52,8 @@ pub(super) struct Exchange {
     pub(super) secure: bool,
     pub(super) visitor: Visitor,
     pub(super) policies: Set,
+    /// Whether its method only looks.
+    only_looks: bool,
     /// What was wrong with the request's body, see [`crate::http::body`].
     pub(super) body_fault: AtomicU8,
     begun: Mutex<Begun>,
@@ -62,8 +68,16 @@ pub(super) struct Begun {
     pub(super) refusal: Option<Refusal>,
     /// The session the visitor has now.
     pub(super) current: Option<Id>,
+    /// The user who is logged in with it.
+    pub(super) user: Option<UserTag>,
+    /// The cookie is sent again, to last this long.
+    pub(super) cookie_age: Option<Duration>,
+    /// Whether a handler asked who the visitor is.
+    pub(super) looked: bool,
     /// The session as found, once it was asked for.
     session: Option<SessionReply>,
+    /// How the session was come by, if not as usual.
+    pub(super) degraded: Option<Degraded>,
     /// The view, once counted.
     visited: Option<Visited>,
     /// Where the session of this request came from.
@@ -88,20 +102,23 @@ pub(super) struct Visited {
     pub(super) views: u64,
     pub(super) total: i64,
     pub(super) new: bool,
+    /// It was not counted: Redis is away, and this is the last that is known.
+    pub(super) stale: bool,
 }
 
 impl Exchange {
-    pub(super) fn new(core: Arc<Core>, client: Client, headers: &HeaderMap, path: &str) -> Self {
+    pub(super) fn new(core: Arc<Core>, client: Client, head: &Parts) -> Self {
         let secure = visitor::is_secure(&core, &client);
-        let visitor = Visitor::read(&core, headers, secure);
-        let begun = Begun { current: visitor.id(), ..Begun::default() };
-        let policies = core.policies.select(path);
+        let visitor = Visitor::read(&core, &head.headers, secure);
+        let begun = Begun { current: visitor.id(), user: visitor.user(), ..Begun::default() };
+        let policies = core.policies.select(head.uri.path());
         Self {
             core,
             client,
             secure,
             visitor,
             policies,
+            only_looks: stale::only_looks(&head.method),
             body_fault: AtomicU8::new(0),
             begun: Mutex::new(begun),
         }
@@ -131,10 +148,11 @@ impl Exchange {
             return Ok(());
         }
         // A named path's handler most likely uses the session it is sent, and the call is made anyway.
-        let session = begun.current.map(|id| self.session_arg(id, SessionMode::Read, false));
+        let current = begun.current;
+        let session = current.map(|id| self.session_arg(id, begun.user, SessionMode::Read, false));
         let (reply, _) = self.call(&mut begun, session.as_ref(), &[]).await?;
-        if session.is_some() {
-            begun.found(reply);
+        if let Some(id) = current {
+            self.found(&mut begun, id, reply).await;
         }
         Ok(())
     }
@@ -149,28 +167,35 @@ impl Exchange {
             vec![CounterArg { key: keys::counter(&self.core.config.redis.prefix, TOTAL), by: 1 }];
         let mut total = None;
         if let Some(id) = begun.current {
-            let arg = self.session_arg(id, SessionMode::Visit, false);
+            let arg = self.session_arg(id, begun.user, SessionMode::Visit, false);
             let (reply, sums) = self.call(&mut begun, Some(&arg), &counters).await?;
             total = sums.first().copied();
-            begun.found(reply);
+            self.found(&mut begun, id, reply).await;
             // The total counted this view already; only the session is missing.
             counters.clear();
         }
-        let new = begun.current.is_none();
+        // Whoever comes with an id that was replaced has another session, whose cookie is not to be overwritten.
+        let new = begun.current.is_none() && !begun.is_rotated();
         if new {
             let id = cookie::new_id().map_err(|_| Error::Failed)?;
-            let arg = self.session_arg(id, SessionMode::Visit, true);
+            let arg = self.session_arg(id, None, SessionMode::Visit, true);
             let (reply, sums) = self.call(&mut begun, Some(&arg), &counters).await?;
             total = total.or(sums.first().copied());
             begun.current = Some(id);
-            begun.found(reply);
+            self.found(&mut begun, id, reply).await;
             begun.origin = Origin::Made;
         }
-        let Some(SessionReply::Live { views, .. }) = begun.session else {
-            return Err(Error::Unavailable { retry_after: 1 });
+        let views = match begun.session {
+            Some(SessionReply::Live { views, .. }) => views,
+            // As for any other visitor without a session: it is the first of those that can be told apart.
+            Some(SessionReply::Rotated) => 1,
+            _ => return Err(Error::Unavailable { retry_after: 1 }),
         };
-        self.core.cell().viewed();
-        let visited = Visited { views, total: total.unwrap_or(0), new };
+        let stale = begun.degraded.is_some();
+        if !stale {
+            self.core.cell().viewed();
+        }
+        let visited = Visited { views, total: total.unwrap_or(0), new, stale };
         begun.visited = Some(visited);
         Ok(visited)
     }
@@ -199,12 +224,12 @@ impl Exchange {
     pub(super) async fn session(&self, id: Id) -> Result<SessionReply, Error> {
         let mut begun = self.open().await?;
         if begun.current != Some(id) {
-            return Ok(SessionReply::Gone);
+            return Ok(if begun.is_rotated() { SessionReply::Rotated } else { SessionReply::Gone });
         }
         if begun.session.is_none() {
-            let arg = self.session_arg(id, SessionMode::Read, false);
+            let arg = self.session_arg(id, begun.user, SessionMode::Read, false);
             let (reply, _) = self.call(&mut begun, Some(&arg), &[]).await?;
-            begun.found(reply);
+            self.found(&mut begun, id, reply).await;
         }
         Ok(begun.session.clone().unwrap_or(SessionReply::Gone))
     }
@@ -218,12 +243,16 @@ impl Exchange {
     ) -> Result<(SessionReply, Vec<i64>), Error> {
         let undecided = begun.limits.is_none() && !self.policies.is_empty();
         let limits = if undecided { self.limit_args() } else { Vec::new() };
+        let asked = session;
         let request = begin::Request { limits: &limits, session, counters, token: "" };
         let reply = self.core.redis.begin(&request).await;
         let refusal = match reply {
             Ok(begin::Reply::Granted { limits, session, counters }) => {
                 if undecided {
                     begun.limits = Some(limits);
+                }
+                if let Some(asked) = asked {
+                    self.remember(asked, &session, counters.first().copied());
                 }
                 return Ok((session, counters));
             }
@@ -232,6 +261,12 @@ impl Exchange {
             Err(redis::Error::Overflow) => return Err(Error::CounterOverflow),
             Err(error) => {
                 tracing::debug!(%error, "a request had to do without Redis: {error}");
+                if let Some((how, session, counters)) =
+                    self.in_place_of_begin(asked, counters.len(), &error).await
+                {
+                    begun.degraded = Some(how);
+                    return Ok((session, counters));
+                }
                 Refusal::from(&error)
             }
         };
