@@ -19,32 +19,38 @@ use regatta::http::identity;
 use regatta::http::identity::Transport;
 use regatta::session::cookie;
 use regatta::session::cookie::Keyring;
+use regatta::session::user::UserTag;
 
 const SECRETS: [&[u8]; 2] = [b"a new secret with thirty-two bytes", b"an old secret of thirty-two bytes"];
 
-/// `Cookie` headers, one a line; a byte 0xFE stands for a genuine cookie.
+/// `Cookie` headers, one a line; a byte 0xFE stands for a genuine cookie, 0xFD for one of a user who is logged in.
 ///
 /// Nothing but what we signed is a session, and what we signed is the one we gave.
 pub fn cookie(data: &[u8]) {
     let ring = Keyring::new(SECRETS).expect("two secrets");
     let Ok(id) = cookie::new_id() else { return };
-    let genuine = format!("sid={}", ring.sign("sid", id));
+    let user = UserTag::of(SECRETS[0], "ann");
+    let genuine = [(0xFE, None), (0xFD, Some(user))]
+        .map(|(byte, user)| (byte, user, format!("sid={}", ring.sign("sid", id, user)).into_bytes()));
     let mut text = Vec::new();
     for byte in data {
-        match byte {
-            0xFE => text.extend_from_slice(genuine.as_bytes()),
-            byte => text.push(*byte),
+        match genuine.iter().find(|(stands, ..)| stands == byte) {
+            Some((.., cookie)) => text.extend_from_slice(cookie),
+            None => text.push(*byte),
         }
     }
     let headers = || text.split(|byte| *byte == b'\n');
     if let Some(found) = ring.read(headers(), "sid") {
-        assert!(data.contains(&0xFE), "nobody signed it");
-        assert!(found.id == id && !found.renew, "it is somebody else's");
+        let given = genuine.iter().any(|(byte, user, _)| data.contains(byte) && found.user == *user);
+        assert!(given && found.id == id && !found.renew, "nobody signed it, or it is somebody else's");
     }
     assert!(ring.read(headers(), "__Host-sid").is_none(), "a cookie was moved to another name");
     if let Ok(value) = std::str::from_utf8(data) {
         assert!(ring.verify("sid", value).is_none(), "nobody signed it");
+        assert!(!ring.is_form_token(id, value), "nobody signed it");
     }
+    // The two kinds of what we sign must not be taken for each other.
+    assert!(ring.verify("sid", &ring.form_token(id)).is_none());
 }
 
 /// First byte: who the peer is and which header is believed; then header values, one a line.

@@ -17,6 +17,7 @@ use crate::support::soak;
 /// Pieces that mean something to somebody.
 const PIECES: &[&[u8]] = &[
     b"\xfe",
+    b"\xfd",
     b"sid=",
     b";",
     b"=",
