@@ -15,8 +15,10 @@ use http::HeaderValue;
 
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
+use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
 use crate::redis::Redis;
@@ -159,6 +161,27 @@ impl State {
         self.0.scoreboard.snapshot()
     }
 
+    /// A layer that puts routes under the policy with this name, decided in the request's one call with all others.
+    ///
+    /// ```no_run
+    /// use axum::Router;
+    /// use axum::routing::post;
+    ///
+    /// # async fn login() {}
+    /// regatta::Fleet::new(|fleet: regatta::State| {
+    ///     // [limits.login]: rate = "20/min", routes = "layer"
+    ///     Router::new().route("/login", post(login).layer(fleet.limit("login").cost(5))).with_state(fleet)
+    /// });
+    /// ```
+    ///
+    /// A policy that is switched off (`enabled = false`) gives a layer that does nothing.
+    ///
+    /// # Panics
+    /// When no policy has this name: the worker then says so and the fleet does not start.
+    pub fn limit(&self, policy: &str) -> LimitLayer {
+        LimitLayer::new(&self.0, policy)
+    }
+
     /// Runs CPU work off the event loop, in a bounded number of places.
     ///
     /// # Errors
@@ -183,7 +206,7 @@ pub(super) struct Core {
     /// Its cell in its slot's row.
     cell: usize,
     pub(super) phase: Phase,
-    pub(super) policies: Policies,
+    pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
@@ -220,6 +243,7 @@ impl Core {
             strict: config.session.strict.clone(),
             max_per_user: config.session.max_per_user,
         };
+        let policies = Policies::new(&config.limits, &config.redis.prefix);
         Self {
             config: Arc::clone(config),
             redis: parts.redis.clone(),
@@ -228,7 +252,7 @@ impl Core {
             cell: parts.cell,
             phase: parts.phase.clone(),
             prefix,
-            policies: Policies::new(&config.limits, &config.redis.prefix),
+            limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,
             last_known: Mutex::new(LastKnown::new(config.session.stale)),
             setup: Arc::new(setup),

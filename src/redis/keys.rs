@@ -27,6 +27,16 @@ pub fn limit(prefix: &str, policy: &str, version: &str, subject: &str) -> String
     join(&[prefix, "l", policy, version, subject])
 }
 
+/// That a batch of an outage was merged into a limit; it lies beside the limit, whatever decides where that lies.
+pub fn limit_mark(limit: &str, batch: &str) -> String {
+    join(&[limit, "m", batch])
+}
+
+/// The channel on which workers tell each other what they must know at once.
+pub fn news(prefix: &str) -> String {
+    join(&[prefix, "news"])
+}
+
 /// A shared counter.
 pub fn counter(prefix: &str, name: &str) -> String {
     join(&[prefix, "c", name])
@@ -77,6 +87,8 @@ mod tests {
             generation("p", "t"),
             limit("p", "default", "v", "10.0.0.1"),
             counter("p", "hits"),
+            limit_mark("p:l:default:v:10.0.0.1", "b"),
+            news("p"),
             ledger("p"),
             migration_lock("p"),
             migration_fence("p"),

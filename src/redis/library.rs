@@ -42,6 +42,7 @@ pub const ALL: &[Library] = &[
     library!("0001", "regatta_v1", false),
     library!("0002", "regatta_v2", true),
     library!("0003", "regatta_session_v1", true),
+    library!("0004", "regatta_limit_v1", true),
 ];
 
 /// How server-side code is called on this server.
@@ -64,6 +65,13 @@ pub(super) enum Entry {
     SessionEverywhere,
     SessionRemember,
     SessionQuarantine,
+    LimitRefund,
+    LimitReset,
+    LimitLook,
+    LimitDraw,
+    LimitMerge,
+    LimitRenew,
+    LimitRelease,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
@@ -76,6 +84,13 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::SessionEverywhere, "regatta_session_v1", "regatta_session_v1_everywhere"),
     (Entry::SessionRemember, "regatta_session_v1", "regatta_session_v1_remember"),
     (Entry::SessionQuarantine, "regatta_session_v1", "regatta_session_v1_quarantine"),
+    (Entry::LimitRefund, "regatta_limit_v1", "regatta_limit_v1_refund"),
+    (Entry::LimitReset, "regatta_limit_v1", "regatta_limit_v1_reset"),
+    (Entry::LimitLook, "regatta_limit_v1", "regatta_limit_v1_look"),
+    (Entry::LimitDraw, "regatta_limit_v1", "regatta_limit_v1_draw"),
+    (Entry::LimitMerge, "regatta_limit_v1", "regatta_limit_v1_merge"),
+    (Entry::LimitRenew, "regatta_limit_v1", "regatta_limit_v1_renew"),
+    (Entry::LimitRelease, "regatta_limit_v1", "regatta_limit_v1_release"),
 ];
 
 /// A function as a script of its own.

@@ -30,6 +30,8 @@ mod http_bounds; // what a client may send, and how slowly
 mod identity; // who a client is, by the tables
 mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
+mod limits_desk; // what workers decide themselves, and what they do without Redis
+mod limits_http; // limits as applications and clients meet them
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod nginx; // the shipped proxy configuration
