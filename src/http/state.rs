@@ -17,6 +17,8 @@ use crate::config::schema::Config;
 use crate::config::schema::Secret;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::http::site::Remembered;
+use crate::http::site::Site;
 use crate::limiter::Policies;
 use crate::redis::Health;
 use crate::redis::Redis;
@@ -49,6 +51,8 @@ pub struct Parts {
     pub cell: usize,
     /// Whether it serves or leaves; the worker's loop changes it.
     pub phase: Phase,
+    /// Its machine, as operators see it beside others.
+    pub site: Arc<Site>,
 }
 
 /// Which worker answers; also an extractor.
@@ -180,6 +184,9 @@ pub(super) struct Core {
     /// Its cell in its slot's row.
     cell: usize,
     pub(super) phase: Phase,
+    pub(super) site: Arc<Site>,
+    /// The fleet's machines, for operators.
+    pub(super) machines: Remembered,
     pub(super) policies: Policies,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
@@ -213,6 +220,8 @@ impl Core {
             worker: parts.worker.clone(),
             cell: parts.cell,
             phase: parts.phase.clone(),
+            site: Arc::clone(&parts.site),
+            machines: Remembered::default(),
             prefix: Arc::from(config.redis.prefix.as_str()),
             policies: Policies::new(&config.limits, &config.redis.prefix),
             lifetimes: Lifetimes { idle: config.session.idle, absolute: config.session.absolute },

@@ -38,7 +38,11 @@ macro_rules! library {
 }
 
 /// Every library there ever was, in the order of their numbers.
-pub const ALL: &[Library] = &[library!("0001", "regatta_v1", false), library!("0002", "regatta_v2", true)];
+pub const ALL: &[Library] = &[
+    library!("0001", "regatta_v1", false),
+    library!("0002", "regatta_v2", true),
+    library!("0006", "regatta_fleet_v1", true),
+];
 
 /// How server-side code is called on this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +58,17 @@ pub(super) enum Form {
 pub(super) enum Entry {
     Begin,
     Commit,
+    FleetBeat,
+    FleetLeave,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
-const ENTRIES: &[(Entry, &str, &str)] =
-    &[(Entry::Begin, "regatta_v2", "regatta_v2_begin"), (Entry::Commit, "regatta_v2", "regatta_v2_commit")];
+const ENTRIES: &[(Entry, &str, &str)] = &[
+    (Entry::Begin, "regatta_v2", "regatta_v2_begin"),
+    (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
+    (Entry::FleetBeat, "regatta_fleet_v1", "regatta_fleet_v1_beat"),
+    (Entry::FleetLeave, "regatta_fleet_v1", "regatta_fleet_v1_leave"),
+];
 
 /// A function as a script of its own.
 struct Script {

@@ -167,7 +167,8 @@ impl RedisServer {
     }
 }
 
-fn socket(folder: &Path) -> PathBuf {
+/// Where the private Redis of a fleet with this data folder listens.
+pub fn socket(folder: &Path) -> PathBuf {
     folder.join("redis.sock")
 }
 

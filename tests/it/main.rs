@@ -19,6 +19,7 @@ mod crash; // what a crash costs, and what not
 mod crossed; // two things at once, each of which goes well alone
 mod deploy; // manifests and compose agree with each other and with the settings
 mod exact; // counts are exact
+mod fleet_beats; // heartbeats in Redis itself
 mod heal; // what Redis forgets is put back
 mod healing; // hung workers are found and replaced
 mod http2; // HTTP/2 without TLS
