@@ -20,6 +20,8 @@ mod crossed; // two things at once, each of which goes well alone
 mod deploy; // manifests and compose agree with each other and with the settings
 mod exact; // counts are exact
 mod fleet_beats; // heartbeats in Redis itself
+mod fleet_machines; // several supervisors on one Redis
+mod fleet_nginx; // the upstream of all hosts that live
 mod heal; // what Redis forgets is put back
 mod healing; // hung workers are found and replaced
 mod http2; // HTTP/2 without TLS
