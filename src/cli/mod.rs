@@ -8,6 +8,7 @@ mod events;
 mod exit;
 mod health;
 mod host;
+mod limits;
 mod machines;
 mod migrate;
 mod nginx;
@@ -103,6 +104,7 @@ impl Fleet {
             Some(Command::Serve { watch }) => serve::serve(config, &inputs, arguments, watch, &self.app),
             Some(Command::Check { .. }) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
+            Some(Command::Limits(action)) => limits::limits(&config, &action),
             Some(Command::Status { json, all: true, timeout }) => machines::machines(&config, json, timeout),
             Some(Command::Nginx(wanted)) => nginx::nginx(&config, &wanted),
             Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),

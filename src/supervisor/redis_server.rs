@@ -167,7 +167,7 @@ impl RedisServer {
     }
 }
 
-/// Where the private Redis of a fleet with this data folder listens.
+/// Socket of a private server that keeps its data in this folder.
 pub fn socket(folder: &Path) -> PathBuf {
     folder.join("redis.sock")
 }
