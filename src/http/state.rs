@@ -18,6 +18,8 @@ use crate::config::schema::Secret;
 use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::http::site::Remembered;
+use crate::http::site::Site;
 use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
@@ -55,6 +57,8 @@ pub struct Parts {
     pub cell: usize,
     /// Whether it serves or leaves; the worker's loop changes it.
     pub phase: Phase,
+    /// Its machine, as operators see it beside others.
+    pub site: Arc<Site>,
 }
 
 /// Which worker answers; also an extractor.
@@ -212,6 +216,9 @@ pub(super) struct Core {
     /// Its cell in its slot's row.
     cell: usize,
     pub(super) phase: Phase,
+    pub(super) site: Arc<Site>,
+    /// The fleet's machines, for operators.
+    pub(super) machines: Remembered,
     pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
@@ -257,6 +264,8 @@ impl Core {
             worker: parts.worker.clone(),
             cell: parts.cell,
             phase: parts.phase.clone(),
+            site: Arc::clone(&parts.site),
+            machines: Remembered::default(),
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,

@@ -7,6 +7,7 @@ pub mod begin;
 pub mod commit;
 mod endpoint;
 mod error;
+pub mod fleet;
 mod guard;
 mod inspect;
 pub mod keys;

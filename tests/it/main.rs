@@ -25,6 +25,9 @@ mod faults; // every fault of Redis is a defined state
 mod fred_claims; // what was said of the client library
 mod fuzz; // what strangers may send, mutated
 mod gcra; // rates are decided alike on both sides
+mod fleet_beats; // heartbeats in Redis itself
+mod fleet_machines; // several supervisors on one Redis
+mod fleet_nginx; // the upstream of all hosts that live
 mod heal; // what Redis forgets is put back
 mod healing; // hung workers are found and replaced
 mod http2; // HTTP/2 without TLS
