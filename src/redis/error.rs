@@ -45,6 +45,36 @@ pub enum Error {
     /// Another worker holds the lock of the migrations and does not finish.
     #[error("migrations are being run by another worker, which does not finish")]
     Locked,
+    /// The lock of the migrations was lost on the way; nothing was written after that.
+    #[error(
+        "the lock of the migrations was lost because this process stood still for too long; another one may have \
+         taken over, and nothing more was written: `migrate --check` says how it stands"
+    )]
+    Fenced,
+    /// A migration was passed over although a later one was applied.
+    #[error("{missing} is not applied although {applied} is: apply it with `migrate --repair`")]
+    Gap {
+        /// The file that is not applied.
+        missing: String,
+        /// A later one that is.
+        applied: String,
+    },
+    /// A migration cannot convert a key; what it did before is recorded.
+    #[error("{file} cannot convert the key {key}: {reason}; correct or delete the key and run `migrate` again")]
+    Key {
+        /// The migration's file.
+        file: String,
+        /// The key.
+        key: String,
+        /// What its code said.
+        reason: String,
+    },
+    /// It needs server-side code, which this server or user does not allow.
+    #[error("{what} needs server-side code, and there is none in this mode (redis.mode plain)")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The answer has a form that nobody here knows, or the code on the server is not ours.
     #[error("Redis answered unexpectedly: {reason}")]
     Protocol {

@@ -32,6 +32,37 @@ pub fn migration_fence(prefix: &str) -> String {
     join(&[prefix, "mig", "fence"])
 }
 
+/// The lock under which migrations walk over keys.
+pub fn walk_lock(prefix: &str) -> String {
+    join(&[prefix, "mig", "walk", "lock"])
+}
+
+/// The fencing number of walks.
+pub fn walk_fence(prefix: &str) -> String {
+    join(&[prefix, "mig", "walk", "fence"])
+}
+
+/// When each library of server-side code was last in use: a sorted set, its scores ms by Redis's clock.
+pub fn libraries_seen(prefix: &str) -> String {
+    join(&[prefix, "libraries"])
+}
+
+/// All keys below the prefix that match, as SCAN's MATCH has it; the prefix itself has no special letters.
+pub fn below(prefix: &str, pattern: &str) -> String {
+    join(&[prefix, pattern])
+}
+
+/// What a key below the prefix holds, for people.
+pub fn kind(prefix: &str, key: &str) -> &'static str {
+    let below = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).unwrap_or_default();
+    match below.split(':').next().unwrap_or_default() {
+        "s" => "sessions",
+        "l" => "limits",
+        "c" => "counters",
+        _ => "other",
+    }
+}
+
 /// The fleet's cookie signing key, when none is configured.
 pub fn secret(prefix: &str) -> String {
     join(&[prefix, "secret"])
@@ -62,6 +93,10 @@ mod tests {
             ledger("p"),
             migration_lock("p"),
             migration_fence("p"),
+            walk_lock("p"),
+            walk_fence("p"),
+            libraries_seen("p"),
+            below("p", "*"),
             secret("p"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
