@@ -100,18 +100,31 @@ pub(super) enum Command {
         url: Option<String>,
     },
     /// Apply the pending migrations to Redis
-    Migrate {
-        /// Only say whether any are pending; exit code 3 if so
-        #[arg(long, conflicts_with = "dry_run")]
-        check: bool,
-        /// Only say what would be done
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Migrate(Migrate),
     /// List every setting, its default and what is allowed
     Settings,
     /// List the signals the supervisor takes
     Signals,
+}
+
+/// What is to be done with the migrations.
+#[derive(Debug, Args)]
+pub(super) struct Migrate {
+    /// Only say whether any are pending; exit code 3 if so
+    #[arg(long, conflicts_with_all = ["dry_run", "repair"])]
+    pub(super) check: bool,
+    /// Only say what would be done, to how many keys, and how long it would take
+    #[arg(long, conflicts_with = "repair")]
+    pub(super) dry_run: bool,
+    /// Put right what unfinished or unreleased migrations left behind, after a question
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// Repair without a question
+    #[arg(long, requires = "repair")]
+    pub(super) yes: bool,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// What a running fleet can be asked to do, and what it did.

@@ -99,7 +99,7 @@ impl Fleet {
             Some(Command::Serve { watch }) => serve::serve(config, &inputs, arguments, watch, &self.app),
             Some(Command::Check { .. }) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
-            Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),
+            Some(Command::Migrate(order)) => migrate::migrate(&config, &order),
             // Answered above: none of them needs the whole configuration to be right.
             Some(_) => Ok(exit::OK),
         }

@@ -10,6 +10,7 @@ pub mod keys;
 mod layers;
 mod parse;
 pub mod schema;
+mod sections;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -22,19 +23,11 @@ pub use inputs::environment_of_process;
 pub use inputs::handoff_of_process;
 pub use inputs::handoff_variable;
 use layers::Layers;
-use parse::Reason;
 use schema::Admin;
 use schema::Config;
 use schema::Count;
-use schema::Drain;
-use schema::Http;
-use schema::Limit;
 use schema::Log;
 use schema::Proxy;
-use schema::Recycling;
-use schema::Redis;
-use schema::Scaling;
-use schema::Session;
 use schema::Workers;
 
 /// Reads every source and checks every value.
@@ -47,31 +40,26 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         listen: layers.list("listen", parse::addresses)?,
         steering: layers.one("listen.steering", parse::steering)?,
         admin: Admin { listen: layers.one("admin.listen", parse::address)? },
-        workers: workers(&layers)?,
-        drain: drain(&layers)?,
-        redis: Redis {
-            url: layers.optional("redis.url", parse::redis_url)?,
-            prefix: layers.one("redis.prefix", parse::prefix)?,
-            mode: layers.one("redis.mode", parse::mode)?,
-            command_timeout: layers.one("redis.command_timeout", parse::positive_duration)?,
-        },
-        session: session(&layers)?,
+        workers: sections::workers(&layers)?,
+        drain: sections::drain(&layers)?,
+        redis: sections::redis(&layers)?,
+        session: sections::session(&layers)?,
         limits: layers
             .names("limits")
             .into_iter()
-            .map(|name| limit(&layers, name))
+            .map(|name| sections::limit(&layers, name))
             .collect::<Result<_, _>>()?,
         proxy: Proxy {
             trusted: layers.list("proxy.trusted", parse::networks)?,
             header: layers.one("proxy.header", parse::forward_header)?,
         },
-        http: http(&layers)?,
-        run_dir: layers.optional("run_dir", path)?.unwrap_or_else(|| inputs.default_run_dir()),
-        data_dir: layers.optional("data_dir", path)?.unwrap_or_else(|| inputs.default_data_dir()),
+        http: sections::http(&layers)?,
+        run_dir: layers.optional("run_dir", sections::path)?.unwrap_or_else(|| inputs.default_run_dir()),
+        data_dir: layers.optional("data_dir", sections::path)?.unwrap_or_else(|| inputs.default_data_dir()),
         log: Log {
             format: layers.one("log.format", parse::log_format)?,
             level: layers.one("log.level", |text| Ok(text.to_owned()))?,
-            file: layers.optional("log.file", path)?,
+            file: layers.optional("log.file", sections::path)?,
             stats_interval: layers.one("log.stats_interval", parse::duration)?,
         },
     };
@@ -91,88 +79,8 @@ pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
     if let Some(given) = given.map(|given| given.trim()).filter(|given| !given.is_empty()) {
         return Ok(PathBuf::from(given));
     }
-    let found = Layers::collect_known(inputs)?.optional("run_dir", path)?;
+    let found = Layers::collect_known(inputs)?.optional("run_dir", sections::path)?;
     Ok(found.unwrap_or_else(|| inputs.default_run_dir()))
-}
-
-fn path(text: &str) -> Result<PathBuf, Reason> {
-    if text.is_empty() { Err("it is empty".into()) } else { Ok(PathBuf::from(text)) }
-}
-
-fn workers(layers: &Layers) -> Result<Workers, Error> {
-    Ok(Workers {
-        count: layers.one("workers.count", parse::count)?,
-        scaling: Scaling {
-            min: layers.optional("workers.min", parse::workers)?,
-            max: layers.optional("workers.max", parse::workers)?,
-            mode: layers.one("workers.autoscale", parse::autoscale)?,
-            window: layers.one("workers.window", parse::window)?,
-            busy_max: layers.one("workers.busy_max", parse::percent)?,
-            busy_min: layers.one("workers.busy_min", parse::percent)?,
-        },
-        boot_timeout: layers.one("workers.boot_timeout", parse::positive_duration)?,
-        probation: layers.one("workers.probation", parse::duration)?,
-        hang_timeout: layers.one("workers.hang_timeout", parse::hang_timeout)?,
-        recycling: Recycling {
-            max_requests: layers.one("workers.max_requests", parse::number_or_none)?,
-            max_requests_jitter: layers
-                .one("workers.max_requests_jitter", parse::number_or_none)?
-                .unwrap_or(0),
-            max_age: layers.one("workers.max_age", parse::duration_or_none)?,
-            memory_soft: layers.one("workers.memory_soft", parse::size_or_none)?,
-            memory_hard: layers.one("workers.memory_hard", parse::size_or_none)?,
-        },
-    })
-}
-
-fn drain(layers: &Layers) -> Result<Drain, Error> {
-    Ok(Drain {
-        grace: layers.one("drain.grace", parse::duration)?,
-        idle: layers.one("drain.idle", parse::duration)?,
-        timeout: layers.one("drain.timeout", parse::positive_duration)?,
-        leaving: layers.one("drain.leaving", |text| parse::number(text, 6)).map(|count| count as usize)?,
-    })
-}
-
-fn session(layers: &Layers) -> Result<Session, Error> {
-    Ok(Session {
-        cookie: layers.one("session.cookie", parse::cookie_name)?,
-        secrets: layers.list("session.secrets", parse::secrets)?,
-        idle: layers.one("session.idle", parse::positive_duration)?,
-        absolute: layers.one("session.absolute", parse::positive_duration)?,
-        secure: layers.one("session.secure", parse::secure)?,
-    })
-}
-
-fn http(layers: &Layers) -> Result<Http, Error> {
-    let connections = layers.one("http.connections", |text| parse::number(text, 1_000_000))?;
-    Ok(Http {
-        header_timeout: layers.one("http.header_timeout", parse::positive_duration)?,
-        body_timeout: layers.one("http.body_timeout", parse::positive_duration)?,
-        keep_alive: layers.one("http.keep_alive", parse::positive_duration)?,
-        header_limit: layers.one("http.header_limit", parse::header_size)?,
-        body_limit: layers.one("http.body_limit", parse::size)?,
-        connections: usize::try_from(connections).unwrap_or(usize::MAX),
-    })
-}
-
-fn limit(layers: &Layers, name: String) -> Result<(String, Limit), Error> {
-    let path = |field: &str| format!("limits.{name}.{field}");
-    layers.check_name("limits", &name, parse::policy_name)?;
-    let Some(rate) = layers.optional(&path("rate"), parse::rate)? else {
-        return Err(Error::Missing {
-            key: path("rate"),
-            reason: format!("the policy {name} needs a rate such as 100/s"),
-        });
-    };
-    let twice = (2 * rate.count / rate.period.as_secs()).max(1);
-    let limit = Limit {
-        per: layers.optional(&path("per"), parse::per)?.unwrap_or(schema::Per::Client),
-        rate,
-        burst: layers.optional(&path("burst"), |text| parse::number(text, 1_000_000))?.unwrap_or(twice),
-        routes: layers.list(&path("routes"), parse::routes)?,
-    };
-    Ok((name, limit))
 }
 
 /// What no single value can be blamed for.

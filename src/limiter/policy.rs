@@ -13,6 +13,7 @@ use crate::limiter::headers;
 use crate::limiter::headers::Headers;
 use crate::limiter::quota::Quota;
 use crate::redis::begin::LimitArg;
+use crate::redis::begin::LimitKind;
 use crate::redis::begin::LimitReply;
 use crate::redis::keys;
 
@@ -124,7 +125,7 @@ impl Policy {
             (Per::Global, _) => key("*"),
         };
         let (interval_us, tolerance_us) = (self.quota.interval_us(), self.quota.tolerance_us());
-        LimitArg { key, interval_us, tolerance_us, cost: 1 }
+        LimitArg { key, kind: LimitKind::Rate { interval_us, tolerance_us }, shadow: false, cost: 1 }
     }
 }
 

@@ -1,6 +1,6 @@
 //! What one request asks of Redis at its start, and the answer: plain data and its wire form.
 //!
-//! The form is described at the head of `migrations/0001_regatta_v1.lua`; nothing here talks to a server.
+//! The form is described at the head of `migrations/0002_regatta_v2.lua`; nothing here talks to a server.
 
 use bytes::Bytes;
 use fred::types::Value;
@@ -16,19 +16,51 @@ pub struct Request<'a> {
     pub session: Option<&'a SessionArg>,
     /// Shared counters to add to or read.
     pub counters: &'a [CounterArg],
+    /// What this request is called in limits on concurrency; unique among all that are under way, else any text.
+    pub token: &'a str,
 }
 
 /// One rate limit of one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitArg {
-    /// Key of the theoretical arrival time.
+    /// Key of what the limit remembers.
     pub key: String,
-    /// Time one request costs, µs, ≥ 1.
-    pub interval_us: u64,
-    /// Time that may be spent at once, µs: interval × burst.
-    pub tolerance_us: u64,
+    /// What is limited, and how much of it is allowed.
+    pub kind: LimitKind,
+    /// Its refusal is told and denies nothing.
+    pub shadow: bool,
     /// Requests charged; 0 only looks.
     pub cost: u64,
+}
+
+/// What a limit limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LimitKind {
+    /// Requests per time (GCRA).
+    Rate {
+        /// Time one request costs, µs, ≥ 1.
+        interval_us: u64,
+        /// Time that may be spent at once, µs: interval × burst.
+        tolerance_us: u64,
+    },
+    /// Requests at once.
+    Concurrency {
+        /// A request counts for this long at most, µs, unless it is renewed.
+        lease_us: u64,
+        /// Most at once, ≥ 1.
+        max: u64,
+    },
+}
+
+impl LimitArg {
+    /// Kind, a and b as they travel.
+    fn numbers(&self) -> [u64; 4] {
+        let (kind, a, b) = match self.kind {
+            LimitKind::Rate { interval_us, tolerance_us } => (0, interval_us, tolerance_us),
+            LimitKind::Concurrency { lease_us, max } => (2, lease_us, max),
+        };
+        [kind + u64::from(self.shadow), a, b, self.cost]
+    }
 }
 
 /// What to do with the visitor's session.
@@ -36,6 +68,8 @@ pub struct LimitArg {
 pub struct SessionArg {
     /// Key of the session's hash.
     pub key: String,
+    /// Key of its user's generation, if the visitor's cookie names a user.
+    pub generation: Option<String>,
     /// Read it, or count a view as well.
     pub mode: SessionMode,
     /// The id was made just now: the session is created. Otherwise a missing one is answered with `Gone`.
@@ -109,20 +143,58 @@ pub enum SessionReply {
         created_ms: u64,
         /// Its views, this one included.
         views: u64,
+        /// What it has of its own; boxed, because most have nothing.
+        own: Option<Box<Own>>,
         /// The application's fields as stored, reserved ones left out, in no order.
         fields: Vec<(String, Bytes)>,
     },
+    /// It has another id now; for some seconds a marker stands where it was.
+    Rotated,
+    /// Something that is no session lies under its key.
+    Damaged,
+    /// Its user logged out everywhere; it is deleted.
+    Revoked,
+}
+
+/// What only some sessions have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Lifetime without use, ms, in place of the configured one.
+    pub idle_ms: Option<u64>,
+    /// Its end at the latest, ms since 1970, in place of the configured one.
+    pub end_ms: Option<u64>,
+    /// Tag of the user who is logged in.
+    pub user: Option<String>,
+    /// Details of the login, JSON.
+    pub details: Option<Bytes>,
+}
+
+impl Own {
+    /// Takes a reserved field; whether it is one of those kept here.
+    fn take(&mut self, name: &str, value: Value) -> bool {
+        match name {
+            "_i" => self.idle_ms = value.as_u64(),
+            "_x" => self.end_ms = value.as_u64(),
+            "_u" => self.user = value.as_string(),
+            "_d" => self.details = value.into_bytes(),
+            _ => return false,
+        }
+        true
+    }
 }
 
 /// The call's arguments in wire order: the entry's name, the number of keys, keys, arguments.
 pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
-    let Request { limits, session, counters } = *request;
-    let keys = limits.len() + usize::from(session.is_some()) + counters.len();
-    let mut args = Vec::with_capacity(2 + keys + 2 + counters.len());
+    let Request { limits, session, counters, token } = *request;
+    let generation = session.and_then(|session| session.generation.as_deref());
+    let keys =
+        limits.len() + usize::from(session.is_some()) + usize::from(generation.is_some()) + counters.len();
+    let mut args = Vec::with_capacity(2 + keys + 3 + counters.len());
     args.push(entry);
     args.push(Value::Integer(i64::try_from(keys).unwrap_or(i64::MAX)));
     args.extend(limits.iter().map(|limit| Value::from(limit.key.as_str())));
     args.extend(session.iter().map(|session| Value::from(session.key.as_str())));
+    args.extend(generation.map(Value::from));
     args.extend(counters.iter().map(|counter| Value::from(counter.key.as_str())));
     args.push(Value::from_static_str(match session {
         None => "-",
@@ -131,13 +203,15 @@ pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
         Some(SessionArg { mode: SessionMode::Read, create: true, .. }) => "cr",
         Some(SessionArg { mode: SessionMode::Visit, create: true, .. }) => "cv",
     }));
-    let mut numbers = Vec::with_capacity((2 + 3 * limits.len()) * size_of::<f64>());
+    let mut numbers = Vec::with_capacity((3 + 4 * limits.len()) * size_of::<f64>());
     let lifetimes = session.map_or([0, 0], |session| [session.idle_ms, session.absolute_ms]);
-    let limits = limits.iter().flat_map(|limit| [limit.interval_us, limit.tolerance_us, limit.cost]);
-    for number in lifetimes.into_iter().chain(limits) {
+    let flags = u64::from(generation.is_some());
+    let limits = limits.iter().flat_map(LimitArg::numbers);
+    for number in lifetimes.into_iter().chain([flags]).chain(limits) {
         numbers.extend_from_slice(&double(number).to_le_bytes());
     }
     args.push(Value::Bytes(numbers.into()));
+    args.push(Value::from(token));
     args.extend(counters.iter().map(|counter| Value::Integer(counter.by)));
     args
 }
@@ -204,21 +278,29 @@ fn limit(numbers: &mut Numbers<'_>) -> Result<LimitReply, Error> {
 }
 
 fn session(numbers: &mut Numbers<'_>, stored: Option<Value>) -> Result<SessionReply, Error> {
-    if numbers.signed()? == 0 {
-        return Ok(SessionReply::Gone);
+    match numbers.signed()? {
+        0 => return Ok(SessionReply::Gone),
+        1 => {}
+        2 => return Ok(SessionReply::Rotated),
+        3 => return Ok(SessionReply::Damaged),
+        4 => return Ok(SessionReply::Revoked),
+        other => return Err(Error::protocol(format!("a session is {other}, which nobody knows"))),
     }
     let created_ms = numbers.unsigned()?;
     let views = numbers.unsigned()?;
-    let mut fields = Vec::new();
+    let (mut fields, mut own, mut has_own) = (Vec::new(), Own::default(), false);
     if let Some(Value::Array(flat)) = stored {
         let mut flat = flat.into_iter();
         while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-            if let Some(name) = name.as_str().as_deref().and_then(application_field) {
-                fields.push((name.to_owned(), value.into_bytes().unwrap_or_default()));
+            let Some(name) = name.as_string() else { continue };
+            match application_field(&name) {
+                Some(name) => fields.push((name.to_owned(), value.into_bytes().unwrap_or_default())),
+                None => has_own |= own.take(&name, value),
             }
         }
     }
-    Ok(SessionReply::Live { created_ms, views, fields })
+    let own = has_own.then(|| Box::new(own));
+    Ok(SessionReply::Live { created_ms, views, own, fields })
 }
 
 /// The application's name of a stored field; `None` for the reserved ones, which begin with one `_`.
@@ -253,12 +335,13 @@ mod tests {
     fn a_reply_of_another_form_is_an_error_not_a_panic() {
         let session = SessionArg {
             key: "k".into(),
+            generation: None,
             mode: SessionMode::Read,
             create: false,
             idle_ms: 1,
             absolute_ms: 1,
         };
-        let request = Request { limits: &[], session: Some(&session), counters: &[] };
+        let request = Request { limits: &[], session: Some(&session), counters: &[], token: "" };
         let short = Value::from(1f64.to_le_bytes().as_slice());
         for reply in [Value::Null, Value::Array(vec![]), Value::Array(vec![Value::Integer(1)]), short] {
             assert!(decode(&request, reply).is_err());

@@ -9,18 +9,24 @@ use crate::redis::begin::stored_field;
 use crate::redis::error::Error;
 
 /// A session's changes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub struct Request<'a> {
     /// Key of the session's hash.
     pub key: &'a str,
     /// Makes the session; `None` changes an existing one and never makes one.
     pub create: Option<Create>,
+    /// Fields that must still have this value, or still be absent; otherwise nothing is changed.
+    pub expect: &'a [(String, Option<Bytes>)],
     /// Fields to set.
     pub set: &'a [(String, Bytes)],
+    /// Fields to add to; one that is absent begins at 0.
+    pub add: &'a [(String, i64)],
     /// Fields to remove.
     pub remove: &'a [String],
     /// Most fields the session may have afterwards.
     pub max_fields: u64,
+    /// Most bytes of names and values afterwards; 0: not looked at, because they are far below.
+    pub max_bytes: u64,
 }
 
 /// A session that is made by a commit.
@@ -37,21 +43,32 @@ pub struct Create {
 }
 
 /// The answer to a [`Request`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Reply {
     /// The changes are stored.
-    Committed,
+    Committed {
+        /// What the fields that were added to have now, in their order.
+        sums: Vec<i64>,
+    },
     /// The session is not there (any more); nothing was made.
     Gone,
+    /// The session has another id now; nothing was changed.
+    Rotated,
     /// A session to be made is there already; nothing was changed.
     Exists,
-    /// It would have more fields than allowed; nothing was changed.
+    /// It would have more fields or bytes than allowed; nothing was changed.
     Full,
+    /// A field is not as it was expected to be; nothing was changed.
+    Conflict,
+    /// A field to add to is no integer, or the sum would leave the range of 64-bit integers; nothing was changed.
+    NoSum,
 }
 
 /// The call's arguments in wire order: the entry's name, the number of keys, the key, arguments.
 pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
-    let mut args = Vec::with_capacity(10 + 2 * request.set.len() + request.remove.len());
+    let fields =
+        3 * request.expect.len() + 2 * (request.set.len() + request.add.len()) + request.remove.len();
+    let mut args = Vec::with_capacity(13 + fields);
     args.extend([entry, Value::Integer(1), Value::from(request.key)]);
     match request.create {
         None => args.push(Value::Integer(0)),
@@ -62,10 +79,22 @@ pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
         }
     }
     args.push(number(request.max_fields));
+    args.push(number(request.max_bytes));
+    args.push(number(request.expect.len() as u64));
+    for (name, value) in request.expect {
+        args.push(Value::from(stored_field(name)));
+        args.push(Value::Integer(i64::from(value.is_some())));
+        args.push(Value::Bytes(value.clone().unwrap_or_default()));
+    }
     args.push(number(request.set.len() as u64));
     for (name, value) in request.set {
         args.push(Value::from(stored_field(name)));
         args.push(Value::Bytes(value.clone()));
+    }
+    args.push(number(request.add.len() as u64));
+    for (name, by) in request.add {
+        args.push(Value::from(stored_field(name)));
+        args.push(Value::Integer(*by));
     }
     args.extend(request.remove.iter().map(|name| Value::from(stored_field(name))));
     args
@@ -80,11 +109,19 @@ fn number(value: u64) -> Value {
 /// # Errors
 /// `Protocol` when the server's answer has another form.
 pub(super) fn decode(reply: &Value) -> Result<Reply, Error> {
+    if let Value::Array(parts) = reply {
+        let sums = parts.iter().skip(1).map(Value::as_i64).collect::<Option<Vec<_>>>();
+        let sums = sums.ok_or_else(|| Error::protocol("commit answered with a sum that is no number"))?;
+        return Ok(Reply::Committed { sums });
+    }
     match reply.as_i64() {
-        Some(1) => Ok(Reply::Committed),
+        Some(1) => Ok(Reply::Committed { sums: Vec::new() }),
         Some(0) => Ok(Reply::Gone),
         Some(-1) => Ok(Reply::Exists),
         Some(-2) => Ok(Reply::Full),
+        Some(-3) => Ok(Reply::Conflict),
+        Some(-4) => Ok(Reply::NoSum),
+        Some(-5) => Ok(Reply::Rotated),
         _ => Err(Error::protocol("commit did not answer with a number it knows")),
     }
 }

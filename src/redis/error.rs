@@ -137,6 +137,23 @@ impl Error {
     }
 }
 
+impl Error {
+    /// The client's error where only its text is left: its kind's name, and its details.
+    pub(super) fn from_text(kind: &str, details: &str) -> Self {
+        let kind = match kind {
+            "Timeout Error" => ErrorKind::Timeout,
+            "IO Error" => ErrorKind::IO,
+            "Canceled" => ErrorKind::Canceled,
+            "Backpressure" => ErrorKind::Backpressure,
+            "TLS Error" => ErrorKind::Tls,
+            "Parse Error" => ErrorKind::Parse,
+            "Protocol Error" => ErrorKind::Protocol,
+            _ => ErrorKind::Unknown,
+        };
+        fred::error::Error::new(kind, details.to_owned()).into()
+    }
+}
+
 impl From<fred::error::Error> for Error {
     fn from(error: fred::error::Error) -> Self {
         let details = error.details();

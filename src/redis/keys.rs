@@ -63,6 +63,21 @@ pub fn kind(prefix: &str, key: &str) -> &'static str {
     }
 }
 
+/// Mode plain: a limit's window, beside the key it has where there is server-side code.
+pub fn window(limit: &str) -> String {
+    join(&[limit, "w"])
+}
+
+/// Mode plain: a session's views.
+pub fn views(session: &str) -> String {
+    join(&[session, "v"])
+}
+
+/// Mode plain: a session that could not be read.
+pub fn damaged(session: &str) -> String {
+    join(&[session, "damaged"])
+}
+
 /// The fleet's cookie signing key, when none is configured.
 pub fn secret(prefix: &str) -> String {
     join(&[prefix, "secret"])

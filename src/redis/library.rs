@@ -1,6 +1,7 @@
-//! The server-side code in both of its forms: a library of functions, or one script per function.
+//! The server-side code in both of its forms: libraries of functions, or one script per function.
 //!
-//! Both come from the same text, so there is one place where the behaviour is written.
+//! Both come from the same text, so there is one place where the behaviour is written. A library's name carries its
+//! version, and its text never changes once it was released: other behaviour is another library.
 
 use std::sync::LazyLock;
 
@@ -11,10 +12,36 @@ use crate::redis::error::Error;
 use crate::redis::link::Caller;
 use crate::redis::migrations::checksum;
 
-/// The library's text, as released.
-pub const SOURCE: &str = include_str!("../../migrations/0001_regatta_v1.lua");
-/// The library's name, which carries its version.
-pub const NAME: &str = "regatta_v1";
+/// One library: a file of `migrations/`.
+#[derive(Debug, Clone, Copy)]
+pub struct Library {
+    /// Its number among the migrations.
+    pub number: &'static str,
+    /// Its name, which carries its version.
+    pub name: &'static str,
+    /// Its text, as released.
+    pub text: &'static str,
+    /// Whether this program calls it; one that it does not call is there for programs of other versions.
+    pub current: bool,
+}
+
+/// A [`Library`] by number and name.
+macro_rules! library {
+    ($number:literal, $name:literal, $current:literal) => {
+        Library {
+            number: $number,
+            name: $name,
+            text: include_str!(concat!("../../migrations/", $number, "_", $name, ".lua")),
+            current: $current,
+        }
+    };
+}
+
+/// Every library there ever was, in the order of their numbers.
+pub const ALL: &[Library] = &[library!("0001", "regatta_v1", false), library!("0002", "regatta_v2", true)];
+
+/// All of them, as `FUNCTION LIST` takes a pattern.
+const OURS: &str = "regatta_*";
 
 /// How server-side code is called on this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,14 +50,20 @@ pub(super) enum Form {
     Function,
     /// By a script's digest.
     Script,
+    /// Not at all: neither is allowed, and plain commands must do.
+    Plain,
 }
 
-/// One of the library's functions.
+/// One of the functions that this program calls.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entry {
     Begin,
     Commit,
 }
+
+/// Every entry, in the order of the enum, with its library's and its own name.
+const ENTRIES: &[(Entry, &str, &str)] =
+    &[(Entry::Begin, "regatta_v2", "regatta_v2_begin"), (Entry::Commit, "regatta_v2", "regatta_v2_commit")];
 
 /// A function as a script of its own.
 struct Script {
@@ -38,23 +71,31 @@ struct Script {
     digest: String,
 }
 
-static BEGIN: LazyLock<Script> = LazyLock::new(|| Script::new("regatta_v1_begin"));
-static COMMIT: LazyLock<Script> = LazyLock::new(|| Script::new("regatta_v1_commit"));
+static SCRIPTS: LazyLock<Vec<Script>> = LazyLock::new(|| {
+    let script = |(_, library, function): &(Entry, &str, &str)| Script::new(library, function);
+    ENTRIES.iter().map(script).collect()
+});
 
 impl Script {
-    fn new(function: &str) -> Self {
-        let text = script(&format!("return registered['{function}'](KEYS, ARGV)"));
+    fn new(library: &str, function: &str) -> Self {
+        let source = named(library).map_or("", |library| library.text);
+        let text = script(source, &format!("return registered['{function}'](KEYS, ARGV)"));
         let digest = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, text.as_bytes());
         Self { text, digest: hex(digest.as_ref()) }
     }
 }
 
-/// The library as a script: its first line, which only libraries have, goes; registering is caught; `last` is run.
-pub fn script(last: &str) -> String {
-    let body = SOURCE.split_once('\n').map_or("", |(_, body)| body);
+/// The library of this name.
+pub fn named(name: &str) -> Option<&'static Library> {
+    ALL.iter().find(|library| library.name == name)
+}
+
+/// A library as a script: its first line, which only libraries have, goes; registering is caught; `last` is run.
+pub fn script(source: &str, last: &str) -> String {
+    let body = source.split_once('\n').map_or("", |(_, body)| body);
     format!(
         "local registered = {{}}\n\
-         local redis = {{ call = redis.call, pcall = redis.pcall,\n\
+         local redis = {{ call = redis.call, pcall = redis.pcall, error_reply = redis.error_reply,\n\
          register_function = function(name, callback) registered[name] = callback end }}\n\
          {body}\n{last}\n"
     )
@@ -65,66 +106,124 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 impl Entry {
-    fn script(self) -> &'static Script {
-        match self {
-            Self::Begin => &BEGIN,
-            Self::Commit => &COMMIT,
-        }
-    }
-
     /// Command and first argument of a call.
-    pub(super) fn call(self, form: Form) -> (&'static str, Value) {
-        match (form, self) {
-            (Form::Function, Self::Begin) => ("FCALL", Value::from_static_str("regatta_v1_begin")),
-            (Form::Function, Self::Commit) => ("FCALL", Value::from_static_str("regatta_v1_commit")),
-            (Form::Script, entry) => ("EVALSHA", Value::from_static_str(entry.script().digest.as_str())),
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no server-side code.
+    pub(super) fn call(self, form: Form) -> Result<(&'static str, Value), Error> {
+        let at = self as usize;
+        match form {
+            Form::Function => Ok(("FCALL", Value::from_static_str(ENTRIES[at].2))),
+            Form::Script => Ok(("EVALSHA", Value::from_static_str(SCRIPTS[at].digest.as_str()))),
+            Form::Plain => Err(Error::Unsupported { what: ENTRIES[at].2 }),
         }
     }
 }
 
-/// Puts our code on the server if it is not there.
+/// Puts the code that this program calls on the server where it is not there.
 ///
 /// # Errors
-/// `Diverged` when other code has our library's name; otherwise what the server said.
+/// `Diverged` when other code has a library's name; otherwise what the server said.
 pub(super) async fn ensure(caller: &Caller, form: Form) -> Result<(), Error> {
-    match form {
-        Form::Script => return load(caller, form).await,
-        Form::Function => {}
+    if form != Form::Function {
+        return load(caller, form).await;
     }
-    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", NAME, "WITHCODE"]).await?;
-    match code(&listed) {
-        None => load(caller, form).await,
-        Some(found) if checksum(&found) == checksum(SOURCE) => Ok(()),
+    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", OURS, "WITHCODE"]).await?;
+    for library in ALL.iter().filter(|library| library.current) {
+        put(caller, library.name, library.text, code(&listed, library.name)).await?;
+    }
+    Ok(())
+}
+
+/// Puts one library on the server if it is not there, be it one that this program calls or not.
+///
+/// Where there are no functions, code has no name under which it could be missed: there is nothing to do.
+///
+/// # Errors
+/// As [`ensure`].
+pub(super) async fn apply(caller: &Caller, form: Form, name: &str, text: &str) -> Result<(), Error> {
+    if form != Form::Function {
+        return Ok(());
+    }
+    put(caller, name, text, found(caller, name).await?).await
+}
+
+/// Loads a library, or compares it with what was found.
+async fn put(caller: &Caller, name: &str, text: &str, found: Option<String>) -> Result<(), Error> {
+    match found {
+        None => load_library(caller, text).await,
+        Some(found) if checksum(&found) == checksum(text) => Ok(()),
         Some(found) => Err(Error::Diverged {
-            what: format!("the library {NAME}"),
-            expected: checksum(SOURCE),
+            what: format!("the library {name}"),
+            expected: checksum(text),
             found: checksum(&found),
         }),
     }
 }
 
-/// Loads our code. Another worker that loads it at the same time does no harm: it is the same.
-pub(super) async fn load(caller: &Caller, form: Form) -> Result<(), Error> {
-    match form {
-        Form::Function => match caller.call("FUNCTION", ["LOAD", SOURCE]).await {
-            Err(Error::Refused { reason, .. }) if reason.contains("already exists") => Ok(()),
-            other => other.map(|_| ()),
-        },
-        Form::Script => {
-            for entry in [Entry::Begin, Entry::Commit] {
-                caller.call("SCRIPT", ["LOAD", entry.script().text.as_str()]).await?;
-            }
-            Ok(())
-        }
+/// A library's text on the server, if it is there.
+pub(super) async fn found(caller: &Caller, name: &str) -> Result<Option<String>, Error> {
+    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", name, "WITHCODE"]).await?;
+    Ok(code(&listed, name))
+}
+
+/// The names of our libraries that are on the server, of whatever version.
+pub(super) async fn names(caller: &Caller) -> Result<Vec<String>, Error> {
+    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", OURS]).await?;
+    let Value::Array(libraries) = listed else { return Ok(Vec::new()) };
+    Ok(libraries.iter().filter_map(|library| field(library, "library_name")).collect())
+}
+
+/// Replaces a library under its name, for everybody who calls it: only ever one that was not released.
+pub(super) async fn replace(caller: &Caller, text: &str) -> Result<(), Error> {
+    caller.call("FUNCTION", ["LOAD", "REPLACE", text]).await.map(|_| ())
+}
+
+/// Deletes a library; that it is gone already is as well.
+pub(super) async fn delete(caller: &Caller, name: &str) -> Result<(), Error> {
+    match caller.call("FUNCTION", ["DELETE", name]).await {
+        Err(Error::Refused { reason, .. }) if reason.contains("not found") => Ok(()),
+        other => other.map(|_| ()),
     }
 }
 
-/// The library's text in the answer to `FUNCTION LIST … WITHCODE`.
-fn code(listed: &Value) -> Option<String> {
+/// Loads the code that this program calls. Another worker that does so at the same time does no harm: it is the same.
+pub(super) async fn load(caller: &Caller, form: Form) -> Result<(), Error> {
+    match form {
+        Form::Function => {
+            for library in ALL.iter().filter(|library| library.current) {
+                load_library(caller, library.text).await?;
+            }
+        }
+        Form::Plain => {}
+        Form::Script => {
+            for script in SCRIPTS.iter() {
+                caller.call("SCRIPT", ["LOAD", script.text.as_str()]).await?;
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn load_library(caller: &Caller, text: &str) -> Result<(), Error> {
+    match caller.call("FUNCTION", ["LOAD", text]).await {
+        Err(Error::Refused { reason, .. }) if reason.contains("already exists") => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+/// A library's text in the answer to `FUNCTION LIST … WITHCODE`.
+fn code(listed: &Value, name: &str) -> Option<String> {
     let Value::Array(libraries) = listed else { return None };
-    let Some(Value::Array(pairs)) = libraries.first() else { return None };
+    let library = libraries.iter().find(|library| field(library, "library_name").as_deref() == Some(name))?;
+    field(library, "library_code")
+}
+
+/// A field of what `FUNCTION LIST` says of one library.
+fn field(library: &Value, wanted: &str) -> Option<String> {
+    let Value::Array(pairs) = library else { return None };
     let mut pairs = pairs.iter();
-    pairs.find(|name| name.as_str().as_deref() == Some("library_code"))?;
+    pairs.find(|field| field.as_str().as_deref() == Some(wanted))?;
     pairs.next()?.as_string()
 }
 
@@ -133,18 +232,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_library_names_itself_and_registers_what_is_called() {
-        assert!(SOURCE.starts_with(&format!("#!lua name={NAME}\n")));
-        for entry in [Entry::Begin, Entry::Commit] {
-            let (_, name) = entry.call(Form::Function);
-            assert!(SOURCE.contains(&format!("register_function('{}'", name.as_string().unwrap())));
+    fn every_library_names_itself() {
+        for library in ALL {
+            assert!(library.text.starts_with(&format!("#!lua name={}\n", library.name)), "{}", library.name);
         }
     }
 
     #[test]
-    fn the_two_scripts_are_different_and_have_no_library_line() {
-        assert_ne!(BEGIN.digest, COMMIT.digest);
-        assert_eq!(BEGIN.digest.len(), 40);
-        assert!(!BEGIN.text.contains("#!lua"));
+    fn every_entry_is_registered_by_a_current_library() {
+        for (index, (entry, library, function)) in ENTRIES.iter().enumerate() {
+            assert_eq!(*entry as usize, index);
+            let library = named(library).unwrap();
+            assert!(library.current && function.starts_with(library.name));
+            assert!(library.text.contains(&format!("register_function('{function}'")), "{function}");
+        }
+    }
+
+    #[test]
+    fn scripts_differ_and_have_no_library_line() {
+        let mut digests: Vec<_> = SCRIPTS.iter().map(|script| script.digest.as_str()).collect();
+        digests.dedup();
+        assert_eq!((digests.len(), digests[0].len()), (ENTRIES.len(), 40));
+        assert!(SCRIPTS.iter().all(|script| !script.text.contains("#!lua")));
     }
 }

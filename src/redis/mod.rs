@@ -12,12 +12,14 @@ pub mod library;
 mod link;
 pub mod migrations;
 mod once;
+mod plain;
 mod secret;
 
 use std::fmt;
 use std::sync::Arc;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -34,6 +36,8 @@ use crate::config::schema::RedisUrl;
 pub use error::Error;
 pub use error::Refusal;
 use library::Entry;
+use library::Form;
+use link::Caller;
 use link::Live;
 pub use once::once;
 
@@ -79,6 +83,8 @@ struct Inner {
     doubt: Notify,
     /// Signing keys that were the fleet's, the present one first.
     secrets: RwLock<Vec<Vec<u8>>>,
+    /// Whether somebody was told what mode plain loses.
+    warned: AtomicBool,
     /// Grows with each new key.
     secrets_version: AtomicU64,
 }
@@ -108,6 +114,7 @@ impl Redis {
             healing: Mutex::new(()),
             doubt: Notify::new(),
             secrets: RwLock::default(),
+            warned: AtomicBool::new(false),
             secrets_version: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -146,6 +153,9 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn begin(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
+        if self.is_plain() {
+            return self.plainly(async |caller| plain::begin(caller, request).await).await;
+        }
         let reply = self.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
         begin::decode(request, reply)
     }
@@ -158,6 +168,9 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was stored.
     pub async fn commit(&self, request: &commit::Request<'_>) -> Result<commit::Reply, Error> {
+        if self.is_plain() {
+            return self.plainly(async |caller| plain::commit(caller, request).await).await;
+        }
         let reply = self.run(Entry::Commit, |entry| commit::encode(request, entry)).await?;
         commit::decode(&reply)
     }
@@ -167,6 +180,9 @@ impl Redis {
     /// # Errors
     /// See [`Error`].
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
+        if self.is_plain() {
+            return self.plainly(async |caller| plain::delete(caller, key).await).await;
+        }
         self.guard(async |live| live.caller.call("DEL", [key]).await).await.map(|_| ())
     }
 
@@ -199,10 +215,24 @@ impl Redis {
         self.inner.secrets_version.load(Relaxed)
     }
 
+    /// Whether this server or user allows no server-side code, and plain commands do what they can.
+    pub fn is_plain(&self) -> bool {
+        self.inner.live().is_some_and(|live| live.form == Form::Plain)
+    }
+
+    /// Several commands that together are one call: the deadline is that of one.
+    async fn plainly<T>(&self, work: impl AsyncFnOnce(&Caller) -> Result<T, Error>) -> Result<T, Error> {
+        let timeout = self.inner.command_timeout;
+        self.guard(async |live| {
+            tokio::time::timeout(timeout, work(&live.caller)).await.unwrap_or(Err(Error::Timeout))
+        })
+        .await
+    }
+
     /// Calls a function; if the server does not have our code, loads it and calls once more.
     async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
         self.guard(async |live| {
-            let (command, name) = entry.call(live.form);
+            let (command, name) = entry.call(live.form)?;
             let first = live.caller.send(command, encode(name.clone())).await;
             let missing = matches!(&first, Err(error) if error.code_missing());
             if !missing {
@@ -223,7 +253,7 @@ impl Redis {
     }
 
     /// The one way to Redis: every call is counted here, and a breaker would stand here.
-    async fn guard(&self, call: impl AsyncFnOnce(Live) -> Result<Value, Error>) -> Result<Value, Error> {
+    async fn guard<T>(&self, call: impl AsyncFnOnce(Live) -> Result<T, Error>) -> Result<T, Error> {
         let Ok(_permit) = self.inner.permits.try_acquire() else {
             return Err(Error::unavailable(format!("{IN_FLIGHT_MAX} calls wait already")));
         };
@@ -243,6 +273,17 @@ impl Redis {
 impl Inner {
     fn live(&self) -> Option<Live> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Tells once what is lost where no server-side code is allowed.
+    fn warn_of_form(&self, form: Form) {
+        if form == Form::Plain && !self.warned.swap(true, Relaxed) {
+            tracing::warn!(
+                "the shared state is kept by plain commands (redis.mode plain), because server-side code is not used \
+                 or not allowed: changes to one session at the same moment may undo each other, limits count in fixed \
+                 windows, and what needs server-side code is answered with 501"
+            );
+        }
     }
 
     fn set_live(&self, live: Option<Live>) {

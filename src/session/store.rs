@@ -140,7 +140,7 @@ impl<S: Source> RequestStore<S> {
         if let Some(known) = self.state().baseline.as_ref().filter(|known| known.id == *id) {
             return Ok(Some(known.clone()));
         }
-        let SessionReply::Live { created_ms, views, fields } = self.source.begun(id).await? else {
+        let SessionReply::Live { created_ms, views, fields, .. } = self.source.begun(id).await? else {
             return Ok(None);
         };
         let baseline = Baseline { id: *id, created_ms, views, fields: fields.into_iter().collect() };
@@ -185,16 +185,17 @@ impl<S: Source> SessionStore for RequestStore<S> {
                 key: &key,
                 create: Some(create),
                 set: &set,
-                remove: &[],
                 max_fields: FIELDS_MAX,
+                max_bytes: BYTES_MAX as u64,
+                ..commit::Request::default()
             };
             match self.commit(&request).await.map_err(backend)? {
                 commit::Reply::Exists => continue,
                 commit::Reply::Full => {
                     return Err(self.refuse(Outcome::TooLarge, "the session would have too many fields"));
                 }
-                commit::Reply::Gone => return Err(self.refuse(Outcome::Gone, "the session is gone")),
-                commit::Reply::Committed => {}
+                commit::Reply::Committed { .. } => {}
+                _ => return Err(self.refuse(Outcome::Gone, "the session is gone")),
             }
             let mut state = self.state();
             state.outcome = Outcome::Stored(record.id);
@@ -220,10 +221,18 @@ impl<S: Source> SessionStore for RequestStore<S> {
             return Ok(());
         }
         let key = session::key(&self.prefix, record.id);
-        let request =
-            commit::Request { key: &key, create: None, set: &set, remove: &remove, max_fields: FIELDS_MAX };
+        // What is far below the bound is not measured again by the server, which knows of other requests' fields.
+        let max_bytes = if size(&fields) > BYTES_MAX / 2 { BYTES_MAX as u64 } else { 0 };
+        let request = commit::Request {
+            key: &key,
+            set: &set,
+            remove: &remove,
+            max_fields: FIELDS_MAX,
+            max_bytes,
+            ..commit::Request::default()
+        };
         match self.commit(&request).await.map_err(backend)? {
-            commit::Reply::Committed => {
+            commit::Reply::Committed { .. } => {
                 let mut state = self.state();
                 state.outcome = Outcome::Stored(record.id);
                 state.baseline = Some(Baseline { fields, ..before });
@@ -232,9 +241,7 @@ impl<S: Source> SessionStore for RequestStore<S> {
             commit::Reply::Full => {
                 Err(self.refuse(Outcome::TooLarge, "the session would have too many fields"))
             }
-            commit::Reply::Gone | commit::Reply::Exists => {
-                Err(self.refuse(Outcome::Gone, "the session is gone"))
-            }
+            _ => Err(self.refuse(Outcome::Gone, "the session is gone")),
         }
     }
 

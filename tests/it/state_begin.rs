@@ -7,6 +7,7 @@ use regatta::redis::Redis;
 use regatta::redis::begin;
 use regatta::redis::begin::CounterArg;
 use regatta::redis::begin::LimitArg;
+use regatta::redis::begin::LimitKind;
 use regatta::redis::begin::LimitReply;
 use regatta::redis::begin::Reply;
 use regatta::redis::begin::SessionArg;
@@ -24,13 +25,18 @@ const DAY_MS: u64 = 86_400_000;
 
 fn session(key: &str, create: bool) -> SessionArg {
     let (idle_ms, absolute_ms) = (DAY_MS, 30 * DAY_MS);
-    SessionArg { key: key.into(), mode: SessionMode::Visit, create, idle_ms, absolute_ms }
+    SessionArg { key: key.into(), generation: None, mode: SessionMode::Visit, create, idle_ms, absolute_ms }
 }
 
 fn limit(key: &str, burst: u64) -> LimitArg {
     // So slow that a test never sees a request come back.
     let interval_us = 3_600_000_000;
-    LimitArg { key: key.into(), interval_us, tolerance_us: interval_us * burst, cost: 1 }
+    LimitArg {
+        key: key.into(),
+        kind: LimitKind::Rate { interval_us, tolerance_us: interval_us * burst },
+        shadow: false,
+        cost: 1,
+    }
 }
 
 fn counter(key: &str, by: i64) -> CounterArg {
@@ -47,7 +53,7 @@ async fn visit(redis: &Redis, key: &str, create: bool) -> SessionReply {
 }
 
 fn change<'a>(key: &'a str, set: &'a [(String, Bytes)], remove: &'a [String]) -> commit::Request<'a> {
-    commit::Request { key, create: None, set, remove, max_fields: 64 }
+    commit::Request { key, set, remove, max_fields: 64, ..commit::Request::default() }
 }
 
 fn field(name: &str, value: &str) -> (String, Bytes) {
@@ -68,13 +74,14 @@ async fn one_call_decides_counts_and_reads_everything() {
             limits: &[limit("p:l:a", 5), limit("p:l:b", 3)],
             session: Some(&session),
             counters: &[counter("p:c:x", 2), counter("p:c:y", 0)],
+            token: "",
         };
         let Reply::Granted { limits, session, counters } = redis.begin(&request).await.unwrap() else {
             panic!("denied")
         };
         assert_eq!(limits.iter().map(|limit| limit.remaining).collect::<Vec<_>>(), [4, 2]);
         assert_eq!(counters, [2, 0]);
-        let SessionReply::Live { created_ms, views, mut fields } = session else { panic!("gone") };
+        let SessionReply::Live { created_ms, views, mut fields, own: None } = session else { panic!("gone") };
         fields.sort();
         assert!(created_ms > 1_600_000_000_000);
         assert_eq!((views, fields), (2, vec![field("_csrf", "7"), field("cart", "[1]")]));
@@ -94,8 +101,12 @@ async fn a_denied_call_changes_nothing() {
         let (existing, made) = (session("p:s:1", false), session("p:s:new", true));
         let limits = [limit("p:l:free", 5), limit("p:l:full", 1), limit("p:l:third", 5)];
         let counters = [counter("p:c:x", 1)];
-        let request =
-            |session| begin::Request { limits: &limits, session: Some(session), counters: &counters };
+        let request = |session| begin::Request {
+            limits: &limits,
+            session: Some(session),
+            counters: &counters,
+            token: "",
+        };
         assert!(matches!(redis.begin(&request(&existing)).await, Ok(Reply::Granted { .. })));
 
         let before = (server.cli(&["DEBUG", "DIGEST"]), server.keys());
@@ -178,7 +189,13 @@ async fn changes_of_different_fields_both_survive() {
                 redis.commit(&change("p:s:1", &set, &["field0".to_owned()][..usize::from(index == 49)])).await
             });
         }
-        assert!(tasks.join_all().await.into_iter().all(|reply| reply == Ok(commit::Reply::Committed)));
+        assert!(
+            tasks
+                .join_all()
+                .await
+                .into_iter()
+                .all(|reply| matches!(reply, Ok(commit::Reply::Committed { .. })))
+        );
         let fields: i64 = server.cli(&["HLEN", "p:s:1"]).parse().unwrap();
         assert!((49 + 3..=50 + 3).contains(&fields), "{fields}");
     }
@@ -232,22 +249,33 @@ async fn too_many_fields_are_refused_and_nothing_is_changed() {
         visit(&redis, "p:s:1", true).await;
         let fields: Vec<_> = (0..65).map(|index| field(&index.to_string(), "1")).collect();
         assert_eq!(redis.commit(&change("p:s:1", &fields, &[])).await, Ok(commit::Reply::Full));
-        assert_eq!(redis.commit(&change("p:s:1", &fields[..64], &[])).await, Ok(commit::Reply::Committed));
-        assert_eq!(redis.commit(&change("p:s:1", &fields[..64], &[])).await, Ok(commit::Reply::Committed));
+        assert_eq!(
+            redis.commit(&change("p:s:1", &fields[..64], &[])).await,
+            Ok(commit::Reply::Committed { sums: vec![] })
+        );
+        assert_eq!(
+            redis.commit(&change("p:s:1", &fields[..64], &[])).await,
+            Ok(commit::Reply::Committed { sums: vec![] })
+        );
         assert_eq!(redis.commit(&change("p:s:1", &fields[64..], &[])).await, Ok(commit::Reply::Full));
         let swap = ["0".to_owned()];
-        assert_eq!(redis.commit(&change("p:s:1", &fields[64..], &swap)).await, Ok(commit::Reply::Committed));
+        assert_eq!(
+            redis.commit(&change("p:s:1", &fields[64..], &swap)).await,
+            Ok(commit::Reply::Committed { sums: vec![] })
+        );
         assert_eq!(server.cli(&["HLEN", "p:s:1"]), "67", "{mode:?}");
     }
 }
 
 #[tokio::test]
-async fn something_else_under_a_session_key_counts_as_gone_and_damaged_numbers_do_no_harm() {
+async fn something_else_under_a_session_key_is_told_and_damaged_numbers_do_no_harm() {
     for mode in MODES {
         let server = RedisServer::start();
         let redis = connect(&server, "p", mode).await;
         server.cli(&["SET", "p:s:1", "garbage"]);
-        assert_eq!(visit(&redis, "p:s:1", false).await, SessionReply::Gone);
+        assert_eq!(visit(&redis, "p:s:1", false).await, SessionReply::Damaged);
+        server.cli(&["HSET", "p:s:3", "cart", "1"]);
+        assert_eq!(visit(&redis, "p:s:3", false).await, SessionReply::Damaged);
         visit(&redis, "p:s:2", true).await;
         server.cli(&["HSET", "p:s:2", "_v", "many", "_t", "later"]);
         let SessionReply::Live { views, .. } = visit(&redis, "p:s:2", false).await else {
@@ -280,7 +308,8 @@ async fn an_arrival_time_an_hour_ahead_locks_nobody_out() {
     let server = RedisServer::start();
     let redis = connect(&server, "p", Mode::Fcall).await;
     server.cli(&["SET", "p:l:a", "9000000000000000"]);
-    let limits = [LimitArg { key: "p:l:a".into(), interval_us: 1000, tolerance_us: 5000, cost: 1 }];
+    let limits =
+        [LimitArg { kind: LimitKind::Rate { interval_us: 1000, tolerance_us: 5000 }, ..limit("p:l:a", 1) }];
     let request = begin::Request { limits: &limits, ..Default::default() };
     let Ok(Reply::Denied { limits }) = redis.begin(&request).await else { panic!("granted") };
     assert_eq!(limits[0].retry_after_us, Some(1000));
@@ -293,17 +322,19 @@ fn the_arithmetic_on_the_server_agrees_with_throttled_in_both_forms() {
     let server = RedisServer::start();
     // The numbers come as text here, because a command line carries no doubles: lifetimes, limit, time.
     let at = "local now = tonumber(table.remove(args))
-        return { struct.unpack('<ddddd', begin_at(now, keys, { '-', struct.pack('<ddddd', unpack(args)) })) }";
-    let as_library = library::SOURCE.replace("regatta_v1", "regatta_test")
+        return { struct.unpack('<ddddd', begin_at(now, keys, { '-', struct.pack('<ddddddd', unpack(args)), '' })) }";
+    let source = library::named("regatta_v2").unwrap().text;
+    let as_library = source.replace("regatta_v2", "regatta_test")
         + &format!("redis.register_function('regatta_at', function(keys, args) {at} end)\n");
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &as_library]), "regatta_test");
-    let as_script = library::script(&format!("local keys, args = KEYS, ARGV {at}"));
+    let as_script = library::script(source, &format!("local keys, args = KEYS, ARGV {at}"));
     for (command, name, key) in [("FCALL", "regatta_at", "a"), ("EVAL", as_script.as_str(), "b")] {
         for line in include_str!("support/gcra_throttled.txt").lines().filter(|line| !line.starts_with('#')) {
             let row: Vec<&str> = line.split_ascii_whitespace().collect();
             // Far from 0, as real clocks are: microseconds must survive at this size.
             let now = (1_763_694_494_000_000 + row[0].parse::<u64>().unwrap() * 1000).to_string();
-            let reply = server.cli(&[command, name, "1", key, "0", "0", "1000000", "5000000", row[1], &now]);
+            let reply = server
+                .cli(&[command, name, "1", key, "0", "0", "0", "0", "1000000", "5000000", row[1], &now]);
             // unpack also says where it stopped; that number is not of the reply.
             let numbers: Vec<i64> = reply.lines().take(5).map(|number| number.parse().unwrap()).collect();
             let us = |column: usize| row[column].parse::<i64>().map_or(-1, |ms| ms * 1000);

@@ -61,7 +61,7 @@ async fn an_edited_file_is_refused_with_both_checksums_and_nothing_changes() {
     let server = RedisServer::start();
     let redis = unstarted(&server, Mode::Fcall);
     migrations::apply(&redis).await.unwrap();
-    let ours = migrations::checksum(library::SOURCE);
+    let ours = migrations::checksum(library::ALL[0].text);
     let theirs = migrations::checksum("an older text");
     let entry = server.cli(&["HGET", "p:mig", "0001"]).replace(&ours, &theirs);
     server.cli(&["HSET", "p:mig", "0001", &entry]);

@@ -36,6 +36,7 @@ struct Begin {
 impl Source for Begin {
     async fn begun(&self, id: &Id) -> Result<SessionReply, Unread> {
         let arg = SessionArg {
+            generation: None,
             key: session::key("p", *id),
             mode: SessionMode::Read,
             create: self.create,

@@ -12,6 +12,7 @@ mod run;
 mod survey;
 mod walk;
 
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use ring::digest;
@@ -32,10 +33,12 @@ use run::Work;
 pub use survey::Survey;
 pub use walk::Progress;
 
-/// Every migration that this program ships, in order.
-pub static SHIPPED: Series = Series { list: ALL, released: "0001" };
-
-const ALL: &[Migration] = &[Migration::new("0001", library::NAME, library::SOURCE)];
+/// Every migration that this program ships, in order: the libraries, and no walk so far. What version 1 wrote
+/// version 2 reads as it is, and a session lives no longer than a walk would be worth.
+pub static SHIPPED: LazyLock<Series> = LazyLock::new(|| {
+    let libraries = library::ALL.iter().map(|it| Migration::new(it.number, it.name, it.text));
+    Series { list: libraries.collect(), released: "0001" }
+});
 
 /// How long a worker waits for another one that runs the migrations, and how often it looks.
 const WAIT: Duration = Duration::from_secs(10);
@@ -90,9 +93,9 @@ impl Migration {
 }
 
 /// Migrations in their order.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Series {
-    list: &'static [Migration],
+    list: Vec<Migration>,
     /// The last number whose text was released: what was applied under it is never replaced, not even by a repair.
     released: &'static str,
 }
@@ -149,8 +152,8 @@ pub fn checksum(text: &str) -> String {
 
 impl Series {
     /// Migrations of your own, all of them unreleased.
-    pub const fn of(list: &'static [Migration]) -> Self {
-        Self { list, released: "" }
+    pub fn of(list: impl Into<Vec<Migration>>) -> Self {
+        Self { list: list.into(), released: "" }
     }
 
     /// Every migration and whether it is done; changes nothing. Needs no started connection.
@@ -165,7 +168,7 @@ impl Series {
         match link.form(redis.inner.mode).await? {
             Form::Plain => Ok(Vec::new()),
             Form::Function | Form::Script => {
-                ledger::judge(self.list, &ledger::read(&link.patient(), &redis.inner.prefix).await?)
+                ledger::judge(&self.list, &ledger::read(&link.patient(), &redis.inner.prefix).await?)
             }
         }
     }
@@ -193,14 +196,14 @@ impl Series {
         let at = Place { caller: &link.patient(), form, prefix: &inner.prefix, by: &inner.name };
         self.libraries(at, Lost::Fails).await?;
         self.walks(at, &mut told).await?;
-        ledger::judge(self.list, &ledger::read(at.caller, at.prefix).await?)
+        ledger::judge(&self.list, &ledger::read(at.caller, at.prefix).await?)
     }
 
     /// Has every library recorded and there.
     async fn libraries(&self, at: Place<'_>, lost: Lost) -> Result<(), Error> {
         let deadline = Instant::now() + WAIT;
         loop {
-            let steps = ledger::judge(self.list, &ledger::read(at.caller, at.prefix).await?)?;
+            let steps = ledger::judge(&self.list, &ledger::read(at.caller, at.prefix).await?)?;
             if steps.iter().filter(|step| step.keys.is_none()).all(Step::is_applied) {
                 // The ledger outlives FUNCTION FLUSH; the libraries may be gone all the same.
                 return library::ensure(at.caller, at.form).await;
@@ -229,7 +232,7 @@ impl Series {
                 continue;
             }
             run.record(migration, State::Running, None).await?;
-            run.holding(library::put(at.caller, at.form, migration.name, migration.text)).await?;
+            run.holding(library::apply(at.caller, at.form, migration.name, migration.text)).await?;
             run.record(migration, State::Applied, None).await?;
             tracing::info!(file = %migration.file(), by = %at.by, "migration applied");
         }
@@ -242,7 +245,7 @@ impl Series {
         let open = |fields: &ledger::Fields, migration: &Migration| {
             Ok::<_, Error>(ledger::record(fields, migration)?.is_none_or(|it| it.state != State::Applied))
         };
-        for migration in self.list {
+        for migration in &self.list {
             let Kind::Walk { keys } = migration.kind() else { continue };
             if !open(&ledger::read(at.caller, at.prefix).await?, migration)? {
                 continue;
@@ -299,7 +302,7 @@ mod tests {
 
     #[test]
     fn numbers_rise_without_a_gap() {
-        let numbers: Vec<u32> = ALL.iter().map(|migration| migration.number.parse().unwrap()).collect();
+        let numbers: Vec<u32> = SHIPPED.list.iter().map(|migration| migration.number.parse().unwrap()).collect();
         let expected: Vec<u32> = (1..).take(numbers.len()).collect();
         assert_eq!(numbers, expected);
     }
@@ -308,7 +311,7 @@ mod tests {
     fn the_first_line_says_what_a_migration_does() {
         let walk = Migration::new("0009", "w", "#!walk keys=s:* \nlocal function convert(key) end");
         assert_eq!(walk.kind(), Kind::Walk { keys: "s:*" });
-        for shipped in ALL.iter().filter(|migration| !migration.is_walk()) {
+        for shipped in SHIPPED.list.iter().filter(|migration| !migration.is_walk()) {
             assert!(shipped.text.starts_with(&format!("#!lua name={}\n", shipped.name)), "{}", shipped.file());
         }
     }

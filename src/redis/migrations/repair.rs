@@ -156,7 +156,7 @@ impl Series {
     async fn findings(&self, at: Place<'_>) -> Result<Vec<Finding>, Error> {
         let fields = ledger::read(at.caller, at.prefix).await?;
         let mut findings = Vec::new();
-        for migration in self.list {
+        for migration in &self.list {
             findings.extend(self.entry(migration, &fields)?);
             if at.form == Form::Function && !migration.is_walk() {
                 findings.extend(self.on_server(migration, at).await?);

@@ -61,7 +61,7 @@ impl Series {
         let mut walks = Vec::new();
         if form != Form::Plain {
             let fields = ledger::read(&caller, prefix).await?;
-            for (migration, step) in self.list.iter().zip(ledger::judge(self.list, &fields)?) {
+            for (migration, step) in self.list.iter().zip(ledger::judge(&self.list, &fields)?) {
                 let Kind::Walk { keys } = migration.kind() else { continue };
                 if step.is_applied() {
                     continue;

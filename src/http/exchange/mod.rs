@@ -3,6 +3,9 @@
 //! Guarantees that limits are decided once and before anything else of the request counts, that a view is counted at
 //! most once, and that a refusal is remembered: whatever the handler makes of the error, the client gets the refusal.
 
+mod limits;
+mod session;
+
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 
@@ -206,16 +209,6 @@ impl Exchange {
         Ok(begun.session.clone().unwrap_or(SessionReply::Gone))
     }
 
-    fn session_arg(&self, id: Id, mode: SessionMode, create: bool) -> SessionArg {
-        let prefix = &self.core.config.redis.prefix;
-        let key = match &self.visitor {
-            Visitor::Known { id: known, digest, .. } if *known == id => keys::session(prefix, digest),
-            _ => crate::session::key(prefix, id),
-        };
-        let lifetimes = &self.core.lifetimes;
-        SessionArg { key, mode, create, idle_ms: lifetimes.idle_ms(), absolute_ms: lifetimes.absolute_ms() }
-    }
-
     /// One round trip; it carries the limits if they are not decided yet.
     async fn call(
         &self,
@@ -224,11 +217,9 @@ impl Exchange {
         counters: &[CounterArg],
     ) -> Result<(SessionReply, Vec<i64>), Error> {
         let undecided = begun.limits.is_none() && !self.policies.is_empty();
-        let limits = match undecided {
-            true => self.policies.args(&self.client.subject(), self.visitor.digest()),
-            false => Vec::new(),
-        };
-        let reply = self.core.redis.begin(&begin::Request { limits: &limits, session, counters }).await;
+        let limits = if undecided { self.limit_args() } else { Vec::new() };
+        let request = begin::Request { limits: &limits, session, counters, token: "" };
+        let reply = self.core.redis.begin(&request).await;
         let refusal = match reply {
             Ok(begin::Reply::Granted { limits, session, counters }) => {
                 if undecided {
@@ -236,12 +227,7 @@ impl Exchange {
                 }
                 return Ok((session, counters));
             }
-            Ok(begin::Reply::Denied { limits }) => {
-                self.core.cell().limited();
-                let refusal = Refusal::Denied(self.policies.headers(&limits));
-                begun.limits = Some(limits);
-                refusal
-            }
+            Ok(begin::Reply::Denied { limits }) => self.denied(begun, limits),
             // The caller's mistake: nothing was done, so the request may go on.
             Err(redis::Error::Overflow) => return Err(Error::CounterOverflow),
             Err(error) => {
@@ -250,19 +236,5 @@ impl Exchange {
             }
         };
         Err(begun.refusal.insert(refusal).error())
-    }
-}
-
-impl Begun {
-    fn found(&mut self, reply: SessionReply) {
-        if reply == SessionReply::Gone {
-            self.current = None;
-        }
-        self.session = Some(reply);
-    }
-
-    /// Whether the response depends on who the visitor is.
-    pub(super) fn used_session(&self) -> bool {
-        self.session.is_some() || self.origin != Origin::Cookie
     }
 }

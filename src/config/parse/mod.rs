@@ -1,12 +1,12 @@
 //! Text of one setting → its value; an error is the reason, without the setting's name.
 
+mod state;
+
 use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
 use ipnet::IpNet;
 
 use crate::config::schema::Autoscale;
@@ -14,21 +14,11 @@ use crate::config::schema::Count;
 use crate::config::schema::ForwardHeader;
 use crate::config::schema::LogFormat;
 use crate::config::schema::MAX_WORKERS;
-use crate::config::schema::Mode;
-use crate::config::schema::Per;
-use crate::config::schema::Rate;
-use crate::config::schema::RedisUrl;
-use crate::config::schema::Secret;
-use crate::config::schema::Secure;
 use crate::config::schema::Steering;
+pub(super) use state::*;
 
 /// Why a text is not a value; completes the sentence "… is X, but …".
 pub(super) type Reason = String;
-
-/// Fewest bytes of a signing key: the digest's size, as RFC 2104 §3 asks.
-const SECRET_MIN: usize = 32;
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 fn not_allowed() -> Reason {
     "that is not allowed".into()
@@ -150,43 +140,6 @@ pub(super) fn networks(items: &[String]) -> Result<Vec<IpNet>, Reason> {
     items.iter().map(network).collect()
 }
 
-pub(super) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
-    if text.starts_with("unix://") {
-        return unix_url(text);
-    }
-    let url = url::Url::parse(text).map_err(|source| source.to_string())?;
-    match url.scheme() {
-        "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => Err("the host is missing".into()),
-        "redis" | "rediss" => match url.path().trim_start_matches('/') {
-            "" => Ok(RedisUrl(text.to_owned())),
-            database if database.parse::<u8>().is_ok() => Ok(RedisUrl(text.to_owned())),
-            _ => Err("the database must be a number from 0 to 255".into()),
-        },
-        other => Err(format!("the scheme {other} is unknown")),
-    }
-}
-
-/// `unix://[user:password@]/path[?db=number]`.
-fn unix_url(text: &str) -> Result<RedisUrl, Reason> {
-    let rest = text.strip_prefix("unix://").unwrap_or_default();
-    let (address, database) =
-        rest.rsplit_once("?db=").map_or((rest, None), |(address, db)| (address, Some(db)));
-    let (before, path) = address.split_once('/').unwrap_or((address, ""));
-    if path.is_empty() {
-        return Err("the socket's path is missing".into());
-    }
-    // A host may stand after the credentials, because some URL libraries insist on one; it means nothing.
-    if !before.is_empty() && !before.contains('@') {
-        return Err("the socket's path must begin with /".into());
-    }
-    match database {
-        Some(number) if number.parse::<u8>().is_err() => {
-            Err("the database must be a number from 0 to 255".into())
-        }
-        _ => Ok(RedisUrl(text.to_owned())),
-    }
-}
-
 fn word(text: &str, max: usize, also: &str) -> Result<String, Reason> {
     let fits = |c: char| c.is_ascii_alphanumeric() || also.contains(c);
     match text.len() {
@@ -197,75 +150,10 @@ fn word(text: &str, max: usize, also: &str) -> Result<String, Reason> {
     }
 }
 
-pub(super) fn prefix(text: &str) -> Result<String, Reason> {
-    word(text, 64, "-_.:")
-}
-
-pub(super) fn cookie_name(text: &str) -> Result<String, Reason> {
-    word(text, 32, "-_")
-}
-
-pub(super) fn policy_name(text: &str) -> Result<String, Reason> {
-    word(text, 32, "-_")
-}
-
-/// A key as base64 behind `base64:`, or as plain text.
-pub(super) fn secret(text: &str) -> Result<Secret, Reason> {
-    let bytes = match text.strip_prefix("base64:") {
-        Some(encoded) => STANDARD.decode(encoded).map_err(|_| "it is not base64".to_owned())?,
-        None => text.as_bytes().to_vec(),
-    };
-    match bytes.len() {
-        len if len < SECRET_MIN => Err(format!("a key has {len} bytes, fewer than {SECRET_MIN}")),
-        _ => Ok(Secret(bytes)),
-    }
-}
-
-pub(super) fn secrets(items: &[String]) -> Result<Vec<Secret>, Reason> {
-    items.iter().map(|item| secret(item)).collect()
-}
-
-pub(super) fn rate(text: &str) -> Result<Rate, Reason> {
-    let (count, period) = text.split_once('/').ok_or_else(|| "the time is missing".to_owned())?;
-    let count = number(count.trim(), 1_000_000)?;
-    let period = match period.trim() {
-        "s" => Duration::from_secs(1),
-        "min" | "m" => Duration::from_secs(60),
-        "h" => Duration::from_secs(3600),
-        "d" => DAY,
-        other => positive_duration(other)?,
-    };
-    if period < Duration::from_secs(1) || period > 31 * DAY || period.subsec_nanos() != 0 {
-        return Err("the time must be whole seconds, from 1s to 31d".into());
-    }
-    Ok(Rate { count, period })
-}
-
-pub(super) fn routes(items: &[String]) -> Result<Vec<String>, Reason> {
-    match items.iter().find(|item| !item.starts_with('/')) {
-        Some(bad) => Err(format!("{bad} does not begin with /")),
-        None => Ok(items.to_vec()),
-    }
-}
-
 /// One word of a fixed set.
 pub(super) fn choice<T: Copy>(text: &str, choices: &[(&str, T)]) -> Result<T, Reason> {
     let found = choices.iter().find(|(name, _)| name.eq_ignore_ascii_case(text));
     found.map(|(_, value)| *value).ok_or_else(not_allowed)
-}
-
-pub(super) fn mode(text: &str) -> Result<Mode, Reason> {
-    choice(text, &[("auto", Mode::Auto), ("fcall", Mode::Fcall), ("evalsha", Mode::Evalsha)])
-}
-
-pub(super) fn secure(text: &str) -> Result<Secure, Reason> {
-    choice(text, &[("auto", Secure::Auto), ("always", Secure::Always), ("never", Secure::Never)])
-}
-
-pub(super) fn per(text: &str) -> Result<Per, Reason> {
-    let choices =
-        [("client", Per::Client), ("session", Per::Session), ("route", Per::Route), ("global", Per::Global)];
-    choice(text, &choices)
 }
 
 pub(super) fn forward_header(text: &str) -> Result<ForwardHeader, Reason> {
@@ -285,6 +173,7 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::schema::Rate;
 
     #[test]
     fn rates_name_a_count_and_whole_seconds() {

@@ -1,0 +1,127 @@
+//! What the shared state's settings may be: Redis, sessions, limits.
+
+use std::time::Duration;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use crate::config::parse::Reason;
+use crate::config::parse::choice;
+use crate::config::parse::number;
+use crate::config::parse::positive_duration;
+use crate::config::parse::word;
+use crate::config::schema::Mode;
+use crate::config::schema::Per;
+use crate::config::schema::Rate;
+use crate::config::schema::RedisUrl;
+use crate::config::schema::Secret;
+use crate::config::schema::Secure;
+
+/// Fewest bytes of a signing key: the digest's size, as RFC 2104 §3 asks.
+const SECRET_MIN: usize = 32;
+
+pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+pub(in crate::config) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
+    if text.starts_with("unix://") {
+        return unix_url(text);
+    }
+    let url = url::Url::parse(text).map_err(|source| source.to_string())?;
+    match url.scheme() {
+        "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => Err("the host is missing".into()),
+        "redis" | "rediss" => match url.path().trim_start_matches('/') {
+            "" => Ok(RedisUrl(text.to_owned())),
+            database if database.parse::<u8>().is_ok() => Ok(RedisUrl(text.to_owned())),
+            _ => Err("the database must be a number from 0 to 255".into()),
+        },
+        other => Err(format!("the scheme {other} is unknown")),
+    }
+}
+
+/// `unix://[user:password@]/path[?db=number]`.
+fn unix_url(text: &str) -> Result<RedisUrl, Reason> {
+    let rest = text.strip_prefix("unix://").unwrap_or_default();
+    let (address, database) =
+        rest.rsplit_once("?db=").map_or((rest, None), |(address, db)| (address, Some(db)));
+    let (before, path) = address.split_once('/').unwrap_or((address, ""));
+    if path.is_empty() {
+        return Err("the socket's path is missing".into());
+    }
+    // A host may stand after the credentials, because some URL libraries insist on one; it means nothing.
+    if !before.is_empty() && !before.contains('@') {
+        return Err("the socket's path must begin with /".into());
+    }
+    match database {
+        Some(number) if number.parse::<u8>().is_err() => {
+            Err("the database must be a number from 0 to 255".into())
+        }
+        _ => Ok(RedisUrl(text.to_owned())),
+    }
+}
+
+pub(in crate::config) fn prefix(text: &str) -> Result<String, Reason> {
+    word(text, 64, "-_.:")
+}
+
+pub(in crate::config) fn cookie_name(text: &str) -> Result<String, Reason> {
+    word(text, 32, "-_")
+}
+
+pub(in crate::config) fn policy_name(text: &str) -> Result<String, Reason> {
+    word(text, 32, "-_")
+}
+
+/// A key as base64 behind `base64:`, or as plain text.
+pub(in crate::config) fn secret(text: &str) -> Result<Secret, Reason> {
+    let bytes = match text.strip_prefix("base64:") {
+        Some(encoded) => STANDARD.decode(encoded).map_err(|_| "it is not base64".to_owned())?,
+        None => text.as_bytes().to_vec(),
+    };
+    match bytes.len() {
+        len if len < SECRET_MIN => Err(format!("a key has {len} bytes, fewer than {SECRET_MIN}")),
+        _ => Ok(Secret(bytes)),
+    }
+}
+
+pub(in crate::config) fn secrets(items: &[String]) -> Result<Vec<Secret>, Reason> {
+    items.iter().map(|item| secret(item)).collect()
+}
+
+pub(in crate::config) fn rate(text: &str) -> Result<Rate, Reason> {
+    let (count, period) = text.split_once('/').ok_or_else(|| "the time is missing".to_owned())?;
+    let count = number(count.trim(), 1_000_000)?;
+    let period = match period.trim() {
+        "s" => Duration::from_secs(1),
+        "min" | "m" => Duration::from_secs(60),
+        "h" => Duration::from_secs(3600),
+        "d" => DAY,
+        other => positive_duration(other)?,
+    };
+    if period < Duration::from_secs(1) || period > 31 * DAY || period.subsec_nanos() != 0 {
+        return Err("the time must be whole seconds, from 1s to 31d".into());
+    }
+    Ok(Rate { count, period })
+}
+
+pub(in crate::config) fn routes(items: &[String]) -> Result<Vec<String>, Reason> {
+    match items.iter().find(|item| !item.starts_with('/')) {
+        Some(bad) => Err(format!("{bad} does not begin with /")),
+        None => Ok(items.to_vec()),
+    }
+}
+
+pub(in crate::config) fn mode(text: &str) -> Result<Mode, Reason> {
+    let choices =
+        [("auto", Mode::Auto), ("fcall", Mode::Fcall), ("evalsha", Mode::Evalsha), ("plain", Mode::Plain)];
+    choice(text, &choices)
+}
+
+pub(in crate::config) fn secure(text: &str) -> Result<Secure, Reason> {
+    choice(text, &[("auto", Secure::Auto), ("always", Secure::Always), ("never", Secure::Never)])
+}
+
+pub(in crate::config) fn per(text: &str) -> Result<Per, Reason> {
+    let choices =
+        [("client", Per::Client), ("session", Per::Session), ("route", Per::Route), ("global", Per::Global)];
+    choice(text, &choices)
+}

@@ -1,0 +1,142 @@
+//! The shared state's settings: Redis, sessions, limits.
+
+use std::fmt;
+use std::time::Duration;
+
+/// Where the shared state lives and how long a request waits for it.
+#[derive(Debug, Clone)]
+pub struct Redis {
+    /// `redis://`, `rediss://` or `unix://`; `None` means a private server, started by the supervisor.
+    pub url: Option<RedisUrl>,
+    /// First part of every key; two fleets with the same prefix share everything, with different ones nothing.
+    pub prefix: String,
+    /// How server-side code is called.
+    pub mode: Mode,
+    /// Longest wait for the reply to one command on a request's path.
+    pub command_timeout: Duration,
+}
+
+/// The address of a Redis, which may hold a password: `Debug` and `Display` hide it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(pub(in crate::config) String);
+
+impl RedisUrl {
+    /// A server's Unix socket.
+    pub fn unix(path: &std::path::Path) -> Self {
+        Self(format!("unix://{}", path.display()))
+    }
+
+    /// The URL with its password, for the client only.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // What stands before the last @ may be a password, even where the URL has an unusual form.
+        match (self.0.find("://"), self.0.rfind('@')) {
+            (Some(scheme), Some(at)) if scheme + 3 <= at => {
+                write!(f, "{}***{}", &self.0[..scheme + 3], &self.0[at..])
+            }
+            _ => f.write_str(&self.0),
+        }
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RedisUrl({self})")
+    }
+}
+
+/// How server-side code is called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Functions where they are allowed, else scripts, else plain commands; found out at connect.
+    Auto,
+    /// Redis functions (Redis ≥ 7, Valkey).
+    Fcall,
+    /// Scripts by digest (Dragonfly, `KeyDB`, Redis 6).
+    Evalsha,
+    /// Plain commands only, with fewer promises (where neither is allowed).
+    Plain,
+}
+
+/// The visitor's cookie and how long a session lives.
+#[derive(Debug, Clone)]
+pub struct Session {
+    /// Name of the cookie, without the `__Host-` that is put before it when it is secure.
+    pub cookie: String,
+    /// Signing keys: the first signs, all are accepted. Empty: one is generated and kept in Redis.
+    pub secrets: Vec<Secret>,
+    /// A session nobody used for this long is gone.
+    pub idle: Duration,
+    /// A session this old is gone, however much it is used.
+    pub absolute: Duration,
+    /// Whether the cookie carries `Secure`.
+    pub secure: Secure,
+}
+
+/// A signing key of at least 32 bytes; `Debug` hides it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(pub(in crate::config) Vec<u8>);
+
+impl Secret {
+    /// The key's bytes, for the keyring only.
+    pub fn expose(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Secret(***, {} bytes)", self.0.len())
+    }
+}
+
+/// Whether the session cookie is sent over TLS only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Secure {
+    /// Secure when the request came over TLS, as a trusted proxy's `X-Forwarded-Proto` says.
+    Auto,
+    /// Always, with the `__Host-` prefix.
+    Always,
+    /// Never.
+    Never,
+}
+
+/// One rate limit policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Limit {
+    /// Whose requests are counted together.
+    pub per: Per,
+    /// Requests per period, sustained.
+    pub rate: Rate,
+    /// Requests that may come at once, ≥ 1.
+    pub burst: u64,
+    /// Path prefixes the policy applies to; empty: every request that uses state.
+    pub routes: Vec<String>,
+}
+
+/// Whose requests a policy counts together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Per {
+    /// One client address (IPv6: one /64).
+    Client,
+    /// One session; requests without a valid cookie count by client.
+    Session,
+    /// One client address and one of the policy's routes.
+    Route,
+    /// Everybody together.
+    Global,
+}
+
+/// A number of requests per period.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// Requests, 1 to 1,000,000.
+    pub count: u64,
+    /// In this time, 1 s to 31 days.
+    pub period: Duration,
+}

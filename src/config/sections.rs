@@ -1,0 +1,107 @@
+//! The settings section by section, each value from the layer that has the last word.
+
+use std::path::PathBuf;
+
+use crate::config::Error;
+use crate::config::layers::Layers;
+use crate::config::parse;
+use crate::config::parse::Reason;
+use crate::config::schema;
+use crate::config::schema::Drain;
+use crate::config::schema::Http;
+use crate::config::schema::Limit;
+use crate::config::schema::Recycling;
+use crate::config::schema::Redis;
+use crate::config::schema::Scaling;
+use crate::config::schema::Session;
+use crate::config::schema::Workers;
+
+pub(super) fn path(text: &str) -> Result<PathBuf, Reason> {
+    if text.is_empty() { Err("it is empty".into()) } else { Ok(PathBuf::from(text)) }
+}
+
+pub(super) fn workers(layers: &Layers) -> Result<Workers, Error> {
+    Ok(Workers {
+        count: layers.one("workers.count", parse::count)?,
+        scaling: Scaling {
+            min: layers.optional("workers.min", parse::workers)?,
+            max: layers.optional("workers.max", parse::workers)?,
+            mode: layers.one("workers.autoscale", parse::autoscale)?,
+            window: layers.one("workers.window", parse::window)?,
+            busy_max: layers.one("workers.busy_max", parse::percent)?,
+            busy_min: layers.one("workers.busy_min", parse::percent)?,
+        },
+        boot_timeout: layers.one("workers.boot_timeout", parse::positive_duration)?,
+        probation: layers.one("workers.probation", parse::duration)?,
+        hang_timeout: layers.one("workers.hang_timeout", parse::hang_timeout)?,
+        recycling: Recycling {
+            max_requests: layers.one("workers.max_requests", parse::number_or_none)?,
+            max_requests_jitter: layers
+                .one("workers.max_requests_jitter", parse::number_or_none)?
+                .unwrap_or(0),
+            max_age: layers.one("workers.max_age", parse::duration_or_none)?,
+            memory_soft: layers.one("workers.memory_soft", parse::size_or_none)?,
+            memory_hard: layers.one("workers.memory_hard", parse::size_or_none)?,
+        },
+    })
+}
+
+pub(super) fn drain(layers: &Layers) -> Result<Drain, Error> {
+    Ok(Drain {
+        grace: layers.one("drain.grace", parse::duration)?,
+        idle: layers.one("drain.idle", parse::duration)?,
+        timeout: layers.one("drain.timeout", parse::positive_duration)?,
+        leaving: layers.one("drain.leaving", |text| parse::number(text, 6)).map(|count| count as usize)?,
+    })
+}
+
+pub(super) fn session(layers: &Layers) -> Result<Session, Error> {
+    Ok(Session {
+        cookie: layers.one("session.cookie", parse::cookie_name)?,
+        secrets: layers.list("session.secrets", parse::secrets)?,
+        idle: layers.one("session.idle", parse::positive_duration)?,
+        absolute: layers.one("session.absolute", parse::positive_duration)?,
+        secure: layers.one("session.secure", parse::secure)?,
+    })
+}
+
+pub(super) fn http(layers: &Layers) -> Result<Http, Error> {
+    let connections = layers.one("http.connections", |text| parse::number(text, 1_000_000))?;
+    Ok(Http {
+        header_timeout: layers.one("http.header_timeout", parse::positive_duration)?,
+        body_timeout: layers.one("http.body_timeout", parse::positive_duration)?,
+        keep_alive: layers.one("http.keep_alive", parse::positive_duration)?,
+        header_limit: layers.one("http.header_limit", parse::header_size)?,
+        body_limit: layers.one("http.body_limit", parse::size)?,
+        connections: usize::try_from(connections).unwrap_or(usize::MAX),
+    })
+}
+
+pub(super) fn limit(layers: &Layers, name: String) -> Result<(String, Limit), Error> {
+    let path = |field: &str| format!("limits.{name}.{field}");
+    layers.check_name("limits", &name, parse::policy_name)?;
+    let Some(rate) = layers.optional(&path("rate"), parse::rate)? else {
+        return Err(Error::Missing {
+            key: path("rate"),
+            reason: format!("the policy {name} needs a rate such as 100/s"),
+        });
+    };
+    let twice = (2 * rate.count / rate.period.as_secs()).max(1);
+    let limit = Limit {
+        per: layers.optional(&path("per"), parse::per)?.unwrap_or(schema::Per::Client),
+        rate,
+        burst: layers.optional(&path("burst"), |text| parse::number(text, 1_000_000))?.unwrap_or(twice),
+        routes: layers.list(&path("routes"), parse::routes)?,
+    };
+    Ok((name, limit))
+}
+
+/// Where the shared state lives.
+pub(super) fn redis(layers: &Layers) -> Result<Redis, Error> {
+    Ok(Redis {
+        url: layers.optional("redis.url", parse::redis_url)?,
+        prefix: layers.one("redis.prefix", parse::prefix)?,
+        mode: layers.one("redis.mode", parse::mode)?,
+        command_timeout: layers.one("redis.command_timeout", parse::positive_duration)?,
+    })
+}
