@@ -35,7 +35,8 @@ mod seats; // seats outlive workers, pauses and bad neighbours
 mod seeing; // status and top
 mod serve; // the main job
 mod service; // what systemd is told
-mod state_begin; // the one round trip, and what it leaves in Redis
+mod state_begin;
+mod state_commit; // the one round trip, and what it leaves in Redis
 mod state_faults; // the client library under faults
 mod state_migrations; // ledger, checksum, lock
 mod state_session; // sessions merge, end, and stay ended

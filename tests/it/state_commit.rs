@@ -1,0 +1,181 @@
+//! What a commit promises besides storing, and the limits and sessions that only version 2 of the code knows.
+
+use bytes::Bytes;
+use regatta::config::schema::Mode;
+use regatta::redis::Redis;
+use regatta::redis::begin;
+use regatta::redis::begin::LimitArg;
+use regatta::redis::begin::LimitKind;
+use regatta::redis::begin::LimitReply;
+use regatta::redis::begin::Reply;
+use regatta::redis::begin::SessionArg;
+use regatta::redis::begin::SessionMode;
+use regatta::redis::begin::SessionReply;
+use regatta::redis::commit;
+use regatta::redis::commit::Create;
+
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+use crate::support::redis::eventually;
+
+const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
+const KEY: &str = "p:s:1";
+
+fn create() -> Create {
+    Create { created_ms: None, views: 0, idle_ms: 60_000, absolute_ms: 600_000 }
+}
+
+fn change<'a>() -> commit::Request<'a> {
+    commit::Request { key: KEY, max_fields: 64, ..commit::Request::default() }
+}
+
+fn stored(sums: &[i64]) -> commit::Reply {
+    commit::Reply::Committed { sums: sums.to_vec() }
+}
+
+fn named(name: &str, value: &str) -> (String, Bytes) {
+    (name.to_owned(), Bytes::from(value.to_owned()))
+}
+
+async fn commit(redis: &Redis, request: commit::Request<'_>) -> commit::Reply {
+    redis.commit(&request).await.unwrap()
+}
+
+async fn ask(redis: &Redis, limits: &[LimitArg], token: &str) -> (bool, Vec<LimitReply>) {
+    let request = begin::Request { limits, token, ..begin::Request::default() };
+    match redis.begin(&request).await.unwrap() {
+        Reply::Granted { limits, .. } => (true, limits),
+        Reply::Denied { limits } => (false, limits),
+    }
+}
+
+async fn read(redis: &Redis, generation: Option<&str>) -> SessionReply {
+    let session = SessionArg {
+        key: KEY.into(),
+        generation: generation.map(str::to_owned),
+        mode: SessionMode::Read,
+        create: false,
+        idle_ms: 60_000,
+        absolute_ms: 600_000,
+    };
+    let request = begin::Request { session: Some(&session), ..begin::Request::default() };
+    match redis.begin(&request).await.unwrap() {
+        Reply::Granted { session, .. } => session,
+        Reply::Denied { .. } => panic!("denied without a limit"),
+    }
+}
+
+#[tokio::test]
+async fn sums_are_atomic_exact_and_refused_where_they_cannot_be() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        commit(&redis, commit::Request { create: Some(create()), ..change() }).await;
+        let add = [("a".to_owned(), 2), ("_b".to_owned(), -3)];
+        assert_eq!(commit(&redis, commit::Request { add: &add, ..change() }).await, stored(&[2, -3]));
+        let huge = [("h".to_owned(), i64::MAX)];
+        assert_eq!(commit(&redis, commit::Request { add: &huge, ..change() }).await, stored(&[i64::MAX]));
+        let over = [("h".to_owned(), 1)];
+        assert_eq!(commit(&redis, commit::Request { add: &over, ..change() }).await, commit::Reply::NoSum);
+        let both = [("a".to_owned(), 1), ("h".to_owned(), 1)];
+        let set = [named("x", "1")];
+        let both = commit::Request { add: &both, set: &set, ..change() };
+        assert_eq!(commit(&redis, both).await, commit::Reply::NoSum);
+        assert_eq!(server.cli(&["HMGET", KEY, "a", "__b", "x"]), "2\n-3", "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_expectation_that_does_not_hold_changes_nothing() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        let set = [named("a", "1")];
+        commit(&redis, commit::Request { create: Some(create()), set: &set, ..change() }).await;
+        let set = [named("a", "2"), named("b", "1")];
+        let swap = |expect: Option<&'static str>| [("a".to_owned(), expect.map(Bytes::from))];
+        for wrong in [Some("2"), Some(""), None] {
+            let request = commit::Request { expect: &swap(wrong), set: &set, ..change() };
+            assert_eq!(commit(&redis, request).await, commit::Reply::Conflict, "{wrong:?}");
+        }
+        let request = commit::Request { expect: &swap(Some("1")), set: &set, ..change() };
+        assert_eq!(commit(&redis, request).await, stored(&[]));
+        let absent = [("c".to_owned(), None)];
+        assert_eq!(commit(&redis, commit::Request { expect: &absent, ..change() }).await, stored(&[]));
+        assert_eq!(server.cli(&["HMGET", KEY, "a", "b"]), "2\n1");
+    }
+}
+
+#[tokio::test]
+async fn bytes_are_bounded_by_the_server_too() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        let set = [named("a", &"x".repeat(90))];
+        commit(&redis, commit::Request { create: Some(create()), set: &set, ..change() }).await;
+        let more = [named("b", "123456789")];
+        let bounded = |max_bytes| commit::Request { set: &more, max_bytes, ..change() };
+        assert_eq!(commit(&redis, bounded(100)).await, commit::Reply::Full);
+        let remove = ["a".to_owned()];
+        assert_eq!(commit(&redis, commit::Request { remove: &remove, ..bounded(100) }).await, stored(&[]));
+        assert_eq!(server.cli(&["HEXISTS", KEY, "a"]), "0");
+    }
+}
+
+#[tokio::test]
+async fn concurrency_counts_leases_and_a_dead_holder_gives_its_place_back() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        let kind = LimitKind::Concurrency { lease_us: 400_000, max: 2 };
+        let limit = [LimitArg { key: "p:l:c".into(), kind, shadow: false, cost: 1 }];
+        assert_eq!(ask(&redis, &limit, "one").await.1[0].remaining, 1);
+        assert_eq!(ask(&redis, &limit, "two").await.1[0].remaining, 0);
+        let (granted, replies) = ask(&redis, &limit, "three").await;
+        assert!(!granted && replies[0].retry_after_us == Some(400_000), "{replies:?}");
+        server.cli(&["ZREM", "p:l:c", "one"]);
+        assert!(ask(&redis, &limit, "three").await.0);
+        eventually("the leases end", async || ask(&redis, &limit, "four").await.0).await;
+        assert_eq!(server.cli(&["ZSCORE", "p:l:c", "two"]), "", "{mode:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_limit_in_shadow_tells_and_denies_nothing() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        let kind = LimitKind::Rate { interval_us: 3_600_000_000, tolerance_us: 3_600_000_000 };
+        let shadow = LimitArg { key: "p:l:s".into(), kind, shadow: true, cost: 1 };
+        let real = LimitArg { key: "p:l:r".into(), shadow: false, ..shadow.clone() };
+        assert!(ask(&redis, &[shadow.clone()], "").await.0);
+        let (granted, replies) = ask(&redis, &[shadow.clone(), real.clone()], "").await;
+        assert!(granted && !replies[0].allowed && replies[1].allowed);
+        let (granted, replies) = ask(&redis, &[LimitArg { key: "p:l:s2".into(), ..shadow }, real], "").await;
+        assert!(!granted && replies[0].allowed && replies[0].remaining == 1, "{replies:?}");
+        assert_eq!(server.cli(&["EXISTS", "p:l:s2"]), "0", "a denied call charged a limit in shadow");
+    }
+}
+
+#[tokio::test]
+async fn rotated_and_revoked_sessions_are_told_and_never_changed() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        server.cli(&["HSET", KEY, "_r", "1"]);
+        assert_eq!(read(&redis, None).await, SessionReply::Rotated);
+        let set = [named("a", "1")];
+        assert_eq!(commit(&redis, commit::Request { set: &set, ..change() }).await, commit::Reply::Rotated);
+        server.cli(&["DEL", KEY]);
+        commit(&redis, commit::Request { create: Some(create()), ..change() }).await;
+        server.cli(&["HSET", KEY, "_u", "tag", "_g", "1", "_i", "30000"]);
+        server.cli(&["SET", "p:g:tag", "1"]);
+        let SessionReply::Live { own: Some(own), .. } = read(&redis, Some("p:g:tag")).await else {
+            panic!("gone")
+        };
+        assert_eq!((own.user.as_deref(), own.idle_ms), (Some("tag"), Some(30_000)));
+        server.cli(&["SET", "p:g:tag", "2"]);
+        assert_eq!(read(&redis, Some("p:g:tag")).await, SessionReply::Revoked);
+        assert_eq!(server.cli(&["EXISTS", KEY]), "0", "{mode:?}");
+    }
+}
