@@ -48,7 +48,8 @@ pub(super) fn migrate(config: &Config, order: &Migrate) -> Result<u8, Failure> {
     let report = match (order.check, order.dry_run) {
         (true, _) => Report::of(at.ask(async |redis| SHIPPED.plan(&redis).await)?),
         (_, true) => {
-            let looked = at.ask(async |redis| Ok((SHIPPED.plan(&redis).await?, SHIPPED.survey(&redis).await?)));
+            let looked =
+                at.ask(async |redis| Ok((SHIPPED.plan(&redis).await?, SHIPPED.survey(&redis).await?)));
             let (steps, survey) = looked?;
             Report { survey: Some(survey), ..Report::of(steps) }
         }
@@ -168,7 +169,9 @@ impl fmt::Display for Report {
             }
         }
         match (self.migrations.len(), self.pending) {
-            (0, _) => f.write_str("no server-side code is used here (redis.mode plain): nothing is to be applied"),
+            (0, _) => {
+                f.write_str("no server-side code is used here (redis.mode plain): nothing is to be applied")
+            }
             (all, 0) => write!(f, "all {all} migrations are applied"),
             (all, pending) => write!(f, "{pending} of {all} migrations are pending"),
         }

@@ -71,7 +71,12 @@ pub const KEYS: &[Key] = &[
         "the shared Redis; none: a private one",
     ),
     key("redis.prefix", "regatta", "1 to 64 letters, digits, - _ . or :", "first part of every key"),
-    key("redis.mode", "auto", "auto, fcall, evalsha or plain", "how server-side code is called; plain: not at all"),
+    key(
+        "redis.mode",
+        "auto",
+        "auto, fcall, evalsha or plain",
+        "how server-side code is called; plain: not at all",
+    ),
     key("redis.command_timeout", "25ms", DURATION, "longest wait for one reply of Redis"),
     key("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),
     key(

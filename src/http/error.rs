@@ -29,6 +29,12 @@ pub enum Error {
     /// The work failed on its thread: 500.
     #[error("the work failed")]
     Failed,
+    /// It needs server-side code in Redis, which is not allowed there (`redis.mode` plain): 501.
+    #[error("{what} needs server-side code, and this fleet's Redis allows none")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// A counter's name is not allowed: 400.
     #[error("a counter's name has 1 to 64 of A-Z a-z 0-9 _ - . :")]
     CounterName,
@@ -51,6 +57,7 @@ impl Error {
             Self::Busy => Problem::reduced_capacity("as much work is under way as this worker takes", 1),
             Self::CounterName => Problem::new(StatusCode::BAD_REQUEST, self.to_string()),
             Self::CounterOverflow => Problem::new(StatusCode::CONFLICT, self.to_string()),
+            Self::Unsupported { .. } => Problem::new(StatusCode::NOT_IMPLEMENTED, self.to_string()),
             Self::Failed | Self::NoFleet => {
                 tracing::error!(error = %self, "a handler could not do its work: {self}");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
@@ -81,6 +88,8 @@ pub(super) enum Refusal {
     Denied(Headers),
     /// Redis is away, seconds until a repetition makes sense.
     Unavailable(u64),
+    /// It needs what this Redis does not allow.
+    Unsupported(&'static str),
     /// The session ended meanwhile and the changes are lost.
     SessionGone,
     /// The session would be too large.
@@ -92,6 +101,7 @@ impl Refusal {
         match self {
             Self::Denied(_) => Error::Denied,
             Self::Unavailable(retry_after) => Error::Unavailable { retry_after: *retry_after },
+            Self::Unsupported(what) => Error::Unsupported { what },
             Self::SessionGone | Self::SessionFull => Error::Unavailable { retry_after: 1 },
         }
     }
@@ -99,7 +109,7 @@ impl Refusal {
     pub(super) fn problem(self) -> Problem {
         match self {
             Self::Denied(headers) => Problem::quota_exceeded(headers.violated, headers.retry_after),
-            Self::Unavailable(_) => self.error().problem(),
+            Self::Unavailable(_) | Self::Unsupported(_) => self.error().problem(),
             Self::SessionGone => Problem::session_gone(),
             Self::SessionFull => Problem::session_full(),
         }
@@ -108,7 +118,10 @@ impl Refusal {
 
 impl From<&redis::Error> for Refusal {
     fn from(error: &redis::Error) -> Self {
-        Self::Unavailable(error.retry_after().as_secs().max(1))
+        match error {
+            redis::Error::Unsupported { what } => Self::Unsupported(what),
+            other => Self::Unavailable(other.retry_after().as_secs().max(1)),
+        }
     }
 }
 
@@ -117,9 +130,7 @@ impl From<counter::Error> for Error {
         match error {
             counter::Error::Name => Self::CounterName,
             counter::Error::Overflow => Self::CounterOverflow,
-            counter::Error::Redis(error) => {
-                Self::Unavailable { retry_after: error.retry_after().as_secs().max(1) }
-            }
+            counter::Error::Redis(error) => Refusal::from(&error).error(),
         }
     }
 }

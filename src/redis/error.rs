@@ -60,7 +60,9 @@ pub enum Error {
         applied: String,
     },
     /// A migration cannot convert a key; what it did before is recorded.
-    #[error("{file} cannot convert the key {key}: {reason}; correct or delete the key and run `migrate` again")]
+    #[error(
+        "{file} cannot convert the key {key}: {reason}; correct or delete the key and run `migrate` again"
+    )]
     Key {
         /// The migration's file.
         file: String,
@@ -70,7 +72,7 @@ pub enum Error {
         reason: String,
     },
     /// It needs server-side code, which this server or user does not allow.
-    #[error("{what} needs server-side code, and there is none in this mode (redis.mode plain)")]
+    #[error("{what} needs server-side code, which is not allowed here or switched off (redis.mode plain)")]
     Unsupported {
         /// What was asked for.
         what: &'static str,

@@ -82,7 +82,9 @@ impl Caller {
         let mut answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(Error::from)).collect();
         match complete {
             true => Ok(answers),
-            false => answers.pop().unwrap_or(Ok(Value::Null)).and(Err(Error::protocol("answers are missing"))),
+            false => {
+                answers.pop().unwrap_or(Ok(Value::Null)).and(Err(Error::protocol("answers are missing")))
+            }
         }
     }
 

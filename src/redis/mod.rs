@@ -224,7 +224,9 @@ impl Redis {
     async fn plainly<T>(&self, work: impl AsyncFnOnce(&Caller) -> Result<T, Error>) -> Result<T, Error> {
         let timeout = self.inner.command_timeout;
         self.guard(async |live| {
-            tokio::time::timeout(timeout, work(&live.caller)).await.unwrap_or(Err(Error::Timeout))
+            // Boxed, because every request's future would have room for it otherwise.
+            let work = Box::pin(work(&live.caller));
+            tokio::time::timeout(timeout, work).await.unwrap_or(Err(Error::Timeout))
         })
         .await
     }

@@ -26,7 +26,12 @@ mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
+mod migrations_cli; // `regatta migrate`
+mod migrations_fence; // who lost the lock writes nothing more
+mod migrations_rolling; // two releases on one Redis
+mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
+mod plain; // no server-side code allowed
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state

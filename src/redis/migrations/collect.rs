@@ -49,9 +49,8 @@ impl Series {
 async fn seen(caller: &Caller, prefix: &str) -> Result<HashMap<String, u64>, Error> {
     let answer = caller.call("ZRANGE", [&keys::libraries_seen(prefix), "0", "-1", "WITHSCORES"]).await?;
     let Value::Array(flat) = answer else { return Ok(HashMap::new()) };
-    let pairs = flat.chunks_exact(2).filter_map(|pair| {
-        Some((pair[0].as_string()?, millis(pair[1].as_f64()?)))
-    });
+    let pairs =
+        flat.chunks_exact(2).filter_map(|pair| Some((pair[0].as_string()?, millis(pair[1].as_f64()?))));
     Ok(pairs.collect())
 }
 
@@ -86,7 +85,8 @@ mod tests {
 
     #[test]
     fn only_what_is_two_versions_old_and_unseen_for_ten_minutes_goes() {
-        let there = ["regatta_v1", "regatta_v2", "regatta_v3", "regatta_v4", "regatta_session_v1", "other_v1"];
+        let there =
+            ["regatta_v1", "regatta_v2", "regatta_v3", "regatta_v4", "regatta_session_v1", "other_v1"];
         let there: Vec<String> = there.iter().map(ToString::to_string).collect();
         let ours = ["regatta_v3", "regatta_v2", "regatta_session_v2"];
         let gone = |seen: &[(&str, u64)], now_ms| {

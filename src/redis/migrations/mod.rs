@@ -182,11 +182,7 @@ impl Series {
     ///
     /// # Cancel safety
     /// What is done is recorded; the next call goes on where this one was dropped.
-    pub async fn apply(
-        &self,
-        redis: &Redis,
-        mut told: impl FnMut(&Progress),
-    ) -> Result<Vec<Step>, Error> {
+    pub async fn apply(&self, redis: &Redis, mut told: impl FnMut(&Progress)) -> Result<Vec<Step>, Error> {
         let inner = &redis.inner;
         let link = Link::open(inner).await?;
         let form = link.form(inner.mode).await?;
@@ -302,7 +298,8 @@ mod tests {
 
     #[test]
     fn numbers_rise_without_a_gap() {
-        let numbers: Vec<u32> = SHIPPED.list.iter().map(|migration| migration.number.parse().unwrap()).collect();
+        let numbers: Vec<u32> =
+            SHIPPED.list.iter().map(|migration| migration.number.parse().unwrap()).collect();
         let expected: Vec<u32> = (1..).take(numbers.len()).collect();
         assert_eq!(numbers, expected);
     }
@@ -312,7 +309,11 @@ mod tests {
         let walk = Migration::new("0009", "w", "#!walk keys=s:* \nlocal function convert(key) end");
         assert_eq!(walk.kind(), Kind::Walk { keys: "s:*" });
         for shipped in SHIPPED.list.iter().filter(|migration| !migration.is_walk()) {
-            assert!(shipped.text.starts_with(&format!("#!lua name={}\n", shipped.name)), "{}", shipped.file());
+            assert!(
+                shipped.text.starts_with(&format!("#!lua name={}\n", shipped.name)),
+                "{}",
+                shipped.file()
+            );
         }
     }
 }

@@ -67,7 +67,10 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Unreadable { file } => {
-                write!(f, "{file}: its entry in the ledger cannot be read; it is dropped and the file applied again")
+                write!(
+                    f,
+                    "{file}: its entry in the ledger cannot be read; it is dropped and the file applied again"
+                )
             }
             Self::Diverged { file, expected, found } => write!(
                 f,
@@ -79,7 +82,9 @@ impl fmt::Display for Finding {
                 "the library {name} has checksum {found}, but this program has {expected}; it is replaced, for \
                  everybody who calls it"
             ),
-            Self::Unfinished { file, by } => write!(f, "{file}: begun by {by} and not finished; it is finished"),
+            Self::Unfinished { file, by } => {
+                write!(f, "{file}: begun by {by} and not finished; it is finished")
+            }
             Self::Missing { file } => write!(f, "{file}: passed over; it is applied"),
         }
     }

@@ -183,12 +183,7 @@ impl<'a> Run<'a> {
     }
 
     /// The arguments of EVAL for a script behind [`fenced`]: more keys and more arguments follow its own.
-    pub(super) fn args(
-        &self,
-        script: &str,
-        keys: &[Value],
-        more: impl Iterator<Item = Value>,
-    ) -> Vec<Value> {
+    pub(super) fn args(&self, script: &str, keys: &[Value], more: impl Iterator<Item = Value>) -> Vec<Value> {
         let count = (3 + keys.len()).to_string();
         let fence = self.fence.to_string();
         let own = [script, &count, &self.ledger, &self.lock, &self.fence_key];

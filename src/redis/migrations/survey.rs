@@ -56,8 +56,10 @@ impl Series {
         let form = link.form(redis.inner.mode).await?;
         let caller = link.patient();
         let mut keys = BTreeMap::new();
-        scan(&caller, &keys::below(prefix, "*"), |key| *keys.entry(keys::kind(prefix, key)).or_insert(0) += 1)
-            .await?;
+        scan(&caller, &keys::below(prefix, "*"), |key| {
+            *keys.entry(keys::kind(prefix, key)).or_insert(0) += 1
+        })
+        .await?;
         let mut walks = Vec::new();
         if form != Form::Plain {
             let fields = ledger::read(&caller, prefix).await?;

@@ -31,7 +31,8 @@ const EMPTY_MAX: u32 = 64;
 /// Before and after the migration's text, which defines `convert(key)`: true if it changed the key.
 /// More KEYS: the keys. More ARGV: most µs, number or nothing, record to write under it when all keys are done.
 /// Replies done, changed; and for a key that failed: its name, why.
-const HEAD: &str = fenced!("local function us() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end\n");
+const HEAD: &str =
+    fenced!("local function us() local t = redis.call('TIME') return t[1] * 1000000 + t[2] end\n");
 const TAIL: &str = "
 local began, done, changed = us(), 0, 0
 for i = 4, #KEYS do
