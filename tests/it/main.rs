@@ -14,6 +14,7 @@ mod control; // the control socket, whoever is at its other end
 mod control_fleet; // the control socket of a real fleet
 mod control_verbs; // what operators type, against a scripted fleet
 mod cookies; // only our own cookies count
+mod cost; // what a request costs in Redis
 mod crash; // what a crash costs, and what not
 mod crossed; // two things at once, each of which goes well alone
 mod deploy; // manifests and compose agree with each other and with the settings
@@ -49,6 +50,7 @@ mod state_stock; // the control: tower-sessions' own store
 mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
+mod toxics; // the fault proxy itself
 mod upgrade; // another program in the same process, and back
 mod watch; // what changes on disk is followed
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything

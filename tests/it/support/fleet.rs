@@ -23,6 +23,7 @@ use tempfile::TempDir;
 
 use crate::support::client;
 use crate::support::process;
+use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
 
@@ -73,6 +74,13 @@ impl Plan {
         let plan = Self::new();
         let prefix = plan.folder.path().file_name().unwrap().to_str().unwrap().replace('.', "-");
         plan.set("REGATTA_REDIS__URL", redis.url().expose()).set("REGATTA_REDIS__PREFIX", &prefix)
+    }
+
+    /// On a Redis behind a proxy, under a prefix of its own.
+    pub(crate) fn through(proxy: &Proxy) -> Self {
+        let plan = Self::new();
+        let prefix = plan.folder.path().file_name().unwrap().to_str().unwrap().replace('.', "-");
+        plan.set("REGATTA_REDIS__URL", &proxy.url()).set("REGATTA_REDIS__PREFIX", &prefix)
     }
 
     pub(crate) fn workers(self, count: usize) -> Self {

@@ -6,6 +6,7 @@ pub(crate) mod fleet;
 pub(crate) mod host;
 pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod soak;
 pub(crate) mod terminal;

@@ -1,0 +1,117 @@
+//! The proxy's thread: accepts as it is ordered to.
+
+use std::io::Result;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use socket2::Domain;
+use socket2::SockRef;
+use socket2::Socket;
+use socket2::Type;
+use tokio::io::AsyncRead;
+use tokio::io::AsyncWrite;
+use tokio::net::TcpListener;
+use tokio::net::TcpStream;
+use tokio::net::UnixStream;
+use tokio::sync::watch;
+
+use crate::support::proxy::Link;
+use crate::support::proxy::Order;
+use crate::support::proxy::Shared;
+use crate::support::proxy::Upstream;
+use crate::support::proxy::pump;
+use crate::support::proxy::pump::End;
+
+/// Either kind of stream.
+pub(super) trait Stream: AsyncRead + AsyncWrite + Send {}
+impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
+
+/// A port that nobody else gets while nobody listens on it.
+pub(super) fn reserve() -> Socket {
+    bound(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
+}
+
+fn bound(address: SocketAddr) -> Result<Socket> {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None)?;
+    socket.set_reuse_address(true)?;
+    socket.bind(&address.into())?;
+    Ok(socket)
+}
+
+fn listen(place: &Socket) -> Result<TcpListener> {
+    let address = place.local_addr()?.as_socket().unwrap();
+    let socket = bound(address)?;
+    socket.listen(1024)?;
+    socket.set_nonblocking(true)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Serves until the order says that it has ended.
+#[allow(clippy::needless_pass_by_value, reason = "the place is held for as long as this runs")]
+pub(super) fn run(place: Socket, shared: &Arc<Shared>, mut orders: watch::Receiver<Order>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let mut listener = None;
+        let of_connections = orders.clone();
+        loop {
+            let order = orders.borrow_and_update().clone();
+            if order.ended {
+                return;
+            }
+            listener = match order.link {
+                Link::Down => None,
+                _ => Some(listener.unwrap_or_else(|| listen(&place).unwrap())),
+            };
+            shared.state().obeyed = order.age;
+            tokio::select! {
+                () = accept_all(listener.as_ref(), shared, &of_connections) => (),
+                changed = orders.changed() => changed.unwrap_or(()),
+            }
+        }
+    });
+}
+
+async fn accept_all(listener: Option<&TcpListener>, shared: &Arc<Shared>, orders: &watch::Receiver<Order>) {
+    let Some(listener) = listener else { return std::future::pending().await };
+    loop {
+        let Ok((client, _)) = listener.accept().await else { continue };
+        {
+            let mut state = shared.state();
+            state.accepted.push(Instant::now());
+            state.open += 1;
+        }
+        let shared = Arc::clone(shared);
+        let mut orders = orders.clone();
+        orders.mark_unchanged();
+        tokio::spawn(async move {
+            serve_one(client, &shared, orders).await;
+            shared.state().open -= 1;
+        });
+    }
+}
+
+async fn serve_one(mut client: TcpStream, shared: &Shared, orders: watch::Receiver<Order>) {
+    let _ = client.set_nodelay(true);
+    let end = match connect(&shared.upstream).await {
+        // The server is away: so are we.
+        Err(_) => End::Close,
+        Ok(upstream) => pump::carry(&mut client, upstream, shared, orders).await,
+    };
+    if end == End::Reset {
+        let _ = SockRef::from(&client).set_linger(Some(Duration::ZERO));
+    }
+}
+
+async fn connect(upstream: &Upstream) -> Result<Pin<Box<dyn Stream>>> {
+    Ok(match upstream {
+        Upstream::Unix(path) => Box::pin(UnixStream::connect(path).await?),
+        Upstream::Tcp(address) => {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            Box::pin(stream)
+        }
+    })
+}
