@@ -83,34 +83,31 @@ end
 ",
 )];
 
+/// Walks on a runtime of its own, and tells after each step.
+fn walk(server: &RedisServer, name: &str, mut told: impl FnMut()) -> Result<Vec<Step>, Error> {
+    let work = async |redis: Redis| Series::of(SLOW).apply(&redis, |_| told()).await;
+    regatta::redis::once(&server.settings("p", Mode::Fcall), &server.url(), name, work).unwrap()
+}
+
 #[test]
 fn a_walk_that_stood_still_converts_no_further_key() {
     let server = RedisServer::start();
     for index in 0..30 {
         server.cli(&["SET", &format!("p:w:{index}"), "v"]);
     }
-    let series = Series::of(SLOW);
-    let run = |name: &str, mut told: Box<dyn FnMut()>| {
-        let (settings, url) = (server.settings("p", Mode::Fcall), server.url());
-        let work = async |redis: Redis| series.apply(&redis, |_| told()).await;
-        regatta::redis::once(&settings, &url, name, work).unwrap()
-    };
     // In the middle of the first one's walk its lock runs out, and another one walks to the end.
-    let mut taken_over = false;
-    let mut after = String::new();
-    let outcome = run(
-        "first",
-        Box::new(|| {
-            if !taken_over {
-                taken_over = true;
-                server.cli(&["DEL", "p:mig:walk:lock"]);
-                run("second", Box::new(|| ())).unwrap();
-                after = server.cli(&["DEBUG", "DIGEST"]);
-            }
-        }),
-    );
+    let mut after = None;
+    let outcome = walk(&server, "first", || {
+        after.get_or_insert_with(|| {
+            server.cli(&["DEL", "p:mig:walk:lock"]);
+            std::thread::scope(|scope| {
+                scope.spawn(|| walk(&server, "second", || ())).join().unwrap().unwrap()
+            });
+            server.cli(&["DEBUG", "DIGEST"])
+        });
+    });
     assert_eq!(outcome, Err(Error::Fenced));
-    assert_eq!(server.cli(&["DEBUG", "DIGEST"]), after);
+    assert_eq!(Some(server.cli(&["DEBUG", "DIGEST"])), after);
 }
 
 #[test]
@@ -121,17 +118,12 @@ fn a_long_walk_renews_its_lock() {
     }
     let left = |key: &str| server.cli(&["PTTL", key]).parse::<i64>().unwrap();
     let (began, mut least) = (Instant::now(), i64::MAX);
-    let work = async |redis: Redis| {
-        Series::of(SLOW)
-            .apply(&redis, |_| {
-                least = least.min(left("p:mig:walk:lock"));
-                // As if each step took its time.
-                wait::let_pass(Duration::from_millis(40));
-            })
-            .await
-    };
-    let (settings, url) = (server.settings("p", Mode::Fcall), server.url());
-    regatta::redis::once(&settings, &url, "long", work).unwrap().unwrap();
+    walk(&server, "long", || {
+        least = least.min(left("p:mig:walk:lock"));
+        // As if each step took its time.
+        wait::let_pass(Duration::from_millis(40));
+    })
+    .unwrap();
     let taken = i64::try_from(began.elapsed().as_millis()).unwrap();
     assert!(least > 5000 - taken / 2, "the lock had {least} ms left in a run of {taken} ms");
 }
