@@ -160,6 +160,8 @@ local function count(keys, args, key_at, arg_at, reply)
     if type(value) == 'table' then
       for j = key_at, i - 1 do
         local undo = args[arg_at + j - key_at]
+        -- Taken back in two parts, because the smallest integer has no opposite.
+        if undo == '-9223372036854775808' then redis.call('INCRBY', keys[j], '9223372036854775807') undo = '-1' end
         if undo ~= '0' then redis.call('DECRBY', keys[j], undo) end
       end
       return value
@@ -323,7 +325,9 @@ local function add(key, args, part)
   if part.adds > 1 then
     for i = part.add, part.add + 2 * part.adds - 1, 2 do
       local stored = redis.call('HGET', key, args[i]) or '0'
-      if #stored > 18 or #args[i + 1] > 18 or not string.match(stored, '^-?%d+$') then return nil end
+      -- As Redis writes integers: it refuses "007" and "-0".
+      local integer = stored == '0' or string.match(stored, '^-?[1-9]%d*$')
+      if #stored > 18 or #args[i + 1] > 18 or not integer then return nil end
     end
   end
   local sums = { 1 }

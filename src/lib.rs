@@ -8,14 +8,15 @@
 //! ```
 //!
 //! Sessions, counters and rate limits live in Redis, so that any worker on any machine can answer any request, and one
-//! round trip a request does it all. [`Fleet`] is where a program begins; [`Visit`], [`Counters`], [`Limit`],
-//! [`Worker`], [`ClientAddr`] and [`Session`] are what its handlers ask for.
+//! round trip a request does it all. [`Fleet`] is where a program begins; [`Visit`], [`Account`], [`Fields`],
+//! [`Counters`], [`Limit`], [`Worker`], [`ClientAddr`] and [`Session`] are what its handlers ask for.
 //!
 //! The rooms stand on six floors, and a room names only rooms of lower floors:
 //!
 //! 6 [`cli`] · 5 [`supervisor`] [`worker`] · 4 [`http`] · 3 [`session`] [`counter`] [`limiter`] [`control`] [`telemetry`] ·
-//! 2 [`redis`] [`listener`] [`scoreboard`] · 1 [`config`] [`sys`]
+//! 2 [`redis`] [`listener`] [`scoreboard`] · 1 [`config`] [`breaker`] [`sys`]
 
+pub mod breaker;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -34,12 +35,16 @@ pub mod worker;
 // The names an application is written with: one import each, whatever room they live in.
 pub use cli::Fleet;
 pub use http::error::Error;
+pub use http::extract::Account;
 pub use http::extract::ClientAddr;
 pub use http::extract::Counters;
+pub use http::extract::Fields;
 pub use http::extract::Limit;
 pub use http::extract::Visit;
+pub use http::layer::LimitLayer;
 pub use http::state::State;
 pub use http::state::Worker;
 pub use redis::Health as RedisHealth;
 pub use scoreboard::snapshot::SlotSnapshot;
+pub use session::account::Listed as ListedSession;
 pub use tower_sessions::Session;

@@ -9,6 +9,7 @@ mod exchange;
 pub mod extract;
 mod finish;
 pub mod identity;
+pub mod layer;
 pub mod offload;
 pub mod problem;
 mod router;

@@ -111,12 +111,12 @@ where
     let (mut parts, incoming) = request.into_parts();
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
     let head = Head::of(&core, &parts, client.proxied);
-    let exchange = Arc::new(Exchange::new(Arc::clone(&core), client, &parts.headers, parts.uri.path()));
+    let exchange = Arc::new(Exchange::new(Arc::clone(&core), client, &parts));
     let bounds = &core.config.http;
     let announced = incoming.size_hint().lower();
     let refused = if announced > bounds.body_limit as u64 {
         Some(body::too_large(bounds.body_limit).into_response())
-    } else if exchange.policies.names_path() {
+    } else if exchange.is_named {
         exchange.decide().await.err().map(IntoResponse::into_response)
     } else {
         None
@@ -128,6 +128,7 @@ where
             let session = Session::new(exchange.visitor.id(), Arc::clone(&store), None);
             parts.extensions.insert(session.clone());
             parts.extensions.insert(Arc::clone(&exchange));
+            parts.extensions.insert(Arc::clone(&store));
             let mut request = Request::from_parts(parts, body::bound(incoming, bounds, &exchange));
             DefaultBodyLimit::disable().apply(&mut request);
             (answer(router, request).await, Some(store), Some(session))

@@ -10,9 +10,15 @@ use fred::error::ErrorKind;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Not connected, or too many calls wait already; nothing was sent.
+    /// Not connected, held back by a breaker, or too many calls wait already; nothing was sent.
     #[error("Redis is not reachable: {reason}")]
     Unavailable {
+        /// Why, in a few words.
+        reason: String,
+    },
+    /// The connection broke before the answer; whether it was executed is unknown.
+    #[error("the connection to Redis was lost: {reason}")]
+    Lost {
         /// Why, in a few words.
         reason: String,
     },
@@ -122,6 +128,11 @@ impl Error {
             Self::Refused { refusal: Refusal::NotReady | Refusal::Busy, .. } => 2,
             _ => 1,
         })
+    }
+
+    /// Whether the server can be asked and takes no writes at present: what only reads may go on.
+    pub fn is_about_writes(&self) -> bool {
+        matches!(self, Self::Refused { refusal: Refusal::ReadOnly | Refusal::NoWrites, .. })
     }
 
     /// Whether our code is not on the server: it was not executed, so loading it and calling again is safe.

@@ -7,9 +7,34 @@ pub fn session(prefix: &str, digest: &str) -> String {
     join(&[prefix, "s", digest])
 }
 
+/// What lay under a session's key and was none.
+pub fn quarantine(prefix: &str, digest: &str) -> String {
+    join(&[prefix, "q", digest])
+}
+
+/// The index of a user's sessions; `user` is his tag, never his name.
+pub fn sessions_of(prefix: &str, user: &str) -> String {
+    join(&[prefix, "u", user])
+}
+
+/// When everything of a user was last logged out.
+pub fn generation(prefix: &str, user: &str) -> String {
+    join(&[prefix, "g", user])
+}
+
 /// One subject's rate limit under one version of one policy.
 pub fn limit(prefix: &str, policy: &str, version: &str, subject: &str) -> String {
     join(&[prefix, "l", policy, version, subject])
+}
+
+/// That a batch of an outage was merged into a limit; it lies beside the limit, whatever decides where that lies.
+pub fn limit_mark(limit: &str, batch: &str) -> String {
+    join(&[limit, "m", batch])
+}
+
+/// The channel on which workers tell each other what they must know at once.
+pub fn news(prefix: &str) -> String {
+    join(&[prefix, "news"])
 }
 
 /// A shared counter.
@@ -73,11 +98,6 @@ pub fn views(session: &str) -> String {
     join(&[session, "v"])
 }
 
-/// Mode plain: a session that could not be read.
-pub fn damaged(session: &str) -> String {
-    join(&[session, "damaged"])
-}
-
 /// The fleet's cookie signing key, when none is configured.
 pub fn secret(prefix: &str) -> String {
     join(&[prefix, "secret"])
@@ -103,8 +123,13 @@ mod tests {
     fn every_key_begins_with_the_prefix() {
         let keys = [
             session("p", "d"),
+            quarantine("p", "d"),
+            sessions_of("p", "t"),
+            generation("p", "t"),
             limit("p", "default", "v", "10.0.0.1"),
             counter("p", "hits"),
+            limit_mark("p:l:default:v:10.0.0.1", "b"),
+            news("p"),
             ledger("p"),
             migration_lock("p"),
             migration_fence("p"),
@@ -115,6 +140,6 @@ mod tests {
             secret("p"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
-        assert_eq!(keys[1], "p:l:default:v:10.0.0.1");
+        assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
     }
 }

@@ -38,7 +38,12 @@ macro_rules! library {
 }
 
 /// Every library there ever was, in the order of their numbers.
-pub const ALL: &[Library] = &[library!("0001", "regatta_v1", false), library!("0002", "regatta_v2", true)];
+pub const ALL: &[Library] = &[
+    library!("0001", "regatta_v1", false),
+    library!("0002", "regatta_v2", true),
+    library!("0003", "regatta_session_v1", true),
+    library!("0004", "regatta_limit_v1", true),
+];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
 const OURS: &str = "regatta_*";
@@ -59,11 +64,39 @@ pub(super) enum Form {
 pub(super) enum Entry {
     Begin,
     Commit,
+    SessionMove,
+    SessionEnd,
+    SessionList,
+    SessionEverywhere,
+    SessionRemember,
+    SessionQuarantine,
+    LimitRefund,
+    LimitReset,
+    LimitLook,
+    LimitDraw,
+    LimitMerge,
+    LimitRenew,
+    LimitRelease,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
-const ENTRIES: &[(Entry, &str, &str)] =
-    &[(Entry::Begin, "regatta_v2", "regatta_v2_begin"), (Entry::Commit, "regatta_v2", "regatta_v2_commit")];
+const ENTRIES: &[(Entry, &str, &str)] = &[
+    (Entry::Begin, "regatta_v2", "regatta_v2_begin"),
+    (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
+    (Entry::SessionMove, "regatta_session_v1", "regatta_session_v1_move"),
+    (Entry::SessionEnd, "regatta_session_v1", "regatta_session_v1_end"),
+    (Entry::SessionList, "regatta_session_v1", "regatta_session_v1_list"),
+    (Entry::SessionEverywhere, "regatta_session_v1", "regatta_session_v1_everywhere"),
+    (Entry::SessionRemember, "regatta_session_v1", "regatta_session_v1_remember"),
+    (Entry::SessionQuarantine, "regatta_session_v1", "regatta_session_v1_quarantine"),
+    (Entry::LimitRefund, "regatta_limit_v1", "regatta_limit_v1_refund"),
+    (Entry::LimitReset, "regatta_limit_v1", "regatta_limit_v1_reset"),
+    (Entry::LimitLook, "regatta_limit_v1", "regatta_limit_v1_look"),
+    (Entry::LimitDraw, "regatta_limit_v1", "regatta_limit_v1_draw"),
+    (Entry::LimitMerge, "regatta_limit_v1", "regatta_limit_v1_merge"),
+    (Entry::LimitRenew, "regatta_limit_v1", "regatta_limit_v1_renew"),
+    (Entry::LimitRelease, "regatta_limit_v1", "regatta_limit_v1_release"),
+];
 
 /// A function as a script of its own.
 struct Script {

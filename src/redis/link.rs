@@ -3,9 +3,10 @@
 //! The client library can reconnect by itself, but some of its failures leave a task that is wedged or dead while it
 //! still says "connected". Therefore a client here lives exactly as long as its one connection, and this loop makes
 //! the next. It never ends, its pauses are random so that a fleet does not come back as one, and none is longer
-//! than a second.
+//! than 1.2 s.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fred::clients::Client;
@@ -42,17 +43,26 @@ const MISSES: u32 = 3;
 const SECRET_EVERY: u32 = 10;
 /// The digest of no script.
 const NO_DIGEST: &str = "0000000000000000000000000000000000000000";
-/// Pause before the n-th attempt: random up to 50 ms × 2^n, never longer than this.
-const PAUSE_MAX: Duration = Duration::from_millis(800);
+/// Longest pause before the first attempt after a connection that worked: most likely the server is there.
+const PAUSE_FIRST: Duration = Duration::from_millis(10);
+/// Longest pauses before the next attempts; those after them are from the first to the second of [`PAUSE_LATER`],
+/// so that of a fleet that waits for its Redis no tenth of a second sees more than a fifth.
+const PAUSES: [Duration; 3] =
+    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
+const PAUSE_LATER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1200)];
 /// A connection that lived this long begins counting pauses anew.
-const SETTLED: Duration = Duration::from_secs(2);
+const SETTLED: Duration = Duration::from_millis(100);
+/// Pause before another connection is looked for while this one only reads: at most two attempts a second.
+const SEEK: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];
+/// A connection that was replaced stays for the calls that are under way on it.
+const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A client with its call options; cheap to clone.
 #[derive(Clone)]
 pub(super) struct Caller(WithOptions<Client>);
 
 impl Caller {
-    fn new(client: &Client, timeout: Duration) -> Self {
+    pub(super) fn new(client: &Client, timeout: Duration) -> Self {
         let options =
             Options { timeout: Some(timeout), fail_fast: true, max_attempts: Some(1), ..Options::default() };
         Self(client.with_options(&options))
@@ -61,7 +71,9 @@ impl Caller {
     /// One command. `custom` and not `fcall`: the client sends no other command while an `fcall` of its own waits.
     pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
         let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-        Ok(self.0.custom(command, args).await?)
+        // Boxed: the client's futures are nested so deep that whoever awaits one of ours in his own crate would meet
+        // the compiler's limit.
+        Ok(Box::pin(self.0.custom(command, args)).await?)
     }
 
     /// Several commands in one write, each with its own answer; others' commands may come between them.
@@ -106,8 +118,32 @@ impl Caller {
 /// A connection on which requests may call.
 #[derive(Clone)]
 pub(super) struct Live {
+    pub(super) client: Client,
     pub(super) caller: Caller,
     pub(super) form: Form,
+    /// Which of this worker's connections it is, from 1.
+    pub(super) number: u64,
+}
+
+/// A connection that is ready, and what the server said if it takes no writes.
+struct Ready {
+    link: Link,
+    live: Live,
+    refused: Option<Error>,
+}
+
+impl Ready {
+    fn only_reads(&self) -> bool {
+        self.refused.as_ref().is_some_and(doubts)
+    }
+}
+
+/// Why a connection is left.
+enum Left {
+    /// It can no longer be trusted.
+    Lost(Error),
+    /// Another one takes writes, and this one does not.
+    For(Box<Ready>),
 }
 
 /// A connection and the task behind it, which ends with this value.
@@ -180,7 +216,7 @@ impl Link {
     }
 
     /// Makes a connection ready for requests: name, code, ledger, signing key.
-    async fn prepare(&self, inner: &Inner) -> Result<Live, Error> {
+    async fn prepare(self, inner: &Inner) -> Result<Ready, Error> {
         let patient = self.patient();
         // The name only helps people who read CLIENT LIST; a server that forbids it is usable all the same.
         let _ = patient.call("CLIENT", ["SETNAME", &inner.name]).await;
@@ -193,44 +229,69 @@ impl Link {
             }
             other => other?,
         }
-        secret::offer(&patient, inner).await?;
+        let refused = secret::offer(&patient, inner).await?;
         inner.warn_of_form(form);
-        Ok(Live { caller: Caller::new(&self.client, inner.command_timeout), form })
+        let live = Live {
+            client: self.client.clone(),
+            caller: Caller::new(&self.client, inner.command_timeout),
+            form,
+            number: inner.connections.fetch_add(1, Relaxed) + 1,
+        };
+        Ok(Ready { link: self, live, refused })
     }
 
-    /// Returns when the connection can no longer be trusted, with the reason.
-    async fn watch(&mut self, inner: &Inner) -> Error {
-        let patient = self.patient();
-        let prober = Caller::new(&self.client, PING_TIMEOUT);
-        let mut ticks = tokio::time::interval(PING_EVERY);
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut misses, mut count) = (0, 0u32);
-        let probe = async {
-            loop {
-                ticks.tick().await;
-                count = count.wrapping_add(1);
-                let answer = match count % SECRET_EVERY {
-                    0 => secret::offer(&patient, inner).await,
-                    _ => prober.call("PING", []).await.map(|_| ()),
-                };
-                match answer {
-                    Err(Error::Timeout) => misses += 1,
-                    Err(error @ Error::Unavailable { .. }) => return error,
-                    // An answer is an answer: reconnecting to a server that is busy or full makes it worse.
-                    Ok(()) | Err(_) => misses = 0,
-                }
-                if misses == MISSES {
-                    return Error::unavailable("it does not answer although the connection is open");
-                }
-            }
-        };
+    /// Returns when the connection can no longer be trusted, or there is a better one.
+    async fn watch(&mut self, inner: &Inner, only_reads: bool) -> Left {
+        let (patient, prober) = (self.patient(), Caller::new(&self.client, PING_TIMEOUT));
         tokio::select! {
-            error = probe => error,
-            () = inner.doubt.notified() => Error::unavailable("the server became a read-only replica"),
-            ended = &mut self.task => match ended {
+            error = probe(inner, &patient, &prober) => Left::Lost(error),
+            ready = seek(inner, only_reads) => Left::For(Box::new(ready)),
+            ended = &mut self.task => Left::Lost(match ended {
                 Ok(Err(error)) => error.into(),
                 Ok(Ok(())) | Err(_) => Error::unavailable("the connection was closed"),
-            },
+            }),
+        }
+    }
+}
+
+/// Asks for ever whether the connection lives; returns when it does not.
+async fn probe(inner: &Inner, patient: &Caller, prober: &Caller) -> Error {
+    let mut ticks = tokio::time::interval(PING_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let (mut misses, mut count) = (0, 0u32);
+    loop {
+        ticks.tick().await;
+        count = count.wrapping_add(1);
+        let answer = match count % SECRET_EVERY {
+            0 => secret::offer(patient, inner).await.map(|_| ()),
+            _ => prober.call("PING", []).await.map(|_| ()),
+        };
+        match answer {
+            Err(Error::Timeout) => misses += 1,
+            Err(error @ Error::Unavailable { .. }) => return error,
+            // An answer is an answer: reconnecting to a server that is busy or full makes it worse.
+            Ok(()) | Err(_) => {
+                misses = 0;
+                inner.answered();
+            }
+        }
+        if misses == MISSES {
+            return Error::unavailable("it does not answer although the connection is open");
+        }
+    }
+}
+
+/// While this connection only reads, looks for one that writes too: the same server after its promotion, or the one
+/// that the name now leads to. Reading goes on meanwhile.
+async fn seek(inner: &Inner, only_reads: bool) -> Ready {
+    if !only_reads {
+        inner.doubt.notified().await;
+    }
+    loop {
+        tokio::time::sleep(between(SEEK, random())).await;
+        match establish(inner).await {
+            Ok(ready) if !ready.only_reads() => return ready,
+            Ok(_) | Err(_) => {}
         }
     }
 }
@@ -250,10 +311,9 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     let mut attempt = 0u32;
     loop {
         match establish(&inner).await {
-            Ok((mut link, live)) => {
+            Ok(ready) => {
                 let since = Instant::now();
-                inner.up(live);
-                let reason = link.watch(&inner).await;
+                let reason = live(&inner, ready).await;
                 inner.down(&reason);
                 attempt = if since.elapsed() >= SETTLED { 0 } else { attempt + 1 };
             }
@@ -266,21 +326,45 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     }
 }
 
-async fn establish(inner: &Inner) -> Result<(Link, Live), Error> {
-    let link = Link::open(inner).await?;
-    let live = link.prepare(inner).await?;
-    Ok((link, live))
+/// Uses a connection, and whichever takes its place without a gap, until one is lost.
+async fn live(inner: &Inner, mut ready: Ready) -> Error {
+    loop {
+        inner.up(ready.live.clone(), ready.refused.as_ref());
+        let only_reads = ready.only_reads();
+        match ready.link.watch(inner, only_reads).await {
+            Left::Lost(reason) => return reason,
+            Left::For(next) => {
+                let before = std::mem::replace(&mut ready, *next);
+                tokio::spawn(async move {
+                    tokio::time::sleep(FAREWELL).await;
+                    drop(before);
+                });
+            }
+        }
+    }
+}
+
+async fn establish(inner: &Inner) -> Result<Ready, Error> {
+    Link::open(inner).await?.prepare(inner).await
 }
 
 /// From 0 to 1, by the operating system: workers forked from one supervisor share the state of any other generator.
-fn random() -> f64 {
+pub(super) fn random() -> f64 {
     OsRng.try_next_u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
-/// Full jitter: anything from nothing to the cap, which doubles; `random` is from 0 to 1.
-fn pause(attempt: u32, random: f64) -> Duration {
-    let cap = Duration::from_millis(50).saturating_mul(1 << attempt.min(8));
-    cap.min(PAUSE_MAX).mul_f64(random.clamp(0.0, 1.0))
+/// Pause before the n-th attempt, from 0; `random` is from 0 to 1.
+pub(super) fn pause(attempt: u32, random: f64) -> Duration {
+    let longest = match attempt.checked_sub(1).map(|later| PAUSES.get(later as usize)) {
+        None => PAUSE_FIRST,
+        Some(Some(longest)) => *longest,
+        Some(None) => return between(PAUSE_LATER, random),
+    };
+    between([Duration::ZERO, longest], random)
+}
+
+fn between([shortest, longest]: [Duration; 2], random: f64) -> Duration {
+    shortest + longest.saturating_sub(shortest).mul_f64(random.clamp(0.0, 1.0))
 }
 
 /// Whether a server that said this no longer takes what it took: a new connection may find the new primary.
@@ -293,10 +377,42 @@ mod tests {
     use super::*;
 
     #[test]
-    fn pauses_grow_to_their_cap_and_are_random_from_nothing() {
-        assert_eq!(pause(0, 1.0), Duration::from_millis(50));
-        assert_eq!(pause(2, 1.0), Duration::from_millis(200));
-        assert_eq!(pause(u32::MAX, 1.0), PAUSE_MAX);
-        assert_eq!(pause(9, 0.0), Duration::ZERO);
+    fn pauses_grow_and_are_random() {
+        assert_eq!([0, 1, 2, 3].map(|attempt| pause(attempt, 1.0).as_millis()), [10, 100, 200, 400]);
+        assert_eq!([0, 1, 2, 3].map(|attempt| pause(attempt, 0.0).as_millis()), [0, 0, 0, 0]);
+        assert_eq!([4, u32::MAX].map(|attempt| pause(attempt, 1.0).as_millis()), [1200, 1200]);
+        assert_eq!(pause(4, 0.0).as_millis(), 200);
+    }
+
+    #[test]
+    fn a_fleet_whose_redis_comes_back_does_not_come_back_as_one() {
+        use rand::Rng;
+        use rand::SeedableRng;
+        use rand::rngs::SmallRng;
+        let workers = 256 * 50;
+        let mut dice = SmallRng::seed_from_u64(1);
+        for back in [Duration::from_secs(2), Duration::from_secs(3), Duration::from_secs(60)] {
+            let mut tenths = [0; 20];
+            for _ in 0..workers {
+                let (mut attempt, mut at) = (0, Duration::ZERO);
+                while at < back {
+                    at += pause(attempt, dice.random());
+                    attempt += 1;
+                }
+                tenths[((at - back).as_millis() / 100) as usize] += 1;
+            }
+            assert!(tenths.iter().all(|tenth| *tenth * 5 <= workers), "{tenths:?}");
+        }
+    }
+
+    #[test]
+    fn a_day_without_redis_ends_like_any_other() {
+        let (mut attempt, mut at) = (0u32, Duration::ZERO);
+        while at < Duration::from_secs(24 * 60 * 60) {
+            let wait = pause(attempt, 1.0);
+            assert!(wait <= PAUSE_LATER[1]);
+            at += wait;
+            attempt += 1;
+        }
     }
 }

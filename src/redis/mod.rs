@@ -7,16 +7,23 @@ pub mod begin;
 pub mod commit;
 mod endpoint;
 mod error;
+mod guard;
+mod inspect;
 pub mod keys;
+mod lanes;
 pub mod library;
+pub mod limit;
 mod link;
 pub mod migrations;
+pub mod news;
 mod once;
 mod plain;
 mod secret;
+pub mod sessions;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicBool;
@@ -26,23 +33,28 @@ use std::time::Duration;
 
 use fred::types::Value;
 use fred::types::config::Config;
-use tokio::sync::Mutex;
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use crate::config::schema;
 use crate::config::schema::RedisUrl;
 pub use error::Error;
 pub use error::Refusal;
+use guard::IN_FLIGHT_MAX;
+pub use inspect::Finding;
+pub use inspect::Findings;
+use lanes::Kind;
+pub use lanes::Lane;
+pub use lanes::LaneStates;
+use lanes::Lanes;
 use library::Entry;
 use library::Form;
 use link::Caller;
 use link::Live;
 pub use once::once;
 
-/// Calls that may wait for Redis at the same time, per worker; more are refused at once.
-const IN_FLIGHT_MAX: usize = 512;
 /// Signing keys that are remembered.
 const SECRETS_KEPT: usize = 3;
 /// Longest wait in [`Redis::first_attempt`].
@@ -74,13 +86,24 @@ struct Inner {
     prefix: String,
     name: String,
     command_timeout: Duration,
+    commit_timeout: Duration,
     live: RwLock<Option<Live>>,
+    /// When a connection that worked was lost, until the first attempt to make another has failed.
+    lost_at: Mutex<Option<Instant>>,
+    /// When the server last answered, ms since `origin`.
+    answered_ms: AtomicU64,
+    origin: Instant,
+    lanes: Lanes,
+    /// Connections made so far.
+    connections: AtomicU64,
     health: watch::Sender<Health>,
     permits: Semaphore,
     /// One healer at a time: 500 requests that miss the code must not load it 500 times.
-    healing: Mutex<()>,
+    healing: tokio::sync::Mutex<()>,
     /// Told when a call met a server that no longer takes writes.
     doubt: Notify,
+    /// What the workers tell each other.
+    news: news::Listeners,
     /// Signing keys that were the fleet's, the present one first.
     secrets: RwLock<Vec<Vec<u8>>>,
     /// Whether somebody was told what mode plain loses.
@@ -108,11 +131,18 @@ impl Redis {
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
             command_timeout: settings.command_timeout,
+            commit_timeout: settings.commit_timeout,
             live: RwLock::new(None),
+            lost_at: Mutex::new(None),
+            answered_ms: AtomicU64::new(0),
+            origin: Instant::now(),
+            lanes: Lanes::new(),
+            connections: AtomicU64::new(0),
             health: watch::Sender::new(Health::Connecting),
             permits: Semaphore::new(IN_FLIGHT_MAX),
-            healing: Mutex::new(()),
+            healing: tokio::sync::Mutex::new(()),
             doubt: Notify::new(),
+            news: news::Listeners::default(),
             secrets: RwLock::default(),
             warned: AtomicBool::new(false),
             secrets_version: AtomicU64::new(0),
@@ -145,6 +175,18 @@ impl Redis {
         self.inner.health.borrow().clone()
     }
 
+    /// Where the breakers of reads and writes stand.
+    pub fn lanes(&self) -> LaneStates {
+        self.inner.lanes.states()
+    }
+
+    /// How long ago the server last answered anything, a PING included; `None` if it never did.
+    pub fn silent_for(&self) -> Option<Duration> {
+        let answered_ms = self.inner.answered_ms.load(Relaxed);
+        let at = Duration::from_millis(answered_ms);
+        (answered_ms > 0).then(|| self.inner.origin.elapsed().saturating_sub(at))
+    }
+
     /// Does everything a request needs at its start, in one round trip.
     ///
     /// # Errors
@@ -154,7 +196,7 @@ impl Redis {
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn begin(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
         if self.is_plain() {
-            return self.plainly(async |caller| plain::begin(caller, request).await).await;
+            return self.plainly(Kind::Begin, async |caller| plain::begin(caller, request).await).await;
         }
         let reply = self.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
         begin::decode(request, reply)
@@ -169,10 +211,34 @@ impl Redis {
     /// Dropping the future leaves it unknown whether it was stored.
     pub async fn commit(&self, request: &commit::Request<'_>) -> Result<commit::Reply, Error> {
         if self.is_plain() {
-            return self.plainly(async |caller| plain::commit(caller, request).await).await;
+            return self.plainly(Kind::Commit, async |caller| plain::commit(caller, request).await).await;
         }
         let reply = self.run(Entry::Commit, |entry| commit::encode(request, entry)).await?;
         commit::decode(&reply)
+    }
+
+    /// Reads a session and changes nothing: where the server takes no writes, this is all that can be done.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn peek(&self, session: &begin::SessionArg) -> Result<begin::SessionReply, Error> {
+        if self.is_plain() {
+            return self.plainly(Kind::Read, async |caller| plain::peek(caller, session).await).await;
+        }
+        let call = |live: Live| async move {
+            let listed = match live.caller.call("HGETALL", [session.key.as_str()]).await {
+                Err(Error::Refused { refusal: Refusal::WrongType, .. }) => {
+                    return Ok(begin::SessionReply::Damaged);
+                }
+                listed => listed?,
+            };
+            let generation = match &session.generation {
+                Some(key) => live.caller.call("GET", [key.as_str()]).await?.as_u64().unwrap_or(0),
+                None => 0,
+            };
+            begin::peeked(listed, generation)
+        };
+        self.guard_repeatable(Kind::Read, call).await
     }
 
     /// Deletes one key.
@@ -181,9 +247,13 @@ impl Redis {
     /// See [`Error`].
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
         if self.is_plain() {
-            return self.plainly(async |caller| plain::delete(caller, key).await).await;
+            return self
+                .plainly(Kind::Delete, async |caller| plain::delete(caller, key).await)
+                .await
+                .map(|_| ());
         }
-        self.guard(async |live| live.caller.call("DEL", [key]).await).await.map(|_| ())
+        let call = |live: Live| async move { live.caller.call("DEL", [key]).await };
+        self.guard_repeatable(Kind::Delete, call).await.map(|_| ())
     }
 
     /// Adds to the number under this key and returns the sum; 0 only reads, and a missing number is 0.
@@ -191,12 +261,16 @@ impl Redis {
     /// # Errors
     /// [`Error::Overflow`] when the sum does not fit; see [`Error`].
     pub async fn count(&self, key: &str, by: i64) -> Result<i64, Error> {
-        let answer = self
-            .guard(async |live| match by {
-                0 => live.caller.call("GET", [key]).await,
-                by => live.caller.send("INCRBY", vec![Value::from(key), Value::Integer(by)]).await,
-            })
-            .await?;
+        let answer = match by {
+            0 => {
+                let call = |live: Live| async move { live.caller.call("GET", [key]).await };
+                self.guard_repeatable(Kind::Read, call).await?
+            }
+            by => {
+                let args = vec![Value::from(key), Value::Integer(by)];
+                self.guard(async |live| live.caller.send("INCRBY", args).await).await?
+            }
+        };
         match answer {
             Value::Null => Ok(0),
             other => other.as_i64().ok_or_else(|| Error::protocol("the counter holds no number")),
@@ -221,54 +295,52 @@ impl Redis {
     }
 
     /// Several commands that together are one call: the deadline is that of one.
-    async fn plainly<T>(&self, work: impl AsyncFnOnce(&Caller) -> Result<T, Error>) -> Result<T, Error> {
-        let timeout = self.inner.command_timeout;
-        self.guard(async |live| {
+    async fn plainly<T>(
+        &self,
+        kind: Kind,
+        work: impl AsyncFnOnce(&Caller) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let patience = self.inner.patience(kind);
+        self.guard_as(kind, async |live| {
             // Boxed, because every request's future would have room for it otherwise.
             let work = Box::pin(work(&live.caller));
-            tokio::time::timeout(timeout, work).await.unwrap_or(Err(Error::Timeout))
+            tokio::time::timeout(patience, work).await.unwrap_or(Err(Error::Timeout))
         })
         .await
     }
 
     /// Calls a function; if the server does not have our code, loads it and calls once more.
     async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
-        self.guard(async |live| {
+        let kind = if entry == Entry::Begin { Kind::Begin } else { Kind::Commit };
+        self.guard_as(kind, async |live| {
             let (command, name) = entry.call(live.form)?;
             let first = live.caller.send(command, encode(name.clone())).await;
             let missing = matches!(&first, Err(error) if error.code_missing());
             if !missing {
                 return first;
             }
-            let _healing = self.inner.healing.lock().await;
-            // Whoever waited for the lock finds the code there.
-            match live.caller.send(command, encode(name.clone())).await {
-                Err(error) if error.code_missing() => {
-                    tracing::warn!("the server lost our code; loading it again");
-                    library::load(&live.caller, live.form).await?;
-                    live.caller.send(command, encode(name)).await
-                }
-                other => other,
-            }
+            // Boxed: every call would be as large as this, which next to none needs.
+            Box::pin(self.heal(&live, command, || encode(name.clone()))).await
         })
         .await
     }
 
-    /// The one way to Redis: every call is counted here, and a breaker would stand here.
-    async fn guard<T>(&self, call: impl AsyncFnOnce(Live) -> Result<T, Error>) -> Result<T, Error> {
-        let Ok(_permit) = self.inner.permits.try_acquire() else {
-            return Err(Error::unavailable(format!("{IN_FLIGHT_MAX} calls wait already")));
-        };
-        let Some(live) = self.inner.live() else {
-            return Err(Error::unavailable("there is no connection"));
-        };
-        let outcome = call(live).await;
-        if let Err(error) = &outcome
-            && link::doubts(error)
-        {
-            self.inner.doubt.notify_one();
+    async fn heal(
+        &self,
+        live: &Live,
+        command: &'static str,
+        args: impl Fn() -> Vec<Value>,
+    ) -> Result<Value, Error> {
+        let _healing = self.inner.healing.lock().await;
+        // Whoever waited for the lock finds the code there.
+        match live.caller.send(command, args()).await {
+            Err(error) if error.code_missing() => {
+                tracing::warn!("the server lost our code; loading it again");
+                library::load(&live.caller, live.form).await?;
+                live.caller.send(command, args()).await
+            }
+            other => other,
         }
-        outcome
     }
 }
 
@@ -292,15 +364,35 @@ impl Inner {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
     }
 
-    fn up(&self, live: Live) {
+    fn lost_at(&self) -> Option<Instant> {
+        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_lost_at(&self, at: Option<Instant>) {
+        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// The server has answered.
+    fn answered(&self) {
+        let now_ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.answered_ms.store(now_ms.max(1), Relaxed);
+    }
+
+    /// A connection is ready; `refused` is what the server said if it takes no writes.
+    fn up(&self, live: Live, refused: Option<&Error>) {
+        self.lanes.connected(refused);
+        self.answered();
         self.set_live(Some(live));
+        self.set_lost_at(None);
         self.health.send_replace(Health::Up);
         tracing::info!("Redis is reachable");
     }
 
     /// Logged when the state or its reason changes, not at every attempt.
     fn down(&self, error: &Error) {
+        let was_there = self.live().is_some();
         self.set_live(None);
+        self.set_lost_at(was_there.then(Instant::now));
         let reason = error.to_string();
         let before = self.health.send_replace(Health::Down { reason: reason.clone() });
         if before != (Health::Down { reason: reason.clone() }) {

@@ -16,11 +16,12 @@ const LENGTH: usize = 32;
 
 /// Offers the key this worker knows, or a new one, and takes the one that Redis has.
 ///
-/// A worker that knew one puts it back after `FLUSHALL`, so that cookies outlive it.
+/// A worker that knew one puts it back after `FLUSHALL`, so that cookies outlive it. The answer is what the server said
+/// if it takes no writes: then its key is only read, and a worker that knows one needs none.
 ///
 /// # Errors
 /// What the server said; `Protocol` if what lies under the key is no signing key.
-pub(super) async fn offer(caller: &Caller, inner: &Inner) -> Result<(), Error> {
+pub(super) async fn offer(caller: &Caller, inner: &Inner) -> Result<Option<Error>, Error> {
     let mine = match inner.secret() {
         Some(known) => known,
         None => random()?,
@@ -28,13 +29,21 @@ pub(super) async fn offer(caller: &Caller, inner: &Inner) -> Result<(), Error> {
     let text = STANDARD.encode(&mine);
     let key = keys::secret(&inner.prefix);
     // Two commands and not SET NX GET, which needs Redis 7.
-    let theirs = match caller.call("SET", [key.as_str(), text.as_str(), "NX"]).await? {
-        Value::Null => caller.call("GET", [key.as_str()]).await?.as_string(),
-        _ => Some(text),
+    let (theirs, refused) = match caller.call("SET", [key.as_str(), text.as_str(), "NX"]).await {
+        Ok(Value::Null) => (caller.call("GET", [key.as_str()]).await?.as_string(), None),
+        Ok(_) => (Some(text), None),
+        Err(error) if error.is_about_writes() => {
+            match caller.call("GET", [key.as_str()]).await?.as_string() {
+                None if inner.secret().is_some() => return Ok(Some(error)),
+                None => return Err(error),
+                theirs => (theirs, Some(error)),
+            }
+        }
+        Err(error) => return Err(error),
     };
     let decoded = theirs.and_then(|text| STANDARD.decode(text).ok()).filter(|key| key.len() >= LENGTH);
     inner.set_secret(decoded.ok_or_else(|| Error::protocol(format!("{key} holds no signing key")))?);
-    Ok(())
+    Ok(refused)
 }
 
 fn random() -> Result<Vec<u8>, Error> {

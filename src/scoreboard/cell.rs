@@ -6,6 +6,7 @@
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::breaker::Position;
 use crate::scoreboard::latency;
 use crate::scoreboard::row;
 use crate::scoreboard::snapshot::WorkerSnapshot;
@@ -29,6 +30,8 @@ const CPU_US: usize = 9;
 const BUSY_US: usize = 10;
 const REQUESTS: usize = 11;
 const ORDER: usize = 12;
+/// Where the breakers of reads and writes stand, four bits each.
+const LANES: usize = 14;
 
 /// Where a worker stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -180,6 +183,20 @@ impl<'a> Cell<'a> {
         self.set(REDIS_UP, u64::from(up));
     }
 
+    /// Where the breakers of Redis's reads and writes stand, and how often each has opened since it was last told.
+    pub fn set_redis_lanes(self, positions: [Position; 2], opened: [u64; 2]) {
+        let [reads, writes] = positions.map(|position| position as u64);
+        self.set(LANES, reads | writes << 4);
+        for (word, opened) in [row::READS_OPENED, row::WRITES_OPENED].into_iter().zip(opened) {
+            self.total(word, opened);
+        }
+    }
+
+    /// A response showed a session as last known, because Redis could not do all it was asked.
+    pub fn served_stale(self) {
+        self.total(row::STALE, 1);
+    }
+
     /// A connection was accepted.
     pub fn connection_opened(self) {
         self.total(row::ACCEPTED, 1);
@@ -228,9 +245,34 @@ impl<'a> Cell<'a> {
         self.total(row::LIMITED, 1);
     }
 
+    /// It was denied by what the worker knew.
+    pub fn denied_here(self) {
+        self.total(row::DENIED_HERE, 1);
+    }
+
+    /// Limits in shadow would have denied a request.
+    pub fn shadowed(self, limits: u64) {
+        self.total(row::SHADOWED, limits);
+    }
+
+    /// A request's limits were decided without Redis.
+    pub fn insured(self) {
+        self.total(row::INSURED, 1);
+    }
+
     /// A request was refused because Redis is away.
     pub fn unavailable(self) {
         self.total(row::UNAVAILABLE, 1);
+    }
+
+    /// Something that is no session lay under a session's key.
+    pub fn corrupt(self) {
+        self.total(row::CORRUPT, 1);
+    }
+
+    /// A response was sent although its session changes were not stored.
+    pub fn unstored(self) {
+        self.total(row::UNSTORED, 1);
     }
 
     /// Private memory as of the last beat, bytes.
@@ -251,6 +293,7 @@ impl<'a> Cell<'a> {
             cpu_us: self.read(CPU_US),
             busy_us: self.read(BUSY_US),
             redis_up: self.read(REDIS_UP) != 0,
+            redis_lanes: [0, 4].map(|shift| Position::from_word(self.read(LANES) >> shift & 15)),
             connections: self.read(CONNECTIONS),
             in_flight: self.read(IN_FLIGHT),
             requests: self.read(REQUESTS),

@@ -26,7 +26,7 @@ use snapshot::Snapshot;
 use crate::sys::shm::Words;
 
 /// Layout of the words; a process that knows another one must not touch them.
-pub const LAYOUT: u64 = 2;
+pub const LAYOUT: u64 = 3;
 
 /// Words of the head, a multiple of a cache line.
 const HEAD_WORDS: usize = 16;
@@ -37,6 +37,7 @@ const HEAD_PID: usize = 2;
 const HEAD_STARTED_MS: usize = 3;
 const HEAD_REDIS_REACHED: usize = 4;
 const HEAD_GENERATION: usize = 5;
+const HEAD_REDIS_FINDINGS: usize = 8;
 
 /// The shared table.
 #[derive(Debug)]
@@ -121,6 +122,16 @@ impl Scoreboard {
     /// Written by the worker that reached Redis.
     pub fn set_redis_reached(&self) {
         self.head(HEAD_REDIS_REACHED).store(1, Relaxed);
+    }
+
+    /// What is wrong with the Redis that works, as the bits of its findings.
+    pub fn redis_findings(&self) -> u64 {
+        self.head(HEAD_REDIS_FINDINGS).load(Relaxed)
+    }
+
+    /// Written by the one worker that looks.
+    pub fn set_redis_findings(&self, bits: u64) {
+        self.head(HEAD_REDIS_FINDINGS).store(bits, Relaxed);
     }
 
     /// Number of the configuration and binary the fleet runs now, from 1.

@@ -1,5 +1,6 @@
 //! A plain copy of the table: what status, metrics and dashboards look at.
 
+use crate::breaker::Position;
 use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::latency;
 use crate::scoreboard::reason::Reason;
@@ -54,8 +55,22 @@ pub struct SlotSnapshot {
     pub views: u64,
     /// Requests denied by a rate limit.
     pub limited: u64,
+    /// Of these, requests denied by what the worker knew, without asking Redis.
+    pub denied_here: u64,
+    /// Times a limit in shadow would have denied a request.
+    pub shadowed: u64,
+    /// Requests decided without Redis while it was away, denied ones included.
+    pub insured: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
+    /// Responses that showed a session as last known, because Redis could not do all it was asked.
+    pub stale: u64,
+    /// How often the breakers of Redis's reads and writes have opened.
+    pub redis_opened: [u64; 2],
+    /// Session keys under which something else lay.
+    pub corrupt: u64,
+    /// Responses whose session changes were not stored.
+    pub unstored: u64,
     /// Responses by the first digit of their status; index 0 holds anything else.
     pub responses: [u64; 6],
     /// Time that event loops were at work, microseconds; what a worker did after its last beat is missing.
@@ -89,6 +104,8 @@ pub struct WorkerSnapshot {
     pub busy_us: u64,
     /// Whether it has Redis.
     pub redis_up: bool,
+    /// Where its breakers of Redis's reads and writes stand.
+    pub redis_lanes: [Position; 2],
     /// Open connections.
     pub connections: u64,
     /// Requests being answered.

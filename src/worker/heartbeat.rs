@@ -25,11 +25,13 @@ pub(super) async fn beat(scoreboard: Arc<Scoreboard>, slot: usize, cell: usize, 
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let runtime = Handle::current().metrics();
     let mut memory = 0;
+    let mut opened = [0; 2];
     for count in 0_u32.. {
         if count % MEMORY_EVERY == 0 {
             memory = proc::private_memory().unwrap_or(memory);
         }
         note_redis(&scoreboard, slot, cell, &redis);
+        opened = note_lanes(&scoreboard, slot, cell, &redis, opened);
         let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
         let cpu_us = u64::try_from(time::cpu().as_micros()).unwrap_or(u64::MAX);
         scoreboard.cell(slot, cell).beat(now_ms, memory, cpu_us, busy_us(&runtime));
@@ -40,6 +42,21 @@ pub(super) async fn beat(scoreboard: Arc<Scoreboard>, slot: usize, cell: usize, 
 /// Time the event loop was at work and not waiting, microseconds.
 fn busy_us(runtime: &RuntimeMetrics) -> u64 {
     u64::try_from(runtime.worker_total_busy_duration(0).as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Writes where the breakers stand, and what has been added to how often they `opened`; returns that.
+fn note_lanes(
+    scoreboard: &Scoreboard,
+    slot: usize,
+    cell: usize,
+    redis: &Redis,
+    opened: [u64; 2],
+) -> [u64; 2] {
+    let lanes = redis.lanes();
+    let now = [lanes.reads.opened, lanes.writes.opened];
+    let more = [now[0].saturating_sub(opened[0]), now[1].saturating_sub(opened[1])];
+    scoreboard.cell(slot, cell).set_redis_lanes([lanes.reads.position, lanes.writes.position], more);
+    now
 }
 
 /// Writes whether Redis is there, and once for the fleet that it was reached.

@@ -7,6 +7,7 @@ mod accept;
 mod connection;
 mod drain;
 mod heartbeat;
+mod inspector;
 mod stream;
 
 use std::fs::File;
@@ -170,6 +171,9 @@ async fn live(start: Start) -> Result<(), Error> {
         _ = lifeline.readable() => return Ok(()),
     }
     heartbeat::note_redis(&start.scoreboard, start.slot, start.cell, &redis);
+    if start.slot == inspector::SLOT {
+        tasks.spawn(inspector::inspect(Arc::clone(&start.scoreboard), redis.clone()));
+    }
     tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis));
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();

@@ -20,6 +20,10 @@ use regatta::redis::begin::SessionMode;
 use regatta::redis::begin::SessionReply;
 use regatta::redis::commit;
 use regatta::redis::commit::Create;
+use regatta::redis::keys;
+use regatta::redis::sessions::Move;
+use regatta::redis::sessions::Moved;
+use regatta::redis::sessions::Source;
 
 use crate::support::client;
 use crate::support::client::Request;
@@ -239,12 +243,51 @@ async fn what_cannot_be_read_is_set_aside_and_its_visitor_begins_anew() {
     for garbage in [&["SET", &own, "garbage"][..], &["HSET", &own, "a", "1"]] {
         server.cli(&["DEL", &own]);
         server.cli(garbage);
-        assert_eq!(views(&redis, "p:s:one").await, None);
-        assert!(server.keys().contains(&"p:s:one:damaged".to_owned()));
-        assert!(server.cli(&["PTTL", "p:s:one:damaged"]).parse::<i64>().unwrap() > 0);
+        assert_eq!(visit(&redis, &session("p:s:one", false)).await, SessionReply::Damaged);
+        assert_eq!(redis.quarantine_session("p", "one", 3_600_000).await, Ok(true));
+        assert_eq!(redis.quarantine_session("p", "one", 3_600_000).await, Ok(false));
+        assert!(server.cli(&["PTTL", &keys::quarantine("p", "one")]).parse::<i64>().unwrap() > 0);
+        assert_eq!(visit(&redis, &session("p:s:one", false)).await, SessionReply::Gone);
         visit(&redis, &session("p:s:one", true)).await;
         assert_eq!(views(&redis, "p:s:one").await, Some(2));
     }
+}
+
+#[tokio::test]
+async fn another_id_keeps_age_views_and_fields_and_a_login_is_refused_by_name() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    visit(&redis, &session("p:s:one", true)).await;
+    redis.commit(&change("p:s:one", &[field("cart", "1")], &[])).await.unwrap();
+    let set = [field("more", "2")];
+    let cycle = |new, from| Move {
+        prefix: "p",
+        new,
+        from,
+        user: None,
+        login: false,
+        details: None,
+        idle_ms: DAY_MS,
+        absolute_ms: DAY_MS,
+        grace_ms: 1,
+        max_fields: 64,
+        max_bytes: 16_384,
+        set: &set,
+        remove: &[],
+        expect: &[],
+    };
+    let moved = redis.move_session(&cycle("two", Source::Session("one"))).await.unwrap();
+    assert!(matches!(moved, Moved::Done { created_ms, .. } if created_ms > 0), "{moved:?}");
+    assert_eq!(views(&redis, "p:s:one").await, None);
+    assert_eq!(views(&redis, "p:s:two").await, Some(2));
+    assert_eq!(fields(&redis, "p:s:two").await, [field("cart", "1"), field("more", "2")]);
+    assert_eq!(redis.move_session(&cycle("three", Source::Session("one"))).await, Ok(Moved::Gone));
+    assert_eq!(redis.move_session(&cycle("two", Source::Nothing)).await, Ok(Moved::Taken));
+    let login = Move { login: true, user: Some("tag"), ..cycle("four", Source::Nothing) };
+    assert!(matches!(redis.move_session(&login).await, Err(Error::Unsupported { .. })));
+    assert_eq!(redis.end_session("p", "two", None, false).await, Ok(true));
+    assert_eq!(redis.end_session("p", "two", None, false).await, Ok(false));
+    assert_eq!(server.keys(), ["p:secret"]);
 }
 
 #[tokio::test]

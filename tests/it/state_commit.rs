@@ -148,7 +148,7 @@ async fn a_limit_in_shadow_tells_and_denies_nothing() {
         let kind = LimitKind::Rate { interval_us: 3_600_000_000, tolerance_us: 3_600_000_000 };
         let shadow = LimitArg { key: "p:l:s".into(), kind, shadow: true, cost: 1 };
         let real = LimitArg { key: "p:l:r".into(), shadow: false, ..shadow.clone() };
-        assert!(ask(&redis, &[shadow.clone()], "").await.0);
+        assert!(ask(&redis, std::slice::from_ref(&shadow), "").await.0);
         let (granted, replies) = ask(&redis, &[shadow.clone(), real.clone()], "").await;
         assert!(granted && !replies[0].allowed && replies[1].allowed);
         let (granted, replies) = ask(&redis, &[LimitArg { key: "p:l:s2".into(), ..shadow }, real], "").await;
@@ -177,5 +177,23 @@ async fn rotated_and_revoked_sessions_are_told_and_never_changed() {
         server.cli(&["SET", "p:g:tag", "2"]);
         assert_eq!(read(&redis, Some("p:g:tag")).await, SessionReply::Revoked);
         assert_eq!(server.cli(&["EXISTS", KEY]), "0", "{mode:?}");
+    }
+}
+
+/// Found by the oracle: "007" looked like a number until the first addition was made.
+#[tokio::test]
+async fn several_additions_are_made_together_or_not_at_all() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        for odd in ["007", "-0", "1.5", "", "9223372036854775807"] {
+            server.cli(&["DEL", KEY]);
+            let set = [named("odd", odd), named("plain", "1")];
+            let made = commit::Request { create: Some(create()), set: &set, ..change() };
+            assert_eq!(commit(&redis, made).await, stored(&[]));
+            let add = [("plain".to_owned(), 1), ("odd".to_owned(), 1)];
+            assert_eq!(commit(&redis, commit::Request { add: &add, ..change() }).await, commit::Reply::NoSum);
+            assert_eq!(server.cli(&["HGET", KEY, "plain"]), "1", "{mode:?} {odd:?}");
+        }
     }
 }

@@ -8,6 +8,7 @@ use regatta::config::schema::Mode;
 use regatta::config::schema::RedisUrl;
 use regatta::redis::Error;
 use regatta::redis::Health;
+use regatta::redis::Lane;
 use regatta::redis::Redis;
 use regatta::redis::begin;
 use regatta::redis::begin::CounterArg;
@@ -151,23 +152,30 @@ async fn a_full_redis_refuses_writes_by_name_and_recovers() {
         matches!(&refused, Err(Error::Refused { reason, .. }) if reason.starts_with("OOM")),
         "{refused:?}"
     );
+    // Reading and deleting go on, however often writing was refused.
+    for _ in 0..20 {
+        assert!(add(&redis).await.is_err_and(|error| error.is_about_writes()));
+        assert_eq!(redis.count("p:c:x", 0).await, Ok(0));
+        assert_eq!(redis.delete("p:c:y").await, Ok(()));
+    }
+    assert_eq!(redis.lanes().reads, Lane::default());
     server.cli(&["CONFIG", "SET", "maxmemory", "0"]);
-    assert_eq!(add(&redis).await, Ok(1));
+    eventually("writes are taken again", async || add(&redis).await == Ok(1)).await;
 }
 
 #[tokio::test]
-async fn a_demoted_server_is_left_and_used_again_once_promoted() {
+async fn a_demoted_server_is_read_and_written_to_once_promoted() {
     let server = RedisServer::start();
     let redis = connect(&server, "p", Mode::Auto).await;
     server.cli(&["CONFIG", "SET", "replica-serve-stale-data", "yes"]);
     server.cli(&["REPLICAOF", "127.0.0.1", "1"]);
-    eventually("the server is left", async || {
-        matches!(add(&redis).await, Err(Error::Unavailable { .. }))
-            && matches!(redis.health(), Health::Down { .. })
-    })
-    .await;
+    for _ in 0..20 {
+        assert!(add(&redis).await.is_err_and(|error| error.is_about_writes()));
+        assert_eq!(redis.count("p:c:x", 0).await, Ok(0));
+    }
+    assert_eq!(redis.health(), Health::Up);
     server.cli(&["REPLICAOF", "NO", "ONE"]);
-    eventually("the server is used again", async || add(&redis).await.is_ok()).await;
+    eventually("the server is written to again", async || add(&redis).await.is_ok()).await;
 }
 
 #[tokio::test]

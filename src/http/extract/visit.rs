@@ -9,7 +9,8 @@ use crate::http::extract::exchange;
 
 /// This request as a view of its visitor: naming it counts one, exactly, in the visitor's session and in the total.
 ///
-/// A visitor without a session gets one. Limits, session, view and total are one round trip.
+/// A visitor without a session gets one. Limits, session, view and total are one round trip. While Redis is away, what
+/// is known of a visitor is shown for a GET and marked (`is_stale`, and the header `Session-State`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Visit(Visited);
 
@@ -22,6 +23,11 @@ impl Visit {
     /// Views of all visitors of all fleets that share this state, this one included.
     pub fn total(&self) -> i64 {
         self.0.total
+    }
+
+    /// Whether Redis is away and this is the last that is known: this view was not counted.
+    pub fn is_stale(&self) -> bool {
+        self.0.stale
     }
 
     /// Whether the visitor's session was made for this view.

@@ -36,6 +36,9 @@ const BUCKETS_PER_DOUBLING: usize = 4;
 /// Names of the status classes, as [`SlotSnapshot::responses`] orders them.
 const CLASSES: [&str; 6] = ["other", "1xx", "2xx", "3xx", "4xx", "5xx"];
 
+/// Names of the breakers, as [`SlotSnapshot::redis_opened`] orders them.
+const LANES: [&str; 2] = ["reads", "writes"];
+
 pub(in crate::http) async fn metrics(Shared(state): Shared<State>) -> Response {
     let mut registry = Registry::with_prefix("regatta");
     let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
@@ -58,13 +61,21 @@ struct Scrape {
 /// A number of each slot: name, help, what it is.
 type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
 
-const COUNTERS: [PerSlot; 9] = [
+const COUNTERS: [PerSlot; 15] = [
     ("connections_accepted", "Connections accepted", |slot| slot.accepted),
     ("connections_cut", "Connections cut at the end of a drain", |slot| slot.cut),
     ("response_bytes", "Bytes of response bodies whose length was known", |slot| slot.bytes),
     ("views", "Page views counted in sessions", |slot| slot.views),
     ("requests_limited", "Requests denied by a rate limit", |slot| slot.limited),
+    ("requests_denied_here", "Of these, denied without asking Redis", |slot| slot.denied_here),
+    ("limits_shadowed", "Times a limit in shadow would have denied a request", |slot| slot.shadowed),
+    ("requests_insured", "Requests whose limits were decided without Redis", |slot| slot.insured),
     ("requests_unavailable", "Requests refused because Redis was away", |slot| slot.unavailable),
+    ("requests_stale", "Requests shown a session as last known, Redis being away", |slot| slot.stale),
+    ("session_corrupt", "Session keys under which something else lay, put aside", |slot| slot.corrupt),
+    ("session_commit_failed", "Responses sent although their session changes were not stored", |slot| {
+        slot.unstored
+    }),
     ("worker_starts", "Workers started in the slot", |slot| slot.starts),
     ("worker_crashes", "Workers that ended without being asked to", |slot| slot.crashes),
     ("worker_restarts", "Workers that replaced another one in the slot", |slot| {
@@ -137,6 +148,7 @@ impl Collector for Scrape {
                 family.encode_family(&labels)?.encode_counter::<NoLabelSet, f64, u64>(&total, None)?;
             }
         }
+        lanes(out, snapshot)?;
         heartbeats(out, snapshot, self.now_ms)?;
         workers(out, snapshot)?;
         ends(out, snapshot)?;
@@ -190,6 +202,28 @@ fn bound(upper_us: Option<u64>) -> f64 {
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52 microseconds, which are 142 years")]
 fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
+}
+
+/// The breakers before Redis.
+fn lanes(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let label =
+        |slot: &SlotSnapshot, lane: &str| [("slot", slot.slot.to_string()), ("lane", lane.to_owned())];
+    let help = "Where the breaker of the slot's worker stands: 0 closed, 1 half-open, 2 open";
+    let mut family = out.encode_descriptor("redis_breaker_state", help, None, MetricType::Gauge)?;
+    for slot in &snapshot.slots {
+        let positions = slot.incumbent.as_ref().map(|worker| worker.redis_lanes).unwrap_or_default();
+        for (lane, position) in LANES.iter().zip(positions) {
+            family.encode_family(&label(slot, lane))?.encode_gauge(&(position as u64))?;
+        }
+    }
+    let help = "Times the breaker has opened";
+    let mut family = out.encode_descriptor("redis_breaker_opens", help, None, MetricType::Counter)?;
+    for slot in &snapshot.slots {
+        for (lane, opened) in LANES.iter().zip(slot.redis_opened) {
+            add(&mut family, &label(slot, lane), opened)?;
+        }
+    }
+    Ok(())
 }
 
 /// A worker that has not beaten yet has no age: it would be that of the machine.

@@ -8,7 +8,10 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::http::state::State;
+use crate::redis::Finding;
+use crate::redis::Findings;
 use crate::redis::Health;
+use crate::redis::LaneStates;
 
 /// A probe's answer.
 #[derive(Serialize)]
@@ -16,11 +19,14 @@ struct Probe {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
+    /// What is wrong with the Redis that works.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    warnings: Vec<&'static str>,
 }
 
 /// Alive if it answers at all: a restart would mend nothing that is not in this process.
 pub(in crate::http) async fn livez() -> Response {
-    Json(Probe { status: "alive", reason: None }).into_response()
+    Json(Probe { status: "alive", reason: None, warnings: Vec::new() }).into_response()
 }
 
 /// Ready once the fleet has reached Redis, until it stops; that this worker leaves, as at a reload, is no news to anybody.
@@ -38,7 +44,10 @@ pub(in crate::http) async fn readyz(Shared(State(core)): Shared<State>) -> Respo
         _ if core.phase.is_stopping() => {
             (StatusCode::SERVICE_UNAVAILABLE, "unready", Some("draining".to_owned()))
         }
-        Health::Up => (StatusCode::OK, "ready", None),
+        Health::Up => match held_back(&core.redis.lanes()) {
+            None => (StatusCode::OK, "ready", None),
+            Some(reason) => (StatusCode::OK, "degraded", Some(reason)),
+        },
         Health::Down { reason } if reached => (StatusCode::OK, "degraded", Some(reason)),
         Health::Connecting if reached => (StatusCode::OK, "degraded", Some("connecting to Redis".to_owned())),
         Health::Down { reason } => (StatusCode::SERVICE_UNAVAILABLE, "unready", Some(reason)),
@@ -46,5 +55,12 @@ pub(in crate::http) async fn readyz(Shared(State(core)): Shared<State>) -> Respo
             (StatusCode::SERVICE_UNAVAILABLE, "unready", Some("connecting to Redis".to_owned()))
         }
     };
-    (code, Json(Probe { status, reason })).into_response()
+    let findings = Findings::from_bits(core.scoreboard.redis_findings());
+    let warnings = findings.iter().map(Finding::advice).collect();
+    (code, Json(Probe { status, reason, warnings })).into_response()
+}
+
+/// Why calls to a Redis that is connected are held back, if they are.
+fn held_back(lanes: &LaneStates) -> Option<String> {
+    lanes.reads.cause.clone().or_else(|| lanes.writes.cause.clone())
 }

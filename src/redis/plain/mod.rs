@@ -22,6 +22,9 @@ use crate::redis::error::Error;
 use crate::redis::link::Caller;
 pub(super) use sessions::commit;
 pub(super) use sessions::delete;
+pub(super) use sessions::move_to;
+pub(super) use sessions::peek;
+pub(super) use sessions::quarantine;
 
 /// One command of several that are sent together.
 pub(super) type Command = (&'static str, Vec<Value>);

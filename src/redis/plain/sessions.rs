@@ -22,6 +22,7 @@ use crate::redis::begin::SessionReply;
 use crate::redis::commit;
 use crate::redis::commit::Reply;
 use crate::redis::error::Error;
+use crate::redis::error::Refusal;
 use crate::redis::keys;
 use crate::redis::link::Caller;
 use crate::redis::plain::Command;
@@ -32,14 +33,15 @@ use crate::redis::plain::restored;
 use crate::redis::plain::stored;
 use crate::redis::plain::text;
 use crate::redis::plain::time_ms;
+use crate::redis::sessions::Move;
+use crate::redis::sessions::Moved;
+use crate::redis::sessions::Source;
 
 /// When the session was created, ms; no application's field begins with one underscore, see [`field`].
 const CREATED: &str = "_c";
 /// Its lifetimes, ms: a change does not know them, and writes the end anew.
 const IDLE: &str = "_i";
 const ABSOLUTE: &str = "_x";
-/// How long what could not be read is kept for people to look at, ms.
-const DAMAGED_MS: u64 = 3_600_000;
 
 /// The id under which the store keeps the session with this key.
 fn id(key: &str) -> Id {
@@ -60,9 +62,20 @@ struct Session {
 }
 
 impl Session {
+    /// With the configured lifetimes, which hold whatever they were when the session was made.
+    fn with(&self, arg: &SessionArg) -> Self {
+        Self { idle_ms: arg.idle_ms, absolute_ms: arg.absolute_ms, ..self.clone() }
+    }
+
     /// Lifetime left, ms: the shorter of idle and absolute; 0 if it is over.
     fn left_ms(&self, now_ms: u64) -> u64 {
         self.idle_ms.min(self.created_ms.saturating_add(self.absolute_ms).saturating_sub(now_ms))
+    }
+
+    /// Whether it has more than it may; 0 bytes: they are not looked at.
+    fn exceeds(&self, max_fields: u64, max_bytes: u64) -> bool {
+        let bytes: usize = self.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
+        self.fields.len() as u64 > max_fields || max_bytes > 0 && bytes as u64 > max_bytes
     }
 
     fn record(&self, id: Id, now_ms: u64) -> Record {
@@ -119,13 +132,27 @@ async fn load(caller: &Caller, id: Id) -> Result<Found, Error> {
         Err(session_store::Error::Decode(_)) => Ok(Found::Damaged),
         Err(error) => match sorted(&error) {
             // A value of another type lies there.
-            Error::Refused { refusal: crate::redis::Refusal::WrongType, .. } => Ok(Found::Damaged),
+            Error::Refused { refusal: Refusal::WrongType, .. } => Ok(Found::Damaged),
             other => Err(other),
         },
     }
 }
 
-/// Reads a session and counts a view; one that is over, or cannot be read, is gone.
+/// Reads a session and changes nothing.
+pub(in crate::redis) async fn peek(caller: &Caller, arg: &SessionArg) -> Result<SessionReply, Error> {
+    let look = vec![command("TIME", []), command("GET", [text(&keys::views(&arg.key))])];
+    let (found, answers) = tokio::join!(load(caller, id(&arg.key)), caller.together(look));
+    let answers = answers?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let now = time_ms(answers.first().unwrap_or(&Value::Null))?;
+    let views = answers.get(1).and_then(Value::as_u64).unwrap_or(0);
+    Ok(match found? {
+        Found::Session(session) if session.with(arg).left_ms(now) > 0 => session.reply(views),
+        Found::Damaged => SessionReply::Damaged,
+        Found::Session(_) | Found::Nothing => SessionReply::Gone,
+    })
+}
+
+/// Reads a session and counts a view.
 pub(super) async fn read(caller: &Caller, arg: &SessionArg) -> Result<SessionReply, Error> {
     let id = id(&arg.key);
     let (own, views) = (id.to_string(), keys::views(&arg.key));
@@ -137,13 +164,9 @@ pub(super) async fn read(caller: &Caller, arg: &SessionArg) -> Result<SessionRep
     let session = match found? {
         Found::Nothing => return Ok(SessionReply::Gone),
         Found::Session(session) => session,
-        Found::Damaged => {
-            set_aside(caller, &arg.key, &own).await?;
-            return Ok(SessionReply::Gone);
-        }
+        Found::Damaged => return Ok(SessionReply::Damaged),
     };
-    // The configured lifetimes hold, whatever they were when the session was made.
-    let session = Session { idle_ms: arg.idle_ms, absolute_ms: arg.absolute_ms, ..session };
+    let session = session.with(arg);
     let left = session.left_ms(now);
     if left == 0 {
         return Ok(SessionReply::Gone);
@@ -225,7 +248,7 @@ pub(in crate::redis) async fn commit(caller: &Caller, request: &commit::Request<
             absolute_ms: create_as.absolute_ms,
             fields: request.set.iter().cloned().collect(),
         };
-        return match is_full(&session, request) {
+        return match session.exceeds(request.max_fields, request.max_bytes) {
             true => Ok(Reply::Full),
             false => create(caller, request.key, &session, create_as.views, now).await,
         };
@@ -237,7 +260,7 @@ pub(in crate::redis) async fn commit(caller: &Caller, request: &commit::Request<
     if left == 0 {
         return Ok(Reply::Gone);
     }
-    if !request.set.is_empty() && is_full(&session, request) {
+    if !request.set.is_empty() && session.exceeds(request.max_fields, request.max_bytes) {
         return Ok(Reply::Full);
     }
     if let Err(error) = caller.store().save(&session.record(id, now)).await {
@@ -247,31 +270,79 @@ pub(in crate::redis) async fn commit(caller: &Caller, request: &commit::Request<
     Ok(Reply::Committed { sums: Vec::new() })
 }
 
-fn is_full(session: &Session, request: &commit::Request<'_>) -> bool {
-    let bytes: usize = session.fields.iter().map(|(name, value)| name.len() + value.len()).sum();
-    session.fields.len() as u64 > request.max_fields
-        || request.max_bytes > 0 && bytes as u64 > request.max_bytes
-}
-
-/// Deletes what lies under a key: a session is elsewhere, anything else is there.
-pub(in crate::redis) async fn delete(caller: &Caller, key: &str) -> Result<(), Error> {
-    let names = [id(key).to_string(), keys::views(key), key.to_owned()];
+/// Deletes what lies under a key, be it a session, which is elsewhere, or anything else; whether there was something.
+pub(in crate::redis) async fn delete(caller: &Caller, key: &str) -> Result<bool, Error> {
+    let names = [id(key).to_string(), key.to_owned(), keys::views(key)];
     let answers = caller.together(names.iter().map(|name| command("DEL", [text(name)])).collect()).await?;
-    answers.into_iter().try_for_each(|answer| answer.map(|_| ()))
+    let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    Ok(answers.iter().take(2).any(|deleted| deleted.as_u64() == Some(1)))
 }
 
-/// Moves what nobody can read out of the way, so that its visitor gets a fresh session.
-async fn set_aside(caller: &Caller, key: &str, own: &str) -> Result<(), Error> {
-    let aside = keys::damaged(key);
-    tracing::warn!(
-        "a session cannot be read; it is kept for an hour beside its key, and its visitor begins anew"
-    );
+/// Puts what nobody can read aside for so long; whether there was something.
+pub(in crate::redis) async fn quarantine(
+    caller: &Caller,
+    key: &str,
+    aside: &str,
+    kept_ms: u64,
+) -> Result<bool, Error> {
+    let own = id(key);
+    if !matches!(load(caller, own).await?, Found::Damaged) {
+        return Ok(false);
+    }
     let commands = vec![
-        command("RENAME", [text(own), text(&aside)]),
-        command("PEXPIRE", [text(&aside), number(DAMAGED_MS)]),
+        command("RENAME", [text(&own.to_string()), text(aside)]),
+        command("PEXPIRE", [text(aside), number(kept_ms)]),
     ];
-    // Somebody else may have moved it already.
-    caller.together(commands).await.map(|_| ())
+    let answers = caller.together(commands).await?;
+    // Somebody else may have moved it meanwhile.
+    Ok(answers.iter().all(Result::is_ok))
+}
+
+/// Gives a session another id, or makes one; the old one ends after the new one is there, and leaves no mark.
+///
+/// # Errors
+/// `Unsupported` for a login: the list of a user's sessions needs server-side code.
+pub(in crate::redis) async fn move_to(caller: &Caller, request: &Move<'_>) -> Result<Moved, Error> {
+    if request.login || request.user.is_some() {
+        return Err(Error::Unsupported { what: "a login" });
+    }
+    let new = keys::session(request.prefix, request.new);
+    let old = match request.from {
+        Source::Nothing => None,
+        Source::Session(old) | Source::SessionIfThere(old) => Some(keys::session(request.prefix, old)),
+    };
+    let now = time_ms(&caller.call("TIME", []).await?)?;
+    let (mut session, mut views) = (
+        Session {
+            created_ms: now,
+            idle_ms: request.idle_ms,
+            absolute_ms: request.absolute_ms,
+            fields: HashMap::new(),
+        },
+        0,
+    );
+    if let Some(old) = &old {
+        let Found::Session(found) = load(caller, id(old)).await? else { return Ok(Moved::Gone) };
+        (session.created_ms, session.fields) = (found.created_ms, found.fields);
+        views = caller.call("GET", [&keys::views(old)]).await?.as_u64().unwrap_or(0);
+    }
+    if request.expect.iter().any(|(name, value)| session.fields.get(name) != Some(value)) {
+        return Ok(Moved::Conflict);
+    }
+    session.fields.extend(request.set.iter().cloned());
+    session.fields.retain(|name, _| !request.remove.contains(name));
+    if session.exceeds(request.max_fields, request.max_bytes) {
+        return Ok(Moved::Full);
+    }
+    match create(caller, &new, &session, views, now).await? {
+        Reply::Committed { .. } => {}
+        Reply::Exists => return Ok(Moved::Taken),
+        _ => return Ok(Moved::Gone),
+    }
+    if let Some(old) = &old {
+        delete(caller, old).await?;
+    }
+    Ok(Moved::Done { created_ms: session.created_ms, sessions: 0 })
 }
 
 /// Whether the store met the nil with which Redis says that NX or XX did not hold.

@@ -59,7 +59,14 @@ impl RedisServer {
     pub(crate) fn settings(&self, prefix: &str, mode: Mode) -> schema::Redis {
         // Longer than the default: a test machine under load must not fail a test that asserts no speed.
         let command_timeout = Duration::from_millis(500);
-        schema::Redis { url: Some(self.url()), prefix: prefix.to_owned(), mode, command_timeout }
+        let commit_timeout = command_timeout;
+        schema::Redis {
+            url: Some(self.url()),
+            prefix: prefix.to_owned(),
+            mode,
+            command_timeout,
+            commit_timeout,
+        }
     }
 
     /// Kills it if it runs, starts it and waits until it answers.

@@ -1,0 +1,52 @@
+//! Looks at how Redis is set up, in one worker of the machine: at boot, every minute, and told when it changes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::MissedTickBehavior;
+
+use crate::redis::Findings;
+use crate::redis::Redis;
+use crate::scoreboard::Scoreboard;
+
+/// The slot whose worker looks: the first is there as long as the fleet is.
+pub(super) const SLOT: usize = 0;
+
+/// How often it looks; while Redis has not been asked yet, more often.
+const EVERY: Duration = Duration::from_secs(60);
+const UNTIL_FIRST: Duration = Duration::from_millis(500);
+
+/// Looks for ever.
+pub(super) async fn inspect(scoreboard: Arc<Scoreboard>, redis: Redis) {
+    let known = loop {
+        match redis.inspect().await {
+            Ok(found) => break found,
+            Err(_) => tokio::time::sleep(UNTIL_FIRST).await,
+        }
+    };
+    tell(&scoreboard, Findings::default(), known);
+    let mut known = known;
+    let mut ticks = tokio::time::interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        // A Redis that is away is told of elsewhere.
+        if let Ok(found) = redis.inspect().await {
+            tell(&scoreboard, known, found);
+            known = found;
+        }
+    }
+}
+
+/// Logs what is new and what is mended.
+fn tell(scoreboard: &Scoreboard, known: Findings, found: Findings) {
+    scoreboard.set_redis_findings(found.bits());
+    for finding in found.iter().filter(|finding| !known.contains(*finding)) {
+        let advice = finding.advice();
+        tracing::warn!(finding = ?finding, "{advice}");
+    }
+    for finding in known.iter().filter(|finding| !found.contains(*finding)) {
+        tracing::info!(finding = ?finding, "mended: {}", finding.advice());
+    }
+}
