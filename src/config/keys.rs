@@ -84,7 +84,12 @@ pub const KEYS: &[Key] = &[
         "the shared Redis; none: a private one",
     ),
     key("redis.prefix", "regatta", "1 to 64 letters, digits, - _ . or :", "first part of every key"),
-    key("redis.mode", "auto", "auto, fcall or evalsha", "how server-side code is called"),
+    key(
+        "redis.mode",
+        "auto",
+        "auto, fcall, evalsha or plain",
+        "how server-side code is called; plain: not at all",
+    ),
     key("redis.command_timeout", "25ms", DURATION, "longest wait for one reply of Redis"),
     key("redis.commit_timeout", "100ms", DURATION, "longest wait for the reply to what a request stores"),
     key("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),

@@ -57,6 +57,42 @@ pub fn migration_fence(prefix: &str) -> String {
     join(&[prefix, "mig", "fence"])
 }
 
+/// The lock under which migrations walk over keys.
+pub fn walk_lock(prefix: &str) -> String {
+    join(&[prefix, "mig", "walk", "lock"])
+}
+
+/// The fencing number of walks.
+pub fn walk_fence(prefix: &str) -> String {
+    join(&[prefix, "mig", "walk", "fence"])
+}
+
+/// All keys below the prefix that match, as SCAN's MATCH has it; the prefix itself has no special letters.
+pub fn below(prefix: &str, pattern: &str) -> String {
+    join(&[prefix, pattern])
+}
+
+/// What a key below the prefix holds, for people.
+pub fn kind(prefix: &str, key: &str) -> &'static str {
+    let below = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).unwrap_or_default();
+    match below.split(':').next().unwrap_or_default() {
+        "s" => "sessions",
+        "l" => "limits",
+        "c" => "counters",
+        _ => "other",
+    }
+}
+
+/// Mode plain: a limit's window, beside the key it has where there is server-side code.
+pub fn window(limit: &str) -> String {
+    join(&[limit, "w"])
+}
+
+/// Mode plain: a session's views.
+pub fn views(session: &str) -> String {
+    join(&[session, "v"])
+}
+
 /// The fleet's cookie signing key, when none is configured.
 pub fn secret(prefix: &str) -> String {
     join(&[prefix, "secret"])
@@ -111,6 +147,10 @@ mod tests {
             ledger("p"),
             migration_lock("p"),
             migration_fence("p"),
+            walk_lock("p"),
+            walk_fence("p"),
+            libraries_seen("p"),
+            below("p", "*"),
             secret("p"),
             machines("p"),
             deaths("p"),
