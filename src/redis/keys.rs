@@ -62,6 +62,25 @@ pub fn secret(prefix: &str) -> String {
     join(&[prefix, "secret"])
 }
 
+/// The fleet's machines: a hash, one field a supervisor, the last thing it said of itself.
+///
+/// The three keys of the fleet are written in one step, so they share a hash tag.
+pub fn machines(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "machines"])
+}
+
+/// When each machine is dead: a sorted set, by Redis's clock.
+pub fn deaths(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "deaths"])
+}
+
+/// When each library of server-side code was last in use: a sorted set of names, scores ms by Redis's clock.
+///
+/// Every machine writes at each of its heartbeats which ones it uses; those of old versions are collected by it.
+pub fn libraries_seen(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "libraries"])
+}
+
 /// Joins with `:` in one allocation; `format!` costs three times as much here, once per key and request.
 fn join(parts: &[&str]) -> String {
     let mut key = String::with_capacity(parts.iter().map(|part| part.len() + 1).sum());
@@ -93,6 +112,9 @@ mod tests {
             migration_lock("p"),
             migration_fence("p"),
             secret("p"),
+            machines("p"),
+            deaths("p"),
+            libraries_seen("p"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
         assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
