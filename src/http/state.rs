@@ -23,6 +23,7 @@ use crate::http::site::Site;
 use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
+use crate::redis::LaneStates;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
@@ -148,6 +149,11 @@ impl State {
     /// Whether Redis can be used at this moment.
     pub fn redis(&self) -> Health {
         self.0.redis.health()
+    }
+
+    /// Where the breakers of Redis's reads and writes stand in this worker.
+    pub fn redis_lanes(&self) -> LaneStates {
+        self.0.redis.lanes()
     }
 
     /// How long this worker has been serving.

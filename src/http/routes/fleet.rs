@@ -56,6 +56,8 @@ struct Slot {
     memory_bytes: u64,
     cpu_us: u64,
     redis_up: bool,
+    redis_reads: &'static str,
+    redis_writes: &'static str,
     connections: u64,
     in_flight: u64,
     accepted: u64,
@@ -144,6 +146,7 @@ fn with_own(mut machines: Vec<Seen>, own: Machine) -> Vec<Seen> {
 
 fn slot(slot: &SlotSnapshot, now_ms: u64) -> Slot {
     let [_, informational, success, redirection, client_error, server_error] = slot.responses;
+    let lanes = slot.incumbent.as_ref().map(|worker| worker.redis_lanes).unwrap_or_default();
     Slot {
         slot: slot.slot,
         state: slot.state.name(),
@@ -156,6 +159,8 @@ fn slot(slot: &SlotSnapshot, now_ms: u64) -> Slot {
         memory_bytes: slot.sum(|worker| worker.memory_bytes),
         cpu_us: slot.incumbent.as_ref().map_or(0, |worker| worker.cpu_us),
         redis_up: slot.redis_up(),
+        redis_reads: lanes[0].name(),
+        redis_writes: lanes[1].name(),
         connections: slot.sum(|worker| worker.connections),
         in_flight: slot.sum(|worker| worker.in_flight),
         accepted: slot.accepted,

@@ -95,6 +95,12 @@ impl Plan {
         self
     }
 
+    /// A variable that was set.
+    #[track_caller]
+    pub(crate) fn setting(&self, name: &str) -> &str {
+        self.settings.get(name).unwrap_or_else(|| panic!("{name} is not set"))
+    }
+
     /// Without a variable.
     pub(crate) fn unset(mut self, name: &str) -> Self {
         self.settings.remove(name);
