@@ -30,6 +30,18 @@ const SIZE: &str = "a size in bytes such as 65536, 64KiB or 2MiB";
 pub const KEYS: &[Key] = &[
     key("listen", "0.0.0.0:3000", ADDRESSES, "public addresses"),
     key("listen.steering", "kernel", "kernel or client-ip", "how connections are spread over the slots"),
+    key(
+        "advertise",
+        "",
+        "addresses such as 10.0.0.5, web-1:3000 or [2001:db8::1]:3000, separated by commas",
+        "where other machines reach the public addresses; none: as this machine knows itself",
+    ),
+    key(
+        "fleet.heartbeat",
+        "2s",
+        "0 for never, or a duration from 200ms to 1m",
+        "how often this machine says in Redis that it lives",
+    ),
     key("admin.listen", "127.0.0.1:3001", "one address such as 127.0.0.1:3001", "operators' address"),
     key("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
     key("workers.min", "", COUNT, "fewest workers; below workers.max the load decides how many"),
@@ -86,6 +98,24 @@ pub const KEYS: &[Key] = &[
     key("session.absolute", "30d", DURATION, "any session is gone after this"),
     key("session.secure", "auto", "auto, always or never", "whether the cookie is sent over TLS only"),
     key("session.stale", "60s", DURATION, "oldest copy of a session shown while Redis is away; 0s: none"),
+    key(
+        "session.max_per_user",
+        "0",
+        "0 for any number, or a number up to 1000",
+        "sessions one user may have; the oldest ends at a login beyond that",
+    ),
+    key(
+        "session.strict",
+        "",
+        "names of session fields, separated by commas",
+        "fields whose changes are never lost: of two concurrent ones the second is refused",
+    ),
+    key(
+        "session.encryption_keys",
+        "",
+        "keys of at least 32 bytes, separated by commas",
+        "encrypt session fields at rest; the first key encrypts, all decrypt",
+    ),
     key(
         "limits.*.per",
         "client",

@@ -62,6 +62,9 @@ pub(super) fn session(layers: &Layers) -> Result<Session, Error> {
         absolute: layers.one("session.absolute", parse::positive_duration)?,
         secure: layers.one("session.secure", parse::secure)?,
         stale: layers.one("session.stale", parse::duration)?,
+        max_per_user: layers.one("session.max_per_user", parse::sessions)?,
+        strict: layers.list("session.strict", |items| Ok(items.to_vec()))?,
+        encryption_keys: layers.list("session.encryption_keys", parse::secrets)?,
     })
 }
 

@@ -30,6 +30,7 @@ use crate::session::store::Outcome;
 const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SESSION_STATE: HeaderName = HeaderName::from_static("session-state");
+const SESSION_COMMIT: HeaderName = HeaderName::from_static("session-commit");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
@@ -113,9 +114,13 @@ pub(super) async fn settle(
     exchange: &Exchange,
     session: Option<(&Session, &Store)>,
 ) -> Response {
-    let lost = match session {
-        Some((session, store)) => store_changes(response.status(), exchange, session, store).await,
-        None => None,
+    let stored = match session {
+        Some((session, store)) => store_changes(response.status(), session, store).await,
+        None => Stored::Well,
+    };
+    let lost = match &stored {
+        Stored::Refused(refusal) => Some(refusal.clone()),
+        Stored::Well | Stored::Lost => None,
     };
     let mut begun = exchange.begun().await;
     let mut response = match begun.refusal.take().or(lost) {
@@ -132,6 +137,10 @@ pub(super) async fn settle(
                 exchange.core.cell().served_stale();
                 response.headers_mut().insert(SESSION_STATE, how.header());
             }
+            if let Stored::Lost = stored {
+                exchange.core.cell().unstored();
+                response.headers_mut().insert(SESSION_COMMIT, HeaderValue::from_static("failed"));
+            }
             response
         }
     };
@@ -141,29 +150,37 @@ pub(super) async fn settle(
     body::keep(response, begun.limits.take_places())
 }
 
-/// Commits the session's changes; answers what the client must hear if that failed.
+/// What became of the session's changes.
+enum Stored {
+    /// They are stored, or there were none.
+    Well,
+    /// They are not, and the response goes out all the same: what its handler did elsewhere is done.
+    Lost,
+    /// They are not, and the client must know.
+    Refused(Refusal),
+}
+
+/// Commits the session's changes.
 ///
-/// A failed request's changes are not stored, as tower-sessions has it, unless its handler replaced the session's id:
-/// the old session is deleted already, and the visitor would be logged out.
-async fn store_changes(
-    status: StatusCode,
-    exchange: &Exchange,
-    session: &Session,
-    store: &Store,
-) -> Option<Refusal> {
-    if session.is_modified() && !session.is_empty().await {
-        let replaced = exchange.begun().await.origin == Origin::Deleted;
-        if (!status.is_server_error() || replaced)
-            && let Err(error) = session.save().await
-        {
-            tracing::debug!(%error, "a session was not stored: {error}");
-        }
+/// A failed request's changes are not stored, as tower-sessions has it, unless its handler replaced the session's id or
+/// ended the session: whoever asked for that must not be left with the old one.
+async fn store_changes(status: StatusCode, session: &Session, store: &Store) -> Stored {
+    let changed = session.is_modified() && !session.is_empty().await && !status.is_server_error();
+    if (changed || store.has_left())
+        && let Err(error) = session.save().await
+    {
+        tracing::debug!(%error, "a session was not stored: {error}");
     }
     match store.outcome() {
-        Outcome::Untouched | Outcome::Stored(_) | Outcome::Deleted => None,
-        Outcome::Gone => Some(Refusal::SessionGone),
-        Outcome::TooLarge => Some(Refusal::SessionFull),
-        Outcome::Failed(error) => Some(Refusal::from(&error)),
+        Outcome::Untouched | Outcome::Stored(_) | Outcome::Ended => Stored::Well,
+        Outcome::Gone => Stored::Refused(Refusal::SessionGone),
+        Outcome::TooLarge => Stored::Refused(Refusal::SessionFull),
+        Outcome::Conflict => Stored::Refused(Refusal::SessionConflict),
+        Outcome::Failed(error) => Stored::Refused(Refusal::from(&error)),
+        Outcome::Unstored(error) => {
+            tracing::warn!(cause = %error, "a response goes out without its session changes: {error}");
+            Stored::Lost
+        }
     }
 }
 
@@ -172,16 +189,17 @@ async fn store_changes(
 /// `no-store` for all of them: a page with one visitor's numbers must not be shown to another, and not to the same one
 /// again as if it were new. A handler that knows better sets its own `Cache-Control`.
 fn tell_session(headers: &mut HeaderMap, exchange: &Exchange, begun: &Begun) {
-    if !begun.used_session() && begun.current == exchange.visitor.id() {
+    if !begun.used_session() && begun.current == exchange.visitor.id() && begun.cookie_age.is_none() {
         return;
     }
     headers.append(header::VARY, HeaderValue::from_static("Cookie"));
     forbid_storing(headers);
-    let renew = begun.degraded.is_none() && matches!(exchange.visitor, Visitor::Known { renew: true, .. });
+    let old_key = begun.degraded.is_none() && matches!(exchange.visitor, Visitor::Known { renew: true, .. });
+    let renew = old_key || begun.cookie_age.is_some();
     let cookie = match (begun.current, exchange.visitor.id()) {
         (Some(now), before) if Some(now) != before || renew => {
             let keyring = exchange.core.keyring();
-            keyring.and_then(|keyring| visitor::give(&exchange.core, &keyring, exchange.secure, now))
+            keyring.and_then(|keyring| visitor::give(&keyring, exchange, begun, now))
         }
         (None, Some(_)) if begun.origin == Origin::Deleted => visitor::take(&exchange.core, exchange.secure),
         // A session that ended by itself: its cookie says nothing any more and is replaced when there is a new one.

@@ -128,6 +128,7 @@ where
             let session = Session::new(exchange.visitor.id(), Arc::clone(&store), None);
             parts.extensions.insert(session.clone());
             parts.extensions.insert(Arc::clone(&exchange));
+            parts.extensions.insert(Arc::clone(&store));
             let mut request = Request::from_parts(parts, body::bound(incoming, bounds, &exchange));
             DefaultBodyLimit::disable().apply(&mut request);
             (answer(router, request).await, Some(store), Some(session))

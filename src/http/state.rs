@@ -18,17 +18,23 @@ use crate::config::schema::Secret;
 use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::http::site::Remembered;
+use crate::http::site::Site;
 use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
+use crate::redis::LaneStates;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::snapshot::Snapshot;
+use crate::session::Lifetimes;
+use crate::session::Setup;
+use crate::session::cipher::Cipher;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
 use crate::session::last_known::LastKnown;
-use crate::session::store::Lifetimes;
+use crate::session::user::UserTag;
 
 /// Stands for configured keys, which never change.
 const CONFIGURED: u64 = u64::MAX;
@@ -51,6 +57,8 @@ pub struct Parts {
     pub cell: usize,
     /// Whether it serves or leaves; the worker's loop changes it.
     pub phase: Phase,
+    /// Its machine, as operators see it beside others.
+    pub site: Arc<Site>,
 }
 
 /// Which worker answers; also an extractor.
@@ -143,6 +151,11 @@ impl State {
         self.0.redis.health()
     }
 
+    /// Where the breakers of Redis's reads and writes stand in this worker.
+    pub fn redis_lanes(&self) -> LaneStates {
+        self.0.redis.lanes()
+    }
+
     /// How long this worker has been serving.
     pub fn uptime(&self) -> Duration {
         self.0.started.elapsed()
@@ -203,12 +216,17 @@ pub(super) struct Core {
     /// Its cell in its slot's row.
     cell: usize,
     pub(super) phase: Phase,
+    pub(super) site: Arc<Site>,
+    /// The fleet's machines, for operators.
+    pub(super) machines: Remembered,
     pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
     /// Sessions as last read, for when Redis is away.
     pub(super) last_known: Mutex<LastKnown>,
+    /// What the session room needs to know.
+    pub(super) setup: Arc<Setup>,
     pub(super) offload: Offload,
     pub(super) cookies: CookieNames,
     /// `X-Worker-Id`, made once: it goes with every response.
@@ -229,6 +247,15 @@ pub(super) struct CookieNames {
 impl Core {
     pub(super) fn new(parts: &Parts) -> Self {
         let config = &parts.config;
+        let prefix: Arc<str> = Arc::from(config.redis.prefix.as_str());
+        let lifetimes = Lifetimes { idle: config.session.idle, absolute: config.session.absolute };
+        let setup = Setup {
+            prefix: Arc::clone(&prefix),
+            lifetimes,
+            cipher: Cipher::new(config.session.encryption_keys.iter().map(Secret::expose)),
+            strict: config.session.strict.clone(),
+            max_per_user: config.session.max_per_user,
+        };
         let policies = Policies::new(&config.limits, &config.redis.prefix);
         Self {
             config: Arc::clone(config),
@@ -237,10 +264,13 @@ impl Core {
             worker: parts.worker.clone(),
             cell: parts.cell,
             phase: parts.phase.clone(),
-            prefix: Arc::from(config.redis.prefix.as_str()),
+            site: Arc::clone(&parts.site),
+            machines: Remembered::default(),
+            prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
-            lifetimes: Lifetimes { idle: config.session.idle, absolute: config.session.absolute },
+            lifetimes,
             last_known: Mutex::new(LastKnown::new(config.session.stale)),
+            setup: Arc::new(setup),
             offload: Offload::default(),
             cookies: CookieNames {
                 plain: cookie::name(&config.session.cookie, false),
@@ -273,6 +303,14 @@ impl Core {
     /// How long this worker has been serving.
     pub(super) fn uptime(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// A user's tag; `None` until Redis, which keeps its key, was reached for the first time.
+    ///
+    /// Its key is the generated one even where signing keys are configured: those are replaced from time to time, and
+    /// a user's tag must stay the same, or his sessions could not be found under it.
+    pub(super) fn user_tag(&self, name: &str) -> Option<UserTag> {
+        self.redis.generated_secrets().first().map(|key| UserTag::of(key, name))
     }
 
     /// This worker's cell of the table.

@@ -7,6 +7,21 @@ pub fn session(prefix: &str, digest: &str) -> String {
     join(&[prefix, "s", digest])
 }
 
+/// What lay under a session's key and was none.
+pub fn quarantine(prefix: &str, digest: &str) -> String {
+    join(&[prefix, "q", digest])
+}
+
+/// The index of a user's sessions; `user` is his tag, never his name.
+pub fn sessions_of(prefix: &str, user: &str) -> String {
+    join(&[prefix, "u", user])
+}
+
+/// When everything of a user was last logged out.
+pub fn generation(prefix: &str, user: &str) -> String {
+    join(&[prefix, "g", user])
+}
+
 /// One subject's rate limit under one version of one policy.
 pub fn limit(prefix: &str, policy: &str, version: &str, subject: &str) -> String {
     join(&[prefix, "l", policy, version, subject])
@@ -47,6 +62,25 @@ pub fn secret(prefix: &str) -> String {
     join(&[prefix, "secret"])
 }
 
+/// The fleet's machines: a hash, one field a supervisor, the last thing it said of itself.
+///
+/// The three keys of the fleet are written in one step, so they share a hash tag.
+pub fn machines(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "machines"])
+}
+
+/// When each machine is dead: a sorted set, by Redis's clock.
+pub fn deaths(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "deaths"])
+}
+
+/// When each library of server-side code was last in use: a sorted set of names, scores ms by Redis's clock.
+///
+/// Every machine writes at each of its heartbeats which ones it uses; those of old versions are collected by it.
+pub fn libraries_seen(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "libraries"])
+}
+
 /// Joins with `:` in one allocation; `format!` costs three times as much here, once per key and request.
 fn join(parts: &[&str]) -> String {
     let mut key = String::with_capacity(parts.iter().map(|part| part.len() + 1).sum());
@@ -67,6 +101,9 @@ mod tests {
     fn every_key_begins_with_the_prefix() {
         let keys = [
             session("p", "d"),
+            quarantine("p", "d"),
+            sessions_of("p", "t"),
+            generation("p", "t"),
             limit("p", "default", "v", "10.0.0.1"),
             counter("p", "hits"),
             limit_mark("p:l:default:v:10.0.0.1", "b"),
@@ -75,8 +112,11 @@ mod tests {
             migration_lock("p"),
             migration_fence("p"),
             secret("p"),
+            machines("p"),
+            deaths("p"),
+            libraries_seen("p"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
-        assert_eq!(keys[1], "p:l:default:v:10.0.0.1");
+        assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
     }
 }

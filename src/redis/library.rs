@@ -41,7 +41,9 @@ macro_rules! library {
 pub const ALL: &[Library] = &[
     library!("0001", "regatta_v1", false),
     library!("0002", "regatta_v2", true),
+    library!("0003", "regatta_session_v1", true),
     library!("0004", "regatta_limit_v1", true),
+    library!("0006", "regatta_fleet_v1", true),
 ];
 
 /// How server-side code is called on this server.
@@ -58,6 +60,12 @@ pub(super) enum Form {
 pub(super) enum Entry {
     Begin,
     Commit,
+    SessionMove,
+    SessionEnd,
+    SessionList,
+    SessionEverywhere,
+    SessionRemember,
+    SessionQuarantine,
     LimitRefund,
     LimitReset,
     LimitLook,
@@ -65,12 +73,20 @@ pub(super) enum Entry {
     LimitMerge,
     LimitRenew,
     LimitRelease,
+    FleetBeat,
+    FleetLeave,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
 const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Begin, "regatta_v2", "regatta_v2_begin"),
     (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
+    (Entry::SessionMove, "regatta_session_v1", "regatta_session_v1_move"),
+    (Entry::SessionEnd, "regatta_session_v1", "regatta_session_v1_end"),
+    (Entry::SessionList, "regatta_session_v1", "regatta_session_v1_list"),
+    (Entry::SessionEverywhere, "regatta_session_v1", "regatta_session_v1_everywhere"),
+    (Entry::SessionRemember, "regatta_session_v1", "regatta_session_v1_remember"),
+    (Entry::SessionQuarantine, "regatta_session_v1", "regatta_session_v1_quarantine"),
     (Entry::LimitRefund, "regatta_limit_v1", "regatta_limit_v1_refund"),
     (Entry::LimitReset, "regatta_limit_v1", "regatta_limit_v1_reset"),
     (Entry::LimitLook, "regatta_limit_v1", "regatta_limit_v1_look"),
@@ -78,6 +94,8 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::LimitMerge, "regatta_limit_v1", "regatta_limit_v1_merge"),
     (Entry::LimitRenew, "regatta_limit_v1", "regatta_limit_v1_renew"),
     (Entry::LimitRelease, "regatta_limit_v1", "regatta_limit_v1_release"),
+    (Entry::FleetBeat, "regatta_fleet_v1", "regatta_fleet_v1_beat"),
+    (Entry::FleetLeave, "regatta_fleet_v1", "regatta_fleet_v1_leave"),
 ];
 
 /// A function as a script of its own.

@@ -7,6 +7,7 @@ pub mod begin;
 pub mod commit;
 mod endpoint;
 mod error;
+pub mod fleet;
 mod guard;
 mod inspect;
 pub mod keys;
@@ -18,6 +19,7 @@ pub mod migrations;
 pub mod news;
 mod once;
 mod secret;
+pub mod sessions;
 
 use std::fmt;
 use std::sync::Arc;
@@ -83,7 +85,7 @@ struct Inner {
     command_timeout: Duration,
     commit_timeout: Duration,
     live: RwLock<Option<Live>>,
-    /// When a connection that worked was lost, until the first attempt to make another has failed.
+    /// When a connection that worked was lost, until there is another.
     lost_at: Mutex<Option<Instant>>,
     /// When the server last answered, ms since `origin`.
     answered_ms: AtomicU64,
@@ -276,18 +278,28 @@ impl Redis {
             if !missing {
                 return first;
             }
-            let _healing = self.inner.healing.lock().await;
-            // Whoever waited for the lock finds the code there.
-            match live.caller.send(command, encode(name.clone())).await {
-                Err(error) if error.code_missing() => {
-                    tracing::warn!("the server lost our code; loading it again");
-                    library::load(&live.caller, live.form).await?;
-                    live.caller.send(command, encode(name)).await
-                }
-                other => other,
-            }
+            // Boxed: every call would be as large as this, which next to none needs.
+            Box::pin(self.heal(&live, command, || encode(name.clone()))).await
         })
         .await
+    }
+
+    async fn heal(
+        &self,
+        live: &Live,
+        command: &'static str,
+        args: impl Fn() -> Vec<Value>,
+    ) -> Result<Value, Error> {
+        let _healing = self.inner.healing.lock().await;
+        // Whoever waited for the lock finds the code there.
+        match live.caller.send(command, args()).await {
+            Err(error) if error.code_missing() => {
+                tracing::warn!("the server lost our code; loading it again");
+                library::load(&live.caller, live.form).await?;
+                live.caller.send(command, args()).await
+            }
+            other => other,
+        }
     }
 }
 
@@ -326,9 +338,10 @@ impl Inner {
 
     /// Logged when the state or its reason changes, not at every attempt.
     fn down(&self, error: &Error) {
-        let was_there = self.live().is_some();
-        self.set_live(None);
-        self.set_lost_at(was_there.then(Instant::now));
+        if self.live().is_some() {
+            self.set_live(None);
+            self.set_lost_at(Some(Instant::now()));
+        }
         let reason = error.to_string();
         let before = self.health.send_replace(Health::Down { reason: reason.clone() });
         if before != (Health::Down { reason: reason.clone() }) {

@@ -265,6 +265,16 @@ impl<'a> Cell<'a> {
         self.total(row::UNAVAILABLE, 1);
     }
 
+    /// Something that is no session lay under a session's key.
+    pub fn corrupt(self) {
+        self.total(row::CORRUPT, 1);
+    }
+
+    /// A response was sent although its session changes were not stored.
+    pub fn unstored(self) {
+        self.total(row::UNSTORED, 1);
+    }
+
     /// Private memory as of the last beat, bytes.
     pub fn memory_bytes(self) -> u64 {
         self.read(MEMORY)

@@ -67,6 +67,10 @@ pub struct SlotSnapshot {
     pub stale: u64,
     /// How often the breakers of Redis's reads and writes have opened.
     pub redis_opened: [u64; 2],
+    /// Session keys under which something else lay.
+    pub corrupt: u64,
+    /// Responses whose session changes were not stored.
+    pub unstored: u64,
     /// Responses by the first digit of their status; index 0 holds anything else.
     pub responses: [u64; 6],
     /// Time that event loops were at work, microseconds; what a worker did after its last beat is missing.

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 
 use crate::config::parse::Reason;
 use crate::config::parse::choice;
+use crate::config::parse::number;
 use crate::config::parse::word;
 use crate::config::schema::Mode;
 use crate::config::schema::RedisUrl;
@@ -73,6 +74,11 @@ pub(in crate::config) fn secret(text: &str) -> Result<Secret, Reason> {
         len if len < SECRET_MIN => Err(format!("a key has {len} bytes, fewer than {SECRET_MIN}")),
         _ => Ok(Secret(bytes)),
     }
+}
+
+/// Sessions of one user, or 0 for any number.
+pub(in crate::config) fn sessions(text: &str) -> Result<u64, Reason> {
+    if text == "0" { Ok(0) } else { number(text, 1000) }
 }
 
 pub(in crate::config) fn secrets(items: &[String]) -> Result<Vec<Secret>, Reason> {

@@ -78,6 +78,12 @@ pub struct Session {
     pub secure: Secure,
     /// Oldest copy of a session, by the time Redis was last heard, that is shown while Redis is away; 0: none is.
     pub stale: Duration,
+    /// Sessions one user may have; 0: any number.
+    pub max_per_user: u64,
+    /// Fields of which no change is ever lost.
+    pub strict: Vec<String>,
+    /// Keys that encrypt fields at rest: the first encrypts, all decrypt. Empty: fields are stored as they are.
+    pub encryption_keys: Vec<Secret>,
 }
 
 /// A signing key of at least 32 bytes; `Debug` hides it.

@@ -101,7 +101,8 @@ impl Exchange {
             return Ok(None);
         }
         let client = self.client.subject();
-        let subject = Subject { client: &client, session: self.visitor.digest(), user: self.user_tag() };
+        let user = self.visitor.user().map(|user| user.to_string());
+        let subject = Subject { client: &client, session: self.visitor.digest(), user: user.as_deref() };
         let limits = &mut begun.limits;
         match self.core.limits.admit(&limits.set, limits.decided.len(), &subject).await {
             Admission::Ask(asked) => Ok(Some(asked)),
@@ -110,12 +111,6 @@ impl Exchange {
                 Err(self.denied(limits, replies))
             }
         }
-    }
-
-    /// Tag of the user who is logged in, as the cookie says it; `None`: nobody is, or the cookie does not say.
-    #[allow(clippy::unused_self, reason = "the cookie says it once sessions know users")]
-    fn user_tag(&self) -> Option<&str> {
-        None
     }
 
     /// Redis, or nobody at all, decided that the request is allowed.

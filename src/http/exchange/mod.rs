@@ -9,6 +9,7 @@ mod stale;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
+use std::time::Duration;
 
 use http::HeaderValue;
 use http::request::Parts;
@@ -34,6 +35,7 @@ use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
 use crate::redis::keys;
 use crate::session::cookie;
+use crate::session::user::UserTag;
 pub(super) use stale::Degraded;
 
 /// Name of the counter of all views; `@` keeps it out of the applications' names.
@@ -68,6 +70,12 @@ pub(super) struct Begun {
     pub(super) refusal: Option<Refusal>,
     /// The session the visitor has now.
     pub(super) current: Option<Id>,
+    /// The user who is logged in with it.
+    pub(super) user: Option<UserTag>,
+    /// The cookie is sent again, to last this long.
+    pub(super) cookie_age: Option<Duration>,
+    /// Whether a handler asked who the visitor is.
+    pub(super) looked: bool,
     /// The session as found, once it was asked for.
     session: Option<SessionReply>,
     /// How the session was come by, if not as usual.
@@ -123,6 +131,9 @@ impl Exchange {
             limits: Limits::new(set),
             refusal: None,
             current: visitor.id(),
+            user: visitor.user(),
+            cookie_age: None,
+            looked: false,
             session: None,
             degraded: None,
             visited: None,
@@ -165,18 +176,19 @@ impl Exchange {
         }
         // A named path's handler most likely uses the session it is sent, and the call is made anyway.
         let unread = begun.current.filter(|_| begun.session.is_none());
-        let session = unread.map(|id| self.session_arg(id, SessionMode::Read, false));
-        match self.round_trip(&mut begun, session.as_ref(), &[]).await {
-            Ok((reply, _)) if session.is_some() => begun.found(reply),
-            Ok(_) => {}
+        let session = unread.map(|id| self.session_arg(id, begun.user, SessionMode::Read, false));
+        match (self.round_trip(&mut begun, session.as_ref(), &[]).await, unread) {
+            (Ok((reply, _)), Some(id)) => self.found(&mut begun, id, reply).await,
+            (Ok(_), None) => {}
             // The limits allow it; whoever needs the session is told what is known, or asks again.
-            Err(Failure::Away(error)) => {
-                if let Some((how, reply, _)) = self.in_place_of_begin(session.as_ref(), 0, &error).await {
+            (Err(Failure::Away(error)), unread) => {
+                let known = Box::pin(self.in_place_of_begin(session.as_ref(), 0, &error)).await;
+                if let (Some((how, reply, _)), Some(id)) = (known, unread) {
                     begun.degraded = Some(how);
-                    begun.found(reply);
+                    self.found(&mut begun, id, reply).await;
                 }
             }
-            Err(failure) => return Err(begun.fail(failure)),
+            (Err(failure), _) => return Err(begun.fail(failure)),
         }
         Ok(())
     }
@@ -191,25 +203,29 @@ impl Exchange {
             vec![CounterArg { key: keys::counter(&self.core.config.redis.prefix, TOTAL), by: 1 }];
         let mut total = None;
         if let Some(id) = begun.current {
-            let arg = self.session_arg(id, SessionMode::Visit, false);
+            let arg = self.session_arg(id, begun.user, SessionMode::Visit, false);
             let (reply, sums) = self.call(&mut begun, Some(&arg), &counters).await?;
             total = sums.first().copied();
-            begun.found(reply);
+            self.found(&mut begun, id, reply).await;
             // The total counted this view already; only the session is missing.
             counters.clear();
         }
-        let new = begun.current.is_none();
+        // Whoever comes with an id that was replaced has another session, whose cookie is not to be overwritten.
+        let new = begun.current.is_none() && !begun.is_rotated();
         if new {
             let id = cookie::new_id().map_err(|_| Error::Failed)?;
-            let arg = self.session_arg(id, SessionMode::Visit, true);
+            let arg = self.session_arg(id, None, SessionMode::Visit, true);
             let (reply, sums) = self.call(&mut begun, Some(&arg), &counters).await?;
             total = total.or(sums.first().copied());
             begun.current = Some(id);
-            begun.found(reply);
+            self.found(&mut begun, id, reply).await;
             begun.origin = Origin::Made;
         }
-        let Some(SessionReply::Live { views, .. }) = begun.session else {
-            return Err(Error::Unavailable { retry_after: 1 });
+        let views = match begun.session {
+            Some(SessionReply::Live { views, .. }) => views,
+            // As for any other visitor without a session: it is the first of those that can be told apart.
+            Some(SessionReply::Rotated) => 1,
+            _ => return Err(Error::Unavailable { retry_after: 1 }),
         };
         let stale = begun.degraded.is_some();
         if !stale {
@@ -244,12 +260,12 @@ impl Exchange {
     pub(super) async fn session(&self, id: Id) -> Result<SessionReply, Error> {
         let mut begun = self.open().await?;
         if begun.current != Some(id) {
-            return Ok(SessionReply::Gone);
+            return Ok(if begun.is_rotated() { SessionReply::Rotated } else { SessionReply::Gone });
         }
         if begun.session.is_none() {
-            let arg = self.session_arg(id, SessionMode::Read, false);
+            let arg = self.session_arg(id, begun.user, SessionMode::Read, false);
             let (reply, _) = self.call(&mut begun, Some(&arg), &[]).await?;
-            begun.found(reply);
+            self.found(&mut begun, id, reply).await;
         }
         Ok(begun.session.clone().unwrap_or(SessionReply::Gone))
     }
@@ -264,7 +280,7 @@ impl Exchange {
         match self.round_trip(begun, session, counters).await {
             Ok(answer) => Ok(answer),
             Err(Failure::Away(error)) => {
-                match self.in_place_of_begin(session, counters.len(), &error).await {
+                match Box::pin(self.in_place_of_begin(session, counters.len(), &error)).await {
                     Some((how, session, counters)) => {
                         begun.degraded = Some(how);
                         Ok((session, counters))

@@ -2,14 +2,18 @@
 //!
 //! `tower_sessions::Session` belongs to them; it is put into the request as it is.
 
+mod account;
 mod client;
 mod counters;
+mod fields;
 mod limit;
 mod visit;
 mod worker;
 
+pub use account::Account;
 pub use client::ClientAddr;
 pub use counters::Counters;
+pub use fields::Fields;
 pub use limit::Limit;
 pub use visit::Visit;
 

@@ -61,7 +61,7 @@ struct Scrape {
 /// A number of each slot: name, help, what it is.
 type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
 
-const COUNTERS: [PerSlot; 13] = [
+const COUNTERS: [PerSlot; 15] = [
     ("connections_accepted", "Connections accepted", |slot| slot.accepted),
     ("connections_cut", "Connections cut at the end of a drain", |slot| slot.cut),
     ("response_bytes", "Bytes of response bodies whose length was known", |slot| slot.bytes),
@@ -72,6 +72,10 @@ const COUNTERS: [PerSlot; 13] = [
     ("requests_insured", "Requests whose limits were decided without Redis", |slot| slot.insured),
     ("requests_unavailable", "Requests refused because Redis was away", |slot| slot.unavailable),
     ("requests_stale", "Requests shown a session as last known, Redis being away", |slot| slot.stale),
+    ("session_corrupt", "Session keys under which something else lay, put aside", |slot| slot.corrupt),
+    ("session_commit_failed", "Responses sent although their session changes were not stored", |slot| {
+        slot.unstored
+    }),
     ("worker_starts", "Workers started in the slot", |slot| slot.starts),
     ("worker_crashes", "Workers that ended without being asked to", |slot| slot.crashes),
     ("worker_restarts", "Workers that replaced another one in the slot", |slot| {
