@@ -100,6 +100,11 @@ impl Asked {
         Self { desk, from, asked, paid, probes, name, places, asked_us }
     }
 
+    /// It is asked at this time, later than it was meant to be.
+    pub(super) fn asked_at(&mut self, now_us: u64) {
+        self.asked_us = now_us;
+    }
+
     /// What to ask Redis; empty: nothing.
     pub fn limits(&self) -> &[LimitArg] {
         &self.asked

@@ -94,8 +94,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 enum Looked {
     Denied(Vec<Option<LimitReply>>),
     Wait(Arc<tokio::sync::Notify>),
-    /// Limits that were known to deny until just now, and about which this request asks for all.
-    Ask(Vec<String>),
+    /// Nothing denies. Limits that were known to do until just now, about which this request asks for all, and when.
+    Ask {
+        probes: Vec<String>,
+        at_us: u64,
+    },
 }
 
 impl Desk {
@@ -155,7 +158,16 @@ impl Desk {
                     // Answered or not, the next look says how things are.
                     let _ = tokio::time::timeout(self.patience, answered.notified()).await.is_ok();
                 }
-                Looked::Ask(probes) => return Admission::Ask(self.ask(set, from, args, probes, now_us)),
+                Looked::Ask { probes, at_us } => {
+                    // From here on the question is one that others may wait for, whatever becomes of this request.
+                    let mut asked = self.ask(set, from, args, probes, now_us);
+                    if at_us > now_us {
+                        let wait = Duration::from_micros(at_us - now_us).min(self.patience);
+                        tokio::time::sleep(wait).await;
+                        asked.asked_at(self.now_us());
+                    }
+                    return Admission::Ask(asked);
+                }
             }
         }
     }
@@ -164,12 +176,12 @@ impl Desk {
     fn look(&self, set: &Set, from: usize, args: &[LimitArg], now_us: u64, may_wait: bool) -> Looked {
         let mut denials = lock(&self.denials);
         if denials.is_empty() {
-            return Looked::Ask(Vec::new());
+            return Looked::Ask { probes: Vec::new(), at_us: now_us };
         }
         let heard_since = self.redis.news_since().map(|since| self.us(since));
         let oldest_us = heard_since.unwrap_or(u64::MAX).min(now_us.saturating_sub(UNHEARD_US));
         let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
-        let (mut denied, mut wait, mut stale) = (None, None, Vec::new());
+        let (mut denied, mut wait, mut probes, mut at_us) = (None, None, Vec::new(), now_us);
         for (index, arg) in args.iter().enumerate() {
             let Measured::Rate { quota, .. } = set.policy(from + index).measure() else { continue };
             if arg.shadow {
@@ -180,7 +192,10 @@ impl Desk {
                     denied.get_or_insert_with(|| vec![None; args.len()])[index] = Some(reply)
                 }
                 Look::Wait(answered) => wait = Some(answered),
-                Look::Stale => stale.push(arg.key.clone()),
+                Look::Stale { ask_at_us } => {
+                    probes.push(arg.key.clone());
+                    at_us = at_us.max(ask_at_us);
+                }
                 Look::Unknown => {}
             }
         }
@@ -188,8 +203,8 @@ impl Desk {
             (Some(replies), _) => Looked::Denied(replies),
             (None, Some(answered)) if may_wait => Looked::Wait(answered),
             (None, _) => {
-                stale.iter().for_each(|key| denials.ask(key, now_us));
-                Looked::Ask(stale)
+                probes.iter().for_each(|key| denials.ask(key, now_us));
+                Looked::Ask { probes, at_us }
             }
         }
     }
@@ -249,8 +264,9 @@ impl Desk {
             return;
         }
         let known = {
+            let now_us = self.now_us();
             let mut denials = lock(&self.denials);
-            denials.learn(&arg.key, quota, arg.cost, reply, asked_us);
+            denials.learn(&arg.key, quota, arg.cost, reply, asked_us, now_us);
             !denials.is_empty()
         };
         if known && !self.listens.swap(true, Relaxed) {

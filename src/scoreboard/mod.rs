@@ -38,6 +38,7 @@ const HEAD_STARTED_MS: usize = 3;
 const HEAD_REDIS_REACHED: usize = 4;
 const HEAD_GENERATION: usize = 5;
 const HEAD_REDIS_FINDINGS: usize = 8;
+const HEAD_MACHINES: usize = 14;
 const HEAD_IDENTITY: usize = 15;
 
 /// The shared table.
@@ -133,6 +134,16 @@ impl Scoreboard {
     /// Written by the one worker that looks.
     pub fn set_redis_findings(&self, bits: u64) {
         self.head(HEAD_REDIS_FINDINGS).store(bits, Relaxed);
+    }
+
+    /// Machines that share the fleet's limits, this one included; 1 where none was ever heard of.
+    pub fn machines(&self) -> u64 {
+        self.head(HEAD_MACHINES).load(Relaxed).max(1)
+    }
+
+    /// Written by the worker that speaks for the machine, whenever Redis says how many there are.
+    pub fn set_machines(&self, machines: u64) {
+        self.head(HEAD_MACHINES).store(machines, Relaxed);
     }
 
     /// Number of the configuration and binary the fleet runs now, from 1.

@@ -73,6 +73,7 @@ impl Beacon {
             match self.redis.beat(&machine, BEATS * every).await {
                 Ok(alive) => {
                     tracing::trace!(alive, "heartbeat");
+                    self.scoreboard.set_machines(alive);
                     said = Some((Instant::now(), machine));
                 }
                 // Said again at the next look: its loss is no event, and Redis away is told elsewhere.

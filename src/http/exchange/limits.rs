@@ -151,10 +151,10 @@ impl Exchange {
         }
     }
 
-    /// Workers that share the limits: those of this machine that serve.
+    /// Workers that share the limits: those of this machine that serve, and as many on every other machine.
     fn sharers(&self) -> u64 {
         let board = &self.core.scoreboard;
         let ready = (0..board.slots()).filter(|slot| board.row(*slot).state() == SlotState::Ready).count();
-        ready.max(1) as u64
+        (ready.max(1) as u64).saturating_mul(board.machines())
     }
 }
