@@ -22,7 +22,8 @@ use rand::rngs::OsRng;
 use crate::limiter::advance::Advance;
 use crate::limiter::advance::Spent;
 use crate::limiter::asked::Asked;
-use crate::limiter::asked::Slot;
+use crate::limiter::asked::Paid;
+use crate::limiter::asked::Question;
 use crate::limiter::denials::Denials;
 use crate::limiter::denials::Look;
 use crate::limiter::insurance::Insurance;
@@ -202,39 +203,42 @@ impl Desk {
         probes: Vec<String>,
         now_us: u64,
     ) -> Asked {
-        let (mut slots, mut places, mut name) = (Vec::with_capacity(args.len()), Vec::new(), String::new());
+        let mut question = Question { asked: Vec::with_capacity(args.len()), probes, ..Question::default() };
         for (index, arg) in args.into_iter().enumerate() {
             match set.policy(from + index).measure() {
                 Measured::Rate { quota, lease: true } if !arg.shadow && arg.cost > 0 => {
-                    slots.push(self.spend(arg, quota, now_us));
-                    continue;
-                }
-                Measured::Concurrency { .. } => {
-                    if name.is_empty() {
-                        name = self.new_name();
+                    if let Some(left) = self.spend(&arg, quota, now_us) {
+                        question.paid.push(Paid { index, arg, left });
+                        continue;
                     }
-                    places.push(Place::wanted(&self.redis, &arg.key, &name));
                 }
                 Measured::Rate { .. } => {}
+                Measured::Concurrency { .. } => {
+                    if question.name.is_empty() {
+                        question.name = self.new_name();
+                    }
+                    question.places.push(Place::wanted(&self.redis, &arg.key, &question.name));
+                }
             }
-            slots.push(Slot::Asked(arg));
+            question.asked.push(arg);
         }
-        Asked::new(Arc::clone(self), from, slots, probes, name, places, now_us)
+        Asked::new(Arc::clone(self), from, question, now_us)
     }
 
-    fn spend(self: &Arc<Self>, arg: LimitArg, quota: Quota, now_us: u64) -> Slot {
+    /// Pays from what was drawn in advance; what is left then, or nothing if there is not enough.
+    fn spend(self: &Arc<Self>, arg: &LimitArg, quota: Quota, now_us: u64) -> Option<u64> {
         let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
         let (spent, wants) = {
             let mut advance = lock(&self.advance);
             let spent = advance.spend(&arg.key, &quota, arg.cost, now_us);
-            (spent, advance.wants(&arg.key, now_us, 4 * patience_us))
+            (spent, advance.wants(&arg.key, now_us, patience_us.saturating_mul(4)))
         };
         if let Some(requests) = wants {
             tokio::spawn(Arc::clone(self).draw(arg.key.clone(), quota, requests));
         }
         match spent {
-            Spent::Paid { left } => Slot::Paid { arg, left },
-            Spent::Short => Slot::Asked(arg),
+            Spent::Paid { left } => Some(left),
+            Spent::Short => None,
         }
     }
 

@@ -67,11 +67,6 @@ pub fn walk_fence(prefix: &str) -> String {
     join(&[prefix, "mig", "walk", "fence"])
 }
 
-/// When each library of server-side code was last in use: a sorted set, its scores ms by Redis's clock.
-pub fn libraries_seen(prefix: &str) -> String {
-    join(&[prefix, "libraries"])
-}
-
 /// All keys below the prefix that match, as SCAN's MATCH has it; the prefix itself has no special letters.
 pub fn below(prefix: &str, pattern: &str) -> String {
     join(&[prefix, pattern])
@@ -101,6 +96,25 @@ pub fn views(session: &str) -> String {
 /// The fleet's cookie signing key, when none is configured.
 pub fn secret(prefix: &str) -> String {
     join(&[prefix, "secret"])
+}
+
+/// The fleet's machines: a hash, one field a supervisor, the last thing it said of itself.
+///
+/// The three keys of the fleet are written in one step, so they share a hash tag.
+pub fn machines(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "machines"])
+}
+
+/// When each machine is dead: a sorted set, by Redis's clock.
+pub fn deaths(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "deaths"])
+}
+
+/// When each library of server-side code was last in use: a sorted set of names, scores ms by Redis's clock.
+///
+/// Every machine writes at each of its heartbeats which ones it uses; those of old versions are collected by it.
+pub fn libraries_seen(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "libraries"])
 }
 
 /// Joins with `:` in one allocation; `format!` costs three times as much here, once per key and request.
@@ -135,9 +149,11 @@ mod tests {
             migration_fence("p"),
             walk_lock("p"),
             walk_fence("p"),
-            libraries_seen("p"),
             below("p", "*"),
             secret("p"),
+            machines("p"),
+            deaths("p"),
+            libraries_seen("p"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
         assert_eq!(keys[4], "p:l:default:v:10.0.0.1");

@@ -43,6 +43,7 @@ pub const ALL: &[Library] = &[
     library!("0002", "regatta_v2", true),
     library!("0003", "regatta_session_v1", true),
     library!("0004", "regatta_limit_v1", true),
+    library!("0006", "regatta_fleet_v1", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -77,6 +78,8 @@ pub(super) enum Entry {
     LimitMerge,
     LimitRenew,
     LimitRelease,
+    FleetBeat,
+    FleetLeave,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
@@ -96,6 +99,8 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::LimitMerge, "regatta_limit_v1", "regatta_limit_v1_merge"),
     (Entry::LimitRenew, "regatta_limit_v1", "regatta_limit_v1_renew"),
     (Entry::LimitRelease, "regatta_limit_v1", "regatta_limit_v1_release"),
+    (Entry::FleetBeat, "regatta_fleet_v1", "regatta_fleet_v1_beat"),
+    (Entry::FleetLeave, "regatta_fleet_v1", "regatta_fleet_v1_leave"),
 ];
 
 /// A function as a script of its own.

@@ -52,6 +52,8 @@ const PAUSES: [Duration; 3] =
 const PAUSE_LATER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1200)];
 /// A connection that lived this long begins counting pauses anew.
 const SETTLED: Duration = Duration::from_millis(100);
+/// A server that made a connection ready is well, however short it lived: pauses grow no further than this attempt's.
+const HURRY: u32 = 1;
 /// Pause before another connection is looked for while this one only reads: at most two attempts a second.
 const SEEK: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];
 /// A connection that was replaced stays for the calls that are under way on it.
@@ -315,7 +317,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
                 let since = Instant::now();
                 let reason = live(&inner, ready).await;
                 inner.down(&reason);
-                attempt = if since.elapsed() >= SETTLED { 0 } else { attempt + 1 };
+                attempt = if since.elapsed() >= SETTLED { 0 } else { (attempt + 1).min(HURRY) };
             }
             Err(error) => {
                 inner.down(&error);

@@ -7,6 +7,7 @@ pub mod begin;
 pub mod commit;
 mod endpoint;
 mod error;
+pub mod fleet;
 mod guard;
 mod inspect;
 pub mod keys;
@@ -88,7 +89,7 @@ struct Inner {
     command_timeout: Duration,
     commit_timeout: Duration,
     live: RwLock<Option<Live>>,
-    /// When a connection that worked was lost, until the first attempt to make another has failed.
+    /// When a connection that worked was lost, until there is another.
     lost_at: Mutex<Option<Instant>>,
     /// When the server last answered, ms since `origin`.
     answered_ms: AtomicU64,
@@ -390,9 +391,10 @@ impl Inner {
 
     /// Logged when the state or its reason changes, not at every attempt.
     fn down(&self, error: &Error) {
-        let was_there = self.live().is_some();
-        self.set_live(None);
-        self.set_lost_at(was_there.then(Instant::now));
+        if self.live().is_some() {
+            self.set_live(None);
+            self.set_lost_at(Some(Instant::now()));
+        }
         let reason = error.to_string();
         let before = self.health.send_replace(Health::Down { reason: reason.clone() });
         if before != (Health::Down { reason: reason.clone() }) {
