@@ -149,7 +149,6 @@ mod tests {
             migration_fence("p"),
             walk_lock("p"),
             walk_fence("p"),
-            libraries_seen("p"),
             below("p", "*"),
             secret("p"),
             machines("p"),

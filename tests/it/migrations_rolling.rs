@@ -14,6 +14,7 @@ use regatta::redis::begin::SessionArg;
 use regatta::redis::begin::SessionMode;
 use regatta::redis::begin::SessionReply;
 use regatta::redis::commit;
+use regatta::redis::keys;
 use regatta::redis::migrations::SHIPPED;
 
 use crate::support::redis::RedisServer;
@@ -125,11 +126,11 @@ async fn old_libraries_go_when_nobody_names_them_and_the_one_before_stays() {
 
     let there = |name: &str| server.cli(&["FUNCTION", "LIST", "LIBRARYNAME", name]).contains(name);
     // A worker somewhere said nine minutes ago that it uses it.
-    server.cli(&["ZADD", "p:{fleet}:libraries", &(now - 9 * 60_000).to_string(), "regatta_v0"]);
+    server.cli(&["ZADD", &keys::libraries_seen("p"), &(now - 9 * 60_000).to_string(), "regatta_v0"]);
     SHIPPED.apply(&redis, |_| ()).await.unwrap();
     assert!(there("regatta_v0"));
 
-    server.cli(&["ZADD", "p:{fleet}:libraries", &(now - 11 * 60_000).to_string(), "regatta_v0"]);
+    server.cli(&["ZADD", &keys::libraries_seen("p"), &(now - 11 * 60_000).to_string(), "regatta_v0"]);
     server.cli(&["DEL", "p:mig"]);
     SHIPPED.apply(&redis, |_| ()).await.unwrap();
     assert!(!there("regatta_v0"));

@@ -283,6 +283,9 @@ enum Lost {
 
 /// Brings a server to where a worker can use it: every library recorded and there. Walks are not waited for.
 pub(super) async fn bring_up(caller: &Caller, form: Form, prefix: &str, by: &str) -> Result<(), Error> {
+    if form == Form::Plain {
+        return Ok(());
+    }
     SHIPPED.libraries(Place { caller, form, prefix, by }, Lost::Waits).await
 }
 
