@@ -41,6 +41,7 @@ pub use http::extract::Counters;
 pub use http::extract::Fields;
 pub use http::extract::Limit;
 pub use http::extract::Visit;
+pub use http::layer::LimitLayer;
 pub use http::state::State;
 pub use http::state::Worker;
 pub use redis::Health as RedisHealth;

@@ -23,12 +23,25 @@ const COUNT: &str = "a number from 1 to 1024";
 const PERCENT: &str = "a share from 1% to 100%";
 const REQUESTS: &str = "0 for none, or a number up to 1000000000000";
 const MEMORY: &str = "0 for none, or a size such as 512MiB or 2GiB";
+const FLAG: &str = "true or false";
 const SIZE: &str = "a size in bytes such as 65536, 64KiB or 2MiB";
 
 /// Every setting there is; an unknown name is an error.
 pub const KEYS: &[Key] = &[
     key("listen", "0.0.0.0:3000", ADDRESSES, "public addresses"),
     key("listen.steering", "kernel", "kernel or client-ip", "how connections are spread over the slots"),
+    key(
+        "advertise",
+        "",
+        "addresses such as 10.0.0.5, web-1:3000 or [2001:db8::1]:3000, separated by commas",
+        "where other machines reach the public addresses; none: as this machine knows itself",
+    ),
+    key(
+        "fleet.heartbeat",
+        "2s",
+        "0 for never, or a duration from 200ms to 1m",
+        "how often this machine says in Redis that it lives",
+    ),
     key("admin.listen", "127.0.0.1:3001", "one address such as 127.0.0.1:3001", "operators' address"),
     key("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
     key("workers.min", "", COUNT, "fewest workers; below workers.max the load decides how many"),
@@ -75,7 +88,12 @@ pub const KEYS: &[Key] = &[
     key("redis.tls_cert", "", "a PEM file", "our certificate, if the server wants one"),
     key("redis.tls_key", "", "a PEM file", "its private key"),
     key("redis.prefix", "regatta", "1 to 64 letters, digits, - _ . or :", "first part of every key"),
-    key("redis.mode", "auto", "auto, fcall or evalsha", "how server-side code is called"),
+    key(
+        "redis.mode",
+        "auto",
+        "auto, fcall, evalsha or plain",
+        "how server-side code is called; plain: not at all",
+    ),
     key("redis.command_timeout", "25ms", DURATION, "longest wait for one reply of Redis"),
     key("redis.commit_timeout", "100ms", DURATION, "longest wait for the reply to what a request stores"),
     key("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),
@@ -107,7 +125,13 @@ pub const KEYS: &[Key] = &[
         "keys of at least 32 bytes, separated by commas",
         "encrypt session fields at rest; the first key encrypts, all decrypt",
     ),
-    key("limits.*.per", "client", "client, session, route or global", "whose requests are counted together"),
+    key(
+        "limits.*.per",
+        "client",
+        "client, session, user, route, header or global",
+        "whose requests are counted together",
+    ),
+    key("limits.*.header", "", "a header's name such as x-api-key", "the header that counts; none: client"),
     key("limits.*.rate", "", "requests per time such as 100/s, 600/min or 5000/h", "sustained rate"),
     key(
         "limits.*.burst",
@@ -115,12 +139,25 @@ pub const KEYS: &[Key] = &[
         "a number from 1 to 1000000",
         "requests at once; twice the rate per second if unset",
     ),
+    key("limits.*.cost", "1", "a number from 1 to the burst", "what one request counts for"),
+    key("limits.*.lease", "false", FLAG, "workers draw quota in advance; for bursts from 100"),
+    key("limits.*.concurrent", "", "a number from 1 to 100000", "requests under way, instead of a rate"),
+    key(
+        "limits.*.concurrent_lease",
+        "10s",
+        "a duration from 1s to 5m",
+        "a killed worker's requests end by then",
+    ),
     key(
         "limits.*.routes",
         "",
-        "path prefixes such as /login, separated by commas",
+        "path prefixes such as /login, separated by commas, or layer",
         "where the policy applies; none: everywhere",
     ),
+    key("limits.*.methods", "", "methods such as POST, separated by commas", "which methods; none: all"),
+    key("limits.*.on_redis_down", "insured", "insured, open or closed", "what happens without Redis"),
+    key("limits.*.shadow", "false", FLAG, "it counts and says whom it would deny, and denies nobody"),
+    key("limits.*.enabled", "true", FLAG, "false: as if the policy were not there"),
     key(
         "proxy.trusted",
         "127.0.0.0/8, ::1/128",
@@ -134,6 +171,7 @@ pub const KEYS: &[Key] = &[
     key("http.header_limit", "64KiB", "a size from 8KiB to 1GiB", "largest request header"),
     key("http.body_limit", "2MiB", SIZE, "largest request body"),
     key("http.connections", "16384", "a number from 1 to 1000000", "open connections per worker"),
+    key("http.limit_headers", "draft", "draft, legacy, both or off", "headers that tell a client its limits"),
     key("run_dir", "", "a folder", "lock and control socket"),
     key("data_dir", "", "a folder", "the private Redis's data"),
     key("log.format", "auto", "auto, pretty or json", "form of log lines"),

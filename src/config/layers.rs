@@ -89,14 +89,19 @@ impl Layers {
         for (key, value) in values {
             flatten(key, value, &mut flat);
         }
+        // Of two mistakes the same one is told every time; the reader's order is a hash's.
+        flat.sort_unstable();
         flat.into_iter().try_for_each(|(key, items)| self.put(key, items, Origin::File(path.clone())))
     }
 
     /// A file that sets its own default rate gets a burst that fits it, not the built-in one.
     fn forget_default_burst(&mut self, limits: &Value) {
         let ValueKind::Table(limits) = &limits.kind else { return };
-        if limits.get("default").is_some() {
-            self.given.remove("limits.default.burst");
+        let Some(default) = limits.get("default") else { return };
+        self.given.remove("limits.default.burst");
+        // Nor does a limit of another kind get the built-in rate.
+        if matches!(&default.kind, ValueKind::Table(default) if default.contains_key("concurrent")) {
+            self.given.remove("limits.default.rate");
         }
     }
 

@@ -8,6 +8,7 @@ mod error;
 mod inputs;
 pub mod keys;
 mod layers;
+pub mod limit;
 mod parse;
 pub mod place;
 pub mod schema;
@@ -40,6 +41,8 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
     let config = Config {
         listen: layers.list("listen", parse::addresses)?,
         steering: layers.one("listen.steering", parse::steering)?,
+        advertise: layers.list("advertise", parse::advertised)?,
+        heartbeat: layers.one("fleet.heartbeat", parse::heartbeat)?,
         admin: Admin { listen: layers.one("admin.listen", parse::address)? },
         workers: sections::workers(&layers)?,
         drain: sections::drain(&layers)?,
@@ -48,7 +51,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         limits: layers
             .names("limits")
             .into_iter()
-            .map(|name| sections::limit(&layers, name))
+            .map(|name| limit::read(&layers, name))
             .collect::<Result<_, _>>()?,
         proxy: Proxy {
             trusted: layers.list("proxy.trusted", parse::networks)?,
@@ -162,7 +165,8 @@ mod tests {
     fn defaults_stand_alone() {
         let config = with(&[], None).unwrap();
         assert_eq!(config.listen, ["0.0.0.0:3000".parse().unwrap()]);
-        assert_eq!(config.limits["default"].burst, 2000);
+        let default = config.limits["default"].measure;
+        assert!(matches!(default, limit::Measure::Rate { burst: 2000, .. }));
         assert!(config.redis.url.is_none());
     }
 

@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use crate::config::Error;
 use crate::config::layers::Layers;
+use crate::config::limit;
 use crate::config::parse;
 use crate::config::parse::Reason;
+use crate::config::place::Kind;
 use crate::config::place::Place;
-use crate::config::schema;
 use crate::config::schema::Access;
 use crate::config::schema::Drain;
 use crate::config::schema::Http;
-use crate::config::schema::Limit;
+use crate::config::schema::Mode;
 use crate::config::schema::Recycling;
 use crate::config::schema::Redis;
 use crate::config::schema::Scaling;
@@ -80,26 +81,8 @@ pub(super) fn http(layers: &Layers) -> Result<Http, Error> {
         header_limit: layers.one("http.header_limit", parse::header_size)?,
         body_limit: layers.one("http.body_limit", parse::size)?,
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
+        limit_headers: layers.one("http.limit_headers", limit::limit_headers)?,
     })
-}
-
-pub(super) fn limit(layers: &Layers, name: String) -> Result<(String, Limit), Error> {
-    let path = |field: &str| format!("limits.{name}.{field}");
-    layers.check_name("limits", &name, parse::policy_name)?;
-    let Some(rate) = layers.optional(&path("rate"), parse::rate)? else {
-        return Err(Error::Missing {
-            key: path("rate"),
-            reason: format!("the policy {name} needs a rate such as 100/s"),
-        });
-    };
-    let twice = (2 * rate.count / rate.period.as_secs()).max(1);
-    let limit = Limit {
-        per: layers.optional(&path("per"), parse::per)?.unwrap_or(schema::Per::Client),
-        rate,
-        burst: layers.optional(&path("burst"), |text| parse::number(text, 1_000_000))?.unwrap_or(twice),
-        routes: layers.list(&path("routes"), parse::routes)?,
-    };
-    Ok((name, limit))
 }
 
 /// Where the shared state lives.
@@ -135,11 +118,15 @@ fn access_agrees(layers: &Layers, redis: &Redis) -> Result<(), Error> {
             Some(_) => {}
         }
     }
+    let clustered = place.as_ref().is_some_and(|place| matches!(place.kind, Kind::Cluster(_)));
     let files = [("redis.tls_ca", tls_ca), ("redis.tls_cert", tls_cert), ("redis.tls_key", tls_key)];
     if let Some((name, _)) = files.iter().find(|(_, file)| file.is_some())
         && !place.is_some_and(|place| place.tls)
     {
         return refuse(name, "redis.url does not ask for TLS; it would begin with rediss");
+    }
+    if redis.mode == Mode::Plain && clustered {
+        return refuse("redis.mode", "a cluster needs server-side code");
     }
     match (tls_cert, tls_key) {
         (Some(_), None) => refuse("redis.tls_cert", "its key is missing (redis.tls_key)"),

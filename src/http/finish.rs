@@ -13,6 +13,7 @@ use http::header;
 use http::request::Parts;
 use tower_sessions::Session;
 
+use crate::http::body;
 use crate::http::error::Refusal;
 use crate::http::exchange::Begun;
 use crate::http::exchange::Exchange;
@@ -23,6 +24,7 @@ use crate::http::state::Core;
 use crate::http::store::Store;
 use crate::http::visitor;
 use crate::http::visitor::Visitor;
+use crate::limiter::headers::Headers;
 use crate::session::store::Outcome;
 
 const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
@@ -31,9 +33,12 @@ const SESSION_STATE: HeaderName = HeaderName::from_static("session-state");
 const SESSION_COMMIT: HeaderName = HeaderName::from_static("session-commit");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// Headers that this room adds to a response, at most.
-const HEADERS: usize = 12;
+const HEADERS: usize = 15;
 
 /// Longest request id that is taken over, bytes.
 const REQUEST_ID_MAX: usize = 128;
@@ -139,16 +144,10 @@ pub(super) async fn settle(
             response
         }
     };
-    if let Some(limits) = &begun.limits {
-        let told = exchange.policies.headers(limits);
-        for (name, text) in [(RATELIMIT_POLICY, told.policy), (RATELIMIT, told.limit)] {
-            if let Ok(value) = HeaderValue::try_from(text) {
-                response.headers_mut().insert(name, value);
-            }
-        }
-        forbid_storing(response.headers_mut());
+    if let Some(told) = exchange.told(&begun.limits) {
+        tell_limits(response.headers_mut(), told);
     }
-    response
+    body::keep(response, begun.limits.take_places())
 }
 
 /// What became of the session's changes.
@@ -209,6 +208,24 @@ fn tell_session(headers: &mut HeaderMap, exchange: &Exchange, begun: &Begun) {
     if let Some(cookie) = cookie {
         headers.append(header::SET_COOKIE, cookie);
     }
+}
+
+/// What is left of the request's limits, in the configured form.
+fn tell_limits(headers: &mut HeaderMap, told: Headers) {
+    for (name, text) in [(RATELIMIT_POLICY, told.policy), (RATELIMIT, told.limit)] {
+        if !text.is_empty()
+            && let Ok(value) = HeaderValue::try_from(text)
+        {
+            headers.insert(name, value);
+        }
+    }
+    if let Some(numbers) = told.legacy {
+        let names = [X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET];
+        for (name, number) in names.into_iter().zip(numbers) {
+            headers.insert(name, HeaderValue::from(number));
+        }
+    }
+    forbid_storing(headers);
 }
 
 fn forbid_storing(headers: &mut HeaderMap) {

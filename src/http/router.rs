@@ -116,7 +116,7 @@ where
     let announced = incoming.size_hint().lower();
     let refused = if announced > bounds.body_limit as u64 {
         Some(body::too_large(bounds.body_limit).into_response())
-    } else if exchange.policies.names_path() {
+    } else if exchange.is_named {
         exchange.decide().await.err().map(IntoResponse::into_response)
     } else {
         None

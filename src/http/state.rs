@@ -15,10 +15,15 @@ use http::HeaderValue;
 
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
+use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::http::site::Remembered;
+use crate::http::site::Site;
+use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
+use crate::redis::LaneStates;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
@@ -52,6 +57,8 @@ pub struct Parts {
     pub cell: usize,
     /// Whether it serves or leaves; the worker's loop changes it.
     pub phase: Phase,
+    /// Its machine, as operators see it beside others.
+    pub site: Arc<Site>,
 }
 
 /// Which worker answers; also an extractor.
@@ -144,6 +151,11 @@ impl State {
         self.0.redis.health()
     }
 
+    /// Where the breakers of Redis's reads and writes stand in this worker.
+    pub fn redis_lanes(&self) -> LaneStates {
+        self.0.redis.lanes()
+    }
+
     /// How long this worker has been serving.
     pub fn uptime(&self) -> Duration {
         self.0.started.elapsed()
@@ -157,6 +169,27 @@ impl State {
     /// Every slot of this machine's fleet and its totals.
     pub fn fleet(&self) -> Snapshot {
         self.0.scoreboard.snapshot()
+    }
+
+    /// A layer that puts routes under the policy with this name, decided in the request's one call with all others.
+    ///
+    /// ```no_run
+    /// use axum::Router;
+    /// use axum::routing::post;
+    ///
+    /// # async fn login() {}
+    /// regatta::Fleet::new(|fleet: regatta::State| {
+    ///     // [limits.login]: rate = "20/min", routes = "layer"
+    ///     Router::new().route("/login", post(login).layer(fleet.limit("login").cost(5))).with_state(fleet)
+    /// });
+    /// ```
+    ///
+    /// A policy that is switched off (`enabled = false`) gives a layer that does nothing.
+    ///
+    /// # Panics
+    /// When no policy has this name: the worker then says so and the fleet does not start.
+    pub fn limit(&self, policy: &str) -> LimitLayer {
+        LimitLayer::new(&self.0, policy)
     }
 
     /// Runs CPU work off the event loop, in a bounded number of places.
@@ -183,7 +216,10 @@ pub(super) struct Core {
     /// Its cell in its slot's row.
     cell: usize,
     pub(super) phase: Phase,
-    pub(super) policies: Policies,
+    pub(super) site: Arc<Site>,
+    /// The fleet's machines, for operators.
+    pub(super) machines: Remembered,
+    pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
@@ -220,6 +256,7 @@ impl Core {
             strict: config.session.strict.clone(),
             max_per_user: config.session.max_per_user,
         };
+        let policies = Policies::new(&config.limits, &config.redis.prefix);
         Self {
             config: Arc::clone(config),
             redis: parts.redis.clone(),
@@ -227,8 +264,10 @@ impl Core {
             worker: parts.worker.clone(),
             cell: parts.cell,
             phase: parts.phase.clone(),
+            site: Arc::clone(&parts.site),
+            machines: Remembered::default(),
             prefix,
-            policies: Policies::new(&config.limits, &config.redis.prefix),
+            limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,
             last_known: Mutex::new(LastKnown::new(config.session.stale)),
             setup: Arc::new(setup),

@@ -61,6 +61,28 @@ impl Endpoint {
         }
     }
 
+    /// What a failed attempt means, where its own words do not tell.
+    pub(super) fn explained(&self, error: Error) -> Error {
+        match error {
+            // A server without TLS waits for the end of a line that never comes.
+            Error::Timeout if self.place.tls => Error::unavailable(
+                "no answer to the greeting of TLS (if nothing speaks TLS there, redis.url begins with redis, not rediss)",
+            ),
+            other => other,
+        }
+    }
+
+    /// Settings for one attempt to connect to any server: where there is a cluster, one of the nodes that are known from
+    /// the start, at random.
+    ///
+    /// # Errors
+    /// As [`Endpoint::config`].
+    pub(super) fn any(&self) -> Result<Config, Error> {
+        let nodes = self.cluster().unwrap_or_default();
+        let at = OsRng.try_next_u32().map_or(0, |number| number as usize) % nodes.len().max(1);
+        self.config(nodes.get(at))
+    }
+
     /// Settings for one attempt to connect; `node` names the node of a cluster.
     ///
     /// # Errors

@@ -27,6 +27,16 @@ pub fn limit(prefix: &str, policy: &str, version: &str, subject: &str) -> String
     join(&[prefix, "l", policy, version, subject])
 }
 
+/// That a batch of an outage was merged into a limit; it lies beside the limit, whatever decides where that lies.
+pub fn limit_mark(limit: &str, batch: &str) -> String {
+    join(&[limit, "m", batch])
+}
+
+/// The channel on which workers tell each other what they must know at once.
+pub fn news(prefix: &str) -> String {
+    join(&[prefix, "news"])
+}
+
 /// A shared counter.
 pub fn counter(prefix: &str, name: &str) -> String {
     join(&[prefix, "c", name])
@@ -47,9 +57,64 @@ pub fn migration_fence(prefix: &str) -> String {
     join(&[prefix, "mig", "fence"])
 }
 
+/// The lock under which migrations walk over keys.
+pub fn walk_lock(prefix: &str) -> String {
+    join(&[prefix, "mig", "walk", "lock"])
+}
+
+/// The fencing number of walks.
+pub fn walk_fence(prefix: &str) -> String {
+    join(&[prefix, "mig", "walk", "fence"])
+}
+
+/// All keys below the prefix that match, as SCAN's MATCH has it; the prefix itself has no special letters.
+pub fn below(prefix: &str, pattern: &str) -> String {
+    join(&[prefix, pattern])
+}
+
+/// What a key below the prefix holds, for people.
+pub fn kind(prefix: &str, key: &str) -> &'static str {
+    let below = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).unwrap_or_default();
+    match below.split(':').next().unwrap_or_default() {
+        "s" => "sessions",
+        "l" => "limits",
+        "c" => "counters",
+        _ => "other",
+    }
+}
+
+/// Mode plain: a limit's window, beside the key it has where there is server-side code.
+pub fn window(limit: &str) -> String {
+    join(&[limit, "w"])
+}
+
+/// Mode plain: a session's views.
+pub fn views(session: &str) -> String {
+    join(&[session, "v"])
+}
+
 /// The fleet's cookie signing key, when none is configured.
 pub fn secret(prefix: &str) -> String {
     join(&[prefix, "secret"])
+}
+
+/// The fleet's machines: a hash, one field a supervisor, the last thing it said of itself.
+///
+/// The three keys of the fleet are written in one step, so they share a hash tag.
+pub fn machines(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "machines"])
+}
+
+/// When each machine is dead: a sorted set, by Redis's clock.
+pub fn deaths(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "deaths"])
+}
+
+/// When each library of server-side code was last in use: a sorted set of names, scores ms by Redis's clock.
+///
+/// Every machine writes at each of its heartbeats which ones it uses; those of old versions are collected by it.
+pub fn libraries_seen(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "libraries"])
 }
 
 /// The name under which a key lies in a cluster; `None` if that is the same.
@@ -77,6 +142,12 @@ pub(super) fn in_cluster(prefix: &str, key: &str) -> Option<String> {
     }
 }
 
+/// The name of a rate limit as it is where there is no cluster, out of the one that [`in_cluster`] gave it.
+pub(super) fn out_of_cluster(prefix: &str, name: &str) -> Option<String> {
+    let rest = name.strip_prefix(prefix)?.strip_prefix(":{l:")?.strip_suffix('}')?;
+    Some(format!("{prefix}:l:{rest}"))
+}
+
 /// Joins with `:` in one allocation; `format!` costs three times as much here, once per key and request.
 fn join(parts: &[&str]) -> String {
     let mut key = String::with_capacity(parts.iter().map(|part| part.len() + 1).sum());
@@ -102,10 +173,18 @@ mod tests {
             generation("p", "t"),
             limit("p", "default", "v", "10.0.0.1"),
             counter("p", "hits"),
+            limit_mark("p:l:default:v:10.0.0.1", "b"),
+            news("p"),
             ledger("p"),
             migration_lock("p"),
             migration_fence("p"),
+            walk_lock("p"),
+            walk_fence("p"),
+            below("p", "*"),
             secret("p"),
+            machines("p"),
+            deaths("p"),
+            libraries_seen("p"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
         assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
@@ -121,6 +200,9 @@ mod tests {
         assert_eq!(name("a:b:mig"), "a:b:{mig}:mig");
         assert_eq!(name("a:b:l:m:v:2001:db8::"), "a:b:{l:m:v:2001:db8::}");
         assert_eq!(name("a:b:l:m:v:10.0.0.1:m:batch"), "a:b:{l:m:v:10.0.0.1}:m:batch");
+        let limit = "a:b:l:m:v:2001:db8::";
+        assert_eq!(out_of_cluster("a:b", &name(limit)).as_deref(), Some(limit));
+        assert_eq!(out_of_cluster("a:b", "a:b:c:x"), None);
         for same in ["a:b:{fleet}:machines", "a:b:secret", "other:s:x", "a:b:i:digest"] {
             assert_eq!(name(same), same);
         }

@@ -245,6 +245,21 @@ impl<'a> Cell<'a> {
         self.total(row::LIMITED, 1);
     }
 
+    /// It was denied by what the worker knew.
+    pub fn denied_here(self) {
+        self.total(row::DENIED_HERE, 1);
+    }
+
+    /// Limits in shadow would have denied a request.
+    pub fn shadowed(self, limits: u64) {
+        self.total(row::SHADOWED, limits);
+    }
+
+    /// A request's limits were decided without Redis.
+    pub fn insured(self) {
+        self.total(row::INSURED, 1);
+    }
+
     /// A request was refused because Redis is away.
     pub fn unavailable(self) {
         self.total(row::UNAVAILABLE, 1);

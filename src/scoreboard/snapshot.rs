@@ -55,6 +55,12 @@ pub struct SlotSnapshot {
     pub views: u64,
     /// Requests denied by a rate limit.
     pub limited: u64,
+    /// Of these, requests denied by what the worker knew, without asking Redis.
+    pub denied_here: u64,
+    /// Times a limit in shadow would have denied a request.
+    pub shadowed: u64,
+    /// Requests decided without Redis while it was away, denied ones included.
+    pub insured: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
     /// Responses that showed a session as last known, because Redis could not do all it was asked.

@@ -72,8 +72,8 @@ fn a_primary_that_hung_and_wakes_up_is_not_written_to() {
     for _ in 0..50 {
         assert_eq!(fleet.get("/").status, 200);
     }
-    let total = watched.servers[1].cli(&["GET", "regatta:c:total"]);
+    let total = watched.servers[1].cli(&["GET", "regatta:c:@views"]);
     wait::until("the old primary follows the new one", wait::LONG, || {
-        watched.servers[0].cli(&["GET", "regatta:c:total"]) == total
+        watched.servers[0].cli(&["GET", "regatta:c:@views"]) == total
     });
 }

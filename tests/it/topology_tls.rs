@@ -47,7 +47,7 @@ fn a_fleet_serves_over_an_encrypted_connection() {
     let server = server(&authority);
     let fleet = plan(&server, &authority).start();
     assert_eq!(fleet.get("/").status, 200);
-    assert_eq!(server.cli(&["GET", "regatta:c:total"]), "1");
+    assert_eq!(server.cli(&["GET", "regatta:c:@views"]), "1");
 }
 
 #[test]

@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::limit::Limit;
+use crate::config::limit::LimitHeaders;
+
 pub use state::Access;
-pub use state::Limit;
 pub use state::Mode;
-pub use state::Per;
-pub use state::Rate;
 pub use state::Redis;
 pub use state::RedisUrl;
 pub use state::Secret;
@@ -33,6 +33,10 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// How new connections are spread over the slots.
     pub steering: Steering,
+    /// Where other machines reach the public addresses; empty: what this machine knows of itself.
+    pub advertise: Vec<Advertised>,
+    /// Time between two heartbeats of this machine in Redis, 200 ms to 1 min; none: it has none.
+    pub heartbeat: Option<Duration>,
     /// The operators' address and what is served on it.
     pub admin: Admin,
     /// How many workers, and how patient the supervisor is with them.
@@ -55,6 +59,15 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What is logged, and in which form.
     pub log: Log,
+}
+
+/// An address by which other machines reach this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertised {
+    /// A name or an IP address, IPv6 in brackets.
+    pub host: String,
+    /// The port; none: that of the first public address.
+    pub port: Option<u16>,
 }
 
 /// How new connections are spread over the slots.
@@ -205,6 +218,8 @@ pub struct Http {
     pub body_limit: usize,
     /// Open connections per worker; more wait in the slot's queue.
     pub connections: usize,
+    /// In which headers a client is told about its limits.
+    pub limit_headers: LimitHeaders,
 }
 
 /// What is logged, and in which form.

@@ -1,4 +1,4 @@
-//! The shared state's settings: Redis, sessions, limits.
+//! The shared state's settings: Redis and sessions.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -81,12 +81,14 @@ impl fmt::Debug for RedisUrl {
 /// How server-side code is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Functions where the server has them, scripts elsewhere; found out at connect.
+    /// Functions where they are allowed, else scripts, else plain commands; found out at connect.
     Auto,
     /// Redis functions (Redis ≥ 7, Valkey).
     Fcall,
     /// Scripts by digest (Dragonfly, `KeyDB`, Redis 6).
     Evalsha,
+    /// Plain commands only, with fewer promises (where neither is allowed).
+    Plain,
 }
 
 /// The visitor's cookie and how long a session lives.
@@ -138,39 +140,4 @@ pub enum Secure {
     Always,
     /// Never.
     Never,
-}
-
-/// One rate limit policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limit {
-    /// Whose requests are counted together.
-    pub per: Per,
-    /// Requests per period, sustained.
-    pub rate: Rate,
-    /// Requests that may come at once, ≥ 1.
-    pub burst: u64,
-    /// Path prefixes the policy applies to; empty: every request that uses state.
-    pub routes: Vec<String>,
-}
-
-/// Whose requests a policy counts together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Per {
-    /// One client address (IPv6: one /64).
-    Client,
-    /// One session; requests without a valid cookie count by client.
-    Session,
-    /// One client address and one of the policy's routes.
-    Route,
-    /// Everybody together.
-    Global,
-}
-
-/// A number of requests per period.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Requests, 1 to 1,000,000.
-    pub count: u64,
-    /// In this time, 1 s to 31 days.
-    pub period: Duration,
 }

@@ -49,23 +49,28 @@ impl Exchange {
     /// one, and an operator can look at the old.
     pub(super) async fn found(&self, begun: &mut Begun, id: Id, reply: SessionReply) {
         if reply == SessionReply::Damaged {
-            let digest = session::digest(id);
-            let kept_ms = u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX);
-            match self.core.redis.quarantine_session(&self.core.prefix, &digest, kept_ms).await {
-                Ok(true) => {
-                    self.core.cell().corrupt();
-                    let key = keys::quarantine(&self.core.prefix, &digest);
-                    tracing::warn!(%key, "a session was damaged; what lay there is kept for an hour");
-                }
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, "a damaged session could not be put aside: {error}"),
-            }
+            // Boxed: every request would be as large as this, which next to none needs.
+            Box::pin(self.put_aside(id)).await;
         }
         if !matches!(reply, SessionReply::Live { .. }) {
             begun.current = None;
             begun.user = None;
         }
         begun.session = Some(reply);
+    }
+
+    async fn put_aside(&self, id: Id) {
+        let digest = session::digest(id);
+        let kept_ms = u64::try_from(QUARANTINE.as_millis()).unwrap_or(u64::MAX);
+        match self.core.redis.quarantine_session(&self.core.prefix, &digest, kept_ms).await {
+            Ok(true) => {
+                self.core.cell().corrupt();
+                let key = keys::quarantine(&self.core.prefix, &digest);
+                tracing::warn!(%key, "a session was damaged; what lay there is kept for an hour");
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "a damaged session could not be put aside: {error}"),
+        }
     }
 
     /// Decides the limits and reads the visitor's session, if either was not done; the session he has now.

@@ -58,6 +58,11 @@ async fn open(inner: &Inner, peer: &Peer) -> Result<(Link, Ready), Error> {
     let patient = link.patient();
     let _ = patient.call("CLIENT", ["SETNAME", &inner.name]).await;
     let form = link.form(inner.mode).await?;
+    if form == Form::Plain {
+        return Err(Error::setting(
+            "a cluster needs server-side code, which this node or its user does not allow",
+        ));
+    }
     // Code that is loaded on one node is not on the others.
     library::ensure(&patient, form).await?;
     let ready = Ready { caller: patient, form };
