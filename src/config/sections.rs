@@ -9,6 +9,7 @@ use crate::config::parse::Reason;
 use crate::config::schema;
 use crate::config::schema::Drain;
 use crate::config::schema::Http;
+use crate::config::schema::Idempotency;
 use crate::config::schema::Limit;
 use crate::config::schema::Recycling;
 use crate::config::schema::Redis;
@@ -76,6 +77,10 @@ pub(super) fn http(layers: &Layers) -> Result<Http, Error> {
         body_limit: layers.one("http.body_limit", parse::size)?,
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
     })
+}
+
+pub(super) fn idempotency(layers: &Layers) -> Result<Idempotency, Error> {
+    Ok(Idempotency { ttl: layers.one("idempotency.ttl", parse::duration)? })
 }
 
 pub(super) fn limit(layers: &Layers, name: String) -> Result<(String, Limit), Error> {

@@ -38,6 +38,12 @@ pub enum Error {
     /// A counter would leave the range of 64-bit integers: 409, nothing was changed.
     #[error("the counter would leave the range of 64-bit integers")]
     CounterOverflow,
+    /// How much is to be taken or given back, or a window, is out of bounds: 400.
+    #[error("how much must be from 1 to 2^53, and a window a second at least")]
+    CounterAmount,
+    /// A token is not one: 400.
+    #[error("a token has 1 to 128 printable ASCII characters")]
+    CounterToken,
     /// The handler runs outside a fleet, so there is nothing to extract: 500.
     #[error("this handler runs outside a fleet")]
     NoFleet,
@@ -52,7 +58,9 @@ impl Error {
                 Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
             }
             Self::Busy => Problem::reduced_capacity("as much work is under way as this worker takes", 1),
-            Self::CounterName => Problem::new(StatusCode::BAD_REQUEST, self.to_string()),
+            Self::CounterName | Self::CounterAmount | Self::CounterToken => {
+                Problem::new(StatusCode::BAD_REQUEST, self.to_string())
+            }
             Self::CounterOverflow => Problem::new(StatusCode::CONFLICT, self.to_string()),
             Self::Failed | Self::NoFleet => {
                 tracing::error!(error = %self, "a handler could not do its work: {self}");
@@ -127,6 +135,8 @@ impl From<counter::Error> for Error {
         match error {
             counter::Error::Name => Self::CounterName,
             counter::Error::Overflow => Self::CounterOverflow,
+            counter::Error::Amount => Self::CounterAmount,
+            counter::Error::Token => Self::CounterToken,
             counter::Error::Redis(error) => Self::Unavailable { retry_after: retry_after(&error) },
         }
     }

@@ -15,6 +15,7 @@ use http::HeaderValue;
 
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
+use crate::counter::batched::Batches;
 use crate::http::offload;
 use crate::http::offload::Offload;
 use crate::limiter::Policies;
@@ -49,6 +50,8 @@ pub struct Parts {
     pub cell: usize,
     /// Whether it serves or leaves; the worker's loop changes it.
     pub phase: Phase,
+    /// Its batched counters; the worker's loop sends them on.
+    pub batches: Arc<Batches>,
 }
 
 /// Which worker answers; also an extractor.
@@ -180,6 +183,7 @@ pub(super) struct Core {
     /// Its cell in its slot's row.
     cell: usize,
     pub(super) phase: Phase,
+    pub(super) batches: Arc<Batches>,
     pub(super) policies: Policies,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
@@ -213,6 +217,7 @@ impl Core {
             worker: parts.worker.clone(),
             cell: parts.cell,
             phase: parts.phase.clone(),
+            batches: Arc::clone(&parts.batches),
             prefix: Arc::from(config.redis.prefix.as_str()),
             policies: Policies::new(&config.limits, &config.redis.prefix),
             lifetimes: Lifetimes { idle: config.session.idle, absolute: config.session.absolute },

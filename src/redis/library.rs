@@ -38,7 +38,11 @@ macro_rules! library {
 }
 
 /// Every library there ever was, in the order of their numbers.
-pub const ALL: &[Library] = &[library!("0001", "regatta_v1", false), library!("0002", "regatta_v2", true)];
+pub const ALL: &[Library] = &[
+    library!("0001", "regatta_v1", false),
+    library!("0002", "regatta_v2", true),
+    library!("0005", "regatta_counter_v1", true),
+];
 
 /// How server-side code is called on this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,11 +58,31 @@ pub(super) enum Form {
 pub(super) enum Entry {
     Begin,
     Commit,
+    Flush,
+    ReadBatched,
+    Take,
+    Give,
+    See,
+    Claim,
+    Renew,
+    Keep,
+    Forget,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
-const ENTRIES: &[(Entry, &str, &str)] =
-    &[(Entry::Begin, "regatta_v2", "regatta_v2_begin"), (Entry::Commit, "regatta_v2", "regatta_v2_commit")];
+const ENTRIES: &[(Entry, &str, &str)] = &[
+    (Entry::Begin, "regatta_v2", "regatta_v2_begin"),
+    (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
+    (Entry::Flush, "regatta_counter_v1", "regatta_counter_v1_flush"),
+    (Entry::ReadBatched, "regatta_counter_v1", "regatta_counter_v1_read"),
+    (Entry::Take, "regatta_counter_v1", "regatta_counter_v1_take"),
+    (Entry::Give, "regatta_counter_v1", "regatta_counter_v1_give"),
+    (Entry::See, "regatta_counter_v1", "regatta_counter_v1_see"),
+    (Entry::Claim, "regatta_counter_v1", "regatta_counter_v1_claim"),
+    (Entry::Renew, "regatta_counter_v1", "regatta_counter_v1_renew"),
+    (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
+    (Entry::Forget, "regatta_counter_v1", "regatta_counter_v1_forget"),
+];
 
 /// A function as a script of its own.
 struct Script {

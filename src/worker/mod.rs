@@ -6,6 +6,7 @@
 mod accept;
 mod connection;
 mod drain;
+mod flusher;
 mod heartbeat;
 mod inspector;
 mod stream;
@@ -40,6 +41,7 @@ use drain::Schedule;
 
 use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
+use crate::counter::batched::Batches;
 use crate::http::App;
 use crate::http::Face;
 use crate::http::Parts;
@@ -159,7 +161,15 @@ async fn live(start: Start) -> Result<(), Error> {
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
     let phase = Phase::default();
-    let (public, admin) = faces(&start, &redis, &phase)?;
+    let batches = Batches::new(
+        Arc::clone(&start.scoreboard),
+        redis.clone(),
+        start.config.redis.prefix.as_str(),
+        start.slot,
+        start.cell,
+    );
+    let batches = Arc::new(batches);
+    let (public, admin) = faces(&start, &redis, &phase, &batches)?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     tokio::select! {
@@ -176,6 +186,7 @@ async fn live(start: Start) -> Result<(), Error> {
     }
     tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis));
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
+    let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     let mut report = File::from(start.report);
     let _ = writeln!(report, "ready");
@@ -194,6 +205,8 @@ async fn live(start: Start) -> Result<(), Error> {
     let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
     let told_again = drain::told_again(&mut leave, cut_now);
     depart(&hall, &doors, &schedule, report, &lifeline, told_again).await;
+    flusher.abort();
+    flusher::finish(&batches).await;
     Ok(())
 }
 
@@ -217,7 +230,7 @@ async fn ordered(cell: Cell<'_>) -> Leave {
 const SUPERVISOR_TOLD: Duration = Duration::from_millis(200);
 
 /// What answers visitors and operators; a panic of the application is a boot failure.
-fn faces(start: &Start, redis: &Redis, phase: &Phase) -> Result<(Face, Face), Error> {
+fn faces(start: &Start, redis: &Redis, phase: &Phase, batches: &Arc<Batches>) -> Result<(Face, Face), Error> {
     let pid = proc::pid().as_raw().unsigned_abs();
     let parts = Parts {
         config: Arc::clone(&start.config),
@@ -226,6 +239,7 @@ fn faces(start: &Start, redis: &Redis, phase: &Phase) -> Result<(Face, Face), Er
         worker: Worker::new(pid, start.slot, start.generation, proc::hostname()),
         cell: start.cell,
         phase: phase.clone(),
+        batches: Arc::clone(batches),
     };
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+pub use state::Idempotency;
 pub use state::Limit;
 pub use state::Mode;
 pub use state::Per;
@@ -48,6 +49,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// Bounds on what a client may send, and how slowly.
     pub http: Http,
+    /// Requests that are carried out once.
+    pub idempotency: Idempotency,
     /// Folder of the fleet's lock and control socket; private to its user.
     pub run_dir: PathBuf,
     /// Folder in which the private Redis keeps its data and its socket.

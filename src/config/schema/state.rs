@@ -108,6 +108,13 @@ pub enum Secure {
     Never,
 }
 
+/// Requests that are carried out once.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    /// Responses to requests with `Idempotency-Key` are kept this long; zero: the header means nothing.
+    pub ttl: Duration,
+}
+
 /// One rate limit policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limit {

@@ -9,7 +9,12 @@ mod visit;
 mod worker;
 
 pub use client::ClientAddr;
+pub use counters::Batched;
+pub use counters::Bounded;
 pub use counters::Counters;
+pub use counters::Seen;
+pub use counters::Taken;
+pub use counters::Unique;
 pub use limit::Limit;
 pub use visit::Visit;
 
