@@ -8,8 +8,8 @@
 //! ```
 //!
 //! Sessions, counters and rate limits live in Redis, so that any worker on any machine can answer any request, and one
-//! round trip a request does it all. [`Fleet`] is where a program begins; [`Visit`], [`Counters`], [`Limit`],
-//! [`Worker`], [`ClientAddr`] and [`Session`] are what its handlers ask for.
+//! round trip a request does it all. [`Fleet`] is where a program begins; [`Visit`], [`Account`], [`Fields`],
+//! [`Counters`], [`Limit`], [`Worker`], [`ClientAddr`] and [`Session`] are what its handlers ask for.
 //!
 //! The rooms stand on six floors, and a room names only rooms of lower floors:
 //!
@@ -36,17 +36,21 @@ pub mod worker;
 pub use cli::Fleet;
 pub use counter::batched::Reading;
 pub use http::error::Error;
+pub use http::extract::Account;
 pub use http::extract::Batched;
 pub use http::extract::Bounded;
 pub use http::extract::ClientAddr;
 pub use http::extract::Counters;
+pub use http::extract::Fields;
 pub use http::extract::Limit;
 pub use http::extract::Seen;
 pub use http::extract::Taken;
 pub use http::extract::Unique;
 pub use http::extract::Visit;
+pub use http::layer::LimitLayer;
 pub use http::state::State;
 pub use http::state::Worker;
 pub use redis::Health as RedisHealth;
 pub use scoreboard::snapshot::SlotSnapshot;
+pub use session::account::Listed as ListedSession;
 pub use tower_sessions::Session;

@@ -108,10 +108,39 @@ pub(super) enum Command {
         #[arg(long)]
         dry_run: bool,
     },
+    /// See how somebody stands under a rate limit, or begin it anew
+    #[command(subcommand)]
+    Limits(Limits),
     /// List every setting, its default and what is allowed
     Settings,
     /// List the signals the supervisor takes
     Signals,
+}
+
+/// What can be done about a limit. A subject is whatever the policy counts by: an address, a session's digest, a
+/// user's tag, a header's value; none for a policy that counts everybody together.
+#[derive(Debug, Subcommand)]
+pub(super) enum Limits {
+    /// What is left under a policy, and when it is as if never used
+    Show {
+        /// The policy's name
+        policy: String,
+        /// Whose: an address, a session's digest, a user's tag or a header's value
+        subject: Option<String>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Make a limit as if never used; every worker knows at once
+    Reset {
+        /// The policy's name
+        policy: String,
+        /// Whose: an address, a session's digest, a user's tag or a header's value
+        subject: Option<String>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 /// What a running fleet can be asked to do, and what it did.

@@ -8,6 +8,10 @@ use crate::cli::exit::Failure;
 use crate::cli::exit::say;
 use crate::cli::serve;
 use crate::config::Inputs;
+use crate::config::limit::Effect;
+use crate::config::limit::Limit;
+use crate::config::limit::Measure;
+use crate::config::limit::Scope;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
@@ -27,12 +31,7 @@ pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
     say(format_args!("admin     {}", config.admin.listen));
     say(format_args!("workers   {}", workers(config)));
     for (name, limit) in &config.limits {
-        let routes = if limit.routes.is_empty() { "all routes".to_owned() } else { limit.routes.join(", ") };
-        let (count, period) = (limit.rate.count, limit.rate.period);
-        say(format_args!(
-            "limit     {name}: {count} per {period:?} per {:?}, burst {}, {routes}",
-            limit.per, limit.burst
-        ));
+        say(format_args!("limit     {name}: {}", line(limit)));
     }
     match config.session.secrets.len() {
         0 => say(format_args!(
@@ -97,4 +96,30 @@ fn private(config: &Config, inputs: &Inputs) -> Result<(), Failure> {
         config.data_dir.display()
     ));
     Ok(())
+}
+
+/// One policy in a few words.
+fn line(limit: &Limit) -> String {
+    let measure = match limit.measure {
+        Measure::Rate { rate, burst, lease } => {
+            let drawn = if lease { ", drawn in advance" } else { "" };
+            format!("{} per {:?} per {:?}, burst {burst}{drawn}", rate.count, rate.period, limit.per)
+        }
+        Measure::Concurrency { most, .. } => format!("{most} at the same time per {:?}", limit.per),
+    };
+    let scope = match &limit.scope {
+        Scope::Everywhere => "all routes".to_owned(),
+        Scope::Routes(routes) => routes.join(", "),
+        Scope::Layer => "where the application puts it".to_owned(),
+    };
+    let methods = match limit.methods.as_slice() {
+        [] => String::new(),
+        methods => format!(", {}", methods.join(" ")),
+    };
+    let effect = match limit.effect {
+        Effect::Enforced => "",
+        Effect::Shadow => ", in shadow",
+        Effect::Off => ", switched off",
+    };
+    format!("{measure}, {scope}{methods}{effect}; without Redis {:?}", limit.on_redis_down)
 }

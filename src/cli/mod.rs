@@ -8,6 +8,7 @@ mod events;
 mod exit;
 mod health;
 mod host;
+mod limits;
 mod migrate;
 mod operate;
 mod print;
@@ -99,6 +100,7 @@ impl Fleet {
             Some(Command::Serve { watch }) => serve::serve(config, &inputs, arguments, watch, &self.app),
             Some(Command::Check { .. }) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
+            Some(Command::Limits(action)) => limits::limits(&config, &action),
             Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),
             // Answered above: none of them needs the whole configuration to be right.
             Some(_) => Ok(exit::OK),

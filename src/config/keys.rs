@@ -23,6 +23,7 @@ const COUNT: &str = "a number from 1 to 1024";
 const PERCENT: &str = "a share from 1% to 100%";
 const REQUESTS: &str = "0 for none, or a number up to 1000000000000";
 const MEMORY: &str = "0 for none, or a size such as 512MiB or 2GiB";
+const FLAG: &str = "true or false";
 const SIZE: &str = "a size in bytes such as 65536, 64KiB or 2MiB";
 
 /// Every setting there is; an unknown name is an error.
@@ -85,7 +86,31 @@ pub const KEYS: &[Key] = &[
     key("session.absolute", "30d", DURATION, "any session is gone after this"),
     key("session.secure", "auto", "auto, always or never", "whether the cookie is sent over TLS only"),
     key("session.stale", "60s", DURATION, "oldest copy of a session shown while Redis is away; 0s: none"),
-    key("limits.*.per", "client", "client, session, route or global", "whose requests are counted together"),
+    key(
+        "session.max_per_user",
+        "0",
+        "0 for any number, or a number up to 1000",
+        "sessions one user may have; the oldest ends at a login beyond that",
+    ),
+    key(
+        "session.strict",
+        "",
+        "names of session fields, separated by commas",
+        "fields whose changes are never lost: of two concurrent ones the second is refused",
+    ),
+    key(
+        "session.encryption_keys",
+        "",
+        "keys of at least 32 bytes, separated by commas",
+        "encrypt session fields at rest; the first key encrypts, all decrypt",
+    ),
+    key(
+        "limits.*.per",
+        "client",
+        "client, session, user, route, header or global",
+        "whose requests are counted together",
+    ),
+    key("limits.*.header", "", "a header's name such as x-api-key", "the header that counts; none: client"),
     key("limits.*.rate", "", "requests per time such as 100/s, 600/min or 5000/h", "sustained rate"),
     key(
         "limits.*.burst",
@@ -93,12 +118,25 @@ pub const KEYS: &[Key] = &[
         "a number from 1 to 1000000",
         "requests at once; twice the rate per second if unset",
     ),
+    key("limits.*.cost", "1", "a number from 1 to the burst", "what one request counts for"),
+    key("limits.*.lease", "false", FLAG, "workers draw quota in advance; for bursts from 100"),
+    key("limits.*.concurrent", "", "a number from 1 to 100000", "requests under way, instead of a rate"),
+    key(
+        "limits.*.concurrent_lease",
+        "10s",
+        "a duration from 1s to 5m",
+        "a killed worker's requests end by then",
+    ),
     key(
         "limits.*.routes",
         "",
-        "path prefixes such as /login, separated by commas",
+        "path prefixes such as /login, separated by commas, or layer",
         "where the policy applies; none: everywhere",
     ),
+    key("limits.*.methods", "", "methods such as POST, separated by commas", "which methods; none: all"),
+    key("limits.*.on_redis_down", "insured", "insured, open or closed", "what happens without Redis"),
+    key("limits.*.shadow", "false", FLAG, "it counts and says whom it would deny, and denies nobody"),
+    key("limits.*.enabled", "true", FLAG, "false: as if the policy were not there"),
     key(
         "proxy.trusted",
         "127.0.0.0/8, ::1/128",
@@ -112,6 +150,7 @@ pub const KEYS: &[Key] = &[
     key("http.header_limit", "64KiB", "a size from 8KiB to 1GiB", "largest request header"),
     key("http.body_limit", "2MiB", SIZE, "largest request body"),
     key("http.connections", "16384", "a number from 1 to 1000000", "open connections per worker"),
+    key("http.limit_headers", "draft", "draft, legacy, both or off", "headers that tell a client its limits"),
     key(
         "idempotency.ttl",
         "24h",

@@ -95,8 +95,11 @@ impl Layers {
     /// A file that sets its own default rate gets a burst that fits it, not the built-in one.
     fn forget_default_burst(&mut self, limits: &Value) {
         let ValueKind::Table(limits) = &limits.kind else { return };
-        if limits.get("default").is_some() {
-            self.given.remove("limits.default.burst");
+        let Some(default) = limits.get("default") else { return };
+        self.given.remove("limits.default.burst");
+        // Nor does a limit of another kind get the built-in rate.
+        if matches!(&default.kind, ValueKind::Table(default) if default.contains_key("concurrent")) {
+            self.given.remove("limits.default.rate");
         }
     }
 
@@ -215,7 +218,7 @@ impl Layers {
     fn refuse(&self, path: &str, given: &Given, reason: Reason) -> Error {
         let key = keys::find(path);
         let value = match path {
-            "session.secrets" => "***".to_owned(),
+            "session.secrets" | "session.encryption_keys" => "***".to_owned(),
             "redis.url" => RedisUrl(given.text()).to_string(),
             _ => given.text(),
         };

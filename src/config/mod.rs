@@ -8,6 +8,7 @@ mod error;
 mod inputs;
 pub mod keys;
 mod layers;
+pub mod limit;
 mod parse;
 pub mod schema;
 mod sections;
@@ -47,7 +48,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         limits: layers
             .names("limits")
             .into_iter()
-            .map(|name| sections::limit(&layers, name))
+            .map(|name| limit::read(&layers, name))
             .collect::<Result<_, _>>()?,
         proxy: Proxy {
             trusted: layers.list("proxy.trusted", parse::networks)?,
@@ -162,7 +163,8 @@ mod tests {
     fn defaults_stand_alone() {
         let config = with(&[], None).unwrap();
         assert_eq!(config.listen, ["0.0.0.0:3000".parse().unwrap()]);
-        assert_eq!(config.limits["default"].burst, 2000);
+        let default = config.limits["default"].measure;
+        assert!(matches!(default, limit::Measure::Rate { burst: 2000, .. }));
         assert!(config.redis.url.is_none());
     }
 

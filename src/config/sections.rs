@@ -4,13 +4,12 @@ use std::path::PathBuf;
 
 use crate::config::Error;
 use crate::config::layers::Layers;
+use crate::config::limit;
 use crate::config::parse;
 use crate::config::parse::Reason;
-use crate::config::schema;
 use crate::config::schema::Drain;
 use crate::config::schema::Http;
 use crate::config::schema::Idempotency;
-use crate::config::schema::Limit;
 use crate::config::schema::Recycling;
 use crate::config::schema::Redis;
 use crate::config::schema::Scaling;
@@ -64,6 +63,9 @@ pub(super) fn session(layers: &Layers) -> Result<Session, Error> {
         absolute: layers.one("session.absolute", parse::positive_duration)?,
         secure: layers.one("session.secure", parse::secure)?,
         stale: layers.one("session.stale", parse::duration)?,
+        max_per_user: layers.one("session.max_per_user", parse::sessions)?,
+        strict: layers.list("session.strict", |items| Ok(items.to_vec()))?,
+        encryption_keys: layers.list("session.encryption_keys", parse::secrets)?,
     })
 }
 
@@ -76,30 +78,12 @@ pub(super) fn http(layers: &Layers) -> Result<Http, Error> {
         header_limit: layers.one("http.header_limit", parse::header_size)?,
         body_limit: layers.one("http.body_limit", parse::size)?,
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
+        limit_headers: layers.one("http.limit_headers", limit::limit_headers)?,
     })
 }
 
 pub(super) fn idempotency(layers: &Layers) -> Result<Idempotency, Error> {
     Ok(Idempotency { ttl: layers.one("idempotency.ttl", parse::duration)? })
-}
-
-pub(super) fn limit(layers: &Layers, name: String) -> Result<(String, Limit), Error> {
-    let path = |field: &str| format!("limits.{name}.{field}");
-    layers.check_name("limits", &name, parse::policy_name)?;
-    let Some(rate) = layers.optional(&path("rate"), parse::rate)? else {
-        return Err(Error::Missing {
-            key: path("rate"),
-            reason: format!("the policy {name} needs a rate such as 100/s"),
-        });
-    };
-    let twice = (2 * rate.count / rate.period.as_secs()).max(1);
-    let limit = Limit {
-        per: layers.optional(&path("per"), parse::per)?.unwrap_or(schema::Per::Client),
-        rate,
-        burst: layers.optional(&path("burst"), |text| parse::number(text, 1_000_000))?.unwrap_or(twice),
-        routes: layers.list(&path("routes"), parse::routes)?,
-    };
-    Ok((name, limit))
 }
 
 /// Where the shared state lives.

@@ -1,14 +1,18 @@
-//! Bounds on a request's body: its size, and how long it may pause.
+//! Bounds on a request's body: its size, and how long it may pause; and what a response's body holds until it is sent.
 //!
 //! A body that breaks one ends with an error for whoever reads it, and is remembered, because most readers turn every
 //! error into the same 400.
 
 use std::error::Error;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Context;
+use std::task::Poll;
 
 use axum::body::Body;
+use axum::response::Response;
 use bytes::Bytes;
 use http::StatusCode;
 use http_body_util::BodyExt;
@@ -19,6 +23,7 @@ use tower_http::timeout::TimeoutBody;
 use crate::config::schema::Http;
 use crate::http::exchange::Exchange;
 use crate::http::problem::Problem;
+use crate::limiter::place::Place;
 
 const TOO_LARGE: u8 = 1;
 const TOO_SLOW: u8 = 2;
@@ -56,5 +61,38 @@ pub(super) fn fault(fault: &AtomicU8, bounds: &Http) -> Option<Problem> {
         TOO_LARGE => Some(too_large(bounds.body_limit)),
         TOO_SLOW => Some(Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body paused for too long")),
         _ => None,
+    }
+}
+
+/// A response that keeps the request's places in concurrency limits until its body was sent or given up.
+pub(super) fn keep(response: Response, places: Vec<Place>) -> Response {
+    if places.is_empty() {
+        return response;
+    }
+    response.map(|body| Body::new(Keeping { body, _places: places }))
+}
+
+struct Keeping {
+    body: Body,
+    _places: Vec<Place>,
+}
+
+impl http_body::Body for Keeping {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
     }
 }

@@ -12,6 +12,7 @@ use crate::http::offload;
 use crate::http::problem::Problem;
 use crate::limiter::headers::Headers;
 use crate::redis;
+use crate::session;
 
 /// Why an extractor or an operation of this library failed; answers as a problem document.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -44,6 +45,24 @@ pub enum Error {
     /// A token is not one: 400.
     #[error("a token has 1 to 128 printable ASCII characters")]
     CounterToken,
+    /// The session has ended, or has another id that this request does not know: 401.
+    #[error("the session ended before this request was finished")]
+    SessionGone,
+    /// The session would hold more than is allowed: 507, nothing was stored.
+    #[error("the session would hold more than is allowed")]
+    SessionFull,
+    /// Another request changed the same field of the session: 409, nothing was stored.
+    #[error("another request changed the same field of the session; try again")]
+    SessionConflict,
+    /// A field of the session does not hold what is expected of it, such as a number to add to: 409.
+    #[error("a field of the session does not hold what is expected of it")]
+    SessionField,
+    /// Nobody is logged in: 401.
+    #[error("nobody is logged in")]
+    LoggedOut,
+    /// A user's name is not allowed: 400.
+    #[error("a user's name has 1 to 256 bytes")]
+    UserName,
     /// The handler runs outside a fleet, so there is nothing to extract: 500.
     #[error("this handler runs outside a fleet")]
     NoFleet,
@@ -58,10 +77,16 @@ impl Error {
                 Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
             }
             Self::Busy => Problem::reduced_capacity("as much work is under way as this worker takes", 1),
-            Self::CounterName | Self::CounterAmount | Self::CounterToken => {
+            Self::CounterName | Self::CounterAmount | Self::CounterToken | Self::UserName => {
                 Problem::new(StatusCode::BAD_REQUEST, self.to_string())
             }
-            Self::CounterOverflow => Problem::new(StatusCode::CONFLICT, self.to_string()),
+            Self::CounterOverflow | Self::SessionField => {
+                Problem::new(StatusCode::CONFLICT, self.to_string())
+            }
+            Self::LoggedOut => Problem::new(StatusCode::UNAUTHORIZED, self.to_string()),
+            Self::SessionGone => Problem::session_gone(),
+            Self::SessionFull => Problem::session_full(),
+            Self::SessionConflict => Problem::session_conflict(),
             Self::Failed | Self::NoFleet => {
                 tracing::error!(error = %self, "a handler could not do its work: {self}");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
@@ -96,6 +121,8 @@ pub(super) enum Refusal {
     SessionGone,
     /// The session would be too large.
     SessionFull,
+    /// Another request changed the same strict field.
+    SessionConflict,
 }
 
 impl Refusal {
@@ -103,16 +130,16 @@ impl Refusal {
         match self {
             Self::Denied(_) => Error::Denied,
             Self::Unavailable(retry_after) => Error::Unavailable { retry_after: *retry_after },
-            Self::SessionGone | Self::SessionFull => Error::Unavailable { retry_after: 1 },
+            Self::SessionGone => Error::SessionGone,
+            Self::SessionFull => Error::SessionFull,
+            Self::SessionConflict => Error::SessionConflict,
         }
     }
 
     pub(super) fn problem(self) -> Problem {
         match self {
             Self::Denied(headers) => Problem::quota_exceeded(headers.violated, headers.retry_after),
-            Self::Unavailable(_) => self.error().problem(),
-            Self::SessionGone => Problem::session_gone(),
-            Self::SessionFull => Problem::session_full(),
+            other => other.error().problem(),
         }
     }
 }
@@ -128,6 +155,20 @@ fn retry_after(error: &redis::Error) -> u64 {
     const SPREAD: u64 = 3;
     static TURN: AtomicU64 = AtomicU64::new(0);
     error.retry_after().as_secs().max(1) + TURN.fetch_add(1, Relaxed) % SPREAD
+}
+
+impl From<session::Error> for Error {
+    fn from(error: session::Error) -> Self {
+        match error {
+            session::Error::Denied => Self::Denied,
+            session::Error::Gone | session::Error::Rotated => Self::SessionGone,
+            session::Error::TooLarge => Self::SessionFull,
+            session::Error::Conflict => Self::SessionConflict,
+            session::Error::NoSum | session::Error::Form => Self::SessionField,
+            session::Error::NoRandomness => Self::Failed,
+            session::Error::Redis(error) => Self::Unavailable { retry_after: retry_after(&error) },
+        }
+    }
 }
 
 impl From<counter::Error> for Error {

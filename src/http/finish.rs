@@ -13,6 +13,7 @@ use http::header;
 use http::request::Parts;
 use tower_sessions::Session;
 
+use crate::http::body;
 use crate::http::error::Refusal;
 use crate::http::exchange::Begun;
 use crate::http::exchange::Exchange;
@@ -23,16 +24,21 @@ use crate::http::state::Core;
 use crate::http::store::Store;
 use crate::http::visitor;
 use crate::http::visitor::Visitor;
+use crate::limiter::headers::Headers;
 use crate::session::store::Outcome;
 
 const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SESSION_STATE: HeaderName = HeaderName::from_static("session-state");
+const SESSION_COMMIT: HeaderName = HeaderName::from_static("session-commit");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
 const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy");
+const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
+const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
+const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
 /// Headers that this room adds to a response, at most.
-const HEADERS: usize = 12;
+const HEADERS: usize = 15;
 
 /// Longest request id that is taken over, bytes.
 const REQUEST_ID_MAX: usize = 128;
@@ -108,9 +114,13 @@ pub(super) async fn settle(
     exchange: &Exchange,
     session: Option<(&Session, &Store)>,
 ) -> Response {
-    let lost = match session {
-        Some((session, store)) => store_changes(response.status(), exchange, session, store).await,
-        None => None,
+    let stored = match session {
+        Some((session, store)) => store_changes(response.status(), session, store).await,
+        None => Stored::Well,
+    };
+    let lost = match &stored {
+        Stored::Refused(refusal) => Some(refusal.clone()),
+        Stored::Well | Stored::Lost => None,
     };
     let mut begun = exchange.begun().await;
     let mut response = match begun.refusal.take().or(lost) {
@@ -127,44 +137,50 @@ pub(super) async fn settle(
                 exchange.core.cell().served_stale();
                 response.headers_mut().insert(SESSION_STATE, how.header());
             }
+            if let Stored::Lost = stored {
+                exchange.core.cell().unstored();
+                response.headers_mut().insert(SESSION_COMMIT, HeaderValue::from_static("failed"));
+            }
             response
         }
     };
-    if let Some(limits) = &begun.limits {
-        let told = exchange.policies.headers(limits);
-        for (name, text) in [(RATELIMIT_POLICY, told.policy), (RATELIMIT, told.limit)] {
-            if let Ok(value) = HeaderValue::try_from(text) {
-                response.headers_mut().insert(name, value);
-            }
-        }
-        forbid_storing(response.headers_mut());
+    if let Some(told) = exchange.told(&begun.limits) {
+        tell_limits(response.headers_mut(), told);
     }
-    response
+    body::keep(response, begun.limits.take_places())
 }
 
-/// Commits the session's changes; answers what the client must hear if that failed.
+/// What became of the session's changes.
+enum Stored {
+    /// They are stored, or there were none.
+    Well,
+    /// They are not, and the response goes out all the same: what its handler did elsewhere is done.
+    Lost,
+    /// They are not, and the client must know.
+    Refused(Refusal),
+}
+
+/// Commits the session's changes.
 ///
-/// A failed request's changes are not stored, as tower-sessions has it, unless its handler replaced the session's id:
-/// the old session is deleted already, and the visitor would be logged out.
-async fn store_changes(
-    status: StatusCode,
-    exchange: &Exchange,
-    session: &Session,
-    store: &Store,
-) -> Option<Refusal> {
-    if session.is_modified() && !session.is_empty().await {
-        let replaced = exchange.begun().await.origin == Origin::Deleted;
-        if (!status.is_server_error() || replaced)
-            && let Err(error) = session.save().await
-        {
-            tracing::debug!(%error, "a session was not stored: {error}");
-        }
+/// A failed request's changes are not stored, as tower-sessions has it, unless its handler replaced the session's id or
+/// ended the session: whoever asked for that must not be left with the old one.
+async fn store_changes(status: StatusCode, session: &Session, store: &Store) -> Stored {
+    let changed = session.is_modified() && !session.is_empty().await && !status.is_server_error();
+    if (changed || store.has_left())
+        && let Err(error) = session.save().await
+    {
+        tracing::debug!(%error, "a session was not stored: {error}");
     }
     match store.outcome() {
-        Outcome::Untouched | Outcome::Stored(_) | Outcome::Deleted => None,
-        Outcome::Gone => Some(Refusal::SessionGone),
-        Outcome::TooLarge => Some(Refusal::SessionFull),
-        Outcome::Failed(error) => Some(Refusal::from(&error)),
+        Outcome::Untouched | Outcome::Stored(_) | Outcome::Ended => Stored::Well,
+        Outcome::Gone => Stored::Refused(Refusal::SessionGone),
+        Outcome::TooLarge => Stored::Refused(Refusal::SessionFull),
+        Outcome::Conflict => Stored::Refused(Refusal::SessionConflict),
+        Outcome::Failed(error) => Stored::Refused(Refusal::from(&error)),
+        Outcome::Unstored(error) => {
+            tracing::warn!(cause = %error, "a response goes out without its session changes: {error}");
+            Stored::Lost
+        }
     }
 }
 
@@ -173,16 +189,17 @@ async fn store_changes(
 /// `no-store` for all of them: a page with one visitor's numbers must not be shown to another, and not to the same one
 /// again as if it were new. A handler that knows better sets its own `Cache-Control`.
 fn tell_session(headers: &mut HeaderMap, exchange: &Exchange, begun: &Begun) {
-    if !begun.used_session() && begun.current == exchange.visitor.id() {
+    if !begun.used_session() && begun.current == exchange.visitor.id() && begun.cookie_age.is_none() {
         return;
     }
     headers.append(header::VARY, HeaderValue::from_static("Cookie"));
     forbid_storing(headers);
-    let renew = begun.degraded.is_none() && matches!(exchange.visitor, Visitor::Known { renew: true, .. });
+    let old_key = begun.degraded.is_none() && matches!(exchange.visitor, Visitor::Known { renew: true, .. });
+    let renew = old_key || begun.cookie_age.is_some();
     let cookie = match (begun.current, exchange.visitor.id()) {
         (Some(now), before) if Some(now) != before || renew => {
             let keyring = exchange.core.keyring();
-            keyring.and_then(|keyring| visitor::give(&exchange.core, &keyring, exchange.secure, now))
+            keyring.and_then(|keyring| visitor::give(&keyring, exchange, begun, now))
         }
         (None, Some(_)) if begun.origin == Origin::Deleted => visitor::take(&exchange.core, exchange.secure),
         // A session that ended by itself: its cookie says nothing any more and is replaced when there is a new one.
@@ -191,6 +208,24 @@ fn tell_session(headers: &mut HeaderMap, exchange: &Exchange, begun: &Begun) {
     if let Some(cookie) = cookie {
         headers.append(header::SET_COOKIE, cookie);
     }
+}
+
+/// What is left of the request's limits, in the configured form.
+fn tell_limits(headers: &mut HeaderMap, told: Headers) {
+    for (name, text) in [(RATELIMIT_POLICY, told.policy), (RATELIMIT, told.limit)] {
+        if !text.is_empty()
+            && let Ok(value) = HeaderValue::try_from(text)
+        {
+            headers.insert(name, value);
+        }
+    }
+    if let Some(numbers) = told.legacy {
+        let names = [X_RATELIMIT_LIMIT, X_RATELIMIT_REMAINING, X_RATELIMIT_RESET];
+        for (name, number) in names.into_iter().zip(numbers) {
+            headers.insert(name, HeaderValue::from(number));
+        }
+    }
+    forbid_storing(headers);
 }
 
 fn forbid_storing(headers: &mut HeaderMap) {

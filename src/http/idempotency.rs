@@ -126,7 +126,7 @@ impl Ticket {
     async fn renew(&self) -> Infallible {
         loop {
             tokio::time::sleep(RENEW_EVERY).await;
-            match self.core.redis.renew(&self.record, &self.owner, LEASE).await {
+            match self.core.redis.prolong(&self.record, &self.owner, LEASE).await {
                 Ok(true) => {}
                 Ok(false) => {
                     tracing::warn!("a request that was to be carried out once took longer than its lease")

@@ -10,6 +10,7 @@ pub mod extract;
 mod finish;
 mod idempotency;
 pub mod identity;
+pub mod layer;
 pub mod offload;
 pub mod problem;
 mod router;

@@ -136,6 +136,16 @@ impl Problem {
         }
     }
 
+    /// Two requests changed the same field at the same time, and this one came second.
+    pub fn session_conflict() -> Self {
+        let detail = "another request changed the same part of the session; nothing of this one was stored";
+        Self {
+            kind: "urn:regatta:problem:session-conflict",
+            title: "Session changed meanwhile",
+            ..Self::new(StatusCode::CONFLICT, detail)
+        }
+    }
+
     /// Its HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status

@@ -120,7 +120,7 @@ where
     let announced = incoming.size_hint().lower();
     let refused = if announced > bounds.body_limit as u64 {
         Some(body::too_large(bounds.body_limit).into_response())
-    } else if exchange.policies.names_path() {
+    } else if exchange.is_named {
         exchange.decide().await.err().map(IntoResponse::into_response)
     } else {
         None
@@ -133,6 +133,7 @@ where
             let session = Session::new(exchange.visitor.id(), Arc::clone(&store), None);
             parts.extensions.insert(session.clone());
             parts.extensions.insert(Arc::clone(&exchange));
+            parts.extensions.insert(Arc::clone(&store));
             let mut request = Request::from_parts(parts, body::bound(incoming, bounds, &exchange));
             DefaultBodyLimit::disable().apply(&mut request);
             let (response, ticket) = carry_out(&exchange, router, request).await;

@@ -16,18 +16,23 @@ use http::HeaderValue;
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
 use crate::counter::batched::Batches;
+use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::snapshot::Snapshot;
+use crate::session::Lifetimes;
+use crate::session::Setup;
+use crate::session::cipher::Cipher;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
 use crate::session::last_known::LastKnown;
-use crate::session::store::Lifetimes;
+use crate::session::user::UserTag;
 
 /// Stands for configured keys, which never change.
 const CONFIGURED: u64 = u64::MAX;
@@ -159,6 +164,27 @@ impl State {
         self.0.scoreboard.snapshot()
     }
 
+    /// A layer that puts routes under the policy with this name, decided in the request's one call with all others.
+    ///
+    /// ```no_run
+    /// use axum::Router;
+    /// use axum::routing::post;
+    ///
+    /// # async fn login() {}
+    /// regatta::Fleet::new(|fleet: regatta::State| {
+    ///     // [limits.login]: rate = "20/min", routes = "layer"
+    ///     Router::new().route("/login", post(login).layer(fleet.limit("login").cost(5))).with_state(fleet)
+    /// });
+    /// ```
+    ///
+    /// A policy that is switched off (`enabled = false`) gives a layer that does nothing.
+    ///
+    /// # Panics
+    /// When no policy has this name: the worker then says so and the fleet does not start.
+    pub fn limit(&self, policy: &str) -> LimitLayer {
+        LimitLayer::new(&self.0, policy)
+    }
+
     /// Runs CPU work off the event loop, in a bounded number of places.
     ///
     /// # Errors
@@ -184,12 +210,14 @@ pub(super) struct Core {
     cell: usize,
     pub(super) phase: Phase,
     pub(super) batches: Arc<Batches>,
-    pub(super) policies: Policies,
+    pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
     /// Sessions as last read, for when Redis is away.
     pub(super) last_known: Mutex<LastKnown>,
+    /// What the session room needs to know.
+    pub(super) setup: Arc<Setup>,
     pub(super) offload: Offload,
     pub(super) cookies: CookieNames,
     /// `X-Worker-Id`, made once: it goes with every response.
@@ -210,6 +238,16 @@ pub(super) struct CookieNames {
 impl Core {
     pub(super) fn new(parts: &Parts) -> Self {
         let config = &parts.config;
+        let prefix: Arc<str> = Arc::from(config.redis.prefix.as_str());
+        let lifetimes = Lifetimes { idle: config.session.idle, absolute: config.session.absolute };
+        let setup = Setup {
+            prefix: Arc::clone(&prefix),
+            lifetimes,
+            cipher: Cipher::new(config.session.encryption_keys.iter().map(Secret::expose)),
+            strict: config.session.strict.clone(),
+            max_per_user: config.session.max_per_user,
+        };
+        let policies = Policies::new(&config.limits, &config.redis.prefix);
         Self {
             config: Arc::clone(config),
             redis: parts.redis.clone(),
@@ -218,10 +256,11 @@ impl Core {
             cell: parts.cell,
             phase: parts.phase.clone(),
             batches: Arc::clone(&parts.batches),
-            prefix: Arc::from(config.redis.prefix.as_str()),
-            policies: Policies::new(&config.limits, &config.redis.prefix),
-            lifetimes: Lifetimes { idle: config.session.idle, absolute: config.session.absolute },
+            prefix,
+            limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
+            lifetimes,
             last_known: Mutex::new(LastKnown::new(config.session.stale)),
+            setup: Arc::new(setup),
             offload: Offload::default(),
             cookies: CookieNames {
                 plain: cookie::name(&config.session.cookie, false),
@@ -254,6 +293,14 @@ impl Core {
     /// How long this worker has been serving.
     pub(super) fn uptime(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// A user's tag; `None` until Redis, which keeps its key, was reached for the first time.
+    ///
+    /// Its key is the generated one even where signing keys are configured: those are replaced from time to time, and
+    /// a user's tag must stay the same, or his sessions could not be found under it.
+    pub(super) fn user_tag(&self, name: &str) -> Option<UserTag> {
+        self.redis.generated_secrets().first().map(|key| UserTag::of(key, name))
     }
 
     /// This worker's cell of the table.

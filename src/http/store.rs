@@ -1,7 +1,8 @@
 //! The store behind a request's `Session`, bound to the request's other uses of state.
 //!
-//! Guarantees that a visitor never gets two sessions from one request, in whichever order a handler counts the view
-//! and writes to the session.
+//! Guarantees that a visitor never gets two sessions from one request, in whichever order a handler counts the view,
+//! logs somebody in and writes to the session; and that a session which a handler ended ends, even if the client does
+//! not wait for the response.
 
 use std::sync::Arc;
 
@@ -16,16 +17,16 @@ use crate::http::exchange::Exchange;
 use crate::http::exchange::Origin;
 use crate::redis;
 use crate::redis::begin::SessionReply;
+use crate::session;
 use crate::session::store::Outcome;
 use crate::session::store::RequestStore;
 use crate::session::store::Source;
-use crate::session::store::Unread;
 
 /// One request's store.
 #[derive(Debug)]
 pub(super) struct Store {
     exchange: Arc<Exchange>,
-    inner: RequestStore<Begin>,
+    pub(super) inner: RequestStore<Begin>,
 }
 
 /// Reads a session through the request's one call.
@@ -33,10 +34,10 @@ pub(super) struct Store {
 pub(super) struct Begin(Arc<Exchange>);
 
 impl Source for Begin {
-    async fn begun(&self, id: &Id) -> Result<SessionReply, Unread> {
+    async fn begun(&self, id: &Id) -> Result<SessionReply, session::Error> {
         self.0.session(*id).await.map_err(|error| match error {
-            Error::Denied => Unread::Denied,
-            other => Unread::Redis(redis::Error::Unavailable { reason: other.to_string() }),
+            Error::Denied => session::Error::Denied,
+            other => session::Error::Redis(redis::Error::Unavailable { reason: other.to_string() }),
         })
     }
 }
@@ -44,18 +45,19 @@ impl Source for Begin {
 impl Store {
     pub(super) fn new(exchange: &Arc<Exchange>) -> Self {
         let core = &exchange.core;
-        let inner = RequestStore::new(
-            Begin(Arc::clone(exchange)),
-            core.redis.clone(),
-            Arc::clone(&core.prefix),
-            core.lifetimes,
-        );
+        let inner =
+            RequestStore::new(Begin(Arc::clone(exchange)), core.redis.clone(), Arc::clone(&core.setup));
         Self { exchange: Arc::clone(exchange), inner }
     }
 
     /// What became of the handler's changes.
     pub(super) fn outcome(&self) -> Outcome {
         self.inner.outcome()
+    }
+
+    /// Whether `Session` let its id go and nothing was done about it yet.
+    pub(super) fn has_left(&self) -> bool {
+        self.inner.left().is_some()
     }
 }
 
@@ -64,20 +66,23 @@ impl SessionStore for Store {
     async fn create(&self, record: &mut Record) -> session_store::Result<()> {
         let made = {
             let begun = self.exchange.begun().await;
+            if begun.is_rotated() {
+                return Err(self.inner.refuse());
+            }
             begun.current.filter(|_| begun.origin == Origin::Made)
         };
-        // A view of this request made a session that nobody else knows: the handler's data go there.
+        // This request made a session that nobody else knows: the handler's data go there.
         if let Some(id) = made {
-            record.id = id;
-            return self.inner.save(record).await;
+            self.inner.end_left().await?;
+            return self.inner.adopt(record, id).await;
         }
         // Creating is a use of state like any other: the limits are asked first.
         if self.exchange.decide().await.is_err() {
             return Err(session_store::Error::Backend("the request was refused".to_owned()));
         }
         self.inner.create(record).await?;
-        let mut begun = self.exchange.begun().await;
-        begun.current = Some(record.id);
+        // A new id keeps its user, a new session has none.
+        self.exchange.became(Some(record.id), self.inner.user()).await;
         Ok(())
     }
 
@@ -93,20 +98,35 @@ impl SessionStore for Store {
     }
 
     async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        let current = self.exchange.begun().await.current;
+        let Some(present) = self.inner.present(*id) else { return Ok(()) };
         // `cycle_id` of a visitor without a session deletes an id that never was.
-        if current != Some(*id) {
+        if self.exchange.begun().await.current != Some(present) {
             return Ok(());
         }
         if self.exchange.decide().await.is_err() {
             return Err(session_store::Error::Backend("the request was refused".to_owned()));
         }
+        // Read now, because afterwards the request has no session that could be read.
+        self.inner.read(present).await?;
         let deleted = self.inner.delete(id).await;
         self.exchange.forget(*id);
         deleted?;
-        let mut begun = self.exchange.begun().await;
-        begun.current = None;
-        begun.origin = Origin::Deleted;
+        self.exchange.became(None, None).await;
         Ok(())
+    }
+}
+
+/// A client that leaves takes its request with it. A session that was to be ended ends all the same.
+impl Drop for Store {
+    fn drop(&mut self) {
+        let (Some(left), Ok(runtime)) = (self.inner.left(), tokio::runtime::Handle::try_current()) else {
+            return;
+        };
+        let (redis, prefix) = (self.exchange.core.redis.clone(), Arc::clone(&self.exchange.core.prefix));
+        runtime.spawn(async move {
+            if let Err(error) = redis.end_session(&prefix, &session::digest(left), None, false).await {
+                tracing::warn!(%error, "a session of a request that was abandoned was not ended: {error}");
+            }
+        });
     }
 }

@@ -8,12 +8,16 @@ use http::header::COOKIE;
 use tower_sessions::session::Id;
 
 use crate::config::schema::Secure;
+use crate::http::exchange::Begun;
+use crate::http::exchange::Exchange;
 use crate::http::identity::Client;
 use crate::http::identity::Transport;
 use crate::http::state::Core;
 use crate::session;
+use crate::session::LIFETIME_MAX;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
+use crate::session::user::UserTag;
 
 /// Who sent the cookie.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +32,8 @@ pub(super) enum Visitor {
         id: Id,
         /// Its hash, by which Redis and limits know it.
         digest: String,
+        /// Who logged in with it, if anybody.
+        user: Option<UserTag>,
         /// Signed with an old key or under the other name: signed anew when the session is used.
         renew: bool,
     },
@@ -45,6 +51,7 @@ impl Visitor {
         let known = |visitor: cookie::Visitor, renew: bool| Self::Known {
             id: visitor.id,
             digest: session::digest(visitor.id),
+            user: visitor.user,
             renew,
         };
         let right = if secure { &core.cookies.secure } else { &core.cookies.plain };
@@ -63,6 +70,14 @@ impl Visitor {
     pub(super) fn id(&self) -> Option<Id> {
         match self {
             Self::Known { id, .. } => Some(*id),
+            Self::Unverifiable | Self::Anonymous => None,
+        }
+    }
+
+    /// The user who logged in with the session, as limits know him.
+    pub(super) fn user(&self) -> Option<UserTag> {
+        match self {
+            Self::Known { user, .. } => *user,
             Self::Unverifiable | Self::Anonymous => None,
         }
     }
@@ -87,10 +102,15 @@ pub(super) fn is_secure(core: &Core, client: &Client) -> bool {
 /// A `Set-Cookie` that gives the visitor this session.
 ///
 /// It lasts as long as a session can: what ends earlier, Redis ends, so the cookie need not be sent again and again.
-pub(super) fn give(core: &Core, keyring: &Keyring, secure: bool, id: Id) -> Option<HeaderValue> {
+pub(super) fn give(keyring: &Keyring, exchange: &Exchange, begun: &Begun, id: Id) -> Option<HeaderValue> {
+    let (core, secure) = (&exchange.core, exchange.secure);
     let name = if secure { &core.cookies.secure } else { &core.cookies.plain };
-    let value = keyring.sign(name, id);
-    HeaderValue::try_from(cookie::set_cookie(name, &value, secure, core.lifetimes.absolute)).ok()
+    let value = keyring.sign(name, id, begun.user);
+    let age = begun.cookie_age.unwrap_or_else(|| match begun.lives_on_its_own() {
+        true => LIFETIME_MAX,
+        false => core.lifetimes.absolute,
+    });
+    HeaderValue::try_from(cookie::set_cookie(name, &value, secure, age)).ok()
 }
 
 /// A `Set-Cookie` that takes the session away.

@@ -34,6 +34,15 @@ pub fn decide(tat_us: Option<u64>, now_us: u64, quota: &Quota, cost: u64) -> Dec
     Decision { reply, tat_us: (allowed && cost > 0).then(|| now_us + spent) }
 }
 
+/// The arrival time after `cost` requests were given back at `now_us`; never before now, where all is unused.
+pub fn refund(tat_us: Option<u64>, now_us: u64, quota: &Quota, cost: u64) -> Option<u64> {
+    let ahead = tat_us?.saturating_sub(now_us).min(quota.tolerance_us());
+    match ahead.saturating_sub(quota.interval_us().saturating_mul(cost)) {
+        0 => None,
+        left => Some(now_us + left),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
@@ -41,7 +50,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::config::schema::Rate;
+    use crate::config::limit::Rate;
 
     /// The cases of throttled's `TestRateLimit` (5 at once, 1/s), shared with the Lua code's test: time in ms, cost →
     /// remaining, reset ms, retry ms, allowed.
@@ -72,6 +81,16 @@ mod tests {
         let denied = decide(Some(3_600_000_000), 0, &quota, 1);
         assert_eq!(denied.reply.retry_after_us, Some(1_000_000));
         assert!(decide(Some(3_600_000_000), 0, &quota, 0).reply.allowed);
+    }
+
+    #[test]
+    fn what_is_given_back_can_be_had_again_and_never_more() {
+        let quota = Quota::new(Rate { count: 1, period: Duration::from_secs(1) }, 5);
+        let spent = decide(None, 0, &quota, 5).tat_us;
+        assert_eq!(decide(refund(spent, 0, &quota, 2), 0, &quota, 0).reply.remaining, 2);
+        assert_eq!(refund(spent, 0, &quota, 99), None);
+        assert_eq!(refund(None, 0, &quota, 1), None);
+        assert_eq!(refund(Some(3_600_000_000), 0, &quota, 0), Some(5_000_000));
     }
 
     proptest! {

@@ -1,49 +1,98 @@
-//! What a client is told about its limits, as draft-ietf-httpapi-ratelimit-headers-11 writes it.
+//! What a client is told about its limits, as draft-ietf-httpapi-ratelimit-headers-11 writes it, or as many do.
 //!
 //! `q` is the burst and `w` the time in which it comes back, so that `r` never exceeds `q` and `q/w` is the sustained
-//! rate; `t` is the time to the next request that is allowed beyond `r`, which satisfies both -10 and -11.
+//! rate; `t` is the time to the next request that is allowed beyond `r`, which satisfies both -10 and -11. A policy
+//! whose state is not known (another one denied before it was asked) is named and no more.
 
 use std::fmt::Write;
 
+use crate::config::limit::LimitHeaders;
+use crate::limiter::policy::Measured;
 use crate::limiter::quota::Quota;
 use crate::redis::begin::LimitReply;
 
 /// Texts for a response's header, and what was violated.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Headers {
-    /// Value of `RateLimit-Policy`.
+    /// Value of `RateLimit-Policy`; empty: none is sent.
     pub policy: String,
-    /// Value of `RateLimit`.
+    /// Value of `RateLimit`; empty: none is sent.
     pub limit: String,
+    /// Values of `X-RateLimit-Limit`, `-Remaining` and `-Reset`, the last in seconds from now.
+    pub legacy: Option<[u64; 3]>,
     /// Value of `Retry-After`, s; `None` if every policy allows, or none ever will.
     pub retry_after: Option<u64>,
     /// Names of the policies that refused.
     pub violated: Vec<String>,
 }
 
-/// Writes the three texts; policy names are letters, digits, `-` and `_`, so they need no escapes.
-pub(super) fn compose<'a>(decided: impl Iterator<Item = ((&'a str, Quota), LimitReply)>) -> Headers {
-    let mut headers =
-        Headers { policy: String::with_capacity(48), limit: String::with_capacity(48), ..Headers::default() };
-    for ((name, quota), reply) in decided {
-        let Headers { policy, limit, .. } = &mut headers;
-        if !policy.is_empty() {
-            policy.push_str(", ");
-            limit.push_str(", ");
+/// One policy and how it stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Told<'a> {
+    pub(super) name: &'a str,
+    pub(super) measure: Measured,
+    pub(super) reply: Option<LimitReply>,
+}
+
+/// Writes the texts; policy names are letters, digits, `-` and `_`, so they need no escapes.
+pub(super) fn compose<'a>(told: impl Iterator<Item = Told<'a>>, style: LimitHeaders) -> Headers {
+    let mut headers = Headers::default();
+    let draft = matches!(style, LimitHeaders::Draft | LimitHeaders::Both);
+    let legacy = matches!(style, LimitHeaders::Legacy | LimitHeaders::Both);
+    if draft {
+        headers.policy.reserve(48);
+        headers.limit.reserve(48);
+    }
+    for one in told {
+        if draft {
+            write_draft(&mut headers, &one);
         }
-        // Writing to a String cannot fail.
-        let _ = write!(policy, "\"{name}\";q={};w={}", quota.burst(), quota.window_secs());
-        let _ = write!(limit, "\"{name}\";r={}", reply.remaining);
-        if let Some(wait) = next_us(&quota, &reply) {
-            let _ = write!(limit, ";t={}", wait.div_ceil(1_000_000));
+        let Some(reply) = one.reply else { continue };
+        let (most, remaining) = match one.measure {
+            Measured::Rate { quota, .. } => (quota.burst(), reply.remaining),
+            Measured::Concurrency { most, .. } => (most, reply.remaining),
+        };
+        let tighter = |old: [u64; 3]| remaining < old[1];
+        if legacy && headers.legacy.is_none_or(tighter) {
+            headers.legacy = Some([most, remaining, seconds(reply.reset_us)]);
         }
         if !reply.allowed {
-            headers.violated.push(name.to_owned());
-            let seconds = reply.retry_after_us.map(|us| us.div_ceil(1_000_000).max(1));
-            headers.retry_after = headers.retry_after.max(seconds);
+            headers.violated.push(one.name.to_owned());
+            let wait = reply.retry_after_us.map(|us| seconds(us).max(1));
+            headers.retry_after = headers.retry_after.max(wait);
         }
     }
     headers
+}
+
+fn write_draft(headers: &mut Headers, one: &Told<'_>) {
+    let Headers { policy, limit, .. } = headers;
+    let name = one.name;
+    let (before, next) = (separator(policy), separator(limit));
+    // Writing to a String cannot fail.
+    let _ = match one.measure {
+        Measured::Rate { quota, .. } => {
+            write!(policy, "{before}\"{name}\";q={};w={}", quota.burst(), quota.window_secs())
+        }
+        Measured::Concurrency { most, .. } => {
+            write!(policy, "{before}\"{name}\";q={most};qu=\"concurrent-requests\"")
+        }
+    };
+    let Some(reply) = one.reply else { return };
+    let _ = write!(limit, "{next}\"{name}\";r={}", reply.remaining);
+    if let Measured::Rate { quota, .. } = one.measure
+        && let Some(wait) = next_us(&quota, &reply)
+    {
+        let _ = write!(limit, ";t={}", seconds(wait));
+    }
+}
+
+fn separator(text: &str) -> &'static str {
+    if text.is_empty() { "" } else { ", " }
+}
+
+fn seconds(us: u64) -> u64 {
+    us.div_ceil(1_000_000)
 }
 
 /// Time until one request more than now is allowed, µs; `None` if the whole burst is.
@@ -58,7 +107,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::config::schema::Rate;
+    use crate::config::limit::Rate;
     use crate::limiter::gcra;
 
     fn at(quota: Quota, requests: u64) -> LimitReply {
@@ -72,29 +121,69 @@ mod tests {
         reply
     }
 
+    fn told(name: &str, quota: Quota, requests: u64) -> Told<'_> {
+        let measure = Measured::Rate { quota, lease: false };
+        Told { name, measure, reply: Some(at(quota, requests)) }
+    }
+
+    fn draft<const N: usize>(told: [Told<'_>; N]) -> Headers {
+        compose(told.into_iter(), LimitHeaders::Draft)
+    }
+
     #[test]
     fn headers_say_what_is_left_and_when_there_is_more() {
         let minute = Quota::new(Rate { count: 100, period: Duration::from_secs(60) }, 100);
         let second = Quota::new(Rate { count: 1, period: Duration::from_secs(1) }, 2);
-        let headers = compose([(("a", minute), at(minute, 58)), (("b", second), at(second, 1))].into_iter());
+        let headers = draft([told("a", minute, 58), told("b", second, 1)]);
         assert_eq!(headers.policy, r#""a";q=100;w=60, "b";q=2;w=2"#);
         assert_eq!(headers.limit, r#""a";r=42;t=1, "b";r=1;t=1"#);
-        assert_eq!((headers.retry_after, headers.violated.len()), (None, 0));
+        assert_eq!((headers.retry_after, headers.violated.len(), headers.legacy), (None, 0, None));
     }
 
     #[test]
     fn a_refusal_names_its_policy_and_when_to_come_back() {
         let slow = Quota::new(Rate { count: 1, period: Duration::from_secs(10) }, 1);
-        let headers = compose([(("slow", slow), at(slow, 2))].into_iter());
+        let unknown = Told { reply: None, ..told("unknown", slow, 0) };
+        let headers = draft([unknown, told("slow", slow, 2)]);
+        assert_eq!(headers.policy, r#""unknown";q=1;w=10, "slow";q=1;w=10"#);
         assert_eq!(headers.limit, r#""slow";r=0;t=10"#);
         assert_eq!((headers.retry_after, headers.violated), (Some(10), vec!["slow".to_owned()]));
+    }
+
+    #[test]
+    fn the_older_headers_tell_the_tightest_policy() {
+        let wide = Quota::new(Rate { count: 100, period: Duration::from_secs(60) }, 100);
+        let tight = Quota::new(Rate { count: 1, period: Duration::from_secs(1) }, 5);
+        let both = || [told("wide", wide, 3), told("tight", tight, 2)].into_iter();
+        let headers = compose(both(), LimitHeaders::Legacy);
+        assert_eq!((headers.policy.as_str(), headers.legacy), ("", Some([5, 3, 2])));
+        let headers = compose(both(), LimitHeaders::Both);
+        assert!(!headers.policy.is_empty() && headers.legacy.is_some());
+        let headers = compose([told("tight", tight, 6)].into_iter(), LimitHeaders::Off);
+        assert_eq!((headers.limit.as_str(), headers.legacy, headers.retry_after), ("", None, Some(1)));
+        assert_eq!(headers.violated, ["tight"]);
+    }
+
+    #[test]
+    fn places_are_told_by_their_number() {
+        let measure = Measured::Concurrency { most: 3, lease: Duration::from_secs(10) };
+        let reply = LimitReply {
+            allowed: false,
+            remaining: 0,
+            retry_after_us: Some(1_000_000),
+            reset_us: 10_000_000,
+        };
+        let headers = draft([Told { name: "export", measure, reply: Some(reply) }]);
+        assert_eq!(headers.policy, r#""export";q=3;qu="concurrent-requests""#);
+        assert_eq!((headers.limit.as_str(), headers.retry_after), (r#""export";r=0"#, Some(1)));
+        assert!(sfv::Parser::new(&headers.policy).parse::<sfv::List>().is_ok());
     }
 
     #[test]
     fn every_value_parses_as_structured_field() {
         let quota = Quota::new(Rate { count: 7, period: Duration::from_secs(3) }, 9);
         for requests in 0..12 {
-            let headers = compose([(("x-1_y", quota), at(quota, requests))].into_iter());
+            let headers = draft([told("x-1_y", quota, requests)]);
             for text in [&headers.policy, &headers.limit] {
                 let list: sfv::List = sfv::Parser::new(text).parse().unwrap();
                 assert_eq!(list.len(), 1, "{text}");

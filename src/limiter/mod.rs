@@ -1,12 +1,24 @@
 //! Rate limits: which policies a request falls under, what they ask of Redis, and how the answer is told.
 //!
-//! The arithmetic is GCRA in whole microseconds. Redis decides, so that all workers and machines decide the same;
-//! nothing here keeps state or knows HTTP beyond the text of three headers.
+//! The arithmetic is GCRA in whole microseconds. Redis decides, so that all workers and machines decide the same. What
+//! a worker keeps itself never allows more: what it knows to be denied ([`denials`]), what it drew in advance and Redis
+//! has charged ([`advance`]), and its share of a limit while Redis is away ([`insurance`]). Nothing here knows HTTP
+//! beyond the text of headers.
 
+pub mod advance;
+pub mod asked;
+pub mod denials;
+pub mod desk;
+mod errands;
 pub mod gcra;
 pub mod headers;
+pub mod insurance;
+pub mod place;
 pub mod policy;
 pub mod quota;
+pub mod set;
 
+pub use desk::Desk;
 pub use policy::Policies;
-pub use policy::Set;
+pub use policy::Subject;
+pub use set::Set;

@@ -1,6 +1,6 @@
 //! A rate and a burst as the two durations that GCRA works with.
 
-use crate::config::schema::Rate;
+use crate::config::limit::Rate;
 
 /// Longest tolerance, µs (31 years): arrival times stay far below 2^53, where Lua's numbers stop being exact.
 const TOLERANCE_MAX_US: u64 = 1_000_000_000_000_000;
@@ -22,6 +22,14 @@ impl Quota {
         let period_us = u64::try_from(rate.period.as_micros()).unwrap_or(TOLERANCE_MAX_US);
         let interval_us = period_us.div_ceil(rate.count.max(1)).clamp(1, TOLERANCE_MAX_US);
         let burst = burst.clamp(1, TOLERANCE_MAX_US / interval_us);
+        Self { interval_us, tolerance_us: interval_us * burst, burst }
+    }
+
+    /// The part of one of so many who do not know of each other; a burst of at least 1, and all of it for one.
+    pub fn share(&self, sharers: u64) -> Self {
+        let sharers = sharers.max(1);
+        let interval_us = self.interval_us.saturating_mul(sharers).min(TOLERANCE_MAX_US);
+        let burst = (self.burst / sharers).clamp(1, TOLERANCE_MAX_US / interval_us);
         Self { interval_us, tolerance_us: interval_us * burst, burst }
     }
 

@@ -93,7 +93,7 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was prolonged.
-    pub async fn renew(&self, key: &str, owner: &str, lease: Duration) -> Result<bool, Error> {
+    pub async fn prolong(&self, key: &str, owner: &str, lease: Duration) -> Result<bool, Error> {
         self.told(Entry::Renew, key, [Value::from(owner), ms(lease)].into()).await
     }
 

@@ -7,9 +7,34 @@ pub fn session(prefix: &str, digest: &str) -> String {
     join(&[prefix, "s", digest])
 }
 
+/// What lay under a session's key and was none.
+pub fn quarantine(prefix: &str, digest: &str) -> String {
+    join(&[prefix, "q", digest])
+}
+
+/// The index of a user's sessions; `user` is his tag, never his name.
+pub fn sessions_of(prefix: &str, user: &str) -> String {
+    join(&[prefix, "u", user])
+}
+
+/// When everything of a user was last logged out.
+pub fn generation(prefix: &str, user: &str) -> String {
+    join(&[prefix, "g", user])
+}
+
 /// One subject's rate limit under one version of one policy.
 pub fn limit(prefix: &str, policy: &str, version: &str, subject: &str) -> String {
     join(&[prefix, "l", policy, version, subject])
+}
+
+/// That a batch of an outage was merged into a limit; it lies beside the limit, whatever decides where that lies.
+pub fn limit_mark(limit: &str, batch: &str) -> String {
+    join(&[limit, "m", batch])
+}
+
+/// The channel on which workers tell each other what they must know at once.
+pub fn news(prefix: &str) -> String {
+    join(&[prefix, "news"])
 }
 
 /// A shared counter.
@@ -85,6 +110,9 @@ mod tests {
     fn every_key_begins_with_the_prefix() {
         let keys = [
             session("p", "d"),
+            quarantine("p", "d"),
+            sessions_of("p", "t"),
+            generation("p", "t"),
             limit("p", "default", "v", "10.0.0.1"),
             counter("p", "hits"),
             journals("p", 7),
@@ -93,12 +121,14 @@ mod tests {
             bounded("p", "seats"),
             bounded_token("p", "seats", "d"),
             idempotency("p", "d"),
+            limit_mark("p:l:default:v:10.0.0.1", "b"),
+            news("p"),
             ledger("p"),
             migration_lock("p"),
             migration_fence("p"),
             secret("p"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
-        assert_eq!(keys[1], "p:l:default:v:10.0.0.1");
+        assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
     }
 }

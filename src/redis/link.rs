@@ -68,7 +68,9 @@ impl Caller {
     /// One command. `custom` and not `fcall`: the client sends no other command while an `fcall` of its own waits.
     pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
         let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-        Ok(self.0.custom(command, args).await?)
+        // Boxed: the client's futures are nested so deep that whoever awaits one of ours in his own crate would meet
+        // the compiler's limit.
+        Ok(Box::pin(self.0.custom(command, args)).await?)
     }
 
     /// One command with text arguments, off a request's path.
@@ -286,12 +288,12 @@ async fn establish(inner: &Inner) -> Result<Ready, Error> {
 }
 
 /// From 0 to 1, by the operating system: workers forked from one supervisor share the state of any other generator.
-fn random() -> f64 {
+pub(super) fn random() -> f64 {
     OsRng.try_next_u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
 /// Pause before the n-th attempt, from 0; `random` is from 0 to 1.
-fn pause(attempt: u32, random: f64) -> Duration {
+pub(super) fn pause(attempt: u32, random: f64) -> Duration {
     let longest = match attempt.checked_sub(1).map(|later| PAUSES.get(later as usize)) {
         None => PAUSE_FIRST,
         Some(Some(longest)) => *longest,

@@ -14,10 +14,13 @@ mod inspect;
 pub mod keys;
 mod lanes;
 pub mod library;
+pub mod limit;
 mod link;
 pub mod migrations;
+pub mod news;
 mod once;
 mod secret;
+pub mod sessions;
 
 use std::fmt;
 use std::sync::Arc;
@@ -97,6 +100,8 @@ struct Inner {
     healing: tokio::sync::Mutex<()>,
     /// Told when a call met a server that no longer takes writes.
     doubt: Notify,
+    /// What the workers tell each other.
+    news: news::Listeners,
     /// Signing keys that were the fleet's, the present one first.
     secrets: RwLock<Vec<Vec<u8>>>,
     /// Grows with each new key.
@@ -133,6 +138,7 @@ impl Redis {
             permits: Semaphore::new(IN_FLIGHT_MAX),
             healing: tokio::sync::Mutex::new(()),
             doubt: Notify::new(),
+            news: news::Listeners::default(),
             secrets: RwLock::default(),
             secrets_version: AtomicU64::new(0),
         };
@@ -268,7 +274,7 @@ impl Redis {
         let kind = match entry {
             Entry::Begin | Entry::Take | Entry::Give | Entry::See | Entry::Claim => Kind::Begin,
             Entry::ReadBatched => Kind::Read,
-            Entry::Commit | Entry::Flush | Entry::Renew | Entry::Keep | Entry::Forget => Kind::Commit,
+            _ => Kind::Commit,
         };
         self.guard_as(kind, async |live| {
             let (command, name) = entry.call(live.form);
@@ -277,18 +283,28 @@ impl Redis {
             if !missing {
                 return first;
             }
-            let _healing = self.inner.healing.lock().await;
-            // Whoever waited for the lock finds the code there.
-            match live.caller.send(command, encode(name.clone())).await {
-                Err(error) if error.code_missing() => {
-                    tracing::warn!("the server lost our code; loading it again");
-                    library::load(&live.caller, live.form).await?;
-                    live.caller.send(command, encode(name)).await
-                }
-                other => other,
-            }
+            // Boxed: every call would be as large as this, which next to none needs.
+            Box::pin(self.heal(&live, command, || encode(name.clone()))).await
         })
         .await
+    }
+
+    async fn heal(
+        &self,
+        live: &Live,
+        command: &'static str,
+        args: impl Fn() -> Vec<Value>,
+    ) -> Result<Value, Error> {
+        let _healing = self.inner.healing.lock().await;
+        // Whoever waited for the lock finds the code there.
+        match live.caller.send(command, args()).await {
+            Err(error) if error.code_missing() => {
+                tracing::warn!("the server lost our code; loading it again");
+                library::load(&live.caller, live.form).await?;
+                live.caller.send(command, args()).await
+            }
+            other => other,
+        }
     }
 }
 

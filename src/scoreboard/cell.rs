@@ -253,6 +253,21 @@ impl<'a> Cell<'a> {
         self.total(row::LIMITED, 1);
     }
 
+    /// It was denied by what the worker knew.
+    pub fn denied_here(self) {
+        self.total(row::DENIED_HERE, 1);
+    }
+
+    /// Limits in shadow would have denied a request.
+    pub fn shadowed(self, limits: u64) {
+        self.total(row::SHADOWED, limits);
+    }
+
+    /// A request's limits were decided without Redis.
+    pub fn insured(self) {
+        self.total(row::INSURED, 1);
+    }
+
     /// A request was refused because Redis is away.
     pub fn unavailable(self) {
         self.total(row::UNAVAILABLE, 1);
@@ -266,6 +281,16 @@ impl<'a> Cell<'a> {
     /// Redis refused additions to counters for good, or they were left behind by a fleet that ended.
     pub fn dropped(self, additions: u64) {
         self.total(row::DROPPED, additions);
+    }
+
+    /// Something that is no session lay under a session's key.
+    pub fn corrupt(self) {
+        self.total(row::CORRUPT, 1);
+    }
+
+    /// A response was sent although its session changes were not stored.
+    pub fn unstored(self) {
+        self.total(row::UNSTORED, 1);
     }
 
     /// Private memory as of the last beat, bytes.

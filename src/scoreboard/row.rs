@@ -10,11 +10,11 @@ use crate::scoreboard::latency;
 use crate::scoreboard::reason::Reason;
 use crate::scoreboard::snapshot::SlotSnapshot;
 
-/// Words of a row: 2 KiB, so that two slots never share a cache line.
+/// Words of a row: whole cache lines, so that two slots never share a cache line.
 pub(super) const ROW_WORDS: usize = TOTALS + CELLS * CELL_WORDS;
 
 /// Words of a row before its cells.
-const TOTALS: usize = 128;
+const TOTALS: usize = 160;
 
 const STATE: usize = 0;
 /// Number of the cell whose worker is the slot's, from 1; 0 when there is none.
@@ -37,13 +37,18 @@ pub(super) const BUSY_US: usize = 118;
 pub(super) const CPU_US: usize = 119;
 pub(super) const FLUSHES: usize = 120;
 pub(super) const DROPPED: usize = 121;
+pub(super) const DENIED_HERE: usize = 122;
 pub(super) const READS_OPENED: usize = 123;
 pub(super) const WRITES_OPENED: usize = 124;
 pub(super) const STALE: usize = 125;
+pub(super) const CORRUPT: usize = 126;
+pub(super) const UNSTORED: usize = 127;
+pub(super) const SHADOWED: usize = 128;
+pub(super) const INSURED: usize = 129;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
-const _: () = assert!(STALE < TOTALS, "a row has room for its totals");
+const _: () = assert!(INSURED < TOTALS, "a row has room for its totals");
 
 /// Where a slot stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -169,9 +174,14 @@ impl<'a> Row<'a> {
             bytes: self.read(BYTES),
             views: self.read(VIEWS),
             limited: self.read(LIMITED),
+            denied_here: self.read(DENIED_HERE),
+            shadowed: self.read(SHADOWED),
+            insured: self.read(INSURED),
             unavailable: self.read(UNAVAILABLE),
             stale: self.read(STALE),
             redis_opened: [READS_OPENED, WRITES_OPENED].map(|word| self.read(word)),
+            corrupt: self.read(CORRUPT),
+            unstored: self.read(UNSTORED),
             responses: std::array::from_fn(|class| self.read(STATUS + class)),
             busy_us: self.read(BUSY_US),
             cpu_us: self.read(CPU_US),

@@ -55,12 +55,22 @@ pub struct SlotSnapshot {
     pub views: u64,
     /// Requests denied by a rate limit.
     pub limited: u64,
+    /// Of these, requests denied by what the worker knew, without asking Redis.
+    pub denied_here: u64,
+    /// Times a limit in shadow would have denied a request.
+    pub shadowed: u64,
+    /// Requests decided without Redis while it was away, denied ones included.
+    pub insured: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
     /// Responses that showed a session as last known, because Redis could not do all it was asked.
     pub stale: u64,
     /// How often the breakers of Redis's reads and writes have opened.
     pub redis_opened: [u64; 2],
+    /// Session keys under which something else lay.
+    pub corrupt: u64,
+    /// Responses whose session changes were not stored.
+    pub unstored: u64,
     /// Responses by the first digit of their status; index 0 holds anything else.
     pub responses: [u64; 6],
     /// Time that event loops were at work, microseconds; what a worker did after its last beat is missing.

@@ -1,5 +1,7 @@
-//! The session cookie: `v1.<key>.<id>.<signature>`, signed over its name and value with HMAC-SHA256 (RFC 2104).
+//! The session cookie, signed over its name and value with HMAC-SHA256 (RFC 2104).
 //!
+//! `v1.<key>.<id>.<signature>` names a session, `v2.<key>.<id>.<user>.<signature>` one of a user who logged in: his tag
+//! is known before the session is read, so that limits and the question whether he was logged out need no second trip.
 //! The name is signed too, so a value cannot be moved to another cookie. Whatever is not genuine counts as no cookie;
 //! reading never fails and is bounded, however many cookies a client sends (RFC 6265 §5.4, and §4.1.2 for writing).
 
@@ -13,8 +15,12 @@ use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 use tower_sessions::session::Id;
 
-/// Length of a genuine value: `v1` and 6, 22 and 43 characters, each after a dot.
+use crate::session::user::UserTag;
+
+/// Length of a genuine value without a user: `v1` and 6, 22 and 43 characters, each after a dot.
 const VALUE_LEN: usize = 76;
+/// With a user: `v2` and 11 characters and a dot more.
+const USER_VALUE_LEN: usize = 88;
 /// Most bytes of cookie headers that are looked at.
 const HEADER_MAX: usize = 16 * 1024;
 /// Most cookies of our name whose signature is checked: duplicates are legal, floods are not.
@@ -44,6 +50,8 @@ impl std::fmt::Debug for Keyring {
 pub struct Visitor {
     /// The session's id, which we once gave out.
     pub id: Id,
+    /// The user who logged in with it.
+    pub user: Option<UserTag>,
     /// It was signed with an older key: sign it anew when a cookie is sent anyway.
     pub renew: bool,
 }
@@ -80,15 +88,19 @@ impl Keyring {
         (!keys.is_empty()).then_some(Self { keys })
     }
 
-    /// The value of the cookie `name` for this session.
-    pub fn sign(&self, name: &str, id: Id) -> String {
-        let mut value = String::with_capacity(VALUE_LEN);
+    /// The value of the cookie `name` for this session, and its user if somebody logged in.
+    pub fn sign(&self, name: &str, id: Id, user: Option<UserTag>) -> String {
+        let mut value = String::with_capacity(USER_VALUE_LEN);
         let Some(key) = self.keys.first() else { return value };
-        value.push_str("v1.");
+        value.push_str(if user.is_some() { "v2." } else { "v1." });
         value.push_str(&key.name);
         value.push('.');
         URL_SAFE_NO_PAD.encode_string(id.0.to_le_bytes(), &mut value);
-        let tag = signature(&key.key, name, &value);
+        if let Some(user) = user {
+            value.push('.');
+            value.push_str(&user.to_string());
+        }
+        let tag = signature(&key.key, &[name, "=", &value]);
         value.push('.');
         URL_SAFE_NO_PAD.encode_string(tag.as_ref(), &mut value);
         value
@@ -96,21 +108,46 @@ impl Keyring {
 
     /// The visitor that a value of the cookie `name` stands for, if we signed it.
     pub fn verify(&self, name: &str, value: &str) -> Option<Visitor> {
-        if value.len() != VALUE_LEN || !value.starts_with("v1.") {
-            return None;
-        }
         let (signed, tag) = value.rsplit_once('.')?;
-        let (key_name, id) = signed.strip_prefix("v1.")?.split_once('.')?;
+        let (key_name, id, user) = match (value.len(), signed.strip_prefix("v1."), signed.strip_prefix("v2."))
+        {
+            (VALUE_LEN, Some(rest), _) => {
+                let (key_name, id) = rest.split_once('.')?;
+                (key_name, id, None)
+            }
+            (USER_VALUE_LEN, _, Some(rest)) => {
+                let (key_name, rest) = rest.split_once('.')?;
+                let (id, user) = rest.split_once('.')?;
+                (key_name, id, Some(user))
+            }
+            _ => return None,
+        };
+        let index = self.position(key_name, tag, &[name, "=", signed])?;
+        let user = user.map(str::parse).transpose().ok()?;
+        Some(Visitor { id: id.parse().ok()?, user, renew: index > 0 })
+    }
+
+    /// A text that only this session's own pages can hold: forms carry it, so that other sites cannot send them.
+    pub fn form_token(&self, id: Id) -> String {
+        let Some(key) = self.keys.first() else { return String::new() };
+        let tag = signature(&key.key, &["form ", &id.to_string()]);
+        format!("{}.{}", key.name, URL_SAFE_NO_PAD.encode(tag.as_ref()))
+    }
+
+    /// Whether this is the session's text.
+    pub fn is_form_token(&self, id: Id, text: &str) -> bool {
+        let genuine = |(key_name, tag)| self.position(key_name, tag, &["form ", &id.to_string()]).is_some();
+        text.split_once('.').is_some_and(genuine)
+    }
+
+    /// The key of this name, if the signature over the parts is its.
+    fn position(&self, key_name: &str, tag: &str, parts: &[&str]) -> Option<usize> {
         let mut bytes = [0; 32];
         let length = URL_SAFE_NO_PAD.decode_slice(tag, &mut bytes).ok()?;
         let genuine = |key: &Key| {
-            let mut context = hmac::Context::with_key(&key.key);
-            update(&mut context, name, signed);
-            let expected = context.sign();
-            length == bytes.len() && constant_time_eq(expected.as_ref(), &bytes)
+            length == bytes.len() && constant_time_eq(signature(&key.key, parts).as_ref(), &bytes)
         };
-        let index = self.keys.iter().position(|key| key.name == key_name && genuine(key))?;
-        Some(Visitor { id: id.parse().ok()?, renew: index > 0 })
+        self.keys.iter().position(|key| key.name == key_name && genuine(key))
     }
 
     /// The visitor that the request's `Cookie` headers name; the first genuine cookie of that name counts.
@@ -140,16 +177,12 @@ fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
     pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
-fn signature(key: &hmac::Key, name: &str, signed: &str) -> hmac::Tag {
+fn signature(key: &hmac::Key, parts: &[&str]) -> hmac::Tag {
     let mut context = hmac::Context::with_key(key);
-    update(&mut context, name, signed);
+    for part in parts {
+        context.update(part.as_bytes());
+    }
     context.sign()
-}
-
-fn update(context: &mut hmac::Context, name: &str, signed: &str) {
-    context.update(name.as_bytes());
-    context.update(b"=");
-    context.update(signed.as_bytes());
 }
 
 /// Compares without telling by its time where the difference is.
@@ -185,17 +218,40 @@ mod tests {
     fn a_signed_value_is_read_back_and_has_the_documented_form() {
         let ring = ring(&[NEW]);
         let id = new_id().unwrap();
-        let value = ring.sign("sid", id);
+        let value = ring.sign("sid", id, None);
         let lengths: Vec<usize> = value.split('.').map(str::len).collect();
         assert_eq!((value.len(), lengths), (VALUE_LEN, vec![2, 6, 22, 43]));
-        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, renew: false }));
+        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, user: None, renew: false }));
+    }
+
+    #[test]
+    fn a_users_value_names_him_and_nobody_else() {
+        let ring = ring(&[NEW]);
+        let (id, user) = (new_id().unwrap(), UserTag::of(b"key", "ann"));
+        let value = ring.sign("sid", id, Some(user));
+        let lengths: Vec<usize> = value.split('.').map(str::len).collect();
+        assert_eq!((value.len(), lengths), (USER_VALUE_LEN, vec![2, 6, 22, 11, 43]));
+        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, user: Some(user), renew: false }));
+        let other = value.replace(&user.to_string(), &UserTag::of(b"key", "bob").to_string());
+        assert_eq!(ring.verify("sid", &other), None);
+        let parts: Vec<&str> = value.split('.').collect();
+        assert_eq!(ring.verify("sid", &format!("v1.{}.{}.{}", parts[1], parts[2], parts[4])), None);
+    }
+
+    #[test]
+    fn a_forms_token_is_of_one_session_and_outlives_a_new_key() {
+        let (id, other) = (new_id().unwrap(), new_id().unwrap());
+        let token = ring(&[OLD]).form_token(id);
+        assert!(ring(&[NEW, OLD]).is_form_token(id, &token));
+        assert!(!ring(&[NEW, OLD]).is_form_token(other, &token));
+        assert!(!ring(&[NEW]).is_form_token(id, &token) && !ring(&[OLD]).is_form_token(id, ""));
     }
 
     #[test]
     fn keys_rotate_without_losing_a_session() {
         let id = new_id().unwrap();
-        let value = ring(&[OLD]).sign("sid", id);
-        assert_eq!(ring(&[NEW, OLD]).verify("sid", &value), Some(Visitor { id, renew: true }));
+        let value = ring(&[OLD]).sign("sid", id, None);
+        assert_eq!(ring(&[NEW, OLD]).verify("sid", &value), Some(Visitor { id, user: None, renew: true }));
         assert_eq!(ring(&[NEW]).verify("sid", &value), None);
         assert!(Keyring::new([]).is_none());
     }
@@ -203,7 +259,7 @@ mod tests {
     #[test]
     fn a_value_of_another_cookie_or_with_one_bit_changed_is_refused() {
         let ring = ring(&[NEW]);
-        let value = ring.sign("sid", new_id().unwrap());
+        let value = ring.sign("sid", new_id().unwrap(), None);
         assert_eq!(ring.verify("__Host-sid", &value), None);
         for index in 0..value.len() {
             let mut forged = value.clone().into_bytes();
@@ -216,12 +272,12 @@ mod tests {
     fn the_first_genuine_cookie_counts_among_duplicates() {
         let ring = ring(&[NEW]);
         let id = new_id().unwrap();
-        let header = format!("a=1; sid=forged; xsid=2;sid={}; sid=", ring.sign("sid", id));
+        let header = format!("a=1; sid=forged; xsid=2;sid={}; sid=", ring.sign("sid", id, None));
         assert_eq!(
             ring.read([&b"sid=%00\xff"[..], header.as_bytes()], "sid").map(|found| found.id),
             Some(id)
         );
-        let flood = format!("{} sid={}", "sid=x;".repeat(CANDIDATES_MAX), ring.sign("sid", id));
+        let flood = format!("{} sid={}", "sid=x;".repeat(CANDIDATES_MAX), ring.sign("sid", id, None));
         assert_eq!(ring.read([flood.as_bytes()], "sid"), None);
         assert_eq!(ring.read([vec![b'a'; HEADER_MAX + 1].as_slice()], "sid"), None);
     }

@@ -10,7 +10,7 @@ use lru::LruCache;
 use tower_sessions::session::Id;
 
 use crate::redis::begin::SessionReply;
-use crate::session::store::Lifetimes;
+use crate::session::Lifetimes;
 
 /// Bytes of all copies.
 const BYTES_MAX: usize = 8 * 1024 * 1024;

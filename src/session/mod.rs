@@ -1,11 +1,22 @@
 //! Sessions: a signed cookie that names one, and the store that carries its fields to and from Redis.
 //!
-//! Guarantees that an id without a genuine signature never reaches Redis, that the id itself is never stored, and that
-//! a session which is gone is never brought back by a late write.
+//! Guarantees that an id without a genuine signature never reaches Redis, that the id itself is never stored, that
+//! a session which is gone is never brought back by a late write, and that whoever knows an id from before a login
+//! never gets what is behind it afterwards.
 
+pub mod account;
+mod change;
+pub mod cipher;
 pub mod cookie;
+mod error;
+mod fields;
 pub mod last_known;
 pub mod store;
+mod tower;
+pub mod user;
+
+use std::sync::Arc;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -13,6 +24,59 @@ use ring::digest;
 use tower_sessions::session::Id;
 
 use crate::redis::keys;
+use crate::session::cipher::Cipher;
+pub use error::Error;
+
+/// Largest session, bytes of names and values.
+pub const BYTES_MAX: usize = 16 * 1024;
+/// Most fields of a session.
+pub const FIELDS_MAX: u64 = 64;
+/// Longest lifetime that a session of its own can have: browsers keep no cookie longer (RFC 6265bis §5.5).
+pub const LIFETIME_MAX: Duration = Duration::from_secs(400 * 24 * 60 * 60);
+/// How long an id that was replaced stays marked: longer than any request that was sent with it is under way.
+const GRACE: Duration = Duration::from_secs(10);
+/// Characters of a session's public handle.
+const HANDLE_LEN: usize = 10;
+
+/// What all requests of a worker share about sessions.
+#[derive(Debug)]
+pub struct Setup {
+    /// First part of every key.
+    pub prefix: Arc<str>,
+    /// How long sessions live.
+    pub lifetimes: Lifetimes,
+    /// Encrypts fields at rest; none: they are stored as they are.
+    pub cipher: Option<Cipher>,
+    /// Fields of which no change is ever lost: who comes second is told so.
+    pub strict: Vec<String>,
+    /// Most sessions a user may have; 0: any number.
+    pub max_per_user: u64,
+}
+
+/// How long sessions live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetimes {
+    /// Without use.
+    pub idle: Duration,
+    /// In all.
+    pub absolute: Duration,
+}
+
+impl Lifetimes {
+    /// Lifetime without use, ms, ≥ 1.
+    pub fn idle_ms(&self) -> u64 {
+        millis(self.idle)
+    }
+
+    /// Lifetime in all, ms, ≥ 1.
+    pub fn absolute_ms(&self) -> u64 {
+        millis(self.absolute)
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
+}
 
 /// Hashed id of a session: all that Redis, its dumps and its logs ever see of it.
 pub fn digest(id: Id) -> String {
@@ -23,4 +87,9 @@ pub fn digest(id: Id) -> String {
 /// Key of a session's hash.
 pub fn key(prefix: &str, id: Id) -> String {
     keys::session(prefix, &digest(id))
+}
+
+/// Name under which a user may know one of his sessions; of no use to anybody who wants to get into it.
+pub fn handle(digest: &str) -> &str {
+    digest.get(..HANDLE_LEN).unwrap_or(digest)
 }

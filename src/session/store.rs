@@ -1,7 +1,7 @@
-//! The store behind one request's `Session`: gives what the request's one call fetched, and sends back what changed.
+//! The session of one request: what its one call fetched, what is known of it since, and what became of changes.
 //!
 //! Fields of the session are fields of the hash, as JSON text. Requests that change different fields keep both
-//! changes; of one field the last writer wins. Nothing here brings a session back that is gone.
+//! changes; of one field the last writer wins, unless it is strict. Nothing here brings a session back that is gone.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -9,318 +9,231 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
-use time::OffsetDateTime;
+use serde_json::Value;
 use tower_sessions::session::Id;
-use tower_sessions::session::Record;
-use tower_sessions::session_store;
-use tower_sessions::session_store::SessionStore;
 
 use crate::redis;
 use crate::redis::Redis;
+use crate::redis::begin;
+use crate::redis::begin::Own;
+use crate::redis::begin::SessionArg;
+use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
 use crate::redis::commit;
-use crate::redis::commit::Create;
-use crate::session;
-use crate::session::cookie;
-
-/// Largest session, bytes of names and values.
-pub const BYTES_MAX: usize = 16 * 1024;
-/// Most fields of a session.
-pub const FIELDS_MAX: u64 = 64;
-/// How often a new id is tried if one is taken; 128 random bits never are.
-const ATTEMPTS: usize = 3;
-
-/// Why a session could not be read.
-#[derive(Debug, Clone, thiserror::Error)]
-pub enum Unread {
-    /// A rate limit refused the request.
-    #[error("a rate limit refused the request")]
-    Denied,
-    /// Redis did not answer.
-    #[error("the session is not reachable")]
-    Redis(#[source] redis::Error),
-}
+use crate::redis::keys;
+use crate::session::BYTES_MAX;
+use crate::session::Error;
+use crate::session::FIELDS_MAX;
+use crate::session::Setup;
+use crate::session::digest;
+use crate::session::fields;
+use crate::session::fields::Delta;
+use crate::session::fields::Fields;
+use crate::session::user::Details;
+use crate::session::user::UserTag;
 
 /// Gives the store this request's session, with the request's one call if it was not made yet.
 pub trait Source: fmt::Debug + Send + Sync + 'static {
     /// The session with this id, as it was at the request's begin.
-    fn begun(&self, id: &Id) -> impl Future<Output = Result<SessionReply, Unread>> + Send;
+    fn begun(&self, id: &Id) -> impl Future<Output = Result<SessionReply, Error>> + Send;
 }
 
-/// How long sessions live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Lifetimes {
-    /// Without use.
-    pub idle: Duration,
-    /// In all.
-    pub absolute: Duration,
-}
-
-impl Lifetimes {
-    /// Lifetime without use, ms, ≥ 1.
-    pub fn idle_ms(&self) -> u64 {
-        millis(self.idle)
-    }
-
-    /// Lifetime in all, ms, ≥ 1.
-    pub fn absolute_ms(&self) -> u64 {
-        millis(self.absolute)
-    }
-}
-
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX).max(1)
-}
-
-/// What became of a request's changes to its session.
+/// What became of what a request did to its session through tower-sessions' `Session`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Outcome {
     /// Nothing was to be stored.
     #[default]
     Untouched,
-    /// They are stored under this id.
+    /// It is stored under this id.
     Stored(Id),
-    /// The session was deleted.
-    Deleted,
+    /// The session was ended.
+    Ended,
     /// The session is gone; nothing was stored and nothing made.
     Gone,
     /// The session would be too large; nothing was stored.
     TooLarge,
-    /// Redis did not do it; after a timeout it is unknown whether it did.
+    /// Another request changed the same strict field; nothing was stored.
+    Conflict,
+    /// Redis did not store it, or it is unknown whether it did; the response may go out without.
+    Unstored(redis::Error),
+    /// The same of something that the client must not believe to be done: a new id, an end, a strict field.
     Failed(redis::Error),
 }
 
 /// The store for one request.
 #[derive(Debug)]
 pub struct RequestStore<S> {
-    source: S,
-    redis: Redis,
-    prefix: Arc<str>,
-    lifetimes: Lifetimes,
+    pub(super) source: S,
+    pub(super) redis: Redis,
+    pub(super) setup: Arc<Setup>,
     state: Mutex<State>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    baseline: Option<Baseline>,
-    outcome: Outcome,
+pub(super) struct State {
+    /// The session as Redis has it, as far as this request knows.
+    pub(super) known: Option<Known>,
+    /// What tower-sessions' `Session` was given; its changes are what differs from that.
+    pub(super) given: Option<HashMap<String, Value>>,
+    /// The id that `Session` let go: it is to be replaced, or ended.
+    pub(super) left: Option<Id>,
+    /// Ids that this request replaced, or ended.
+    pub(super) past: Vec<(Id, Option<Id>)>,
+    pub(super) outcome: Outcome,
 }
 
-/// The session as Redis has it, as far as this request knows.
+/// A session as Redis has it.
 #[derive(Debug, Clone)]
-struct Baseline {
-    id: Id,
-    created_ms: u64,
-    views: u64,
-    fields: HashMap<String, Bytes>,
+pub(super) struct Known {
+    pub(super) id: Id,
+    pub(super) digest: String,
+    /// Tag of the user who is logged in.
+    pub(super) user: Option<String>,
+    pub(super) details: Option<Details>,
+    pub(super) created_ms: u64,
+    pub(super) fields: Fields,
 }
 
 impl<S: Source> RequestStore<S> {
     /// A store that reads through `source` and writes through `redis`.
-    pub fn new(source: S, redis: Redis, prefix: Arc<str>, lifetimes: Lifetimes) -> Self {
-        Self { source, redis, prefix, lifetimes, state: Mutex::default() }
+    pub fn new(source: S, redis: Redis, setup: Arc<Setup>) -> Self {
+        Self { source, redis, setup, state: Mutex::default() }
     }
 
-    /// What became of the changes so far.
+    /// What became of `Session`'s changes so far.
     pub fn outcome(&self) -> Outcome {
         self.state().outcome.clone()
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        // A panic while it was held left whole values: every change below is one assignment.
+    /// The id that `Session` let go without that anything was done about it.
+    pub fn left(&self) -> Option<Id> {
+        self.state().left
+    }
+
+    /// The user who is logged in with the session that is known.
+    pub fn user(&self) -> Option<UserTag> {
+        self.state().known.as_ref()?.user.as_ref()?.parse().ok()
+    }
+
+    pub(super) fn state(&self) -> MutexGuard<'_, State> {
+        // A panic while it was held left whole values: every change is one assignment.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The session as this request began with it; `None` if it is gone.
-    async fn baseline(&self, id: &Id) -> Result<Option<Baseline>, Unread> {
-        if let Some(known) = self.state().baseline.as_ref().filter(|known| known.id == *id) {
-            return Ok(Some(known.clone()));
+    /// The id that is in the place of this one now; none if this request ended it.
+    pub fn present(&self, id: Id) -> Option<Id> {
+        let state = self.state();
+        state.past.iter().fold(Some(id), |now, (old, new)| if now == Some(*old) { *new } else { now })
+    }
+
+    /// The session, read with the request's begin unless it is known already.
+    ///
+    /// # Errors
+    /// `Gone`, `Rotated`, and whatever kept it from being read.
+    pub(super) async fn known(&self, id: Id) -> Result<Known, Error> {
+        if let Some(known) = self.state().known.as_ref().filter(|known| known.id == id) {
+            return Ok(known.clone());
         }
-        let SessionReply::Live { created_ms, views, fields, .. } = self.source.begun(id).await? else {
-            return Ok(None);
+        let reply = self.source.begun(&id).await?;
+        self.learn(id, reply)
+    }
+
+    /// The session as it is now.
+    pub(super) async fn read_again(&self, id: Id) -> Result<Known, Error> {
+        let arg = SessionArg {
+            key: keys::session(&self.setup.prefix, &digest(id)),
+            generation: None,
+            mode: SessionMode::Read,
+            create: false,
+            idle_ms: self.setup.lifetimes.idle_ms(),
+            absolute_ms: self.setup.lifetimes.absolute_ms(),
         };
-        let baseline = Baseline { id: *id, created_ms, views, fields: fields.into_iter().collect() };
-        self.state().baseline = Some(baseline.clone());
-        Ok(Some(baseline))
-    }
-
-    async fn commit(&self, request: &commit::Request<'_>) -> Result<commit::Reply, redis::Error> {
-        let reply = self.redis.commit(request).await;
-        if let Err(error) = &reply {
-            self.state().outcome = Outcome::Failed(error.clone());
+        let request = begin::Request { session: Some(&arg), ..begin::Request::default() };
+        match self.redis.begin(&request).await? {
+            begin::Reply::Granted { session, .. } => self.learn(id, session),
+            begin::Reply::Denied { .. } => Err(Error::Denied),
         }
-        reply
     }
 
-    fn refuse(&self, outcome: Outcome, reason: &str) -> session_store::Error {
-        self.state().outcome = outcome;
-        session_store::Error::Backend(reason.to_owned())
-    }
-}
-
-#[async_trait]
-impl<S: Source> SessionStore for RequestStore<S> {
-    async fn create(&self, record: &mut Record) -> session_store::Result<()> {
-        let fields = encode(record)?;
-        if size(&fields) > BYTES_MAX {
-            return Err(self.refuse(Outcome::TooLarge, "the session would be too large"));
-        }
-        // A session whose id is replaced keeps its age and its views.
-        let before = self.state().baseline.take();
-        let create = Create {
-            created_ms: before.as_ref().map(|before| before.created_ms),
-            views: before.as_ref().map_or(0, |before| before.views),
-            idle_ms: self.lifetimes.idle_ms(),
-            absolute_ms: self.lifetimes.absolute_ms(),
+    fn learn(&self, id: Id, reply: SessionReply) -> Result<Known, Error> {
+        let (created_ms, own, stored) = match reply {
+            SessionReply::Live { created_ms, own, fields, .. } => (created_ms, own, fields),
+            SessionReply::Rotated => return Err(Error::Rotated),
+            _ => return Err(Error::Gone),
         };
-        let set: Vec<(String, Bytes)> = fields.into_iter().collect();
-        for _ in 0..ATTEMPTS {
-            record.id = cookie::new_id().map_err(|error| session_store::Error::Backend(error.to_string()))?;
-            let key = session::key(&self.prefix, record.id);
-            let request = commit::Request {
-                key: &key,
-                create: Some(create),
-                set: &set,
-                max_fields: FIELDS_MAX,
-                max_bytes: BYTES_MAX as u64,
-                ..commit::Request::default()
-            };
-            match self.commit(&request).await.map_err(backend)? {
-                commit::Reply::Exists => continue,
-                commit::Reply::Full => {
-                    return Err(self.refuse(Outcome::TooLarge, "the session would have too many fields"));
-                }
-                commit::Reply::Committed { .. } => {}
-                _ => return Err(self.refuse(Outcome::Gone, "the session is gone")),
-            }
-            let mut state = self.state();
-            state.outcome = Outcome::Stored(record.id);
-            let fields = set.into_iter().collect();
-            let created_ms = create.created_ms.unwrap_or(0);
-            state.baseline = Some(Baseline { id: record.id, created_ms, views: create.views, fields });
-            return Ok(());
-        }
-        Err(session_store::Error::Backend("no free session id was found".to_owned()))
+        let digest = digest(id);
+        let Own { user, details, .. } = own.map(|own| *own).unwrap_or_default();
+        let known = Known {
+            id,
+            user,
+            details: details.and_then(|stored| self.read_details(&digest, stored)),
+            created_ms,
+            fields: fields::open(self.setup.cipher.as_ref(), &digest, stored),
+            digest,
+        };
+        self.state().known = Some(known.clone());
+        Ok(known)
     }
 
-    async fn save(&self, record: &Record) -> session_store::Result<()> {
-        let fields = encode(record)?;
-        if size(&fields) > BYTES_MAX {
-            return Err(self.refuse(Outcome::TooLarge, "the session would be too large"));
+    /// Changes fields of a session that is known, if those it names `certain` are still as they are known to be.
+    pub(super) async fn store(
+        &self,
+        known: Known,
+        delta: &Delta,
+        certain: &[String],
+    ) -> Result<Known, Error> {
+        let mut after = known.fields.clone();
+        delta.apply(&mut after);
+        let size = fields::size(&after);
+        if size > BYTES_MAX || after.len() as u64 > FIELDS_MAX {
+            return Err(Error::TooLarge);
         }
-        let Some(before) = self.baseline(&record.id).await.map_err(backend)? else {
-            return Err(self.refuse(Outcome::Gone, "the session is gone"));
-        };
-        let (set, remove) = delta(&before.fields, &fields);
-        if set.is_empty() && remove.is_empty() {
-            self.state().outcome = Outcome::Stored(record.id);
-            return Ok(());
-        }
-        let key = session::key(&self.prefix, record.id);
-        // What is far below the bound is not measured again by the server, which knows of other requests' fields.
-        let max_bytes = if size(&fields) > BYTES_MAX / 2 { BYTES_MAX as u64 } else { 0 };
+        let expect = delta.names().filter(|name| certain.contains(name));
+        let expect: Vec<(String, Option<Bytes>)> = expect
+            .map(|name| (name.clone(), known.fields.get(name).map(|field| field.stored.clone())))
+            .collect();
+        let key = keys::session(&self.setup.prefix, &known.digest);
         let request = commit::Request {
             key: &key,
-            set: &set,
-            remove: &remove,
+            expect: &expect,
+            set: &delta.wire(),
+            remove: &delta.remove,
             max_fields: FIELDS_MAX,
-            max_bytes,
+            // What is far below the bound is not measured again by the server, which knows other requests' fields.
+            max_bytes: if size > BYTES_MAX / 2 { BYTES_MAX as u64 } else { 0 },
             ..commit::Request::default()
         };
-        match self.commit(&request).await.map_err(backend)? {
-            commit::Reply::Committed { .. } => {
-                let mut state = self.state();
-                state.outcome = Outcome::Stored(record.id);
-                state.baseline = Some(Baseline { fields, ..before });
-                Ok(())
-            }
-            commit::Reply::Full => {
-                Err(self.refuse(Outcome::TooLarge, "the session would have too many fields"))
-            }
-            _ => Err(self.refuse(Outcome::Gone, "the session is gone")),
-        }
+        committed(self.redis.commit(&request).await?)?;
+        let known = Known { fields: after, ..known };
+        self.state().known = Some(known.clone());
+        Ok(known)
     }
 
-    async fn load(&self, id: &Id) -> session_store::Result<Option<Record>> {
-        let Some(found) = self.baseline(id).await.map_err(backend)? else { return Ok(None) };
-        let data = found.fields.iter().filter_map(|(name, text)| match serde_json::from_slice(text) {
-            Ok(value) => Some((name.clone(), value)),
-            Err(error) => {
-                // A field nobody can read counts as absent: an error would last as long as the session.
-                tracing::warn!(field = %name, %error, "a session's field is not JSON and is ignored: {error}");
-                None
-            }
+    /// Fields with these texts, ready to be stored in the session with this digest.
+    pub(super) fn seal(
+        &self,
+        digest: &str,
+        set: Vec<(String, Bytes)>,
+    ) -> Result<Vec<(String, fields::Field)>, Error> {
+        let cipher = self.setup.cipher.as_ref();
+        let sealed = set.into_iter().map(|(name, text)| {
+            let field = fields::seal(cipher, digest, &name, text)?;
+            Ok((name, field))
         });
-        let data = data.collect();
-        Ok(Some(Record { id: *id, data, expiry_date: expiry(found.created_ms, &self.lifetimes) }))
-    }
-
-    async fn delete(&self, id: &Id) -> session_store::Result<()> {
-        let key = session::key(&self.prefix, *id);
-        if let Err(error) = self.redis.delete(&key).await {
-            self.state().outcome = Outcome::Failed(error.clone());
-            return Err(backend(error));
-        }
-        self.state().outcome = Outcome::Deleted;
-        Ok(())
+        sealed.collect()
     }
 }
 
-/// When the session ends at the latest. Redis decides; the record only has to carry a date.
-fn expiry(created_ms: u64, lifetimes: &Lifetimes) -> OffsetDateTime {
-    let ends_ms = created_ms.saturating_add(lifetimes.absolute_ms());
-    let seconds = i64::try_from(ends_ms / 1000).unwrap_or(i64::MAX);
-    OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH)
-}
-
-fn encode(record: &Record) -> session_store::Result<HashMap<String, Bytes>> {
-    let field = |(name, value): (&String, &serde_json::Value)| {
-        let text =
-            serde_json::to_vec(value).map_err(|error| session_store::Error::Encode(error.to_string()))?;
-        Ok((name.clone(), Bytes::from(text)))
-    };
-    record.data.iter().map(field).collect()
-}
-
-fn size(fields: &HashMap<String, Bytes>) -> usize {
-    fields.iter().map(|(name, value)| name.len() + value.len()).sum()
-}
-
-/// Fields to set and fields to remove, to get from `before` to `after`.
-///
-/// A field that was unreadable is in `before` and not in `after`: it is removed with the next change.
-fn delta(
-    before: &HashMap<String, Bytes>,
-    after: &HashMap<String, Bytes>,
-) -> (Vec<(String, Bytes)>, Vec<String>) {
-    let changed = after.iter().filter(|(name, value)| before.get(*name) != Some(value));
-    let removed = before.keys().filter(|name| !after.contains_key(*name));
-    (changed.map(|(name, value)| (name.clone(), value.clone())).collect(), removed.cloned().collect())
-}
-
-fn backend(error: impl std::error::Error) -> session_store::Error {
-    session_store::Error::Backend(error.to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn fields(pairs: &[(&str, &str)]) -> HashMap<String, Bytes> {
-        pairs.iter().map(|(name, value)| ((*name).to_owned(), Bytes::from((*value).to_owned()))).collect()
-    }
-
-    #[test]
-    fn only_what_changed_travels() {
-        let before = fields(&[("same", "1"), ("changed", "1"), ("removed", "1")]);
-        let after = fields(&[("same", "1"), ("changed", "2"), ("new", "3")]);
-        let (mut set, remove) = delta(&before, &after);
-        set.sort();
-        assert_eq!(set, [("changed".to_owned(), "2".into()), ("new".to_owned(), Bytes::from("3"))]);
-        assert_eq!(remove, ["removed"]);
+/// The sums of a commit that was done.
+pub(super) fn committed(reply: commit::Reply) -> Result<Vec<i64>, Error> {
+    match reply {
+        commit::Reply::Committed { sums } => Ok(sums),
+        commit::Reply::Gone | commit::Reply::Exists => Err(Error::Gone),
+        commit::Reply::Rotated => Err(Error::Rotated),
+        commit::Reply::Full => Err(Error::TooLarge),
+        commit::Reply::Conflict => Err(Error::Conflict),
+        commit::Reply::NoSum => Err(Error::NoSum),
     }
 }

@@ -167,7 +167,8 @@ impl RedisServer {
     }
 }
 
-fn socket(folder: &Path) -> PathBuf {
+/// Socket of a private server that keeps its data in this folder.
+pub fn socket(folder: &Path) -> PathBuf {
     folder.join("redis.sock")
 }
 

@@ -28,6 +28,8 @@ mod http2; // HTTP/2 without TLS
 mod http_bounds; // what a client may send, and how slowly
 mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
+mod limits_desk; // what workers decide themselves, and what they do without Redis
+mod limits_http; // limits as applications and clients meet them
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod nginx; // the shipped proxy configuration
@@ -40,6 +42,9 @@ mod seats; // seats outlive workers, pauses and bad neighbours
 mod seeing; // status and top
 mod serve; // the main job
 mod service; // what systemd is told
+mod session_account; // logins, users' sessions, lifetimes, encryption
+mod session_app; // the application's pages for it
+mod session_merge; // sessions under concurrency
 mod state_begin;
 mod state_commit; // the one round trip, and what it leaves in Redis
 mod state_faults; // the client library under faults

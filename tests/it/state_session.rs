@@ -11,12 +11,13 @@ use regatta::redis::begin::SessionArg;
 use regatta::redis::begin::SessionMode;
 use regatta::redis::begin::SessionReply;
 use regatta::session;
+use regatta::session::Error;
+use regatta::session::Lifetimes;
+use regatta::session::Setup;
 use regatta::session::cookie;
-use regatta::session::store::Lifetimes;
 use regatta::session::store::Outcome;
 use regatta::session::store::RequestStore;
 use regatta::session::store::Source;
-use regatta::session::store::Unread;
 use tower_sessions::Session;
 use tower_sessions::session::Id;
 
@@ -34,7 +35,7 @@ struct Begin {
 }
 
 impl Source for Begin {
-    async fn begun(&self, id: &Id) -> Result<SessionReply, Unread> {
+    async fn begun(&self, id: &Id) -> Result<SessionReply, Error> {
         let arg = SessionArg {
             generation: None,
             key: session::key("p", *id),
@@ -44,16 +45,21 @@ impl Source for Begin {
             absolute_ms: LIFETIMES.absolute_ms(),
         };
         let request = begin::Request { session: Some(&arg), ..Default::default() };
-        match self.redis.begin(&request).await.map_err(Unread::Redis)? {
+        match self.redis.begin(&request).await.map_err(Error::Redis)? {
             Reply::Granted { session, .. } => Ok(session),
-            Reply::Denied { .. } => Err(Unread::Denied),
+            Reply::Denied { .. } => Err(Error::Denied),
         }
     }
 }
 
+fn setup() -> Arc<Setup> {
+    let strict = vec!["strict".to_owned()];
+    Arc::new(Setup { prefix: Arc::from("p"), lifetimes: LIFETIMES, cipher: None, strict, max_per_user: 0 })
+}
+
 fn request(redis: &Redis, id: Option<Id>) -> (Session, Arc<RequestStore<Begin>>) {
     let source = Begin { redis: redis.clone(), create: false };
-    let store = Arc::new(RequestStore::new(source, redis.clone(), Arc::from("p"), LIFETIMES));
+    let store = Arc::new(RequestStore::new(source, redis.clone(), setup()));
     (Session::new(id, Arc::clone(&store), None), store)
 }
 
@@ -121,7 +127,9 @@ async fn a_session_deleted_while_a_request_runs_is_not_brought_back() {
     let id = stored(&redis, &[("a", 1)]).await;
     let (late, store) = request(&redis, Some(id));
     late.insert("a", 2).await.unwrap();
-    request(&redis, Some(id)).0.flush().await.unwrap();
+    let (ending, ended) = request(&redis, Some(id));
+    ending.flush().await.unwrap();
+    ended.end_left().await.unwrap();
     assert!(late.save().await.is_err());
     assert_eq!(store.outcome(), Outcome::Gone);
     assert_eq!(server.cli(&["EXISTS", &session::key("p", id)]), "0");
@@ -143,7 +151,8 @@ async fn a_replaced_id_keeps_fields_views_and_age_and_the_old_id_is_dead() {
     session.save().await.unwrap();
     let new = session.id().unwrap();
     assert_ne!(new, id);
-    assert_eq!(server.cli(&["EXISTS", &session::key("p", id)]), "0");
+    assert_eq!(server.cli(&["HKEYS", &session::key("p", id)]), "_r", "nothing but a mark");
+    assert_eq!(request(&redis, Some(id)).0.get::<u32>("a").await.unwrap(), None);
     assert_eq!(server.cli(&["HGET", &session::key("p", new), "_v"]), "7");
     assert_eq!(server.cli(&["HGET", &session::key("p", new), "_c"]), created);
     assert_eq!(server.cli(&["HGET", &session::key("p", new), "a"]), "1");
@@ -184,11 +193,11 @@ async fn a_session_that_would_be_too_large_is_refused_and_stays_as_it_was() {
     let redis = connect(&server, "p", Mode::Auto).await;
     let id = stored(&redis, &[("a", 1)]).await;
     let (session, store) = request(&redis, Some(id));
-    session.insert("big", "x".repeat(session::store::BYTES_MAX)).await.unwrap();
+    session.insert("big", "x".repeat(session::BYTES_MAX)).await.unwrap();
     assert!(session.save().await.is_err());
     assert_eq!(store.outcome(), Outcome::TooLarge);
     let (many, store) = request(&redis, Some(id));
-    for index in 0..session::store::FIELDS_MAX {
+    for index in 0..session::FIELDS_MAX {
         many.insert(&index.to_string(), 1).await.unwrap();
     }
     assert!(many.save().await.is_err());

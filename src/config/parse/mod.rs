@@ -17,6 +17,8 @@ use crate::config::schema::MAX_WORKERS;
 use crate::config::schema::Steering;
 pub(super) use state::*;
 
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// Why a text is not a value; completes the sentence "… is X, but …".
 pub(super) type Reason = String;
 
@@ -173,16 +175,6 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::schema::Rate;
-
-    #[test]
-    fn rates_name_a_count_and_whole_seconds() {
-        assert_eq!(rate("100/s").unwrap(), Rate { count: 100, period: Duration::from_secs(1) });
-        assert_eq!(rate("5 / 10s").unwrap(), Rate { count: 5, period: Duration::from_secs(10) });
-        for bad in ["100", "0/s", "/s", "1/0s", "1/500ms", "x/s", "1/s/s", "1/32d"] {
-            assert!(rate(bad).is_err(), "{bad}");
-        }
-    }
 
     #[test]
     fn urls_need_what_a_client_needs() {

@@ -1,6 +1,4 @@
-//! What the shared state's settings may be: Redis, sessions, limits.
-
-use std::time::Duration;
+//! What the shared state's settings may be: Redis and sessions.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,19 +6,14 @@ use base64::engine::general_purpose::STANDARD;
 use crate::config::parse::Reason;
 use crate::config::parse::choice;
 use crate::config::parse::number;
-use crate::config::parse::positive_duration;
 use crate::config::parse::word;
 use crate::config::schema::Mode;
-use crate::config::schema::Per;
-use crate::config::schema::Rate;
 use crate::config::schema::RedisUrl;
 use crate::config::schema::Secret;
 use crate::config::schema::Secure;
 
 /// Fewest bytes of a signing key: the digest's size, as RFC 2104 §3 asks.
 const SECRET_MIN: usize = 32;
-
-pub(super) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 pub(in crate::config) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
     if text.starts_with("unix://") {
@@ -83,31 +76,13 @@ pub(in crate::config) fn secret(text: &str) -> Result<Secret, Reason> {
     }
 }
 
+/// Sessions of one user, or 0 for any number.
+pub(in crate::config) fn sessions(text: &str) -> Result<u64, Reason> {
+    if text == "0" { Ok(0) } else { number(text, 1000) }
+}
+
 pub(in crate::config) fn secrets(items: &[String]) -> Result<Vec<Secret>, Reason> {
     items.iter().map(|item| secret(item)).collect()
-}
-
-pub(in crate::config) fn rate(text: &str) -> Result<Rate, Reason> {
-    let (count, period) = text.split_once('/').ok_or_else(|| "the time is missing".to_owned())?;
-    let count = number(count.trim(), 1_000_000)?;
-    let period = match period.trim() {
-        "s" => Duration::from_secs(1),
-        "min" | "m" => Duration::from_secs(60),
-        "h" => Duration::from_secs(3600),
-        "d" => DAY,
-        other => positive_duration(other)?,
-    };
-    if period < Duration::from_secs(1) || period > 31 * DAY || period.subsec_nanos() != 0 {
-        return Err("the time must be whole seconds, from 1s to 31d".into());
-    }
-    Ok(Rate { count, period })
-}
-
-pub(in crate::config) fn routes(items: &[String]) -> Result<Vec<String>, Reason> {
-    match items.iter().find(|item| !item.starts_with('/')) {
-        Some(bad) => Err(format!("{bad} does not begin with /")),
-        None => Ok(items.to_vec()),
-    }
 }
 
 pub(in crate::config) fn mode(text: &str) -> Result<Mode, Reason> {
@@ -116,10 +91,4 @@ pub(in crate::config) fn mode(text: &str) -> Result<Mode, Reason> {
 
 pub(in crate::config) fn secure(text: &str) -> Result<Secure, Reason> {
     choice(text, &[("auto", Secure::Auto), ("always", Secure::Always), ("never", Secure::Never)])
-}
-
-pub(in crate::config) fn per(text: &str) -> Result<Per, Reason> {
-    let choices =
-        [("client", Per::Client), ("session", Per::Session), ("route", Per::Route), ("global", Per::Global)];
-    choice(text, &choices)
 }

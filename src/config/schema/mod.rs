@@ -12,11 +12,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::limit::Limit;
+use crate::config::limit::LimitHeaders;
+
 pub use state::Idempotency;
-pub use state::Limit;
 pub use state::Mode;
-pub use state::Per;
-pub use state::Rate;
 pub use state::Redis;
 pub use state::RedisUrl;
 pub use state::Secret;
@@ -207,6 +207,8 @@ pub struct Http {
     pub body_limit: usize,
     /// Open connections per worker; more wait in the slot's queue.
     pub connections: usize,
+    /// In which headers a client is told about its limits.
+    pub limit_headers: LimitHeaders,
 }
 
 /// What is logged, and in which form.

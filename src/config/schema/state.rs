@@ -1,4 +1,4 @@
-//! The shared state's settings: Redis, sessions, limits.
+//! The shared state's settings: Redis and sessions.
 
 use std::fmt;
 use std::time::Duration;
@@ -78,6 +78,12 @@ pub struct Session {
     pub secure: Secure,
     /// Oldest copy of a session, by the time Redis was last heard, that is shown while Redis is away; 0: none is.
     pub stale: Duration,
+    /// Sessions one user may have; 0: any number.
+    pub max_per_user: u64,
+    /// Fields of which no change is ever lost.
+    pub strict: Vec<String>,
+    /// Keys that encrypt fields at rest: the first encrypts, all decrypt. Empty: fields are stored as they are.
+    pub encryption_keys: Vec<Secret>,
 }
 
 /// A signing key of at least 32 bytes; `Debug` hides it.
@@ -113,39 +119,4 @@ pub enum Secure {
 pub struct Idempotency {
     /// Responses to requests with `Idempotency-Key` are kept this long; zero: the header means nothing.
     pub ttl: Duration,
-}
-
-/// One rate limit policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limit {
-    /// Whose requests are counted together.
-    pub per: Per,
-    /// Requests per period, sustained.
-    pub rate: Rate,
-    /// Requests that may come at once, ≥ 1.
-    pub burst: u64,
-    /// Path prefixes the policy applies to; empty: every request that uses state.
-    pub routes: Vec<String>,
-}
-
-/// Whose requests a policy counts together.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Per {
-    /// One client address (IPv6: one /64).
-    Client,
-    /// One session; requests without a valid cookie count by client.
-    Session,
-    /// One client address and one of the policy's routes.
-    Route,
-    /// Everybody together.
-    Global,
-}
-
-/// A number of requests per period.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// Requests, 1 to 1,000,000.
-    pub count: u64,
-    /// In this time, 1 s to 31 days.
-    pub period: Duration,
 }

@@ -4,13 +4,15 @@
 //! most once, and that a refusal is remembered: whatever the handler makes of the error, the client gets the refusal.
 
 mod counters;
-mod limits;
+pub(in crate::http) mod limits;
 mod session;
 mod stale;
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU8;
+use std::time::Duration;
 
+use http::HeaderValue;
 use http::request::Parts;
 use tokio::sync::Mutex;
 use tokio::sync::MutexGuard;
@@ -20,20 +22,21 @@ use crate::counter;
 use crate::counter::Name;
 use crate::http::error::Error;
 use crate::http::error::Refusal;
+use crate::http::exchange::limits::Limits;
 use crate::http::identity::Client;
 use crate::http::state::Core;
 use crate::http::visitor;
 use crate::http::visitor::Visitor;
-use crate::limiter::Set;
+use crate::limiter::asked::Asked;
 use crate::redis;
 use crate::redis::begin;
 use crate::redis::begin::CounterArg;
-use crate::redis::begin::LimitReply;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
 use crate::redis::keys;
 use crate::session::cookie;
+use crate::session::user::UserTag;
 pub(super) use stale::Degraded;
 
 /// Name of the counter of all views; `@` keeps it out of the applications' names.
@@ -50,7 +53,8 @@ pub(super) struct Exchange {
     /// Whether a cookie for this client is a secure one.
     pub(super) secure: bool,
     pub(super) visitor: Visitor,
-    pub(super) policies: Set,
+    /// Whether a policy names the path: limits are decided before the handler.
+    pub(super) is_named: bool,
     /// Whether its method only looks.
     only_looks: bool,
     /// What was wrong with the request's body, see [`crate::http::body`].
@@ -59,14 +63,20 @@ pub(super) struct Exchange {
 }
 
 /// What this request knows so far.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Begun {
-    /// Decisions, once limits were asked.
-    pub(super) limits: Option<Vec<LimitReply>>,
+    /// The limits, decided or not.
+    pub(super) limits: Limits,
     /// What the client will be told instead of the handler's response.
     pub(super) refusal: Option<Refusal>,
     /// The session the visitor has now.
     pub(super) current: Option<Id>,
+    /// The user who is logged in with it.
+    pub(super) user: Option<UserTag>,
+    /// The cookie is sent again, to last this long.
+    pub(super) cookie_age: Option<Duration>,
+    /// Whether a handler asked who the visitor is.
+    pub(super) looked: bool,
     /// The session as found, once it was asked for.
     session: Option<SessionReply>,
     /// How the session was come by, if not as usual.
@@ -99,19 +109,44 @@ pub(super) struct Visited {
     pub(super) stale: bool,
 }
 
+/// Why a round trip gave nothing.
+#[derive(Debug)]
+enum Failure {
+    /// The client gets this, whatever becomes of the request.
+    Refused(Refusal),
+    /// A counter would overflow: nothing was done, so the request may go on.
+    Overflow,
+    /// Redis did not do it. The limits allow the request without it.
+    Away(redis::Error),
+}
+
 impl Exchange {
-    pub(super) fn new(core: Arc<Core>, client: Client, head: &Parts) -> Self {
+    pub(super) fn new(core: Arc<Core>, client: Client, parts: &Parts) -> Self {
+        let headers = &parts.headers;
         let secure = visitor::is_secure(&core, &client);
-        let visitor = Visitor::read(&core, &head.headers, secure);
-        let begun = Begun { current: visitor.id(), ..Begun::default() };
-        let policies = core.policies.select(head.uri.path());
+        let visitor = Visitor::read(&core, headers, secure);
+        let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
+        let set = core.limits.policies().select(parts.method.as_str(), parts.uri.path(), header);
+        let is_named = set.names_path();
+        let begun = Begun {
+            limits: Limits::new(set),
+            refusal: None,
+            current: visitor.id(),
+            user: visitor.user(),
+            cookie_age: None,
+            looked: false,
+            session: None,
+            degraded: None,
+            visited: None,
+            origin: Origin::Cookie,
+        };
         Self {
             core,
             client,
             secure,
             visitor,
-            policies,
-            only_looks: stale::only_looks(&head.method),
+            is_named,
+            only_looks: stale::only_looks(&parts.method),
             body_fault: AtomicU8::new(0),
             begun: Mutex::new(begun),
         }
@@ -137,14 +172,24 @@ impl Exchange {
     /// Decides the limits, if that was not done yet.
     pub(super) async fn decide(&self) -> Result<(), Error> {
         let mut begun = self.open().await?;
-        if begun.limits.is_some() || self.policies.is_empty() {
+        if !begun.limits.are_open() {
             return Ok(());
         }
         // A named path's handler most likely uses the session it is sent, and the call is made anyway.
-        let session = begun.current.map(|id| self.session_arg(id, SessionMode::Read, false));
-        let (reply, _) = self.call(&mut begun, session.as_ref(), &[]).await?;
-        if session.is_some() {
-            begun.found(reply);
+        let unread = begun.current.filter(|_| begun.session.is_none());
+        let session = unread.map(|id| self.session_arg(id, begun.user, SessionMode::Read, false));
+        match (self.round_trip(&mut begun, session.as_ref(), &[]).await, unread) {
+            (Ok((reply, _)), Some(id)) => self.found(&mut begun, id, reply).await,
+            (Ok(_), None) => {}
+            // The limits allow it; whoever needs the session is told what is known, or asks again.
+            (Err(Failure::Away(error)), unread) => {
+                let known = Box::pin(self.in_place_of_begin(session.as_ref(), 0, &error)).await;
+                if let (Some((how, reply, _)), Some(id)) = (known, unread) {
+                    begun.degraded = Some(how);
+                    self.found(&mut begun, id, reply).await;
+                }
+            }
+            (Err(failure), _) => return Err(begun.fail(failure)),
         }
         Ok(())
     }
@@ -159,25 +204,29 @@ impl Exchange {
             vec![CounterArg { key: keys::counter(&self.core.config.redis.prefix, TOTAL), by: 1 }];
         let mut total = None;
         if let Some(id) = begun.current {
-            let arg = self.session_arg(id, SessionMode::Visit, false);
+            let arg = self.session_arg(id, begun.user, SessionMode::Visit, false);
             let (reply, sums) = self.call(&mut begun, Some(&arg), &counters).await?;
             total = sums.first().copied();
-            begun.found(reply);
+            self.found(&mut begun, id, reply).await;
             // The total counted this view already; only the session is missing.
             counters.clear();
         }
-        let new = begun.current.is_none();
+        // Whoever comes with an id that was replaced has another session, whose cookie is not to be overwritten.
+        let new = begun.current.is_none() && !begun.is_rotated();
         if new {
             let id = cookie::new_id().map_err(|_| Error::Failed)?;
-            let arg = self.session_arg(id, SessionMode::Visit, true);
+            let arg = self.session_arg(id, None, SessionMode::Visit, true);
             let (reply, sums) = self.call(&mut begun, Some(&arg), &counters).await?;
             total = total.or(sums.first().copied());
             begun.current = Some(id);
-            begun.found(reply);
+            self.found(&mut begun, id, reply).await;
             begun.origin = Origin::Made;
         }
-        let Some(SessionReply::Live { views, .. }) = begun.session else {
-            return Err(Error::Unavailable { retry_after: 1 });
+        let views = match begun.session {
+            Some(SessionReply::Live { views, .. }) => views,
+            // As for any other visitor without a session: it is the first of those that can be told apart.
+            Some(SessionReply::Rotated) => 1,
+            _ => return Err(Error::Unavailable { retry_after: 1 }),
         };
         let stale = begun.degraded.is_some();
         if !stale {
@@ -192,7 +241,7 @@ impl Exchange {
     pub(super) async fn count(&self, name: &Name, by: i64) -> Result<i64, Error> {
         let mut begun = self.open().await?;
         let prefix = &self.core.config.redis.prefix;
-        if begun.limits.is_none() && !self.policies.is_empty() {
+        if begun.limits.are_open() {
             let (_, sums) = self.call(&mut begun, None, &[name.arg(prefix, by)]).await?;
             match sums.first() {
                 Some(sum) if sum.unsigned_abs() < EXACT => return Ok(*sum),
@@ -212,12 +261,12 @@ impl Exchange {
     pub(super) async fn session(&self, id: Id) -> Result<SessionReply, Error> {
         let mut begun = self.open().await?;
         if begun.current != Some(id) {
-            return Ok(SessionReply::Gone);
+            return Ok(if begun.is_rotated() { SessionReply::Rotated } else { SessionReply::Gone });
         }
         if begun.session.is_none() {
-            let arg = self.session_arg(id, SessionMode::Read, false);
+            let arg = self.session_arg(id, begun.user, SessionMode::Read, false);
             let (reply, _) = self.call(&mut begun, Some(&arg), &[]).await?;
-            begun.found(reply);
+            self.found(&mut begun, id, reply).await;
         }
         Ok(begun.session.clone().unwrap_or(SessionReply::Gone))
     }
@@ -229,35 +278,71 @@ impl Exchange {
         session: Option<&SessionArg>,
         counters: &[CounterArg],
     ) -> Result<(SessionReply, Vec<i64>), Error> {
-        let undecided = begun.limits.is_none() && !self.policies.is_empty();
-        let limits = if undecided { self.limit_args() } else { Vec::new() };
-        let asked = session;
-        let request = begin::Request { limits: &limits, session, counters, token: "" };
-        let reply = self.core.redis.begin(&request).await;
-        let refusal = match reply {
-            Ok(begin::Reply::Granted { limits, session, counters }) => {
-                if undecided {
-                    begun.limits = Some(limits);
+        match self.round_trip(begun, session, counters).await {
+            Ok(answer) => Ok(answer),
+            Err(Failure::Away(error)) => {
+                match Box::pin(self.in_place_of_begin(session, counters.len(), &error)).await {
+                    Some((how, session, counters)) => {
+                        begun.degraded = Some(how);
+                        Ok((session, counters))
+                    }
+                    None => Err(begun.fail(Failure::Away(error))),
                 }
-                if let Some(asked) = asked {
-                    self.remember(asked, &session, counters.first().copied());
-                }
-                return Ok((session, counters));
             }
-            Ok(begin::Reply::Denied { limits }) => self.denied(begun, limits),
-            // The caller's mistake: nothing was done, so the request may go on.
-            Err(redis::Error::Overflow) => return Err(Error::CounterOverflow),
-            Err(error) => {
-                tracing::debug!(%error, "a request had to do without Redis: {error}");
-                if let Some((how, session, counters)) =
-                    self.in_place_of_begin(asked, counters.len(), &error).await
-                {
-                    begun.degraded = Some(how);
-                    return Ok((session, counters));
+            Err(failure) => Err(begun.fail(failure)),
+        }
+    }
+
+    async fn round_trip(
+        &self,
+        begun: &mut Begun,
+        session: Option<&SessionArg>,
+        counters: &[CounterArg],
+    ) -> Result<(SessionReply, Vec<i64>), Failure> {
+        let asked = self.admit(begun).await?;
+        let limits = asked.as_ref().map(Asked::limits).unwrap_or_default();
+        if limits.is_empty() && session.is_none() && counters.is_empty() {
+            // All of it was drawn in advance.
+            if let Some(asked) = asked {
+                self.granted(&mut begun.limits, asked, &[]);
+            }
+            return Ok((SessionReply::None, Vec::new()));
+        }
+        let token = asked.as_ref().map_or("", Asked::token);
+        let request = begin::Request { limits: &limits, session, counters, token };
+        match (self.core.redis.begin(&request).await, asked) {
+            (Ok(begin::Reply::Granted { limits, session: found, counters }), asked) => {
+                if let Some(asked) = asked {
+                    self.granted(&mut begun.limits, asked, &limits);
                 }
+                if let Some(session) = session {
+                    self.remember(session, &found, counters.first().copied());
+                }
+                Ok((found, counters))
+            }
+            (Ok(begin::Reply::Denied { limits }), Some(asked)) => {
+                Err(self.refused(&mut begun.limits, asked, &limits))
+            }
+            // Nothing was asked that could deny.
+            (Ok(begin::Reply::Denied { .. }), None) => Err(Failure::Refused(Refusal::Unavailable(1))),
+            (Err(redis::Error::Overflow), _) => Err(Failure::Overflow),
+            (Err(error), Some(asked)) => Err(self.without(&mut begun.limits, asked, error)),
+            (Err(error), None) => Err(Failure::Away(error)),
+        }
+    }
+}
+
+impl Begun {
+    /// Takes note of a failure for the response.
+    fn fail(&mut self, failure: Failure) -> Error {
+        let refusal = match failure {
+            Failure::Overflow => return Error::CounterOverflow,
+            Failure::Refused(refusal) => refusal,
+            Failure::Away(error) => {
+                tracing::debug!(%error, "a request had to do without Redis: {error}");
                 Refusal::from(&error)
             }
         };
-        Err(begun.refusal.insert(refusal).error())
+        self.refusal.insert(refusal).error()
     }
 }

@@ -1,29 +1,62 @@
 //! The request's rate limits.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
 use crate::http::error::Error;
+use crate::http::exchange::Exchange;
 use crate::http::extract::exchange;
 use crate::redis::begin::LimitReply;
 
 /// What the request's limits decided; naming it decides them, so a denied request never reaches the handler.
 ///
 /// Costs a round trip unless another extractor made it already.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Limit(Vec<LimitReply>);
+#[derive(Debug, Clone)]
+pub struct Limit {
+    exchange: Arc<Exchange>,
+    known: Vec<LimitReply>,
+}
 
 impl Limit {
-    /// Requests that are left now under the tightest policy; `None` if no policy applies.
+    /// Requests that are left now under the tightest policy; `None` if no policy applies, or none is known because
+    /// Redis is away.
     pub fn remaining(&self) -> Option<u64> {
-        self.0.iter().map(|reply| reply.remaining).min()
+        self.known.iter().map(|reply| reply.remaining).min()
     }
 
     /// Time until every policy is as if never used; zero if none applies.
     pub fn reset(&self) -> Duration {
-        Duration::from_micros(self.0.iter().map(|reply| reply.reset_us).max().unwrap_or(0))
+        Duration::from_micros(self.known.iter().map(|reply| reply.reset_us).max().unwrap_or(0))
+    }
+
+    /// Charges the request for more than it was: so many requests more under every policy that it falls under.
+    ///
+    /// For work whose price shows only when it is under way. All of them are charged, or none.
+    ///
+    /// # Errors
+    /// [`Error::Denied`]: it is more than a policy has left; the client gets 429, whatever the handler answers.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was charged.
+    pub async fn charge(&self, requests: u64) -> Result<(), Error> {
+        self.exchange.charge(requests).await
+    }
+
+    /// Gives back what this request was charged, as if it had not been made: for one that should not count, such as a
+    /// login that succeeded. A second time it gives back nothing.
+    ///
+    /// Costs a round trip a policy. Clients that were denied meanwhile are allowed again at once, on every worker.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`]: some of it may not have been given back.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown what was given back.
+    pub async fn refund(&self) -> Result<(), Error> {
+        self.exchange.refund().await
     }
 }
 
@@ -31,9 +64,9 @@ impl<S: Sync> FromRequestParts<S> for Limit {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        let exchange = exchange(parts)?;
+        let exchange = Arc::clone(exchange(parts)?);
         exchange.decide().await?;
-        let decided = exchange.begun().await.limits.clone();
-        Ok(Self(decided.unwrap_or_default()))
+        let known = exchange.begun().await.limits.known();
+        Ok(Self { exchange, known })
     }
 }

@@ -2,12 +2,15 @@
 //!
 //! `tower_sessions::Session` belongs to them; it is put into the request as it is.
 
+mod account;
 mod client;
 mod counters;
+mod fields;
 mod limit;
 mod visit;
 mod worker;
 
+pub use account::Account;
 pub use client::ClientAddr;
 pub use counters::Batched;
 pub use counters::Bounded;
@@ -15,6 +18,7 @@ pub use counters::Counters;
 pub use counters::Seen;
 pub use counters::Taken;
 pub use counters::Unique;
+pub use fields::Fields;
 pub use limit::Limit;
 pub use visit::Visit;
 

@@ -61,14 +61,21 @@ struct Scrape {
 /// A number of each slot: name, help, what it is.
 type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
 
-const COUNTERS: [PerSlot; 12] = [
+const COUNTERS: [PerSlot; 17] = [
     ("connections_accepted", "Connections accepted", |slot| slot.accepted),
     ("connections_cut", "Connections cut at the end of a drain", |slot| slot.cut),
     ("response_bytes", "Bytes of response bodies whose length was known", |slot| slot.bytes),
     ("views", "Page views counted in sessions", |slot| slot.views),
     ("requests_limited", "Requests denied by a rate limit", |slot| slot.limited),
+    ("requests_denied_here", "Of these, denied without asking Redis", |slot| slot.denied_here),
+    ("limits_shadowed", "Times a limit in shadow would have denied a request", |slot| slot.shadowed),
+    ("requests_insured", "Requests whose limits were decided without Redis", |slot| slot.insured),
     ("requests_unavailable", "Requests refused because Redis was away", |slot| slot.unavailable),
     ("requests_stale", "Requests shown a session as last known, Redis being away", |slot| slot.stale),
+    ("session_corrupt", "Session keys under which something else lay, put aside", |slot| slot.corrupt),
+    ("session_commit_failed", "Responses sent although their session changes were not stored", |slot| {
+        slot.unstored
+    }),
     ("counter_flushes", "Batches of additions to counters sent on", |slot| slot.flushes),
     ("counter_additions_dropped", "Additions to counters that Redis refused for good", |slot| slot.dropped),
     ("worker_starts", "Workers started in the slot", |slot| slot.starts),

@@ -4,13 +4,18 @@
 
 mod assets;
 mod counters;
+mod forms;
 mod heavy;
 mod home;
+mod login;
+mod me;
 mod plain;
 mod sticky;
 
 use axum::Router;
+use axum::routing::delete;
 use axum::routing::get;
+use axum::routing::post;
 
 /// Every route of the application.
 pub(crate) fn router(state: regatta::State) -> Router {
@@ -20,6 +25,11 @@ pub(crate) fn router(state: regatta::State) -> Router {
         .route("/health", get(plain::health))
         .route("/heavy", get(heavy::heavy))
         .route("/counters/{name}", get(counters::read).post(counters::add))
+        .route("/login", get(login::page).post(login::login))
+        .route("/logout", post(login::logout))
+        .route("/me", get(me::me))
+        .route("/me/sessions", get(me::sessions).post(me::end_form).delete(me::end))
+        .route("/me/sessions/{id}", delete(me::end_one))
         .merge(assets::routes())
         .merge(sticky::routes())
         .with_state(state)

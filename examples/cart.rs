@@ -1,0 +1,168 @@
+//! A cart in a session: every way in which a handler can use one, for its tests and to copy from.
+//!
+//! `cargo run --example cart`, then `curl -c jar -b jar -X POST localhost:3000/incr/cart` a few times.
+
+use std::time::Duration;
+
+use axum::Json;
+use axum::Router;
+use axum::extract::Path;
+use axum::extract::Query;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use axum::routing::get;
+use axum::routing::post;
+use regatta::Account;
+use regatta::Error;
+use regatta::Fields;
+use regatta::Fleet;
+use regatta::Session;
+use regatta::State;
+use serde::Deserialize;
+use serde_json::Value;
+use serde_json::json;
+
+fn main() -> std::process::ExitCode {
+    Fleet::new(|_: State| {
+        Router::new()
+            .route("/get/{name}", get(value))
+            .route("/count/{prefix}/{most}", get(count))
+            .route("/set/{name}/{value}", post(set))
+            .route("/fill/{name}/{bytes}", post(fill))
+            .route("/incr/{name}", post(incr))
+            .route("/push/{name}/{value}", post(push))
+            .route("/login/{user}", post(login))
+            .route("/both/{user}", post(both))
+            .route("/remember/{seconds}", post(remember))
+            .route("/me", get(me))
+            .route("/account/{what}", post(account))
+            .route("/session/{what}", post(session))
+    })
+    .run()
+}
+
+/// How long a handler thinks before it answers, and whether it fails then.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct Manner {
+    slow_ms: u64,
+    fail: bool,
+}
+
+impl Manner {
+    async fn answer(&self, response: impl IntoResponse) -> Response {
+        if self.fail { StatusCode::INTERNAL_SERVER_ERROR.into_response() } else { response.into_response() }
+    }
+
+    async fn think(&self) {
+        tokio::time::sleep(Duration::from_millis(self.slow_ms)).await;
+    }
+}
+
+fn away<E>(_: E) -> Error {
+    Error::Unavailable { retry_after: 1 }
+}
+
+async fn value(session: Session, Path(name): Path<String>) -> Result<Json<Value>, Error> {
+    Ok(Json(session.get_value(&name).await.map_err(away)?.unwrap_or(Value::Null)))
+}
+
+/// How many of `prefix0`, `prefix1`, … there are.
+async fn count(session: Session, Path((prefix, most)): Path<(String, usize)>) -> Result<Json<Value>, Error> {
+    let mut found = 0;
+    for index in 0..most {
+        found += usize::from(session.get_value(&format!("{prefix}{index}")).await.map_err(away)?.is_some());
+    }
+    Ok(Json(json!(found)))
+}
+
+/// Reads the session, thinks, and changes a field: stored after the handler, this field alone.
+async fn set(
+    session: Session,
+    Path((name, value)): Path<(String, String)>,
+    Query(manner): Query<Manner>,
+) -> Result<Response, Error> {
+    session.get_value(&name).await.map_err(away)?;
+    manner.think().await;
+    session.insert(&name, &value).await.map_err(away)?;
+    Ok(manner.answer(value).await)
+}
+
+async fn fill(session: Session, Path((name, bytes)): Path<(String, usize)>) -> Result<&'static str, Error> {
+    session.insert(&name, "x".repeat(bytes)).await.map_err(away)?;
+    Ok("filled")
+}
+
+async fn incr(fields: Fields, Path(name): Path<String>) -> Result<Json<i64>, Error> {
+    Ok(Json(fields.incr(&name, 1).await?))
+}
+
+async fn push(fields: Fields, Path((name, value)): Path<(String, u64)>) -> Result<Json<Vec<u64>>, Error> {
+    let change = |list: Option<Vec<u64>>| {
+        let mut list = list.unwrap_or_default();
+        list.push(value);
+        list
+    };
+    Ok(Json(fields.update(&name, change).await?))
+}
+
+async fn login(mut account: Account, Path(user): Path<String>) -> Result<Response, Error> {
+    account.login(&user).await?;
+    Ok(Json(json!({"user": account.user()})).into_response())
+}
+
+/// A field through `Session`, one through `Fields`, and a login, in one request.
+async fn both(
+    session: Session,
+    fields: Fields,
+    mut account: Account,
+    Path(user): Path<String>,
+) -> Result<Json<Value>, Error> {
+    session.insert("session", &user).await.map_err(away)?;
+    let sum = fields.incr("fields", 1).await?;
+    account.login(&user).await?;
+    let again = fields.incr("fields", 1).await?;
+    Ok(Json(json!([sum, again])))
+}
+
+async fn remember(account: Account, Path(seconds): Path<u64>) -> Result<StatusCode, Error> {
+    account.remember(Duration::from_secs(seconds), Duration::from_secs(seconds)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn me(account: Account) -> Json<Value> {
+    Json(json!({"user": account.user()}))
+}
+
+async fn account(
+    mut account: Account,
+    Path(what): Path<String>,
+    Query(manner): Query<Manner>,
+) -> Result<Response, Error> {
+    match what.as_str() {
+        "logout" => account.logout().await?,
+        "regenerate" => account.regenerate().await?,
+        "everywhere" => account.logout_everywhere().await?,
+        "others" => account.logout_others().await?,
+        _ => return Ok(StatusCode::NOT_FOUND.into_response()),
+    }
+    Ok(manner.answer(StatusCode::NO_CONTENT).await)
+}
+
+async fn session(
+    session: Session,
+    Path(what): Path<String>,
+    Query(manner): Query<Manner>,
+) -> Result<Response, Error> {
+    match what.as_str() {
+        "cycle" => session.cycle_id().await.map_err(away)?,
+        "flush" => session.flush().await.map_err(away)?,
+        "flush-and-begin" => {
+            session.flush().await.map_err(away)?;
+            session.insert("fresh", true).await.map_err(away)?;
+        }
+        _ => return Ok(StatusCode::NOT_FOUND.into_response()),
+    }
+    Ok(manner.answer(StatusCode::NO_CONTENT).await)
+}

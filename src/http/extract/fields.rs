@@ -1,0 +1,95 @@
+//! Single fields of the session, changed in a way that no concurrent request can undo.
+
+use std::sync::Arc;
+
+use axum::extract::FromRequestParts;
+use bytes::Bytes;
+use http::request::Parts;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tower_sessions::session::Id;
+
+use crate::http::error::Error;
+use crate::http::exchange::Exchange;
+use crate::http::extract::exchange;
+use crate::http::store::Store;
+
+/// Fields of the visitor's session, the same that tower-sessions' `Session` has, changed at once and one by one.
+///
+/// In one request with `Session`: what this changes is stored when its method returns; what `Session` changes is
+/// stored after the handler, only the fields it changed, over whatever is there then. So do not change one field
+/// through both. What `Session` inserted is not seen here until it was saved, and a `Session` that was read before does
+/// not see what was changed here since.
+#[derive(Debug, Clone)]
+pub struct Fields {
+    exchange: Arc<Exchange>,
+    store: Arc<Store>,
+}
+
+impl Fields {
+    /// A field's value; `None` if there is none, or no session.
+    ///
+    /// # Errors
+    /// [`Error::SessionField`] if it holds something else, [`Error::Denied`], [`Error::Unavailable`].
+    pub async fn get<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Error> {
+        match self.exchange.present().await {
+            Ok(Some(id)) => Ok(self.store.inner.value(id, name).await?),
+            Ok(None) | Err(Error::SessionGone) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Adds to a field, which begins at 0, and returns the sum: exact, however many requests add at once.
+    ///
+    /// Such a field is stored as it is, never encrypted; use it for nothing else.
+    ///
+    /// # Errors
+    /// [`Error::SessionField`] if it is no integer or the sum does not fit, [`Error::SessionFull`],
+    /// [`Error::SessionGone`], [`Error::Denied`]; [`Error::Unavailable`], after which it may have been added.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was added.
+    pub async fn incr(&self, name: &str, by: i64) -> Result<i64, Error> {
+        let id = self.session().await?;
+        Ok(self.store.inner.add(id, name, by).await?)
+    }
+
+    /// Changes a field to what `change` makes of its value, and returns that.
+    ///
+    /// Nothing is lost: if another request was faster, `change` is called again with the new value, up to three times.
+    ///
+    /// # Errors
+    /// [`Error::SessionConflict`] if others were faster each time; otherwise as [`Fields::incr`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was changed.
+    pub async fn update<T: DeserializeOwned + Serialize>(
+        &self,
+        name: &str,
+        change: impl FnMut(Option<T>) -> T,
+    ) -> Result<T, Error> {
+        let id = self.session().await?;
+        Ok(self.store.inner.update(id, name, change).await?)
+    }
+
+    /// The visitor's session, which is made if there is none.
+    async fn session(&self) -> Result<Id, Error> {
+        if let Some(id) = self.exchange.present().await? {
+            return Ok(id);
+        }
+        let id = self.store.inner.make(Vec::<(String, Bytes)>::new()).await?;
+        self.exchange.became(Some(id), None).await;
+        Ok(id)
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Fields {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
+        let exchange = Arc::clone(exchange(parts)?);
+        let store = Arc::clone(parts.extensions.get::<Arc<Store>>().ok_or(Error::NoFleet)?);
+        exchange.begun().await.looked = true;
+        Ok(Self { exchange, store })
+    }
+}

@@ -1,0 +1,281 @@
+//! Where a worker's requests come with their limits: decided here if that is exact, else asked of Redis.
+//!
+//! Guarantees that nothing is allowed here that was not charged (drawn in advance, or this worker's share of a limit
+//! while Redis is away), that nothing is denied here that Redis would allow, and that a request that is denied by one
+//! limit is charged by none. It decides; asking Redis is its caller's, because the session travels along.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::Weak;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+use std::time::Instant;
+
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+
+use crate::limiter::advance::Advance;
+use crate::limiter::advance::Spent;
+use crate::limiter::asked::Asked;
+use crate::limiter::asked::Slot;
+use crate::limiter::denials::Denials;
+use crate::limiter::denials::Look;
+use crate::limiter::insurance::Insurance;
+use crate::limiter::place::Local;
+use crate::limiter::place::Place;
+use crate::limiter::policy::Measured;
+use crate::limiter::policy::Policies;
+use crate::limiter::policy::Subject;
+use crate::limiter::quota::Quota;
+use crate::limiter::set::Set;
+use crate::redis::Redis;
+use crate::redis::begin::LimitArg;
+use crate::redis::begin::LimitKind;
+use crate::redis::begin::LimitReply;
+
+/// How long a denial is believed while news of refunds is not heard, µs.
+const UNHEARD_US: u64 = 100_000;
+
+/// Times a request waits for somebody else's answer before it asks itself.
+const WAITS: usize = 3;
+
+/// The kind of news that says that a limit has quota again.
+const NEWS: char = 'l';
+
+/// A worker's limits.
+pub struct Desk {
+    policies: Policies,
+    pub(super) redis: Redis,
+    /// When this worker's clock began; `now` is counted from here.
+    started: Instant,
+    clock: Clock,
+    /// Longest wait for an answer of Redis.
+    patience: Duration,
+    denials: Mutex<Denials>,
+    pub(super) insurance: Mutex<Insurance>,
+    pub(super) advance: Mutex<Advance>,
+    pub(super) local: Local,
+    listens: AtomicBool,
+    pub(super) merges: AtomicBool,
+    /// Names of this worker's places and batches: a random start, then counting.
+    name: u64,
+    names: AtomicU64,
+}
+
+/// Says what time it is.
+pub type Clock = fn() -> Instant;
+
+/// What becomes of a request under its limits.
+#[derive(Debug)]
+pub enum Admission {
+    /// One of them is known to deny; how they stand, as far as that is known.
+    Denied(Vec<Option<LimitReply>>),
+    /// Redis has to be asked, or nothing is left to ask.
+    Ask(Asked),
+}
+
+impl fmt::Debug for Desk {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Desk").field("policies", &self.policies).finish_non_exhaustive()
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the look at all limits of a request found.
+enum Looked {
+    Denied(Vec<Option<LimitReply>>),
+    Wait(Arc<tokio::sync::Notify>),
+    /// Limits that were known to deny until just now, and about which this request asks for all.
+    Ask(Vec<String>),
+}
+
+impl Desk {
+    /// Prepares the limits of one worker; `patience` is the longest wait for Redis.
+    pub fn new(policies: Policies, redis: Redis, patience: Duration, clock: Clock) -> Arc<Self> {
+        // Without random bytes places of two workers may have one name: one of them then ends early.
+        let name = OsRng.try_next_u64().unwrap_or(0);
+        Arc::new(Self {
+            policies,
+            redis,
+            started: clock(),
+            clock,
+            patience,
+            denials: Mutex::default(),
+            insurance: Mutex::default(),
+            advance: Mutex::default(),
+            local: Local::default(),
+            listens: AtomicBool::new(false),
+            merges: AtomicBool::new(false),
+            name,
+            names: AtomicU64::new(0),
+        })
+    }
+
+    /// The configured policies.
+    pub fn policies(&self) -> &Policies {
+        &self.policies
+    }
+
+    /// µs of this worker's clock.
+    pub(super) fn now_us(&self) -> u64 {
+        self.us((self.clock)())
+    }
+
+    fn us(&self, at: Instant) -> u64 {
+        u64::try_from(at.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// A name that no other worker has given.
+    pub(super) fn new_name(&self) -> String {
+        format!("{:016x}-{:x}", self.name, self.names.fetch_add(1, Relaxed))
+    }
+
+    /// Looks at the limits of a request from number `from` on.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn admit(self: &Arc<Self>, set: &Set, from: usize, subject: &Subject<'_>) -> Admission {
+        let args = set.args(from, subject);
+        let mut waits = 0;
+        loop {
+            let now_us = self.now_us();
+            match self.look(set, from, &args, now_us, waits < WAITS) {
+                Looked::Denied(replies) => return Admission::Denied(replies),
+                Looked::Wait(answered) => {
+                    waits += 1;
+                    // Answered or not, the next look says how things are.
+                    let _ = tokio::time::timeout(self.patience, answered.notified()).await.is_ok();
+                }
+                Looked::Ask(probes) => return Admission::Ask(self.ask(set, from, args, probes, now_us)),
+            }
+        }
+    }
+
+    /// What is known of the limits; if none denies, this request becomes the one that asks about those that did.
+    fn look(&self, set: &Set, from: usize, args: &[LimitArg], now_us: u64, may_wait: bool) -> Looked {
+        let mut denials = lock(&self.denials);
+        if denials.is_empty() {
+            return Looked::Ask(Vec::new());
+        }
+        let heard_since = self.redis.news_since().map(|since| self.us(since));
+        let oldest_us = heard_since.unwrap_or(u64::MAX).min(now_us.saturating_sub(UNHEARD_US));
+        let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
+        let (mut denied, mut wait, mut stale) = (None, None, Vec::new());
+        for (index, arg) in args.iter().enumerate() {
+            let Measured::Rate { quota, .. } = set.policy(from + index).measure() else { continue };
+            if arg.shadow {
+                continue;
+            }
+            match denials.look(&arg.key, &quota, arg.cost, now_us, oldest_us, patience_us) {
+                Look::Denied(reply) => {
+                    denied.get_or_insert_with(|| vec![None; args.len()])[index] = Some(reply)
+                }
+                Look::Wait(answered) => wait = Some(answered),
+                Look::Stale => stale.push(arg.key.clone()),
+                Look::Unknown => {}
+            }
+        }
+        match (denied, wait) {
+            (Some(replies), _) => Looked::Denied(replies),
+            (None, Some(answered)) if may_wait => Looked::Wait(answered),
+            (None, _) => {
+                stale.iter().for_each(|key| denials.ask(key, now_us));
+                Looked::Ask(stale)
+            }
+        }
+    }
+
+    /// Takes what was drawn in advance; the rest is for Redis.
+    fn ask(
+        self: &Arc<Self>,
+        set: &Set,
+        from: usize,
+        args: Vec<LimitArg>,
+        probes: Vec<String>,
+        now_us: u64,
+    ) -> Asked {
+        let (mut slots, mut places, mut name) = (Vec::with_capacity(args.len()), Vec::new(), String::new());
+        for (index, arg) in args.into_iter().enumerate() {
+            match set.policy(from + index).measure() {
+                Measured::Rate { quota, lease: true } if !arg.shadow && arg.cost > 0 => {
+                    slots.push(self.spend(arg, quota, now_us));
+                    continue;
+                }
+                Measured::Concurrency { .. } => {
+                    if name.is_empty() {
+                        name = self.new_name();
+                    }
+                    places.push(Place::wanted(&self.redis, &arg.key, &name));
+                }
+                Measured::Rate { .. } => {}
+            }
+            slots.push(Slot::Asked(arg));
+        }
+        Asked::new(Arc::clone(self), from, slots, probes, name, places, now_us)
+    }
+
+    fn spend(self: &Arc<Self>, arg: LimitArg, quota: Quota, now_us: u64) -> Slot {
+        let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
+        let (spent, wants) = {
+            let mut advance = lock(&self.advance);
+            let spent = advance.spend(&arg.key, &quota, arg.cost, now_us);
+            (spent, advance.wants(&arg.key, now_us, 4 * patience_us))
+        };
+        if let Some(requests) = wants {
+            tokio::spawn(Arc::clone(self).draw(arg.key.clone(), quota, requests));
+        }
+        match spent {
+            Spent::Paid { left } => Slot::Paid { arg, left },
+            Spent::Short => Slot::Asked(arg),
+        }
+    }
+
+    /// Takes note of what Redis answered to a question that was sent at `asked_us`.
+    pub(super) fn learn(self: &Arc<Self>, arg: &LimitArg, quota: &Quota, reply: &LimitReply, asked_us: u64) {
+        // A limit that denies nobody is never asked about, and one on concurrency may be free at any moment.
+        if arg.shadow || !matches!(arg.kind, LimitKind::Rate { .. }) {
+            return;
+        }
+        let known = {
+            let mut denials = lock(&self.denials);
+            denials.learn(&arg.key, quota, arg.cost, reply, asked_us);
+            !denials.is_empty()
+        };
+        if known && !self.listens.swap(true, Relaxed) {
+            self.listen();
+        }
+    }
+
+    fn listen(self: &Arc<Self>) {
+        let desk: Weak<Self> = Arc::downgrade(self);
+        let hear = move |key: &str| {
+            if let Some(desk) = desk.upgrade() {
+                desk.forget(key);
+            }
+        };
+        self.redis.listen(NEWS, Arc::new(hear));
+    }
+
+    /// A limit has quota again.
+    pub(super) fn forget(&self, key: &str) {
+        let now_us = self.now_us();
+        lock(&self.denials).forget(key, now_us);
+    }
+
+    /// Questions that nobody answered.
+    pub(super) fn unanswered(&self, probes: &[String]) {
+        if probes.is_empty() {
+            return;
+        }
+        let mut denials = lock(&self.denials);
+        probes.iter().for_each(|key| denials.unanswered(key));
+    }
+}

@@ -1,0 +1,138 @@
+//! What a worker's limits do beside its requests: draw quota in advance, give it back, pay debts of an outage, refund.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+
+use crate::limiter::advance;
+use crate::limiter::asked::Charge;
+use crate::limiter::desk::Desk;
+use crate::limiter::desk::lock;
+use crate::limiter::insurance::Debt;
+use crate::limiter::quota::Quota;
+use crate::redis::Error;
+use crate::redis::Health;
+use crate::redis::Refusal;
+use crate::redis::limit::Amount;
+
+/// How often it is looked whether debts can be paid.
+const DEBTS_EVERY: Duration = Duration::from_millis(100);
+
+/// Debts that are paid at the same time.
+const DEBTS_AT_ONCE: usize = 32;
+
+fn amount(key: String, quota: &Quota, requests: u64) -> Amount {
+    Amount { key, interval_us: quota.interval_us(), tolerance_us: quota.tolerance_us(), requests }
+}
+
+impl Desk {
+    /// Draws quota in advance, and looks after it until it is used or given back.
+    pub(super) async fn draw(self: Arc<Self>, key: String, quota: Quota, requests: u64) {
+        let wanted = amount(key, &quota, requests);
+        let drawn = match self.redis.draw(&wanted).await {
+            Ok(drawn) => drawn,
+            Err(error) => {
+                tracing::debug!(%error, "nothing was drawn in advance: {error}");
+                0
+            }
+        };
+        let key = wanted.key;
+        let now_us = self.now_us();
+        if !lock(&self.advance).drawn(&key, drawn, now_us) {
+            return;
+        }
+        // A moment more than it is kept, so that nobody takes it any more.
+        tokio::time::sleep(Duration::from_micros(advance::KEPT_US + 1000)).await;
+        let now_us = self.now_us();
+        let left = lock(&self.advance).expired(&key, now_us);
+        if let Some((quota, requests)) = left
+            && let Err(error) = self.redis.refund(&amount(key, &quota, requests)).await
+        {
+            tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
+        }
+    }
+
+    /// Gives back what a request was charged; everybody who was denied meanwhile may ask again.
+    ///
+    /// # Errors
+    /// What Redis said; some of it may have been given back.
+    pub async fn refund(&self, charges: Vec<Charge>) -> Result<(), Error> {
+        for charge in charges {
+            match charge {
+                Charge::Advance { key, requests } => lock(&self.advance).unspend(&key, requests),
+                Charge::Redis(amount) => {
+                    self.redis.refund(&amount).await?;
+                    // This worker's next request may come before the news.
+                    self.forget(&amount.key);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Has debts paid as soon as Redis is back.
+    pub(super) fn merge_later(self: &Arc<Self>) {
+        if !self.merges.swap(true, Relaxed) {
+            tokio::spawn(Arc::clone(self).merge());
+        }
+    }
+
+    async fn merge(self: Arc<Self>) {
+        // Sent again under the same name until Redis has said something: it may have been done.
+        let mut pending: Vec<(String, Debt)> = Vec::new();
+        loop {
+            tokio::time::sleep(DEBTS_EVERY).await;
+            if self.redis.health() != Health::Up {
+                continue;
+            }
+            if pending.is_empty() {
+                let now_us = self.now_us();
+                let debts = lock(&self.insurance).debts(DEBTS_AT_ONCE, now_us);
+                if debts.is_empty() {
+                    // Between this look and the end a request may have been insured: it starts the next one.
+                    self.merges.store(false, Relaxed);
+                    return;
+                }
+                pending = debts.into_iter().map(|debt| (self.new_name(), debt)).collect();
+            }
+            pending = self.pay(pending).await;
+        }
+    }
+
+    /// Pays debts; returns those that are still to be paid.
+    async fn pay(self: &Arc<Self>, debts: Vec<(String, Debt)>) -> Vec<(String, Debt)> {
+        let mut tasks = JoinSet::new();
+        for (batch, debt) in debts {
+            let redis = self.redis.clone();
+            tasks.spawn(async move {
+                let outcome =
+                    redis.merge(&batch, &amount(debt.key.clone(), &debt.quota, debt.requests)).await;
+                (batch, debt, outcome)
+            });
+        }
+        let mut open = Vec::new();
+        while let Some(joined) = tasks.join_next().await {
+            let Ok((batch, debt, outcome)) = joined else { continue };
+            match outcome {
+                Ok(first) => {
+                    tracing::debug!(first, requests = debt.requests, "a debt of the outage was paid");
+                    lock(&self.insurance).paid(std::slice::from_ref(&debt));
+                }
+                // Something else lies under the key: asking again would never end.
+                Err(
+                    error @ (Error::Protocol { .. } | Error::Refused { refusal: Refusal::WrongType, .. }),
+                ) => {
+                    tracing::warn!(%error, "a debt of the outage cannot be paid: {error}");
+                    lock(&self.insurance).paid(std::slice::from_ref(&debt));
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "a debt of the outage waits: {error}");
+                    open.push((batch, debt));
+                }
+            }
+        }
+        open
+    }
+}

@@ -1,0 +1,149 @@
+//! Limits outside a request's first step: what is given back, drawn in advance, merged, and places that are kept.
+//!
+//! The form is described at the head of `migrations/0004_regatta_limit_v1.lua`. Every call is about one limit, so that
+//! it makes no difference how a cluster spreads them.
+
+use fred::types::Value;
+
+use crate::redis::Redis;
+use crate::redis::begin::LimitArg;
+use crate::redis::begin::LimitKind;
+use crate::redis::error::Error;
+use crate::redis::keys;
+use crate::redis::library::Entry;
+
+/// How long Redis remembers that a batch was merged, ms: far longer than anybody tries to send it again.
+const MARK_MS: u64 = 600_000;
+
+/// A number of requests under one rate limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Amount {
+    /// The limit's key.
+    pub key: String,
+    /// Time one request costs, µs, ≥ 1.
+    pub interval_us: u64,
+    /// Time that may be spent at once, µs: interval × burst.
+    pub tolerance_us: u64,
+    /// Requests.
+    pub requests: u64,
+}
+
+/// How a limit stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// Requests that would be allowed right now.
+    pub remaining: u64,
+    /// When it is as if never used, µs from now.
+    pub reset_us: u64,
+}
+
+impl Amount {
+    fn args(&self) -> [Value; 3] {
+        [self.interval_us, self.tolerance_us, self.requests].map(number)
+    }
+}
+
+impl Redis {
+    /// Gives requests back to a limit and tells every worker; returns what remains.
+    ///
+    /// # Errors
+    /// See [`Error`]; after [`Error::Timeout`] it may have been done.
+    pub async fn refund(&self, amount: &Amount) -> Result<u64, Error> {
+        let channel = Value::from(self.channel());
+        let reply = self
+            .run(Entry::LimitRefund, |entry| {
+                let [interval, tolerance, requests] = amount.args();
+                call(entry, &[&amount.key], [channel.clone(), interval, tolerance, requests])
+            })
+            .await?;
+        let Value::Array(remaining) = reply else { return Err(Error::protocol("refund did not answer")) };
+        remaining.first().and_then(Value::as_u64).ok_or_else(|| Error::protocol("refund did not answer"))
+    }
+
+    /// Makes a limit as if never used and tells every worker; whether it was in use.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn reset_limit(&self, key: &str) -> Result<bool, Error> {
+        let channel = Value::from(self.channel());
+        let reply = self.run(Entry::LimitReset, |entry| call(entry, &[key], [channel.clone()])).await?;
+        Ok(reply.as_u64() == Some(1))
+    }
+
+    /// How a limit stands.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn look_at_limit(&self, limit: &LimitArg) -> Result<Standing, Error> {
+        let args = match limit.kind {
+            LimitKind::Rate { interval_us, tolerance_us } => vec![number(interval_us), number(tolerance_us)],
+            LimitKind::Concurrency { max, .. } => vec![number(max)],
+        };
+        let reply = self.run(Entry::LimitLook, |entry| call(entry, &[&limit.key], args.clone())).await?;
+        let (remaining, reset_us) = pair(&reply)?;
+        Ok(Standing { remaining, reset_us })
+    }
+
+    /// Charges a limit for requests to come, or for as many as it allows; returns how many.
+    ///
+    /// # Errors
+    /// See [`Error`]; after [`Error::Timeout`] it may have charged them.
+    pub async fn draw(&self, amount: &Amount) -> Result<u64, Error> {
+        let reply = self.run(Entry::LimitDraw, |entry| call(entry, &[&amount.key], amount.args())).await?;
+        pair(&reply).map(|(drawn, _)| drawn)
+    }
+
+    /// Charges a limit for what was allowed elsewhere; a batch that was merged before changes nothing, so that it may
+    /// be sent again when the outcome is unknown. Whether it was the first time.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn merge(&self, batch: &str, amount: &Amount) -> Result<bool, Error> {
+        let mark = keys::limit_mark(&amount.key, batch);
+        let reply = self
+            .run(Entry::LimitMerge, |entry| {
+                let [interval, tolerance, requests] = amount.args();
+                call(entry, &[&mark, &amount.key], [number(MARK_MS), interval, tolerance, requests])
+            })
+            .await?;
+        Ok(reply.as_u64() == Some(1))
+    }
+
+    /// Keeps a place of a concurrency limit for so long from now, µs; whether it was still there.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn renew(&self, key: &str, place: &str, lease_us: u64) -> Result<bool, Error> {
+        let args = || [Value::from(place), number(lease_us)];
+        let reply = self.run(Entry::LimitRenew, |entry| call(entry, &[key], args())).await?;
+        Ok(reply.as_u64() == Some(1))
+    }
+
+    /// Gives a place of a concurrency limit back; whether it was still there.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn release(&self, key: &str, place: &str) -> Result<bool, Error> {
+        let reply = self.run(Entry::LimitRelease, |entry| call(entry, &[key], [Value::from(place)])).await?;
+        Ok(reply.as_u64() == Some(1))
+    }
+}
+
+fn call(entry: Value, keys: &[&str], args: impl IntoIterator<Item = Value>) -> Vec<Value> {
+    let mut values = vec![entry, number(keys.len() as u64)];
+    values.extend(keys.iter().map(|key| Value::from(*key)));
+    values.extend(args);
+    values
+}
+
+fn number(value: u64) -> Value {
+    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
+}
+
+fn pair(reply: &Value) -> Result<(u64, u64), Error> {
+    let Value::Array(numbers) = reply else { return Err(Error::protocol("two numbers are missing")) };
+    match numbers.iter().map(Value::as_u64).collect::<Vec<_>>()[..] {
+        [Some(first), Some(second)] => Ok((first, second)),
+        _ => Err(Error::protocol("two numbers are missing")),
+    }
+}

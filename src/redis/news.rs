@@ -1,0 +1,191 @@
+//! What workers must know at once: one connection that only listens, and those who want to hear.
+//!
+//! Guarantees that a listener can tell whether it may have missed something: [`Redis::news_since`] says from when on
+//! everything was heard, and says so only while the connection answers. The connection is made when somebody first
+//! wants to listen, and made anew for ever, with the pauses of the other one.
+
+use std::fmt;
+use std::sync::Arc;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::interfaces::EventInterface;
+use fred::interfaces::PubsubInterface;
+use fred::types::RespVersion;
+use fred::types::config::Config;
+use tokio::time::Instant;
+use tokio::time::MissedTickBehavior;
+use tokio::time::timeout;
+
+use crate::redis::Inner;
+use crate::redis::Redis;
+use crate::redis::endpoint;
+use crate::redis::error::Error;
+use crate::redis::keys;
+use crate::redis::link;
+
+/// How often the connection is asked whether it lives, and how long it may think; what is heard is trusted for no
+/// longer than both.
+const PING_EVERY: Duration = Duration::from_millis(300);
+const PING_TIMEOUT: Duration = Duration::from_millis(200);
+
+/// Longest wait for one step of a connection's making.
+const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
+
+/// A connection that lived this long begins counting pauses anew.
+const SETTLED: Duration = Duration::from_secs(2);
+
+/// Hears the text of one kind of news.
+pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Those who listen, and how far they can rely on it.
+#[derive(Default)]
+pub(super) struct Listeners {
+    all: RwLock<Vec<(char, Listener)>>,
+    since: RwLock<Option<Instant>>,
+    started: AtomicBool,
+}
+
+impl fmt::Debug for Listeners {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Listeners").field("since", &self.since()).finish_non_exhaustive()
+    }
+}
+
+impl Listeners {
+    fn since(&self) -> Option<Instant> {
+        *self.since.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set_since(&self, since: Option<Instant>) {
+        *self.since.write().unwrap_or_else(PoisonError::into_inner) = since;
+    }
+
+    /// A message is a letter for its kind, a space, and a text.
+    fn hear(&self, message: &str) {
+        let mut letters = message.chars();
+        let (Some(kind), Some(' ')) = (letters.next(), letters.next()) else { return };
+        for (_, listener) in self.all().iter().filter(|(wanted, _)| *wanted == kind) {
+            listener(letters.as_str());
+        }
+    }
+
+    fn all(&self) -> Vec<(char, Listener)> {
+        self.all.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+impl Redis {
+    /// Has somebody listen to one kind of news, for as long as this worker lives; the first one starts the connection.
+    ///
+    /// The listener is called on the worker's event loop and must not take long.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime.
+    pub fn listen(&self, kind: char, listener: Listener) {
+        let news = &self.inner.news;
+        news.all.write().unwrap_or_else(PoisonError::into_inner).push((kind, listener));
+        if !news.started.swap(true, Relaxed) {
+            tokio::spawn(keep(Arc::clone(&self.inner)));
+        }
+    }
+
+    /// From when on all news was heard; `None`: some may be missed at this moment.
+    pub fn news_since(&self) -> Option<std::time::Instant> {
+        self.inner.news.since().map(Instant::into_std)
+    }
+
+    /// The channel of this fleet's news.
+    pub(super) fn channel(&self) -> String {
+        keys::news(&self.inner.prefix)
+    }
+}
+
+async fn keep(inner: Arc<Inner>) {
+    let mut attempt = 0u32;
+    loop {
+        let begun = Instant::now();
+        let error = follow(&inner).await;
+        inner.news.set_since(None);
+        tracing::debug!(%error, "news is not heard: {error}");
+        attempt = if begun.elapsed() >= SETTLED { 0 } else { attempt.saturating_add(1) };
+        tokio::time::sleep(link::pause(attempt, link::random())).await;
+    }
+}
+
+/// Listens until the connection ends or can no longer be trusted.
+async fn follow(inner: &Inner) -> Error {
+    // RESP3, because a connection that listens under RESP2 cannot be asked anything else in the common form.
+    let config = Config { version: RespVersion::RESP3, ..inner.endpoint.clone() };
+    let performance = endpoint::performance(SETUP_TIMEOUT);
+    let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
+    let mut task = client.connect();
+    let error = tokio::select! {
+        error = listen(inner, &client) => error,
+        ended = &mut task => match ended {
+            Ok(Err(error)) => error.into(),
+            Ok(Ok(())) | Err(_) => Error::unavailable("the connection was closed"),
+        },
+    };
+    task.abort();
+    error
+}
+
+async fn listen(inner: &Inner, client: &Client) -> Error {
+    match timeout(2 * SETUP_TIMEOUT, client.wait_for_connect()).await {
+        Err(_) => return Error::Timeout,
+        Ok(Err(error)) => return error.into(),
+        Ok(Ok(())) => {}
+    }
+    let mut messages = client.message_rx();
+    match timeout(SETUP_TIMEOUT, client.subscribe(keys::news(&inner.prefix))).await {
+        Err(_) => return Error::Timeout,
+        Ok(Err(error)) => return error.into(),
+        Ok(Ok(())) => inner.news.set_since(Some(Instant::now())),
+    }
+    let mut ticks = tokio::time::interval(PING_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            message = messages.recv() => match message {
+                Ok(message) => {
+                    if let Some(text) = message.value.as_str() {
+                        inner.news.hear(&text);
+                    }
+                }
+                // Too many at once: some are lost, so everything begins anew.
+                Err(error) => return Error::unavailable(error.to_string()),
+            },
+            _ = ticks.tick() => match timeout(PING_TIMEOUT, client.ping::<()>(None)).await {
+                Err(_) => return Error::Timeout,
+                Ok(Err(error)) => return error.into(),
+                Ok(Ok(())) => {}
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use super::*;
+
+    #[test]
+    fn everybody_hears_his_kind_of_news_only() {
+        let listeners = Listeners::default();
+        let heard: Arc<Mutex<Vec<String>>> = Arc::default();
+        let listener = Arc::clone(&heard);
+        let listen: Listener = Arc::new(move |text: &str| listener.lock().unwrap().push(text.to_owned()));
+        listeners.all.write().unwrap().push(('l', listen));
+        for message in ["l p:l:a", "x p:l:b", "l", "", "l ", "lp"] {
+            listeners.hear(message);
+        }
+        assert_eq!(*heard.lock().unwrap(), ["p:l:a", ""]);
+    }
+}

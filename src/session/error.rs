@@ -1,0 +1,41 @@
+//! Why a session could not be read or changed.
+
+use crate::redis;
+
+/// Why a session could not be read or changed; nothing was changed unless it says otherwise.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// A rate limit refused the request.
+    #[error("a rate limit refused the request")]
+    Denied,
+    /// It expired, was deleted or never was.
+    #[error("the session is gone")]
+    Gone,
+    /// It has another id now, which this request does not know.
+    #[error("the session has another id now")]
+    Rotated,
+    /// It would have too many fields or bytes.
+    #[error("the session would be too large")]
+    TooLarge,
+    /// Another request changed the same field meanwhile.
+    #[error("another request changed the same field of the session")]
+    Conflict,
+    /// A field to add to is no integer, or the sum would not fit into 64 bits.
+    #[error("the field is no integer, or would leave the range of 64-bit integers")]
+    NoSum,
+    /// A value has no form as JSON, or not the form that was asked for.
+    #[error("the field does not hold what is expected of it")]
+    Form,
+    /// The operating system gave no random bytes.
+    #[error("the operating system has no random bytes")]
+    NoRandomness,
+    /// Redis did not do it; after a timeout it is unknown whether it did.
+    #[error("the session is not reachable")]
+    Redis(#[from] redis::Error),
+}
+
+impl From<crate::session::cookie::NoRandomness> for Error {
+    fn from(_: crate::session::cookie::NoRandomness) -> Self {
+        Self::NoRandomness
+    }
+}

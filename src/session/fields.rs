@@ -1,0 +1,182 @@
+//! A session's fields as Redis has them and as the application sees them; no I/O.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use serde_json::Value;
+
+use crate::session::cipher;
+use crate::session::cipher::Cipher;
+use crate::session::cipher::Opened;
+use crate::session::cookie::NoRandomness;
+
+/// Fields by name.
+pub(super) type Fields = HashMap<String, Field>;
+
+/// Fields to set, as JSON texts, and names of fields to remove.
+pub(super) type Changes = (Vec<(String, Bytes)>, Vec<String>);
+
+/// One field.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Field {
+    /// As stored.
+    pub(super) stored: Bytes,
+    /// As JSON text; none if it is encrypted with a key that we do not have.
+    pub(super) text: Option<Bytes>,
+}
+
+/// What is to become of a session's fields, as it is stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Delta {
+    pub(super) set: Vec<(String, Field)>,
+    pub(super) remove: Vec<String>,
+}
+
+impl Delta {
+    /// Names of the fields it changes.
+    pub(super) fn names(&self) -> impl Iterator<Item = &String> {
+        self.set.iter().map(|(name, _)| name).chain(&self.remove)
+    }
+
+    /// Makes it so.
+    pub(super) fn apply(&self, fields: &mut Fields) {
+        for name in &self.remove {
+            fields.remove(name);
+        }
+        fields.extend(self.set.iter().cloned());
+    }
+
+    /// The fields to set, as they travel.
+    pub(super) fn wire(&self) -> Vec<(String, Bytes)> {
+        self.set.iter().map(|(name, field)| (name.clone(), field.stored.clone())).collect()
+    }
+}
+
+/// Reads stored fields of the session with this digest.
+pub(super) fn open(cipher: Option<&Cipher>, digest: &str, stored: Vec<(String, Bytes)>) -> Fields {
+    let field = |(name, stored): (String, Bytes)| {
+        let text = match cipher {
+            Some(cipher) => match cipher.open(digest, &name, &stored) {
+                Opened::Clear(text) => Some(text),
+                Opened::Locked => {
+                    tracing::warn!(field = %name, "a session's field is encrypted with a key that is not configured");
+                    None
+                }
+            },
+            None => Some(stored.clone()).filter(|stored| !cipher::is_sealed(stored)),
+        };
+        (name, Field { stored, text })
+    };
+    stored.into_iter().map(field).collect()
+}
+
+/// A field of the session with this digest, ready to be stored.
+pub(super) fn seal(
+    cipher: Option<&Cipher>,
+    digest: &str,
+    name: &str,
+    text: Bytes,
+) -> Result<Field, NoRandomness> {
+    let stored = match cipher {
+        Some(cipher) => cipher.seal(digest, name, &text)?,
+        None => text.clone(),
+    };
+    Ok(Field { stored, text: Some(text) })
+}
+
+/// The fields that must be encrypted anew for another digest: as they are, and as they shall be.
+pub(super) fn reseal(
+    cipher: Option<&Cipher>,
+    digest: &str,
+    fields: &Fields,
+) -> Result<(Vec<(String, Bytes)>, Vec<(String, Field)>), NoRandomness> {
+    let (mut expect, mut set) = (Vec::new(), Vec::new());
+    for (name, field) in fields.iter().filter(|(_, field)| cipher::is_sealed(&field.stored)) {
+        expect.push((name.clone(), field.stored.clone()));
+        // What we cannot read belongs to the old id for ever: it goes along and stays unreadable.
+        if let Some(text) = &field.text {
+            set.push((name.clone(), seal(cipher, digest, name, text.clone())?));
+        }
+    }
+    Ok((expect, set))
+}
+
+/// What the application can read; a field that is no JSON counts as absent, or it would be an error for ever.
+pub(super) fn values(fields: &Fields) -> HashMap<String, Value> {
+    let value = |(name, field): (&String, &Field)| match serde_json::from_slice(field.text.as_ref()?) {
+        Ok(value) => Some((name.clone(), value)),
+        Err(error) => {
+            tracing::warn!(field = %name, %error, "a session's field is not JSON and is ignored: {error}");
+            None
+        }
+    };
+    fields.iter().filter_map(value).collect()
+}
+
+/// Names of the fields that are neither JSON nor encrypted: they go with the next change.
+pub(super) fn broken(fields: &Fields) -> Vec<String> {
+    let is_broken = |text: &Bytes| serde_json::from_slice::<serde::de::IgnoredAny>(text).is_err();
+    fields
+        .iter()
+        .filter(|(_, field)| field.text.as_ref().is_some_and(is_broken))
+        .map(|(name, _)| name.clone())
+        .collect()
+}
+
+/// Bytes of names and values.
+pub(super) fn size(fields: &Fields) -> usize {
+    fields.iter().map(|(name, field)| name.len() + field.stored.len()).sum()
+}
+
+/// What changed between the values that were given out and those that came back: JSON texts, and names that are gone.
+pub(super) fn changes(
+    given: &HashMap<String, Value>,
+    back: &HashMap<String, Value>,
+) -> Result<Changes, serde_json::Error> {
+    let changed = back.iter().filter(|(name, value)| given.get(*name) != Some(value));
+    let changed = changed.map(|(name, value)| Ok((name.clone(), Bytes::from(serde_json::to_vec(value)?))));
+    let removed = given.keys().filter(|name| !back.contains_key(*name)).cloned().collect();
+    Ok((changed.collect::<Result<_, serde_json::Error>>()?, removed))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn map(pairs: &[(&str, Value)]) -> HashMap<String, Value> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    }
+
+    #[test]
+    fn only_what_changed_travels() {
+        let before = map(&[("same", json!(1)), ("changed", json!(1)), ("removed", json!(1))]);
+        let after = map(&[("same", json!(1)), ("changed", json!(2)), ("new", json!([3]))]);
+        let (mut set, remove) = changes(&before, &after).unwrap();
+        set.sort();
+        assert_eq!(set, [("changed".to_owned(), "2".into()), ("new".to_owned(), Bytes::from("[3]"))]);
+        assert_eq!(remove, ["removed"]);
+    }
+
+    #[test]
+    fn sealed_fields_are_sealed_anew_and_unreadable_ones_stay() {
+        let cipher = Cipher::new([&b"a secret of at least thirty-two bytes"[..]]);
+        let other = Cipher::new([&b"another secret of thirty-two bytes or more"[..]]).unwrap();
+        let stored = vec![
+            ("mine".to_owned(), cipher.as_ref().unwrap().seal("old", "mine", b"1").unwrap()),
+            ("theirs".to_owned(), other.seal("old", "theirs", b"2").unwrap()),
+            ("plain".to_owned(), Bytes::from("3")),
+            ("broken".to_owned(), Bytes::from("{")),
+        ];
+        let fields = open(cipher.as_ref(), "old", stored);
+        let mut readable: Vec<String> = values(&fields).into_keys().collect();
+        readable.sort();
+        assert_eq!(readable, ["mine", "plain"]);
+        assert_eq!(broken(&fields), ["broken"]);
+        let (expect, set) = reseal(cipher.as_ref(), "new", &fields).unwrap();
+        assert_eq!((expect.len(), set.len()), (2, 1));
+        let moved = set.into_iter().map(|(name, field)| (name, field.stored)).collect();
+        assert_eq!(open(cipher.as_ref(), "new", moved)["mine"].text, Some("1".into()));
+    }
+}

@@ -1,0 +1,382 @@
+//! Several workers' limits over one real Redis, without HTTP around them: never too much, and rarely a question.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+use std::time::Instant;
+
+use regatta::config::Content;
+use regatta::config::Inputs;
+use regatta::config::schema::Mode;
+use regatta::limiter::Desk;
+use regatta::limiter::Policies;
+use regatta::limiter::Subject;
+use regatta::limiter::asked::Granted;
+use regatta::limiter::asked::Without;
+use regatta::limiter::desk::Admission;
+use regatta::redis::Redis;
+use regatta::redis::begin;
+use regatta::redis::begin::LimitArg;
+use regatta::redis::begin::LimitReply;
+use tokio::task::JoinSet;
+
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+use crate::support::redis::eventually;
+
+const CLIENT: &str = "10.0.0.1";
+
+/// A worker, as far as limits are concerned.
+#[derive(Clone)]
+struct Worker {
+    desk: Arc<Desk>,
+    redis: Redis,
+    sharers: u64,
+}
+
+/// What became of a request.
+#[derive(Debug)]
+enum Verdict {
+    Allowed(Granted),
+    Denied(Vec<Option<LimitReply>>),
+    Closed,
+}
+
+impl Verdict {
+    fn is_allowed(&self) -> bool {
+        matches!(self, Self::Allowed(_))
+    }
+}
+
+fn policies(text: &str) -> Policies {
+    let text = format!("[limits.default]\nenabled = false\n{text}");
+    let content = Content::Text { path: PathBuf::from("regatta.toml"), text };
+    let config = regatta::config::load(&Inputs { content, ..Inputs::default() }).unwrap();
+    Policies::new(&config.limits, "p")
+}
+
+async fn workers<const N: usize>(server: &RedisServer, text: &str) -> [Worker; N] {
+    let mut made = Vec::new();
+    for _ in 0..N {
+        let redis = connect(server, "p", Mode::Auto).await;
+        let desk = Desk::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
+        made.push(Worker { desk, redis, sharers: N as u64 });
+    }
+    made.try_into().unwrap_or_else(|_| unreachable!("as many as were made"))
+}
+
+impl Worker {
+    /// One request of a client, as the exchange of a request does it.
+    async fn ask(&self, client: &str) -> Verdict {
+        let set = self.desk.policies().select("GET", "/", |_| None);
+        let subject = Subject { client, ..Subject::default() };
+        let asked = match self.desk.admit(&set, 0, &subject).await {
+            Admission::Denied(replies) => return Verdict::Denied(replies),
+            Admission::Ask(asked) => asked,
+        };
+        let limits = asked.limits();
+        if limits.is_empty() {
+            return Verdict::Allowed(asked.granted(&set, &[]));
+        }
+        let request = begin::Request { limits: &limits, token: asked.token(), ..Default::default() };
+        match self.redis.begin(&request).await {
+            Ok(begin::Reply::Granted { limits, .. }) => Verdict::Allowed(asked.granted(&set, &limits)),
+            Ok(begin::Reply::Denied { limits }) => Verdict::Denied(asked.denied(&set, &limits)),
+            Err(error) => match asked.without(&set, &error, self.sharers) {
+                Without::Allowed(granted) => Verdict::Allowed(granted),
+                Without::Denied(replies) => Verdict::Denied(replies),
+                Without::Closed => Verdict::Closed,
+            },
+        }
+    }
+
+    /// How many of so many requests, one after the other, are allowed.
+    async fn allowed(&self, requests: usize) -> usize {
+        let mut allowed = 0;
+        for _ in 0..requests {
+            allowed += usize::from(self.ask(CLIENT).await.is_allowed());
+            tokio::task::yield_now().await;
+        }
+        allowed
+    }
+
+    /// The client's limit under the only policy, as a look that costs nothing.
+    fn look(&self) -> LimitArg {
+        let set = self.desk.policies().select("GET", "/", |_| None);
+        let args = set.args(0, &Subject { client: CLIENT, ..Subject::default() });
+        LimitArg { cost: 0, ..args[0].clone() }
+    }
+
+    async fn remaining(&self) -> u64 {
+        self.redis.look_at_limit(&self.look()).await.unwrap().remaining
+    }
+}
+
+fn calls(server: &RedisServer) -> u64 {
+    server.commands().get("fcall").copied().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_flood_costs_each_worker_one_command_for_each_wait() {
+    let server = RedisServer::start();
+    let workers: [Worker; 4] = workers(&server, "[limits.a]\nrate = \"4/s\"\nburst = 4").await;
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    let (begun, mut tasks) = (Instant::now(), JoinSet::new());
+    for worker in workers.iter().cycle().take(32).cloned() {
+        tasks.spawn(async move {
+            let (mut allowed, mut denied) = (0, 0);
+            while begun.elapsed() < Duration::from_secs(2) {
+                match worker.ask(CLIENT).await.is_allowed() {
+                    true => allowed += 1,
+                    false => denied += 1,
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            (allowed, denied)
+        });
+    }
+    let seen: Vec<(u64, u64)> = tasks.join_all().await;
+    let waits = u64::try_from(begun.elapsed().as_millis()).unwrap() / 250 + 1;
+    let allowed: u64 = seen.iter().map(|(allowed, _)| allowed).sum();
+    let denied: u64 = seen.iter().map(|(_, denied)| denied).sum();
+    assert!(allowed <= 4 + waits, "{allowed} in {waits} waits");
+    assert!(allowed >= 8, "what comes back is used: {allowed}");
+    assert!(denied > 1000, "a flood, not {denied} requests");
+    // At its beginning nothing is known: every one of a worker's eight asks.
+    let calls = calls(&server);
+    assert!(calls <= 4 * (8 + waits), "{calls} commands for {denied} denied requests in {waits} waits");
+}
+
+#[tokio::test]
+async fn what_is_given_back_or_reset_is_known_to_every_worker_at_once() {
+    let server = RedisServer::start();
+    let [one, other]: [Worker; 2] = workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 1").await;
+    let Verdict::Allowed(granted) = one.ask(CLIENT).await else { panic!("denied") };
+    for worker in [&one, &other] {
+        assert!(!worker.ask(CLIENT).await.is_allowed());
+        eventually("it hears the news", async || {
+            worker.ask(CLIENT).await;
+            worker.redis.news_since().is_some()
+        })
+        .await;
+        // What it learned before it heard the news is not trusted; from here on it does not ask any more.
+        worker.ask(CLIENT).await;
+        server.cli(&["CONFIG", "RESETSTAT"]);
+        for _ in 0..50 {
+            assert!(!worker.ask(CLIENT).await.is_allowed());
+        }
+        assert_eq!(calls(&server), 0);
+    }
+    one.desk.refund(granted.charges).await.unwrap();
+    eventually("the refund is known", async || other.ask(CLIENT).await.is_allowed()).await;
+    eventually("and used up again", async || !one.ask(CLIENT).await.is_allowed()).await;
+    assert!(other.redis.reset_limit(&other.look().key).await.unwrap());
+    eventually("the reset is known", async || one.ask(CLIENT).await.is_allowed()).await;
+}
+
+#[tokio::test]
+async fn three_policies_and_if_one_denies_none_is_charged() {
+    let server = RedisServer::start();
+    let text = "[limits.a]\nrate = \"1/h\"\nburst = 10\ncost = 2\n[limits.b]\nrate = \"1/h\"\nburst = 10\nlease = false\n\
+                [limits.c]\nrate = \"1/h\"\nburst = 1";
+    let [worker]: [Worker; 1] = workers(&server, text).await;
+    assert!(worker.ask(CLIENT).await.is_allowed());
+    let before = worker.remaining().await;
+    assert_eq!(before, 8);
+    let digest = server.cli(&["DEBUG", "DIGEST"]);
+    // The first denial comes from what is known; a worker that knows nothing asks Redis.
+    let [fresh]: [Worker; 1] = workers(&server, text).await;
+    for worker in [&worker, &fresh] {
+        for _ in 0..5 {
+            let Verdict::Denied(replies) = worker.ask(CLIENT).await else { panic!("allowed") };
+            assert!(replies[2].is_some_and(|reply| !reply.allowed && reply.retry_after_us.is_some()));
+        }
+    }
+    assert_eq!((server.cli(&["DEBUG", "DIGEST"]), worker.remaining().await), (digest, before));
+}
+
+#[tokio::test]
+async fn without_redis_all_workers_together_allow_the_limit_and_it_is_charged_once() {
+    let mut server = RedisServer::start();
+    let workers: [Worker; 4] = workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 40").await;
+    server.kill();
+    let mut allowed = 0;
+    for worker in &workers {
+        allowed += worker.allowed(30).await;
+        let Verdict::Denied(replies) = worker.ask(CLIENT).await else { panic!("allowed") };
+        assert!(replies[0].is_some_and(|reply| reply.retry_after_us.is_some()), "a true denial");
+    }
+    assert_eq!(allowed, 40);
+    server.restart();
+    // This server never saw a request: whatever it knows was told by the workers.
+    eventually("all have told what they allowed", async || {
+        let looked = workers[0].redis.look_at_limit(&workers[0].look()).await;
+        looked.is_ok_and(|standing| standing.remaining == 0)
+    })
+    .await;
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(120)).await;
+        assert_eq!(workers[0].remaining().await, 0);
+    }
+    // Had anything been told twice, more than the whole would be owed: what is cut at the whole hides nothing here.
+    let marks = server.keys().into_iter().filter(|key| key.contains(":m:")).count();
+    assert_eq!(marks, 4, "each worker told it once");
+    assert!(!workers[1].ask(CLIENT).await.is_allowed());
+}
+
+#[tokio::test]
+async fn without_redis_a_policy_may_be_open_or_closed() {
+    let mut server = RedisServer::start();
+    let text = |policy: &str| format!("[limits.a]\nrate = \"1/h\"\nburst = 2\non_redis_down = \"{policy}\"");
+    let [open]: [Worker; 1] = workers(&server, &text("open")).await;
+    let [closed]: [Worker; 1] = workers(&server, &text("closed")).await;
+    server.kill();
+    assert_eq!(open.allowed(20).await, 20);
+    for _ in 0..20 {
+        assert!(matches!(closed.ask(CLIENT).await, Verdict::Closed));
+    }
+    let places = "[limits.a]\nconcurrent = 4\n";
+    server.restart();
+    let [one]: [Worker; 1] = workers(&server, places).await;
+    server.kill();
+    let one = Worker { sharers: 2, ..one };
+    let held = [one.ask(CLIENT).await, one.ask(CLIENT).await];
+    assert!(held.iter().all(Verdict::is_allowed) && !one.ask(CLIENT).await.is_allowed(), "half of four");
+    drop(held);
+    assert!(one.ask(CLIENT).await.is_allowed());
+}
+
+#[tokio::test]
+async fn drawn_in_advance_is_never_more_and_hardly_ever_asked() {
+    let server = RedisServer::start();
+    let workers: [Worker; 4] =
+        workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 10000\nlease = true").await;
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    let mut tasks = JoinSet::new();
+    // Most of it comes to one worker.
+    for (worker, requests) in workers.iter().cloned().zip([8_550, 475, 285, 190]) {
+        tasks.spawn(async move { worker.allowed(requests).await });
+    }
+    let first: usize = tasks.join_all().await.into_iter().sum();
+    assert!(first <= 10_000 && first >= 9_000, "{first}");
+    let asked = calls(&server);
+    assert!(asked <= 9_500 / 20, "{asked} commands for 9500 requests");
+    eventually("what was not used is given back", async || {
+        workers[0].remaining().await == 10_000 - first as u64
+    })
+    .await;
+    let mut all = first;
+    eventually("what is left is used, to the last one", async || {
+        for worker in &workers {
+            all += worker.allowed(200).await;
+        }
+        all >= 10_000
+    })
+    .await;
+    for worker in &workers {
+        all += worker.allowed(200).await;
+    }
+    assert_eq!(all, 10_000);
+}
+
+#[tokio::test]
+async fn places_are_shared_renewed_and_given_back() {
+    let server = RedisServer::start();
+    let text = "[limits.a]\nconcurrent = 3\nconcurrent_lease = \"1s\"";
+    let [one, other]: [Worker; 2] = workers(&server, text).await;
+    let mut held = vec![one.ask(CLIENT).await, one.ask(CLIENT).await, other.ask(CLIENT).await];
+    assert!(held.iter().all(Verdict::is_allowed));
+    // Longer than a lease: they are renewed.
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_millis(2500) {
+        let Verdict::Denied(replies) = other.ask(CLIENT).await else { panic!("a fourth one") };
+        assert!(replies[0].is_some_and(|reply| reply.retry_after_us == Some(1_000_000)));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(other.ask("10.0.0.2").await.is_allowed(), "another client has places of his own");
+    held.pop();
+    let mut again = None;
+    eventually("a place that is given back is had by somebody else", async || {
+        again = Some(one.ask(CLIENT).await).filter(Verdict::is_allowed);
+        again.is_some()
+    })
+    .await;
+    assert_eq!(one.remaining().await, 0);
+    drop((held, again));
+    eventually("all are given back", async || one.remaining().await == 3).await;
+}
+
+#[test]
+fn a_place_ends_with_its_worker() {
+    let server = RedisServer::start();
+    let text = "[limits.a]\nconcurrent = 1\nconcurrent_lease = \"1s\"";
+    let runtime = || tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let killed = runtime();
+    let place = killed.block_on(async {
+        let [worker]: [Worker; 1] = workers(&server, text).await;
+        worker.ask(CLIENT).await
+    });
+    assert!(place.is_allowed());
+    // Nothing of it runs any more, and nobody says goodbye.
+    std::mem::forget(place);
+    killed.shutdown_background();
+    runtime().block_on(async {
+        let [worker]: [Worker; 1] = workers(&server, text).await;
+        eventually("the place is free", async || worker.ask(CLIENT).await.is_allowed()).await;
+    });
+}
+
+#[tokio::test]
+async fn a_request_that_is_dropped_while_it_asks_leaves_no_place_behind() {
+    let server = RedisServer::start();
+    let [worker]: [Worker; 1] =
+        workers(&server, "[limits.a]\nconcurrent = 2\nconcurrent_lease = \"5m\"").await;
+    for _ in 0..20 {
+        let asking = worker.ask(CLIENT);
+        let _ = tokio::time::timeout(Duration::from_micros(50), asking).await;
+    }
+    eventually("all places are free", async || worker.remaining().await == 2).await;
+}
+
+#[tokio::test]
+async fn a_limit_in_shadow_counts_and_denies_nobody() {
+    let server = RedisServer::start();
+    let [worker]: [Worker; 1] =
+        workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 2\nshadow = true").await;
+    let mut shadowed = 0;
+    for _ in 0..5 {
+        let Verdict::Allowed(granted) = worker.ask(CLIENT).await else { panic!("denied") };
+        shadowed += granted.shadowed.len();
+    }
+    assert_eq!((shadowed, worker.remaining().await), (3, 0));
+}
+
+#[tokio::test]
+async fn the_errands_do_the_same_on_functions_and_on_scripts() {
+    for mode in [Mode::Fcall, Mode::Evalsha] {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        let amount = |requests| regatta::redis::limit::Amount {
+            key: "p:l:a:v:1".into(),
+            interval_us: 3_600_000_000,
+            tolerance_us: 18_000_000_000,
+            requests,
+        };
+        assert_eq!((redis.draw(&amount(3)).await, redis.draw(&amount(9)).await), (Ok(3), Ok(2)));
+        assert_eq!(redis.refund(&amount(2)).await, Ok(2));
+        assert_eq!(
+            (redis.merge("b", &amount(1)).await, redis.merge("b", &amount(1)).await),
+            (Ok(true), Ok(false))
+        );
+        assert_eq!(redis.refund(&amount(0)).await, Ok(1));
+        assert_eq!(redis.refund(&amount(99)).await, Ok(5));
+        assert_eq!((redis.draw(&amount(1)).await, redis.reset_limit("p:l:a:v:1").await), (Ok(1), Ok(true)));
+        assert_eq!(redis.reset_limit("p:l:a:v:1").await, Ok(false));
+        assert_eq!(redis.renew("p:l:b", "nobody", 1_000_000).await, Ok(false), "{mode:?}");
+        assert_eq!(redis.release("p:l:b", "nobody").await, Ok(false));
+        // Something else under the key is an error, and nothing is changed.
+        server.cli(&["HSET", "p:l:a:v:1", "a", "1"]);
+        assert!(redis.merge("c", &amount(1)).await.is_err());
+        assert_eq!(server.cli(&["EXISTS", "p:l:a:v:1:m:c"]), "0");
+    }
+}
