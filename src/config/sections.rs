@@ -12,6 +12,7 @@ use crate::config::place::Place;
 use crate::config::schema::Access;
 use crate::config::schema::Drain;
 use crate::config::schema::Http;
+use crate::config::schema::Idempotency;
 use crate::config::schema::Mode;
 use crate::config::schema::Recycling;
 use crate::config::schema::Redis;
@@ -83,6 +84,10 @@ pub(super) fn http(layers: &Layers) -> Result<Http, Error> {
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
         limit_headers: layers.one("http.limit_headers", limit::limit_headers)?,
     })
+}
+
+pub(super) fn idempotency(layers: &Layers) -> Result<Idempotency, Error> {
+    Ok(Idempotency { ttl: layers.one("idempotency.ttl", parse::duration)? })
 }
 
 /// Where the shared state lives.
