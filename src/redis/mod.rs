@@ -17,6 +17,7 @@ mod link;
 pub mod migrations;
 pub mod news;
 mod once;
+mod peek;
 mod secret;
 pub mod sessions;
 
@@ -202,27 +203,6 @@ impl Redis {
     pub async fn commit(&self, request: &commit::Request<'_>) -> Result<commit::Reply, Error> {
         let reply = self.run(Entry::Commit, |entry| commit::encode(request, entry)).await?;
         commit::decode(&reply)
-    }
-
-    /// Reads a session and changes nothing: where the server takes no writes, this is all that can be done.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn peek(&self, session: &begin::SessionArg) -> Result<begin::SessionReply, Error> {
-        let call = |live: Live| async move {
-            let listed = match live.caller.call("HGETALL", [session.key.as_str()]).await {
-                Err(Error::Refused { refusal: Refusal::WrongType, .. }) => {
-                    return Ok(begin::SessionReply::Damaged);
-                }
-                listed => listed?,
-            };
-            let generation = match &session.generation {
-                Some(key) => live.caller.call("GET", [key.as_str()]).await?.as_u64().unwrap_or(0),
-                None => 0,
-            };
-            begin::peeked(listed, generation)
-        };
-        self.guard_repeatable(Kind::Read, call).await
     }
 
     /// Deletes one key.
