@@ -33,6 +33,7 @@ use hyper_util::rt::TokioIo;
 use regatta::Counters;
 use regatta::Error;
 use regatta::Fleet;
+use regatta::Session;
 use regatta::State;
 use regatta::Worker;
 use tokio::io::AsyncReadExt;
@@ -61,7 +62,7 @@ fn routes() -> Router<State> {
         .route("/hello", get(hello))
         .route("/slow/{millis}", get(move |millis| slow(millis, Arc::clone(&counted))))
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
-        .route("/panic", get(overboard))
+        .route("/panic", get(overboard).post(overboard))
         .route("/orphan", get(orphan))
         .route("/block/{millis}", get(block))
         .route("/spin/{millis}", get(spin))
@@ -81,6 +82,13 @@ async fn slow(Path(millis): Path<u64>, held: Arc<AtomicUsize>) -> &'static str {
     "slow\n"
 }
 
+/// Counts itself, and answers after a while with how often it was.
+async fn once(counters: Counters, Path(millis): Path<u64>) -> Result<String, Error> {
+    let times = counters.add("once", 1).await?;
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    Ok(times.to_string())
+}
+
 async fn overboard() -> &'static str {
     panic!("man overboard")
 }
@@ -98,6 +106,9 @@ fn long_ones() -> Router<State> {
         .route("/drip/{pieces}", get(drip))
         .route("/counters/{name}", post(count))
         .route("/echo", get(echo))
+        .route("/fields/{name}/{value}", post(keep))
+        .route("/fields/{name}", get(kept))
+        .route("/once/{millis}", post(once))
 }
 
 /// Time between two pieces of a drip.
@@ -133,6 +144,17 @@ impl http_body::Body for Drip {
 /// Adds 1 to a counter once the whole body has come; answers with the sum.
 async fn count(counters: Counters, Path(name): Path<String>, _body: Bytes) -> Result<String, Error> {
     Ok(counters.add(&name, 1).await?.to_string())
+}
+
+/// Keeps a value in the visitor's session.
+async fn keep(session: Session, Path((name, value)): Path<(String, String)>) -> Result<(), StatusCode> {
+    session.insert(&name, value).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// A value of the visitor's session.
+async fn kept(session: Session, Path(name): Path<String>) -> Result<String, StatusCode> {
+    let value = session.get(&name).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    Ok(value.unwrap_or_default())
 }
 
 /// Leaves HTTP, as a WebSocket does, and gives back what it is sent until the client closes.

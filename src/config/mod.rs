@@ -40,6 +40,8 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
     let config = Config {
         listen: layers.list("listen", parse::addresses)?,
         steering: layers.one("listen.steering", parse::steering)?,
+        advertise: layers.list("advertise", parse::advertised)?,
+        heartbeat: layers.one("fleet.heartbeat", parse::heartbeat)?,
         admin: Admin { listen: layers.one("admin.listen", parse::address)? },
         workers: sections::workers(&layers)?,
         drain: sections::drain(&layers)?,
@@ -55,6 +57,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
             header: layers.one("proxy.header", parse::forward_header)?,
         },
         http: sections::http(&layers)?,
+        idempotency: sections::idempotency(&layers)?,
         run_dir: layers.optional("run_dir", sections::path)?.unwrap_or_else(|| inputs.default_run_dir()),
         data_dir: layers.optional("data_dir", sections::path)?.unwrap_or_else(|| inputs.default_data_dir()),
         log: Log {

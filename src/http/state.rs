@@ -16,9 +16,12 @@ use http::HeaderValue;
 
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
+use crate::counter::batched::Batches;
 use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::http::site::Remembered;
+use crate::http::site::Site;
 use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
@@ -56,6 +59,10 @@ pub struct Parts {
     pub cell: usize,
     /// Whether it serves or leaves; the worker's loop changes it.
     pub phase: Phase,
+    /// Its machine, as operators see it beside others.
+    pub site: Arc<Site>,
+    /// Its batched counters; the worker's loop sends them on.
+    pub batches: Arc<Batches>,
 }
 
 /// Which worker answers; also an extractor.
@@ -213,6 +220,10 @@ pub(super) struct Core {
     /// Its cell in its slot's row.
     cell: usize,
     pub(super) phase: Phase,
+    pub(super) site: Arc<Site>,
+    /// The fleet's machines, for operators.
+    pub(super) machines: Remembered,
+    pub(super) batches: Arc<Batches>,
     pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
@@ -260,6 +271,9 @@ impl Core {
             worker: parts.worker.clone(),
             cell: parts.cell,
             phase: parts.phase.clone(),
+            site: Arc::clone(&parts.site),
+            machines: Remembered::default(),
+            batches: Arc::clone(&parts.batches),
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,

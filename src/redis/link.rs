@@ -17,10 +17,9 @@ use fred::types::ConnectHandle;
 use fred::types::CustomCommand;
 use fred::types::Value;
 use fred::types::config::Options;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
+use tower_sessions_redis_store::RedisStore;
 
 use crate::config::schema::Mode;
 use crate::redis::Inner;
@@ -29,6 +28,9 @@ use crate::redis::error::Error;
 use crate::redis::error::Refusal;
 use crate::redis::library::Form;
 use crate::redis::migrations;
+use crate::redis::pauses::between;
+use crate::redis::pauses::pause;
+use crate::redis::pauses::random;
 use crate::redis::secret;
 
 /// Longest wait for one command while a connection is made ready.
@@ -40,13 +42,8 @@ const PING_TIMEOUT: Duration = Duration::from_millis(200);
 const MISSES: u32 = 3;
 /// The signing key is offered again at every n-th question: `FLUSHALL` must not split the fleet.
 const SECRET_EVERY: u32 = 10;
-/// Longest pause before the first attempt after a connection that worked: most likely the server is there.
-const PAUSE_FIRST: Duration = Duration::from_millis(10);
-/// Longest pauses before the next attempts; those after them are from the first to the second of [`PAUSE_LATER`],
-/// so that of a fleet that waits for its Redis no tenth of a second sees more than a fifth.
-const PAUSES: [Duration; 3] =
-    [Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
-const PAUSE_LATER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1200)];
+/// The digest of no script.
+const NO_DIGEST: &str = "0000000000000000000000000000000000000000";
 /// A connection that lived this long begins counting pauses anew.
 const SETTLED: Duration = Duration::from_millis(100);
 /// A server that made a connection ready is well, however short it lived: pauses grow no further than this attempt's.
@@ -73,6 +70,35 @@ impl Caller {
         // Boxed: the client's futures are nested so deep that whoever awaits one of ours in his own crate would meet
         // the compiler's limit.
         Ok(Box::pin(self.0.custom(command, args)).await?)
+    }
+
+    /// Several commands in one write, each with its own answer; others' commands may come between them.
+    ///
+    /// # Errors
+    /// When none was answered.
+    pub(super) async fn together(
+        &self,
+        commands: Vec<(&'static str, Vec<Value>)>,
+    ) -> Result<Vec<Result<Value, Error>>, Error> {
+        let (count, pipeline) = (commands.len(), self.0.pipeline().with_options(self.0.options()));
+        for (command, args) in commands {
+            let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+            let () = pipeline.custom(command, args).await?;
+        }
+        let answers = pipeline.try_all::<Value>().await;
+        let complete = answers.len() == count;
+        let mut answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(Error::from)).collect();
+        match complete {
+            true => Ok(answers),
+            false => {
+                answers.pop().unwrap_or(Ok(Value::Null)).and(Err(Error::protocol("answers are missing")))
+            }
+        }
+    }
+
+    /// tower-sessions' own store over this connection.
+    pub(super) fn store(&self) -> RedisStore<WithOptions<Client>> {
+        RedisStore::new(self.0.clone())
     }
 
     /// One command with text arguments, off a request's path.
@@ -161,17 +187,28 @@ impl Link {
         Caller::new(&self.client, SETUP_TIMEOUT)
     }
 
-    /// Finds out how code is called here.
+    /// Finds out how code is called here: by name, else by digest, else not at all. Changes nothing but the cache of
+    /// scripts.
     pub(super) async fn form(&self, wanted: Mode) -> Result<Form, Error> {
         match wanted {
-            Mode::Fcall => Ok(Form::Function),
-            Mode::Evalsha => Ok(Form::Script),
-            Mode::Auto => match self.patient().call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*"]).await {
-                Ok(_) => Ok(Form::Function),
-                Err(error) if error.unsupported() => Ok(Form::Script),
-                Err(error) => Err(error),
-            },
+            Mode::Fcall => return Ok(Form::Function),
+            Mode::Evalsha => return Ok(Form::Script),
+            Mode::Plain => return Ok(Form::Plain),
+            Mode::Auto => {}
         }
+        let caller = self.patient();
+        // The ledger is written by EVAL in each form.
+        if !allowed(caller.call("EVAL", ["return 1", "0"]).await)? {
+            return Ok(Form::Plain);
+        }
+        let named = allowed(caller.call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*"]).await)?
+            && allowed(caller.call("FCALL", ["regatta_none", "0"]).await)?;
+        if named {
+            return Ok(Form::Function);
+        }
+        let by_digest = allowed(caller.call("SCRIPT", ["LOAD", "return 1"]).await)?
+            && allowed(caller.call("EVALSHA", [NO_DIGEST, "0"]).await)?;
+        Ok(if by_digest { Form::Script } else { Form::Plain })
     }
 
     /// Makes a connection ready for requests: name, code, ledger, signing key.
@@ -179,9 +216,17 @@ impl Link {
         let patient = self.patient();
         // The name only helps people who read CLIENT LIST; a server that forbids it is usable all the same.
         let _ = patient.call("CLIENT", ["SETNAME", &inner.name]).await;
-        let form = self.form(inner.mode).await?;
-        migrations::bring_up(&patient, form, &inner.prefix, &inner.name).await?;
+        let mut form = self.form(inner.mode).await?;
+        match migrations::bring_up(&patient, form, &inner.prefix, &inner.name).await {
+            // Functions may be called but not loaded, and nobody has loaded them.
+            Err(error) if error.unsupported() && inner.mode == Mode::Auto && form == Form::Function => {
+                form = Form::Script;
+                migrations::bring_up(&patient, form, &inner.prefix, &inner.name).await?;
+            }
+            other => other?,
+        }
         let refused = secret::offer(&patient, inner).await?;
+        inner.warn_of_form(form);
         let live = Live {
             client: self.client.clone(),
             caller: Caller::new(&self.client, inner.command_timeout),
@@ -247,6 +292,16 @@ async fn seek(inner: &Inner, only_reads: bool) -> Ready {
     }
 }
 
+/// Whether a command may be called here; that it names code which is not there is an answer as good as any.
+fn allowed(answer: Result<Value, Error>) -> Result<bool, Error> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if error.code_missing() => Ok(true),
+        Err(error) if error.unsupported() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Keeps a connection for as long as the runtime lives.
 pub(super) async fn keep(inner: Arc<Inner>) {
     let mut attempt = 0u32;
@@ -289,71 +344,7 @@ async fn establish(inner: &Inner) -> Result<Ready, Error> {
     Link::open(inner).await?.prepare(inner).await
 }
 
-/// From 0 to 1, by the operating system: workers forked from one supervisor share the state of any other generator.
-pub(super) fn random() -> f64 {
-    OsRng.try_next_u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
-}
-
-/// Pause before the n-th attempt, from 0; `random` is from 0 to 1.
-pub(super) fn pause(attempt: u32, random: f64) -> Duration {
-    let longest = match attempt.checked_sub(1).map(|later| PAUSES.get(later as usize)) {
-        None => PAUSE_FIRST,
-        Some(Some(longest)) => *longest,
-        Some(None) => return between(PAUSE_LATER, random),
-    };
-    between([Duration::ZERO, longest], random)
-}
-
-fn between([shortest, longest]: [Duration; 2], random: f64) -> Duration {
-    shortest + longest.saturating_sub(shortest).mul_f64(random.clamp(0.0, 1.0))
-}
-
 /// Whether a server that said this no longer takes what it took: a new connection may find the new primary.
 pub(super) fn doubts(error: &Error) -> bool {
     matches!(error, Error::Refused { refusal: Refusal::ReadOnly, .. })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pauses_grow_and_are_random() {
-        assert_eq!([0, 1, 2, 3].map(|attempt| pause(attempt, 1.0).as_millis()), [10, 100, 200, 400]);
-        assert_eq!([0, 1, 2, 3].map(|attempt| pause(attempt, 0.0).as_millis()), [0, 0, 0, 0]);
-        assert_eq!([4, u32::MAX].map(|attempt| pause(attempt, 1.0).as_millis()), [1200, 1200]);
-        assert_eq!(pause(4, 0.0).as_millis(), 200);
-    }
-
-    #[test]
-    fn a_fleet_whose_redis_comes_back_does_not_come_back_as_one() {
-        use rand::Rng;
-        use rand::SeedableRng;
-        use rand::rngs::SmallRng;
-        let workers = 256 * 50;
-        let mut dice = SmallRng::seed_from_u64(1);
-        for back in [Duration::from_secs(2), Duration::from_secs(3), Duration::from_secs(60)] {
-            let mut tenths = [0; 20];
-            for _ in 0..workers {
-                let (mut attempt, mut at) = (0, Duration::ZERO);
-                while at < back {
-                    at += pause(attempt, dice.random());
-                    attempt += 1;
-                }
-                tenths[((at - back).as_millis() / 100) as usize] += 1;
-            }
-            assert!(tenths.iter().all(|tenth| *tenth * 5 <= workers), "{tenths:?}");
-        }
-    }
-
-    #[test]
-    fn a_day_without_redis_ends_like_any_other() {
-        let (mut attempt, mut at) = (0u32, Duration::ZERO);
-        while at < Duration::from_secs(24 * 60 * 60) {
-            let wait = pause(attempt, 1.0);
-            assert!(wait <= PAUSE_LATER[1]);
-            at += wait;
-            attempt += 1;
-        }
-    }
 }

@@ -4,9 +4,12 @@
 //! Every call passes one guard, which bounds how many wait and how long each does.
 
 pub mod begin;
+pub mod claim;
 pub mod commit;
+pub mod count;
 mod endpoint;
 mod error;
+pub mod fleet;
 mod guard;
 mod inspect;
 pub mod keys;
@@ -17,7 +20,9 @@ mod link;
 pub mod migrations;
 pub mod news;
 mod once;
+mod pauses;
 mod peek;
+mod plain;
 mod secret;
 pub mod sessions;
 
@@ -26,6 +31,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -49,6 +55,8 @@ pub use lanes::Lane;
 pub use lanes::LaneStates;
 use lanes::Lanes;
 use library::Entry;
+use library::Form;
+use link::Caller;
 use link::Live;
 pub use once::once;
 
@@ -103,6 +111,8 @@ struct Inner {
     news: news::Listeners,
     /// Signing keys that were the fleet's, the present one first.
     secrets: RwLock<Vec<Vec<u8>>>,
+    /// Whether somebody was told what mode plain loses.
+    warned: AtomicBool,
     /// Grows with each new key.
     secrets_version: AtomicU64,
 }
@@ -139,6 +149,7 @@ impl Redis {
             doubt: Notify::new(),
             news: news::Listeners::default(),
             secrets: RwLock::default(),
+            warned: AtomicBool::new(false),
             secrets_version: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -169,18 +180,6 @@ impl Redis {
         self.inner.health.borrow().clone()
     }
 
-    /// Where the breakers of reads and writes stand.
-    pub fn lanes(&self) -> LaneStates {
-        self.inner.lanes.states()
-    }
-
-    /// How long ago the server last answered anything, a PING included; `None` if it never did.
-    pub fn silent_for(&self) -> Option<Duration> {
-        let answered_ms = self.inner.answered_ms.load(Relaxed);
-        let at = Duration::from_millis(answered_ms);
-        (answered_ms > 0).then(|| self.inner.origin.elapsed().saturating_sub(at))
-    }
-
     /// Does everything a request needs at its start, in one round trip.
     ///
     /// # Errors
@@ -189,6 +188,9 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn begin(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
+        if self.is_plain() {
+            return self.plainly(Kind::Begin, async |caller| plain::begin(caller, request).await).await;
+        }
         let reply = self.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
         begin::decode(request, reply)
     }
@@ -201,6 +203,9 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was stored.
     pub async fn commit(&self, request: &commit::Request<'_>) -> Result<commit::Reply, Error> {
+        if self.is_plain() {
+            return self.plainly(Kind::Commit, async |caller| plain::commit(caller, request).await).await;
+        }
         let reply = self.run(Entry::Commit, |entry| commit::encode(request, entry)).await?;
         commit::decode(&reply)
     }
@@ -210,6 +215,12 @@ impl Redis {
     /// # Errors
     /// See [`Error`].
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
+        if self.is_plain() {
+            return self
+                .plainly(Kind::Delete, async |caller| plain::delete(caller, key).await)
+                .await
+                .map(|_| ());
+        }
         let call = |live: Live| async move { live.caller.call("DEL", [key]).await };
         self.guard_repeatable(Kind::Delete, call).await.map(|_| ())
     }
@@ -247,11 +258,35 @@ impl Redis {
         self.inner.secrets_version.load(Relaxed)
     }
 
+    /// Whether this server or user allows no server-side code, and plain commands do what they can.
+    pub fn is_plain(&self) -> bool {
+        self.inner.live().is_some_and(|live| live.form == Form::Plain)
+    }
+
+    /// Several commands that together are one call: the deadline is that of one.
+    async fn plainly<T>(
+        &self,
+        kind: Kind,
+        work: impl AsyncFnOnce(&Caller) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let patience = self.inner.patience(kind);
+        self.guard_as(kind, async |live| {
+            // Boxed, because every request's future would have room for it otherwise.
+            let work = Box::pin(work(&live.caller));
+            tokio::time::timeout(patience, work).await.unwrap_or(Err(Error::Timeout))
+        })
+        .await
+    }
+
     /// Calls a function; if the server does not have our code, loads it and calls once more.
     async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
-        let kind = if entry == Entry::Begin { Kind::Begin } else { Kind::Commit };
+        let kind = match entry {
+            Entry::Begin | Entry::Take | Entry::Give | Entry::See | Entry::Claim => Kind::Begin,
+            Entry::ReadBatched => Kind::Read,
+            _ => Kind::Commit,
+        };
         self.guard_as(kind, async |live| {
-            let (command, name) = entry.call(live.form);
+            let (command, name) = entry.call(live.form)?;
             let first = live.caller.send(command, encode(name.clone())).await;
             let missing = matches!(&first, Err(error) if error.code_missing());
             if !missing {
@@ -287,22 +322,19 @@ impl Inner {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Tells once what is lost where no server-side code is allowed.
+    fn warn_of_form(&self, form: Form) {
+        if form == Form::Plain && !self.warned.swap(true, Relaxed) {
+            tracing::warn!(
+                "the shared state is kept by plain commands (redis.mode plain), because server-side code is not used \
+                 or not allowed: changes to one session at the same moment may undo each other, limits count in fixed \
+                 windows, and what needs server-side code is answered with 501"
+            );
+        }
+    }
+
     fn set_live(&self, live: Option<Live>) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
-    }
-
-    fn lost_at(&self) -> Option<Instant> {
-        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_lost_at(&self, at: Option<Instant>) {
-        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
-    }
-
-    /// The server has answered.
-    fn answered(&self) {
-        let now_ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.answered_ms.store(now_ms.max(1), Relaxed);
     }
 
     /// A connection is ready; `refused` is what the server said if it takes no writes.

@@ -10,6 +10,7 @@ use crate::redis::error::Error;
 use crate::redis::error::Refusal;
 use crate::redis::lanes::Kind;
 use crate::redis::link::Live;
+use crate::redis::plain;
 
 impl Redis {
     /// Reads a session and changes nothing: where the server takes no writes, this is all that can be done.
@@ -17,6 +18,9 @@ impl Redis {
     /// # Errors
     /// See [`Error`].
     pub async fn peek(&self, session: &SessionArg) -> Result<SessionReply, Error> {
+        if self.is_plain() {
+            return self.plainly(Kind::Read, async |caller| plain::peek(caller, session).await).await;
+        }
         let call = |live: Live| async move {
             let listed = match live.caller.call("HGETALL", [session.key.as_str()]).await {
                 Err(Error::Refused { refusal: Refusal::WrongType, .. }) => {
