@@ -38,6 +38,11 @@ soak: deps-test ## the long form of the tests under load: tens of minutes; print
 	  then REGATTA_SOAK=1 exec $(CARGO) nextest run --locked --no-fail-fast --profile soak -E 'test(/^zero_loss::/)'; \
 	  else REGATTA_SOAK=1 exec $(CARGO) test --locked --no-fail-fast --test it zero_loss:: -- --test-threads 1 --nocapture; fi
 
+.PHONY: fuzz
+fuzz: ## what strangers may send, mutated by a fuzzer: each target for a minute (SECONDS=n)
+	@.ci/install 'c++:g++'
+	@.ci/fuzz $(or $(SECONDS),60)
+
 .PHONY: bench
 bench: deps-bench ## measure against wrk, on this machine
 	@exec $(CARGO) bench --locked --bench http

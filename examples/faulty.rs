@@ -33,6 +33,7 @@ use hyper_util::rt::TokioIo;
 use regatta::Counters;
 use regatta::Error;
 use regatta::Fleet;
+use regatta::Session;
 use regatta::State;
 use regatta::Worker;
 use tokio::io::AsyncReadExt;
@@ -106,6 +107,8 @@ fn long_ones() -> Router<State> {
         .route("/counters/{name}", post(count))
         .route("/echo", get(echo))
         .route("/once/{millis}", post(once))
+        .route("/fields/{name}/{value}", post(keep))
+        .route("/fields/{name}", get(kept))
 }
 
 /// Time between two pieces of a drip.
@@ -141,6 +144,17 @@ impl http_body::Body for Drip {
 /// Adds 1 to a counter once the whole body has come; answers with the sum.
 async fn count(counters: Counters, Path(name): Path<String>, _body: Bytes) -> Result<String, Error> {
     Ok(counters.add(&name, 1).await?.to_string())
+}
+
+/// Keeps a value in the visitor's session.
+async fn keep(session: Session, Path((name, value)): Path<(String, String)>) -> Result<(), StatusCode> {
+    session.insert(&name, value).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)
+}
+
+/// A value of the visitor's session.
+async fn kept(session: Session, Path(name): Path<String>) -> Result<String, StatusCode> {
+    let value = session.get(&name).await.map_err(|_| StatusCode::SERVICE_UNAVAILABLE)?;
+    Ok(value.unwrap_or_default())
 }
 
 /// Leaves HTTP, as a WebSocket does, and gives back what it is sent until the client closes.

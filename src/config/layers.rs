@@ -89,6 +89,8 @@ impl Layers {
         for (key, value) in values {
             flatten(key, value, &mut flat);
         }
+        // Of two mistakes the same one is told every time; the reader's order is a hash's.
+        flat.sort_unstable();
         flat.into_iter().try_for_each(|(key, items)| self.put(key, items, Origin::File(path.clone())))
     }
 

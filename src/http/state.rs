@@ -19,9 +19,12 @@ use crate::counter::batched::Batches;
 use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::http::site::Remembered;
+use crate::http::site::Site;
 use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
+use crate::redis::LaneStates;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
@@ -57,6 +60,8 @@ pub struct Parts {
     pub phase: Phase,
     /// Its batched counters; the worker's loop sends them on.
     pub batches: Arc<Batches>,
+    /// Its machine, as operators see it beside others.
+    pub site: Arc<Site>,
 }
 
 /// Which worker answers; also an extractor.
@@ -149,6 +154,11 @@ impl State {
         self.0.redis.health()
     }
 
+    /// Where the breakers of Redis's reads and writes stand in this worker.
+    pub fn redis_lanes(&self) -> LaneStates {
+        self.0.redis.lanes()
+    }
+
     /// How long this worker has been serving.
     pub fn uptime(&self) -> Duration {
         self.0.started.elapsed()
@@ -210,6 +220,9 @@ pub(super) struct Core {
     cell: usize,
     pub(super) phase: Phase,
     pub(super) batches: Arc<Batches>,
+    pub(super) site: Arc<Site>,
+    /// The fleet's machines, for operators.
+    pub(super) machines: Remembered,
     pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
@@ -256,6 +269,8 @@ impl Core {
             cell: parts.cell,
             phase: parts.phase.clone(),
             batches: Arc::clone(&parts.batches),
+            site: Arc::clone(&parts.site),
+            machines: Remembered::default(),
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,

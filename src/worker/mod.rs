@@ -4,6 +4,7 @@
 //! supervisor is gone.
 
 mod accept;
+mod beacon;
 mod connection;
 mod drain;
 mod flusher;
@@ -33,6 +34,7 @@ use tokio::time::sleep;
 use accept::Answer;
 use accept::Door;
 use accept::Hall;
+use beacon::Beacon;
 use connection::Connections;
 use connection::Patience;
 use connection::TICK;
@@ -46,6 +48,7 @@ use crate::http::App;
 use crate::http::Face;
 use crate::http::Parts;
 use crate::http::Phase;
+use crate::http::Site;
 use crate::http::Worker;
 use crate::listener::Listener;
 use crate::listener::SlotListeners;
@@ -161,15 +164,9 @@ async fn live(start: Start) -> Result<(), Error> {
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
     let phase = Phase::default();
-    let batches = Batches::new(
-        Arc::clone(&start.scoreboard),
-        redis.clone(),
-        start.config.redis.prefix.as_str(),
-        start.slot,
-        start.cell,
-    );
-    let batches = Arc::new(batches);
-    let (public, admin) = faces(&start, &redis, &phase, &batches)?;
+    let batches = flusher::batches(&start, &redis);
+    let site = Arc::new(beacon::site(&start));
+    let (public, admin) = faces(&start, &redis, &phase, &site, &batches)?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     tokio::select! {
@@ -184,7 +181,9 @@ async fn live(start: Start) -> Result<(), Error> {
     if start.slot == inspector::SLOT {
         tasks.spawn(inspector::inspect(Arc::clone(&start.scoreboard), redis.clone()));
     }
-    tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis));
+    tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis.clone()));
+    let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
+    let speaking = tasks.spawn(beacon.clone().speak());
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
     let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
@@ -204,7 +203,9 @@ async fn live(start: Start) -> Result<(), Error> {
     let schedule = Schedule::new(why, &start.config.drain, Instant::now());
     let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
     let told_again = drain::told_again(&mut leave, cut_now);
-    depart(&hall, &doors, &schedule, report, &lifeline, told_again).await;
+    let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again);
+    let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
+    beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
     flusher.abort();
     flusher::finish(&batches).await;
     Ok(())
@@ -230,7 +231,13 @@ async fn ordered(cell: Cell<'_>) -> Leave {
 const SUPERVISOR_TOLD: Duration = Duration::from_millis(200);
 
 /// What answers visitors and operators; a panic of the application is a boot failure.
-fn faces(start: &Start, redis: &Redis, phase: &Phase, batches: &Arc<Batches>) -> Result<(Face, Face), Error> {
+fn faces(
+    start: &Start,
+    redis: &Redis,
+    phase: &Phase,
+    site: &Arc<Site>,
+    batches: &Arc<Batches>,
+) -> Result<(Face, Face), Error> {
     let pid = proc::pid().as_raw().unsigned_abs();
     let parts = Parts {
         config: Arc::clone(&start.config),
@@ -240,6 +247,7 @@ fn faces(start: &Start, redis: &Redis, phase: &Phase, batches: &Arc<Batches>) ->
         cell: start.cell,
         phase: phase.clone(),
         batches: Arc::clone(batches),
+        site: Arc::clone(site),
     };
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))

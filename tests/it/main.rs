@@ -8,7 +8,9 @@
 
 mod activation; // sockets that a service manager opened
 mod autoscale; // the load decides how many workers there are
+mod bad_lines; // Redis over bad lines
 mod browser; // the page in a real browser
+mod clocks; // a machine whose clock is wrong
 mod config_errors; // mistakes are one sentence and an exit code
 mod control; // the control socket, whoever is at its other end
 mod control_fleet; // the control socket of a real fleet
@@ -22,23 +24,37 @@ mod crash; // what a crash costs, and what not
 mod crossed; // two things at once, each of which goes well alone
 mod deploy; // manifests and compose agree with each other and with the settings
 mod exact; // counts are exact
+mod faults; // every fault of Redis is a defined state
+mod fleet_beats; // heartbeats in Redis itself
+mod fleet_machines; // several supervisors on one Redis
+mod fleet_nginx; // the upstream of all hosts that live
+mod fred_claims; // what was said of the client library
+mod fuzz; // what strangers may send, mutated
+mod gcra; // rates are decided alike on both sides
 mod heal; // what Redis forgets is put back
 mod healing; // hung workers are found and replaced
 mod http2; // HTTP/2 without TLS
 mod http_bounds; // what a client may send, and how slowly
+mod identity; // who a client is, by the tables
 mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
 mod limits_desk; // what workers decide themselves, and what they do without Redis
 mod limits_http; // limits as applications and clients meet them
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
+mod migrations_cli; // `regatta migrate`
+mod migrations_fence; // who lost the lock writes nothing more
+mod migrations_rolling; // two releases on one Redis
+mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
 mod oracle; // commits against a sequential model
+mod plain; // no server-side code allowed
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
 mod rollout; // verdicts of reloads, restarts and scaling, and roll-backs
 mod seats; // seats outlive workers, pauses and bad neighbours
+mod secrecy; // nothing to log in with
 mod seeing; // status and top
 mod serve; // the main job
 mod service; // what systemd is told

@@ -138,6 +138,17 @@ impl RedisServer {
         info.lines().filter_map(entry).collect()
     }
 
+    /// Processor time spent on commands since the last `CONFIG RESETSTAT`, what scripts call not counted twice, µs.
+    pub(crate) fn busy_us(&self) -> u64 {
+        let info = self.cli(&["INFO", "commandstats"]);
+        let entry = |line: &str| {
+            let (name, figures) = line.strip_prefix("cmdstat_")?.split_once(':')?;
+            let us = figures.split("usec=").nth(1)?.split(',').next()?.parse::<u64>().ok()?;
+            matches!(name, "fcall" | "evalsha" | "ping").then_some(us)
+        };
+        info.lines().filter_map(entry).sum()
+    }
+
     /// Every key.
     pub(crate) fn keys(&self) -> Vec<String> {
         let mut keys: Vec<String> = self.cli(&["--scan"]).lines().map(str::to_owned).collect();
