@@ -165,7 +165,7 @@ async fn live(start: Start) -> Result<(), Error> {
     redis.start();
     let phase = Phase::default();
     let site = Arc::new(beacon::site(&start));
-    let batches = Arc::new(batches(&start, &redis));
+    let batches = flusher::batches(&start, &redis);
     let (public, admin) = faces(&start, &redis, &phase, (&site, &batches))?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
@@ -229,11 +229,6 @@ async fn ordered(cell: Cell<'_>) -> Leave {
 
 /// Time in which a supervisor that was told to stop beside its workers has told them too.
 const SUPERVISOR_TOLD: Duration = Duration::from_millis(200);
-
-fn batches(start: &Start, redis: &Redis) -> Batches {
-    let (scoreboard, prefix) = (Arc::clone(&start.scoreboard), start.config.redis.prefix.as_str());
-    Batches::new(scoreboard, redis.clone(), prefix, start.slot, start.cell)
-}
 
 /// What answers visitors and operators; a panic of the application is a boot failure.
 fn faces(
