@@ -104,14 +104,7 @@ pub(super) enum Command {
         url: Option<String>,
     },
     /// Apply the pending migrations to Redis
-    Migrate {
-        /// Only say whether any are pending; exit code 3 if so
-        #[arg(long, conflicts_with = "dry_run")]
-        check: bool,
-        /// Only say what would be done
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Migrate(Migrate),
     /// See how somebody stands under a rate limit, or begin it anew
     #[command(subcommand)]
     Limits(Limits),
@@ -121,6 +114,26 @@ pub(super) enum Command {
     Settings,
     /// List the signals the supervisor takes
     Signals,
+}
+
+/// What is to be done with the migrations.
+#[derive(Debug, Args)]
+pub(super) struct Migrate {
+    /// Only say whether any are pending; exit code 3 if so
+    #[arg(long, conflicts_with_all = ["dry_run", "repair"])]
+    pub(super) check: bool,
+    /// Only say what would be done, to how many keys, and how long it would take
+    #[arg(long, conflicts_with = "repair")]
+    pub(super) dry_run: bool,
+    /// Put right what unfinished or unreleased migrations left behind, after a question
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// Repair without a question
+    #[arg(long, requires = "repair")]
+    pub(super) yes: bool,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// What can be done about a limit. A subject is whatever the policy counts by: an address, a session's digest, a

@@ -107,7 +107,7 @@ impl Fleet {
             Some(Command::Limits(action)) => limits::limits(&config, &action),
             Some(Command::Status { json, all: true, timeout }) => machines::machines(&config, json, timeout),
             Some(Command::Nginx(wanted)) => nginx::nginx(&config, &wanted),
-            Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),
+            Some(Command::Migrate(order)) => migrate::migrate(&config, &order),
             // Answered above: none of them needs the whole configuration to be right.
             Some(_) => Ok(exit::OK),
         }

@@ -73,7 +73,7 @@ fn crowded() -> Error {
 }
 
 impl Inner {
-    fn patience(&self, kind: Kind) -> Duration {
+    pub(super) fn patience(&self, kind: Kind) -> Duration {
         if kind.is_patient() { self.commit_timeout } else { self.command_timeout }
     }
 

@@ -42,6 +42,34 @@ pub fn counter(prefix: &str, name: &str) -> String {
     join(&[prefix, "c", name])
 }
 
+/// The ledger of one fleet's batches: a hash, one field a journal.
+pub fn journals(prefix: &str, fleet: u64) -> String {
+    join(&[prefix, "j", &format!("{fleet:016x}")])
+}
+
+/// A counter of what is different; in a window, or for ever.
+pub fn unique(prefix: &str, name: &str, window: Option<(u64, u64)>) -> String {
+    match window {
+        None => join(&[prefix, "u", name]),
+        Some((length_ms, number)) => join(&[prefix, "uw", &length_ms.to_string(), &number.to_string(), name]),
+    }
+}
+
+/// How much is taken of something of which there is only so much.
+pub fn bounded(prefix: &str, name: &str) -> String {
+    join(&[prefix, "b", name])
+}
+
+/// A taking or giving back that was done; `digest` is that of its token.
+pub fn bounded_token(prefix: &str, name: &str, digest: &str) -> String {
+    join(&[prefix, "bt", name, digest])
+}
+
+/// A request that is to be carried out once; `digest` is that of its client and key.
+pub fn idempotency(prefix: &str, digest: &str) -> String {
+    join(&[prefix, "i", digest])
+}
+
 /// The ledger of migrations: a hash, one field a migration.
 pub fn ledger(prefix: &str) -> String {
     join(&[prefix, "mig"])
@@ -55,6 +83,42 @@ pub fn migration_lock(prefix: &str) -> String {
 /// The fencing number, raised by every holder of the lock.
 pub fn migration_fence(prefix: &str) -> String {
     join(&[prefix, "mig", "fence"])
+}
+
+/// The lock under which migrations walk over keys.
+pub fn walk_lock(prefix: &str) -> String {
+    join(&[prefix, "mig", "walk", "lock"])
+}
+
+/// The fencing number of walks.
+pub fn walk_fence(prefix: &str) -> String {
+    join(&[prefix, "mig", "walk", "fence"])
+}
+
+/// All keys below the prefix that match, as SCAN's MATCH has it; the prefix itself has no special letters.
+pub fn below(prefix: &str, pattern: &str) -> String {
+    join(&[prefix, pattern])
+}
+
+/// What a key below the prefix holds, for people.
+pub fn kind(prefix: &str, key: &str) -> &'static str {
+    let below = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).unwrap_or_default();
+    match below.split(':').next().unwrap_or_default() {
+        "s" => "sessions",
+        "l" => "limits",
+        "c" => "counters",
+        _ => "other",
+    }
+}
+
+/// Mode plain: a limit's window, beside the key it has where there is server-side code.
+pub fn window(limit: &str) -> String {
+    join(&[limit, "w"])
+}
+
+/// Mode plain: a session's views.
+pub fn views(session: &str) -> String {
+    join(&[session, "v"])
 }
 
 /// The fleet's cookie signing key, when none is configured.
@@ -106,11 +170,20 @@ mod tests {
             generation("p", "t"),
             limit("p", "default", "v", "10.0.0.1"),
             counter("p", "hits"),
+            journals("p", 7),
+            unique("p", "visitors", None),
+            unique("p", "visitors", Some((1000, 7))),
+            bounded("p", "seats"),
+            bounded_token("p", "seats", "d"),
+            idempotency("p", "d"),
             limit_mark("p:l:default:v:10.0.0.1", "b"),
             news("p"),
             ledger("p"),
             migration_lock("p"),
             migration_fence("p"),
+            walk_lock("p"),
+            walk_fence("p"),
+            below("p", "*"),
             secret("p"),
             machines("p"),
             deaths("p"),

@@ -19,11 +19,11 @@ struct Scale {
 }
 
 impl Scale {
-    fn new(plan: impl FnOnce(Plan) -> Plan) -> Self {
+    fn new(settings: impl FnOnce(Plan) -> Plan) -> Self {
         let server = RedisServer::start();
         let proxy = Proxy::before(&server);
         let plan = Plan::through(&proxy).set("REGATTA_SESSION__SECRETS", &"a secret of mine".repeat(2));
-        let fleet = plan(plan_of(plan)).start();
+        let fleet = settings(plan.workers(2)).start();
         Self { server, proxy, fleet }
     }
 
@@ -31,7 +31,7 @@ impl Scale {
     #[track_caller]
     fn weigh(&self, kind: &str, rounds: u64, commands: u64, mut act: impl FnMut() -> Response) -> Response {
         act();
-        let times = soak::length(5, 2000);
+        let times = soak::length(5, 500);
         self.server.cli(&["CONFIG", "RESETSTAT"]);
         let (counts, answers) = self.proxy.during(|| (0..times).map(|_| act()).collect::<Vec<_>>());
         let us = self.server.busy_us();
@@ -39,11 +39,6 @@ impl Scale {
         note(kind, &counts, times, us);
         answers.into_iter().next_back().unwrap()
     }
-}
-
-/// Everything as shipped, apart from the ports.
-fn plan_of(plan: Plan) -> Plan {
-    plan.workers(2)
 }
 
 #[allow(clippy::cast_precision_loss, reason = "a figure for people")]
@@ -81,7 +76,7 @@ fn every_kind_of_request_costs_what_it_must_and_no_more() {
     let read = scale.weigh("a user's read", 1, 1, || user.ask(address, Request::get("/me")));
     assert_eq!(read.json()["user"], "ann");
     assert!(read.all("Set-Cookie").is_empty(), "{read:?}");
-    let strangers = scale.weigh("a stranger is asked to log in", 1, 1, || scale.fleet.get("/me"));
+    let strangers = scale.weigh("a stranger is asked to log in", 0, 0, || scale.fleet.get("/me"));
     assert_eq!(strangers.status, 401);
 }
 
@@ -134,4 +129,17 @@ fn strangers_leave_no_key_and_forged_cookies_cost_nothing_more() {
         }
     }
     assert_eq!(scale.server.keys(), keys);
+}
+
+#[test]
+fn who_is_denied_costs_nothing_until_he_may_come_back() {
+    let limit = |plan: Plan| {
+        plan.set("REGATTA_LIMITS__DEFAULT__RATE", "6/h").set("REGATTA_LIMITS__DEFAULT__BURST", "3")
+    };
+    let scale = Scale::new(|plan| limit(plan).workers(1));
+    (0..3).for_each(|_| assert_eq!(scale.fleet.get("/").status, 200));
+    // From the first denial on: the last answer said already that nothing is left.
+    let denied = scale.weigh("who is denied", 0, 0, || scale.fleet.get("/"));
+    denied.assert_problem(429);
+    assert!(!denied.header("Retry-After").is_empty(), "{denied:?}");
 }

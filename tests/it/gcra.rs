@@ -3,7 +3,7 @@
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
-use regatta::config::schema::Rate;
+use regatta::config::limit::Rate;
 use regatta::limiter::gcra;
 use regatta::limiter::quota::Quota;
 use regatta::redis::library;
