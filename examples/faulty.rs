@@ -62,7 +62,7 @@ fn routes() -> Router<State> {
         .route("/hello", get(hello))
         .route("/slow/{millis}", get(move |millis| slow(millis, Arc::clone(&counted))))
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
-        .route("/panic", get(overboard))
+        .route("/panic", get(overboard).post(overboard))
         .route("/orphan", get(orphan))
         .route("/block/{millis}", get(block))
         .route("/spin/{millis}", get(spin))
@@ -80,6 +80,13 @@ async fn slow(Path(millis): Path<u64>, held: Arc<AtomicUsize>) -> &'static str {
     tokio::time::sleep(Duration::from_millis(millis)).await;
     held.fetch_sub(1, Ordering::Relaxed);
     "slow\n"
+}
+
+/// Counts itself, and answers after a while with how often it was.
+async fn once(counters: Counters, Path(millis): Path<u64>) -> Result<String, Error> {
+    let times = counters.add("once", 1).await?;
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    Ok(times.to_string())
 }
 
 async fn overboard() -> &'static str {
@@ -101,6 +108,7 @@ fn long_ones() -> Router<State> {
         .route("/echo", get(echo))
         .route("/fields/{name}/{value}", post(keep))
         .route("/fields/{name}", get(kept))
+        .route("/once/{millis}", post(once))
 }
 
 /// Time between two pieces of a drip.

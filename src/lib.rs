@@ -34,12 +34,18 @@ pub mod worker;
 
 // The names an application is written with: one import each, whatever room they live in.
 pub use cli::Fleet;
+pub use counter::batched::Reading;
 pub use http::error::Error;
 pub use http::extract::Account;
+pub use http::extract::Batched;
+pub use http::extract::Bounded;
 pub use http::extract::ClientAddr;
 pub use http::extract::Counters;
 pub use http::extract::Fields;
 pub use http::extract::Limit;
+pub use http::extract::Seen;
+pub use http::extract::Taken;
+pub use http::extract::Unique;
 pub use http::extract::Visit;
 pub use http::layer::LimitLayer;
 pub use http::state::State;

@@ -168,6 +168,12 @@ pub const KEYS: &[Key] = &[
     key("http.body_limit", "2MiB", SIZE, "largest request body"),
     key("http.connections", "16384", "a number from 1 to 1000000", "open connections per worker"),
     key("http.limit_headers", "draft", "draft, legacy, both or off", "headers that tell a client its limits"),
+    key(
+        "idempotency.ttl",
+        "24h",
+        "0s for never, or a duration such as 24h",
+        "responses to requests with Idempotency-Key are kept this long",
+    ),
     key("run_dir", "", "a folder", "lock and control socket"),
     key("data_dir", "", "a folder", "the private Redis's data"),
     key("log.format", "auto", "auto, pretty or json", "form of log lines"),

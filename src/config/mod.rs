@@ -57,6 +57,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
             header: layers.one("proxy.header", parse::forward_header)?,
         },
         http: sections::http(&layers)?,
+        idempotency: sections::idempotency(&layers)?,
         run_dir: layers.optional("run_dir", sections::path)?.unwrap_or_else(|| inputs.default_run_dir()),
         data_dir: layers.optional("data_dir", sections::path)?.unwrap_or_else(|| inputs.default_data_dir()),
         log: Log {

@@ -9,6 +9,7 @@ use crate::config::parse;
 use crate::config::parse::Reason;
 use crate::config::schema::Drain;
 use crate::config::schema::Http;
+use crate::config::schema::Idempotency;
 use crate::config::schema::Recycling;
 use crate::config::schema::Redis;
 use crate::config::schema::Scaling;
@@ -79,6 +80,10 @@ pub(super) fn http(layers: &Layers) -> Result<Http, Error> {
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
         limit_headers: layers.one("http.limit_headers", limit::limit_headers)?,
     })
+}
+
+pub(super) fn idempotency(layers: &Layers) -> Result<Idempotency, Error> {
+    Ok(Idempotency { ttl: layers.one("idempotency.ttl", parse::duration)? })
 }
 
 /// Where the shared state lives.

@@ -1,6 +1,11 @@
-//! Shared counters: exact over all workers and machines, because Redis adds.
+//! Shared counters of four kinds: exact, batched, bounded and unique.
 //!
-//! Guarantees that only well-formed names reach Redis and that an overflow is an error, never a wrong number.
+//! Guarantees that only well-formed names reach Redis and that an overflow is an error, never a wrong number. Exact
+//! ones are added to by Redis, request by request; they and batched ones of the same name are one number.
+
+pub mod batched;
+pub mod bounded;
+pub mod unique;
 
 use std::fmt;
 
@@ -22,6 +27,12 @@ pub enum Error {
     /// The value would leave the range of 64-bit integers; nothing was changed.
     #[error("the counter would leave the range of 64-bit integers")]
     Overflow,
+    /// What is to be taken or given back is nothing, or more than 2^53.
+    #[error("how much must be from 1 to 2^53")]
+    Amount,
+    /// A token is empty, too long or not printable; the caller's mistake.
+    #[error("a token has 1 to 128 printable ASCII characters")]
+    Token,
     /// Redis did not do it.
     #[error("the counter is not reachable")]
     Redis(#[source] redis::Error),

@@ -45,6 +45,12 @@ pub enum Error {
     /// A counter would leave the range of 64-bit integers: 409, nothing was changed.
     #[error("the counter would leave the range of 64-bit integers")]
     CounterOverflow,
+    /// How much is to be taken or given back, or a window, is out of bounds: 400.
+    #[error("how much must be from 1 to 2^53, and a window a second at least")]
+    CounterAmount,
+    /// A token is not one: 400.
+    #[error("a token has 1 to 128 printable ASCII characters")]
+    CounterToken,
     /// The session has ended, or has another id that this request does not know: 401.
     #[error("the session ended before this request was finished")]
     SessionGone,
@@ -77,7 +83,9 @@ impl Error {
                 Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
             }
             Self::Busy => Problem::reduced_capacity("as much work is under way as this worker takes", 1),
-            Self::CounterName | Self::UserName => Problem::new(StatusCode::BAD_REQUEST, self.to_string()),
+            Self::CounterName | Self::CounterAmount | Self::CounterToken | Self::UserName => {
+                Problem::new(StatusCode::BAD_REQUEST, self.to_string())
+            }
             Self::CounterOverflow | Self::SessionField => {
                 Problem::new(StatusCode::CONFLICT, self.to_string())
             }
@@ -181,6 +189,8 @@ impl From<counter::Error> for Error {
         match error {
             counter::Error::Name => Self::CounterName,
             counter::Error::Overflow => Self::CounterOverflow,
+            counter::Error::Amount => Self::CounterAmount,
+            counter::Error::Token => Self::CounterToken,
             counter::Error::Redis(error) => Refusal::from(&error).error(),
         }
     }

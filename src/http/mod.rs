@@ -8,6 +8,7 @@ pub mod error;
 mod exchange;
 pub mod extract;
 mod finish;
+mod idempotency;
 pub mod identity;
 pub mod layer;
 pub mod offload;

@@ -104,6 +104,38 @@ impl Problem {
         }
     }
 
+    /// A request with this `Idempotency-Key` is under way.
+    pub fn idempotency_running(retry_after: u64) -> Self {
+        let detail = "a request with this Idempotency-Key is under way";
+        Self {
+            kind: "urn:regatta:problem:idempotency-running",
+            title: "Request is outstanding",
+            retry_after: Some(retry_after),
+            ..Self::new(StatusCode::CONFLICT, detail)
+        }
+    }
+
+    /// The `Idempotency-Key` was used for another request.
+    pub fn idempotency_other() -> Self {
+        let detail = "this Idempotency-Key was used for another method, path or body";
+        Self {
+            kind: "urn:regatta:problem:idempotency-key-reused",
+            title: "Idempotency-Key is already used",
+            ..Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+        }
+    }
+
+    /// The request with this `Idempotency-Key` was carried out, and its response was too large to keep.
+    pub fn idempotency_not_kept() -> Self {
+        let detail =
+            "this request was carried out; its response was too large to be kept, or had no known end";
+        Self {
+            kind: "urn:regatta:problem:idempotency-response-not-kept",
+            title: "Request was carried out before",
+            ..Self::new(StatusCode::CONFLICT, detail)
+        }
+    }
+
     /// Two requests changed the same field at the same time, and this one came second.
     pub fn session_conflict() -> Self {
         let detail = "another request changed the same part of the session; nothing of this one was stored";

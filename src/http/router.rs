@@ -30,6 +30,8 @@ use crate::http::body;
 use crate::http::exchange::Exchange;
 use crate::http::finish;
 use crate::http::finish::Head;
+use crate::http::idempotency;
+use crate::http::idempotency::Ticket;
 use crate::http::identity;
 use crate::http::problem::Problem;
 use crate::http::routes;
@@ -99,9 +101,11 @@ pub(super) fn operators(core: &Arc<Core>) -> Router {
 /// 3. request id, before anything that might be logged with it;
 /// 4. state, prepared but not begun: it costs a round trip only once it is used, except that
 /// 5. limits which name the path are decided now: a denied request never reaches its handler;
-/// 6. the handler, with its body bounded and its panics caught;
-/// 7. the session's commit, after the handler's last change and before the response's head, which carries the cookie;
-/// 8. the head, last, so that refusals and problems have the same headers as everything else.
+/// 6. `Idempotency-Key`, if it is sent, after the limits and before anything of the application's runs;
+/// 7. the handler, with its body bounded and its panics caught;
+/// 8. the session's commit, after the handler's last change and before the response's head, which carries the cookie;
+/// 9. what a repetition of the request is to get, now that nothing of it can fail any more;
+/// 10. the head, last, so that refusals and problems have the same headers as everything else.
 async fn serve<B>(core: Arc<Core>, router: Router, request: Request<B>, peer: SocketAddr) -> Response
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
@@ -121,6 +125,7 @@ where
     } else {
         None
     };
+    let mut once = None;
     let (response, store, session) = match refused {
         Some(response) => (response, None, None),
         None => {
@@ -131,11 +136,16 @@ where
             parts.extensions.insert(Arc::clone(&store));
             let mut request = Request::from_parts(parts, body::bound(incoming, bounds, &exchange));
             DefaultBodyLimit::disable().apply(&mut request);
-            (answer(router, request).await, Some(store), Some(session))
+            let (response, ticket) = carry_out(&exchange, router, request).await;
+            once = ticket;
+            (response, Some(store), Some(session))
         }
     };
     let mut response = finish::explain(response, body::fault(&exchange.body_fault, bounds)).await;
     response = finish::settle(response, &exchange, session.as_ref().zip(store.as_deref())).await;
+    if let Some(ticket) = once {
+        response = ticket.conclude(response).await;
+    }
     finish::dress(&mut response, &core, &head);
     flight.land(&head, &response);
     response
@@ -149,6 +159,25 @@ async fn operate<B>(core: Arc<Core>, router: Router, request: Request<B>) -> Res
     let mut response = finish::explain(response, None).await;
     finish::dress(&mut response, &core, &head);
     response
+}
+
+/// Runs the handler, unless this is the repetition of a request that is to be carried out once.
+async fn carry_out(
+    exchange: &Arc<Exchange>,
+    router: Router,
+    request: Request<Body>,
+) -> (Response, Option<Ticket>) {
+    if !idempotency::asks(&exchange.core, &request) {
+        return (answer(router, request).await, None);
+    }
+    // Boxed: its size would be every request's.
+    let once = Box::pin(async move {
+        match idempotency::admit(exchange, request).await {
+            Ok((request, ticket)) => (ticket.hold(answer(router, request)).await, Some(ticket)),
+            Err(response) => (response, None),
+        }
+    });
+    once.await
 }
 
 /// Runs the handler; one that panics answers 500.

@@ -15,6 +15,7 @@ use http::HeaderValue;
 
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
+use crate::counter::batched::Batches;
 use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
@@ -59,6 +60,8 @@ pub struct Parts {
     pub phase: Phase,
     /// Its machine, as operators see it beside others.
     pub site: Arc<Site>,
+    /// Its batched counters; the worker's loop sends them on.
+    pub batches: Arc<Batches>,
 }
 
 /// Which worker answers; also an extractor.
@@ -219,6 +222,7 @@ pub(super) struct Core {
     pub(super) site: Arc<Site>,
     /// The fleet's machines, for operators.
     pub(super) machines: Remembered,
+    pub(super) batches: Arc<Batches>,
     pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
@@ -266,6 +270,7 @@ impl Core {
             phase: parts.phase.clone(),
             site: Arc::clone(&parts.site),
             machines: Remembered::default(),
+            batches: Arc::clone(&parts.batches),
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,

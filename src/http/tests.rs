@@ -18,6 +18,7 @@ use super::*;
 use crate::config;
 use crate::config::Inputs;
 use crate::config::schema::RedisUrl;
+use crate::counter::batched::Batches;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 
@@ -26,10 +27,13 @@ fn parts() -> Parts {
     let url = RedisUrl::unix(std::path::Path::new("/nonexistent/redis.sock"));
     let scoreboard = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();
     scoreboard.cell(0, 0).prepare(1, 0);
+    let scoreboard = Arc::new(scoreboard);
+    let redis = Redis::new(&config.redis, &url, "test").unwrap();
     Parts {
-        redis: Redis::new(&config.redis, &url, "test").unwrap(),
+        batches: Arc::new(Batches::new(Arc::clone(&scoreboard), redis.clone(), "test", 0, 0)),
+        redis,
         config: Arc::new(config),
-        scoreboard: Arc::new(scoreboard),
+        scoreboard,
         worker: Worker::new(4711, 0, 1, "host"),
         cell: 0,
         phase: Phase::default(),

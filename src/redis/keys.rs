@@ -42,6 +42,34 @@ pub fn counter(prefix: &str, name: &str) -> String {
     join(&[prefix, "c", name])
 }
 
+/// The ledger of one fleet's batches: a hash, one field a journal.
+pub fn journals(prefix: &str, fleet: u64) -> String {
+    join(&[prefix, "j", &format!("{fleet:016x}")])
+}
+
+/// A counter of what is different; in a window, or for ever.
+pub fn unique(prefix: &str, name: &str, window: Option<(u64, u64)>) -> String {
+    match window {
+        None => join(&[prefix, "u", name]),
+        Some((length_ms, number)) => join(&[prefix, "uw", &length_ms.to_string(), &number.to_string(), name]),
+    }
+}
+
+/// How much is taken of something of which there is only so much.
+pub fn bounded(prefix: &str, name: &str) -> String {
+    join(&[prefix, "b", name])
+}
+
+/// A taking or giving back that was done; `digest` is that of its token.
+pub fn bounded_token(prefix: &str, name: &str, digest: &str) -> String {
+    join(&[prefix, "bt", name, digest])
+}
+
+/// A request that is to be carried out once; `digest` is that of its client and key.
+pub fn idempotency(prefix: &str, digest: &str) -> String {
+    join(&[prefix, "i", digest])
+}
+
 /// The ledger of migrations: a hash, one field a migration.
 pub fn ledger(prefix: &str) -> String {
     join(&[prefix, "mig"])
@@ -142,6 +170,12 @@ mod tests {
             generation("p", "t"),
             limit("p", "default", "v", "10.0.0.1"),
             counter("p", "hits"),
+            journals("p", 7),
+            unique("p", "visitors", None),
+            unique("p", "visitors", Some((1000, 7))),
+            bounded("p", "seats"),
+            bounded_token("p", "seats", "d"),
+            idempotency("p", "d"),
             limit_mark("p:l:default:v:10.0.0.1", "b"),
             news("p"),
             ledger("p"),

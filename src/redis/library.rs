@@ -43,6 +43,7 @@ pub const ALL: &[Library] = &[
     library!("0002", "regatta_v2", true),
     library!("0003", "regatta_session_v1", true),
     library!("0004", "regatta_limit_v1", true),
+    library!("0005", "regatta_counter_v1", true),
     library!("0006", "regatta_fleet_v1", true),
 ];
 
@@ -80,6 +81,15 @@ pub(super) enum Entry {
     LimitRelease,
     FleetBeat,
     FleetLeave,
+    Flush,
+    ReadBatched,
+    Take,
+    Give,
+    See,
+    Claim,
+    Renew,
+    Keep,
+    Forget,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
@@ -101,6 +111,15 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::LimitRelease, "regatta_limit_v1", "regatta_limit_v1_release"),
     (Entry::FleetBeat, "regatta_fleet_v1", "regatta_fleet_v1_beat"),
     (Entry::FleetLeave, "regatta_fleet_v1", "regatta_fleet_v1_leave"),
+    (Entry::Flush, "regatta_counter_v1", "regatta_counter_v1_flush"),
+    (Entry::ReadBatched, "regatta_counter_v1", "regatta_counter_v1_read"),
+    (Entry::Take, "regatta_counter_v1", "regatta_counter_v1_take"),
+    (Entry::Give, "regatta_counter_v1", "regatta_counter_v1_give"),
+    (Entry::See, "regatta_counter_v1", "regatta_counter_v1_see"),
+    (Entry::Claim, "regatta_counter_v1", "regatta_counter_v1_claim"),
+    (Entry::Renew, "regatta_counter_v1", "regatta_counter_v1_renew"),
+    (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
+    (Entry::Forget, "regatta_counter_v1", "regatta_counter_v1_forget"),
 ];
 
 /// A function as a script of its own.

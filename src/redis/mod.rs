@@ -4,7 +4,9 @@
 //! Every call passes one guard, which bounds how many wait and how long each does.
 
 pub mod begin;
+pub mod claim;
 pub mod commit;
+pub mod count;
 mod endpoint;
 mod error;
 pub mod fleet;
@@ -312,7 +314,11 @@ impl Redis {
 
     /// Calls a function; if the server does not have our code, loads it and calls once more.
     async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
-        let kind = if entry == Entry::Begin { Kind::Begin } else { Kind::Commit };
+        let kind = match entry {
+            Entry::Begin | Entry::Take | Entry::Give | Entry::See | Entry::Claim => Kind::Begin,
+            Entry::ReadBatched => Kind::Read,
+            _ => Kind::Commit,
+        };
         self.guard_as(kind, async |live| {
             let (command, name) = entry.call(live.form)?;
             let first = live.caller.send(command, encode(name.clone())).await;

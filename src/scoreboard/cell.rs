@@ -30,6 +30,8 @@ const CPU_US: usize = 9;
 const BUSY_US: usize = 10;
 const REQUESTS: usize = 11;
 const ORDER: usize = 12;
+/// Which of the slot's workers it is, from 1; 0 when nobody writes the cell.
+const LIFE: usize = 13;
 /// Where the breakers of reads and writes stand, four bits each.
 const LANES: usize = 14;
 
@@ -137,6 +139,7 @@ impl<'a> Cell<'a> {
         self.words.iter().for_each(|word| word.store(0, Relaxed));
         self.set(GENERATION, generation);
         self.set(STARTED_MS, now_ms);
+        self.set(LIFE, self.row[row::STARTS].load(Relaxed) + 1);
         self.set_state(WorkerState::Booting);
     }
 
@@ -144,6 +147,11 @@ impl<'a> Cell<'a> {
     pub fn seated(self, pid: u32) {
         self.set(PID, u64::from(pid));
         self.total(row::STARTS, 1);
+    }
+
+    /// Number of the worker's life in its slot; 0 when there is no worker.
+    pub(super) fn life(self) -> u64 {
+        self.read(LIFE)
     }
 
     /// The worker is gone. Written by the supervisor.
@@ -263,6 +271,16 @@ impl<'a> Cell<'a> {
     /// A request was refused because Redis is away.
     pub fn unavailable(self) {
         self.total(row::UNAVAILABLE, 1);
+    }
+
+    /// A batch of additions to counters was sent on.
+    pub fn flushed(self) {
+        self.total(row::FLUSHES, 1);
+    }
+
+    /// Redis refused additions to counters for good, or they were left behind by a fleet that ended.
+    pub fn dropped(self, additions: u64) {
+        self.total(row::DROPPED, additions);
     }
 
     /// Something that is no session lay under a session's key.

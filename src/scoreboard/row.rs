@@ -35,6 +35,8 @@ const REASONS: usize = 18;
 pub(super) const LATENCY: usize = 32;
 pub(super) const BUSY_US: usize = 118;
 pub(super) const CPU_US: usize = 119;
+pub(super) const FLUSHES: usize = 120;
+pub(super) const DROPPED: usize = 121;
 pub(super) const DENIED_HERE: usize = 122;
 pub(super) const READS_OPENED: usize = 123;
 pub(super) const WRITES_OPENED: usize = 124;
@@ -183,6 +185,10 @@ impl<'a> Row<'a> {
             responses: std::array::from_fn(|class| self.read(STATUS + class)),
             busy_us: self.read(BUSY_US),
             cpu_us: self.read(CPU_US),
+            flushes: self.read(FLUSHES),
+            dropped: self.read(DROPPED),
+            pending: 0,
+            pending_since_ms: None,
             latency_sum_us: self.read(LATENCY_SUM_US),
             latency: std::array::from_fn(|bucket| self.read(LATENCY + bucket)),
         }

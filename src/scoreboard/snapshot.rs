@@ -77,6 +77,14 @@ pub struct SlotSnapshot {
     pub busy_us: u64,
     /// CPU time, microseconds; what a worker used after its last beat is missing.
     pub cpu_us: u64,
+    /// Batches of additions to counters that were sent on.
+    pub flushes: u64,
+    /// How much was to be added to counters and never will be.
+    pub dropped: u64,
+    /// How much is to be added to counters and was not sent on yet, whatever the signs.
+    pub pending: u64,
+    /// When the oldest of it came, milliseconds of the monotonic clock.
+    pub pending_since_ms: Option<u64>,
     /// Sum of all latencies, microseconds.
     pub latency_sum_us: u64,
     /// Requests by [`latency::bucket`].

@@ -7,6 +7,7 @@ mod accept;
 mod beacon;
 mod connection;
 mod drain;
+mod flusher;
 mod heartbeat;
 mod inspector;
 mod stream;
@@ -42,6 +43,7 @@ use drain::Schedule;
 
 use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
+use crate::counter::batched::Batches;
 use crate::http::App;
 use crate::http::Face;
 use crate::http::Parts;
@@ -163,7 +165,15 @@ async fn live(start: Start) -> Result<(), Error> {
     redis.start();
     let phase = Phase::default();
     let site = Arc::new(beacon::site(&start));
-    let (public, admin) = faces(&start, &redis, &phase, &site)?;
+    let batches = Batches::new(
+        Arc::clone(&start.scoreboard),
+        redis.clone(),
+        start.config.redis.prefix.as_str(),
+        start.slot,
+        start.cell,
+    );
+    let batches = Arc::new(batches);
+    let (public, admin) = faces(&start, &redis, &phase, (&site, &batches))?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     tokio::select! {
@@ -182,6 +192,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
     let speaking = tasks.spawn(beacon.clone().speak());
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
+    let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     let mut report = File::from(start.report);
     let _ = writeln!(report, "ready");
@@ -202,6 +213,8 @@ async fn live(start: Start) -> Result<(), Error> {
     let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again);
     let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
     beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
+    flusher.abort();
+    flusher::finish(&batches).await;
     Ok(())
 }
 
@@ -225,7 +238,12 @@ async fn ordered(cell: Cell<'_>) -> Leave {
 const SUPERVISOR_TOLD: Duration = Duration::from_millis(200);
 
 /// What answers visitors and operators; a panic of the application is a boot failure.
-fn faces(start: &Start, redis: &Redis, phase: &Phase, site: &Arc<Site>) -> Result<(Face, Face), Error> {
+fn faces(
+    start: &Start,
+    redis: &Redis,
+    phase: &Phase,
+    (site, batches): (&Arc<Site>, &Arc<Batches>),
+) -> Result<(Face, Face), Error> {
     let pid = proc::pid().as_raw().unsigned_abs();
     let parts = Parts {
         config: Arc::clone(&start.config),
@@ -235,6 +253,7 @@ fn faces(start: &Start, redis: &Redis, phase: &Phase, site: &Arc<Site>) -> Resul
         cell: start.cell,
         phase: phase.clone(),
         site: Arc::clone(site),
+        batches: Arc::clone(batches),
     };
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))

@@ -17,6 +17,9 @@ mod control_fleet; // the control socket of a real fleet
 mod control_verbs; // what operators type, against a scripted fleet
 mod cookies; // only our own cookies count
 mod cost; // what a request costs in Redis
+mod counters_batched; // batched counters: nothing lost, nothing twice
+mod counters_kinds; // bounded and unique counters
+mod counters_once; // requests that are carried out once
 mod crash; // what a crash costs, and what not
 mod crossed; // two things at once, each of which goes well alone
 mod deploy; // manifests and compose agree with each other and with the settings

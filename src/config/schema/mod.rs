@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use crate::config::limit::Limit;
 use crate::config::limit::LimitHeaders;
 
+pub use state::Idempotency;
 pub use state::Mode;
 pub use state::Redis;
 pub use state::RedisUrl;
@@ -52,6 +53,8 @@ pub struct Config {
     pub proxy: Proxy,
     /// Bounds on what a client may send, and how slowly.
     pub http: Http,
+    /// Requests that are carried out once.
+    pub idempotency: Idempotency,
     /// Folder of the fleet's lock and control socket; private to its user.
     pub run_dir: PathBuf,
     /// Folder in which the private Redis keeps its data and its socket.

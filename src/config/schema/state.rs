@@ -115,3 +115,10 @@ pub enum Secure {
     /// Never.
     Never,
 }
+
+/// Requests that are carried out once.
+#[derive(Debug, Clone)]
+pub struct Idempotency {
+    /// Responses to requests with `Idempotency-Key` are kept this long; zero: the header means nothing.
+    pub ttl: Duration,
+}

@@ -3,6 +3,7 @@
 //! Guarantees that limits are decided once and before anything else of the request counts, that a view is counted at
 //! most once, and that a refusal is remembered: whatever the handler makes of the error, the client gets the refusal.
 
+mod counters;
 pub(in crate::http) mod limits;
 mod session;
 mod stale;

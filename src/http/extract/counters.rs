@@ -1,23 +1,34 @@
 //! Shared counters.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::FromRequestParts;
 use http::request::Parts;
 
 use crate::counter::Name;
+use crate::counter::batched::Reading;
+use crate::counter::bounded::Wish;
 use crate::http::error::Error;
 use crate::http::exchange::Exchange;
 use crate::http::extract::exchange;
+use crate::redis::count::Shared;
 
-/// Counters that all workers and machines share, exact under any concurrency.
+/// Counters that all workers and machines share, of four kinds.
+///
+/// | kind | an addition costs | its value |
+/// |---|---|---|
+/// | exact ([`add`](Self::add)) | a part of the request's one round trip | exact, at once |
+/// | [`batched`](Self::batched) | nothing | at most 50 ms behind other workers; nothing lost, nothing twice |
+/// | [`bounded`](Self::bounded) | a round trip | exact, and never above its bound |
+/// | [`unique`](Self::unique) | a round trip | how much of it is different, ± 0.81 % |
+///
+/// A name has 1 to 64 of `A–Z a–z 0–9 _ - . :`. An exact and a batched counter of one name are one number.
 #[derive(Debug, Clone)]
 pub struct Counters(Arc<Exchange>);
 
 impl Counters {
     /// Adds to a counter, which begins at 0, and returns the sum.
-    ///
-    /// A name has 1 to 64 of `A–Z a–z 0–9 _ - . :`.
     ///
     /// # Errors
     /// [`Error::CounterName`], [`Error::CounterOverflow`] (nothing was changed), [`Error::Denied`],
@@ -35,6 +46,216 @@ impl Counters {
     /// As [`Counters::add`].
     pub async fn value(&self, name: &str) -> Result<i64, Error> {
         self.add(name, 0).await
+    }
+
+    /// A counter whose additions gather in the worker's shared memory and go to Redis every 50 ms, each exactly once.
+    ///
+    /// # Errors
+    /// [`Error::CounterName`].
+    pub fn batched(&self, name: &str) -> Result<Batched, Error> {
+        Ok(Batched { exchange: Arc::clone(&self.0), name: Name::parse(name)? })
+    }
+
+    /// A counter of something of which there is only `max`: stock, seats. The bound may differ from call to call.
+    ///
+    /// # Errors
+    /// [`Error::CounterName`].
+    pub fn bounded(&self, name: &str, max: u64) -> Result<Bounded, Error> {
+        Ok(Bounded { exchange: Arc::clone(&self.0), name: Name::parse(name)?, max })
+    }
+
+    /// A counter of what is different: visitors, addresses. It takes 12 KiB, however much it has seen.
+    ///
+    /// # Errors
+    /// [`Error::CounterName`].
+    pub fn unique(&self, name: &str) -> Result<Unique, Error> {
+        Ok(Unique { exchange: Arc::clone(&self.0), name: Name::parse(name)?, window: None })
+    }
+}
+
+/// A batched counter.
+#[derive(Debug, Clone)]
+pub struct Batched {
+    exchange: Arc<Exchange>,
+    name: Name,
+}
+
+impl Batched {
+    /// Adds. When it returns, neither a killed worker nor an outage of Redis loses the addition.
+    ///
+    /// It asks no limit and costs no command: a request that limits refuse must ask them first, see [`crate::Limit`].
+    /// Where more than 64 names have something pending in one worker, those beyond are added to at once.
+    ///
+    /// # Errors
+    /// [`Error::CounterOverflow`]; as [`Counters::add`] for a name beyond the first 64.
+    ///
+    /// # Cancel safety
+    /// It is added when it is first polled, except for a name beyond the first 64.
+    pub async fn add(&self, by: i64) -> Result<(), Error> {
+        self.exchange.batch(&self.name, by).await
+    }
+
+    /// The value by Redis and all that the workers of this machine have added to it, this request's additions
+    /// included; while Redis is away, what this worker knows.
+    ///
+    /// # Errors
+    /// [`Error::Denied`]; [`Error::Unavailable`] if this worker knows nothing.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn value(&self) -> Result<Reading, Error> {
+        self.exchange.batched_value(&self.name).await
+    }
+
+    /// The value without a command: what Redis said last and what this worker has added since; `None` before this
+    /// worker has heard of it.
+    pub fn known(&self) -> Option<Reading> {
+        self.exchange.batched_known(&self.name)
+    }
+}
+
+/// A bounded counter.
+#[derive(Debug, Clone)]
+pub struct Bounded {
+    exchange: Arc<Exchange>,
+    name: Name,
+    max: u64,
+}
+
+/// What became of a wish to take or give back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Taken {
+    /// Whether it was done, now or before with the same token.
+    pub granted: bool,
+    /// How much is taken in all.
+    pub value: u64,
+}
+
+impl Bounded {
+    /// Takes `count`, or nothing if there is not so much left.
+    ///
+    /// # Errors
+    /// [`Error::CounterAmount`], [`Error::Denied`], [`Error::Unavailable`] (after a timeout it is unknown whether it
+    /// was taken; [`Bounded::take_once`] can be repeated).
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was taken.
+    pub async fn take(&self, count: u64) -> Result<Taken, Error> {
+        Ok(self.exchange.take(&self.name, self.max, Wish { count, token: None }).await?.into())
+    }
+
+    /// The same, and only once for this token, which the client makes up and repeats with its request. It is
+    /// remembered for a day.
+    ///
+    /// # Errors
+    /// As [`Bounded::take`], and [`Error::CounterToken`]; a repetition is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was taken; a repetition is safe.
+    pub async fn take_once(&self, count: u64, token: &str) -> Result<Taken, Error> {
+        Ok(self.exchange.take(&self.name, self.max, Wish { count, token: Some(token) }).await?.into())
+    }
+
+    /// Gives back, and never more than is taken.
+    ///
+    /// # Errors
+    /// As [`Bounded::take`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was given back.
+    pub async fn give(&self, count: u64) -> Result<Taken, Error> {
+        Ok(self.exchange.give(&self.name, Wish { count, token: None }).await?.into())
+    }
+
+    /// The same, and only once for this token, which may be the one it was taken with.
+    ///
+    /// # Errors
+    /// As [`Bounded::take_once`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was given back; a repetition is safe.
+    pub async fn give_once(&self, count: u64, token: &str) -> Result<Taken, Error> {
+        Ok(self.exchange.give(&self.name, Wish { count, token: Some(token) }).await?.into())
+    }
+
+    /// How much is taken.
+    ///
+    /// # Errors
+    /// [`Error::Denied`], [`Error::Unavailable`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn value(&self) -> Result<u64, Error> {
+        self.exchange.taken(&self.name).await
+    }
+}
+
+impl From<Shared> for Taken {
+    fn from(shared: Shared) -> Self {
+        match shared {
+            Shared::Done(value) | Shared::Before(value) => Self { granted: true, value },
+            Shared::Refused(value) => Self { granted: false, value },
+        }
+    }
+}
+
+/// A unique counter.
+#[derive(Debug, Clone)]
+pub struct Unique {
+    exchange: Arc<Exchange>,
+    name: Name,
+    window: Option<Duration>,
+}
+
+/// What a unique counter says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Seen {
+    /// Whether anything was new, as far as the counter can tell.
+    pub new: bool,
+    /// How much of what was seen is different.
+    pub value: u64,
+}
+
+impl Unique {
+    /// Counts only what is seen in the present window of this length, a second at least; windows begin at multiples
+    /// of it since 1970 by Redis's clock, so a day is one of UTC.
+    #[must_use]
+    pub fn per(self, window: Duration) -> Self {
+        Self { window: Some(window), ..self }
+    }
+
+    /// Counts an item.
+    ///
+    /// # Errors
+    /// [`Error::CounterAmount`] for too short a window, [`Error::Denied`], [`Error::Unavailable`]; a repetition is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was counted; a repetition is safe.
+    pub async fn see(&self, item: impl AsRef<[u8]>) -> Result<Seen, Error> {
+        self.see_all(&[item.as_ref()]).await
+    }
+
+    /// Counts up to a thousand items in one round trip; none only looks.
+    ///
+    /// # Errors
+    /// As [`Unique::see`], and [`Error::CounterAmount`] for more.
+    ///
+    /// # Cancel safety
+    /// As [`Unique::see`].
+    pub async fn see_all(&self, items: &[&[u8]]) -> Result<Seen, Error> {
+        let (new, value) = self.exchange.see(&self.name, self.window, items).await?;
+        Ok(Seen { new, value })
+    }
+
+    /// How much was seen that is different.
+    ///
+    /// # Errors
+    /// As [`Unique::see`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn value(&self) -> Result<u64, Error> {
+        Ok(self.see_all(&[]).await?.value)
     }
 }
 

@@ -12,7 +12,12 @@ mod worker;
 
 pub use account::Account;
 pub use client::ClientAddr;
+pub use counters::Batched;
+pub use counters::Bounded;
 pub use counters::Counters;
+pub use counters::Seen;
+pub use counters::Taken;
+pub use counters::Unique;
 pub use fields::Fields;
 pub use limit::Limit;
 pub use visit::Visit;

@@ -61,7 +61,7 @@ struct Scrape {
 /// A number of each slot: name, help, what it is.
 type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
 
-const COUNTERS: [PerSlot; 15] = [
+const COUNTERS: [PerSlot; 17] = [
     ("connections_accepted", "Connections accepted", |slot| slot.accepted),
     ("connections_cut", "Connections cut at the end of a drain", |slot| slot.cut),
     ("response_bytes", "Bytes of response bodies whose length was known", |slot| slot.bytes),
@@ -76,6 +76,8 @@ const COUNTERS: [PerSlot; 15] = [
     ("session_commit_failed", "Responses sent although their session changes were not stored", |slot| {
         slot.unstored
     }),
+    ("counter_flushes", "Batches of additions to counters sent on", |slot| slot.flushes),
+    ("counter_additions_dropped", "Additions to counters that Redis refused for good", |slot| slot.dropped),
     ("worker_starts", "Workers started in the slot", |slot| slot.starts),
     ("worker_crashes", "Workers that ended without being asked to", |slot| slot.crashes),
     ("worker_restarts", "Workers that replaced another one in the slot", |slot| {
@@ -98,7 +100,7 @@ const STATES: [WorkerState; 5] = [
     WorkerState::Killed,
 ];
 
-const GAUGES: [PerSlot; 7] = [
+const GAUGES: [PerSlot; 8] = [
     ("connections", "Open connections", |slot| slot.sum(|worker| worker.connections)),
     ("requests_in_flight", "Requests being answered", |slot| slot.sum(|worker| worker.in_flight)),
     ("worker_up", "1 if the slot's worker serves", |slot| u64::from(slot.state == SlotState::Ready)),
@@ -109,6 +111,7 @@ const GAUGES: [PerSlot; 7] = [
     ("worker_memory_bytes", "Private memory of the slot's workers", |slot| {
         slot.sum(|worker| worker.memory_bytes)
     }),
+    ("counter_additions_pending", "Additions to counters not sent on yet", |slot| slot.pending),
     ("redis_up", "1 if the slot's worker has Redis", |slot| u64::from(slot.redis_up())),
 ];
 
@@ -150,6 +153,7 @@ impl Collector for Scrape {
         }
         lanes(out, snapshot)?;
         heartbeats(out, snapshot, self.now_ms)?;
+        waiting(out, snapshot, self.now_ms)?;
         workers(out, snapshot)?;
         ends(out, snapshot)?;
         states(out, snapshot)
@@ -237,6 +241,19 @@ fn heartbeats(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot, now_ms: u64)
             let age = seconds(now_ms.saturating_sub(at_ms) * 1000);
             family.encode_family(&[("slot", slot.slot.to_string())])?.encode_gauge(&age)?;
         }
+    }
+    Ok(())
+}
+
+/// How long the oldest addition to a counter has waited; zero when none waits.
+fn waiting(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot, now_ms: u64) -> fmt::Result {
+    let help = "Time that the oldest addition to a counter has waited to be sent on";
+    let name = "counter_additions_age";
+    let mut family = out.encode_descriptor(name, help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    for slot in &snapshot.slots {
+        let age_ms = slot.pending_since_ms.map_or(0, |since_ms| now_ms.saturating_sub(since_ms));
+        let labels = [("slot", slot.slot.to_string())];
+        family.encode_family(&labels)?.encode_gauge(&seconds(age_ms * 1000))?;
     }
     Ok(())
 }

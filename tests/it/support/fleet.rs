@@ -165,6 +165,11 @@ impl Plan {
         &self.program
     }
 
+    /// First part of its keys.
+    pub(crate) fn prefix(&self) -> &str {
+        self.settings.get("REGATTA_REDIS__PREFIX").map_or("regatta", String::as_str)
+    }
+
     /// Where it runs and keeps its files; gone with the last plan or fleet that knows it.
     pub(crate) fn folder(&self) -> &Path {
         self.folder.path()

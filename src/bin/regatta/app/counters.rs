@@ -1,4 +1,13 @@
-//! Counters that all workers share: `GET` reads, `POST` adds `by`, which is 1 unless the query or the body says more.
+//! Counters that all workers share: `GET` reads, `POST` adds.
+//!
+//! What is asked stands in the query or in the body, a form or JSON:
+//!
+//! - `kind`: `exact` (if missing), `batched`, `bounded` or `unique`;
+//! - `by`: how much to add, 1 if missing; to a bounded one it takes, or gives back if it is negative;
+//! - `max` (bounded): how much there is; `token`: take or give back only once for it;
+//! - `item` (unique): what was seen; `window`: `hour` or `day`, to count only what was seen in the present one.
+
+use std::time::Duration;
 
 use axum::Form;
 use axum::Json;
@@ -13,53 +22,189 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use regatta::Counters;
 use regatta::Error;
+use regatta::Reading;
 use serde::Deserialize;
 use serde::Serialize;
 
+/// A counter as it is told; what its kind does not have is left out.
 #[derive(Debug, Serialize)]
 pub(super) struct Counter {
     name: String,
-    value: i64,
+    kind: Kind,
+    /// None if this worker has not heard of it yet and was not asked to find out.
+    value: Option<i128>,
+    /// How far the value may be behind, milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    staleness_ms: Option<u128>,
+    /// Whether it was taken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    granted: Option<bool>,
+    /// Whether it was seen for the first time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    new: Option<bool>,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    #[default]
+    Exact,
+    Batched,
+    Bounded,
+    Unique,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Window {
+    Hour,
+    Day,
 }
 
 #[derive(Debug, Default, Deserialize)]
-pub(super) struct Amount {
+pub(super) struct Wish {
+    kind: Option<Kind>,
     by: Option<i64>,
+    max: Option<u64>,
+    token: Option<String>,
+    item: Option<String>,
+    window: Option<Window>,
 }
 
-pub(super) async fn read(counters: Counters, Path(name): Path<String>) -> Result<Json<Counter>, Error> {
-    let value = counters.value(&name).await?;
-    Ok(Json(Counter { name, value }))
+impl Counter {
+    fn new(name: String, kind: Kind, value: impl Into<i128>) -> Self {
+        Self { name, kind, value: Some(value.into()), staleness_ms: None, granted: None, new: None }
+    }
+
+    fn read(name: String, reading: Option<Reading>) -> Self {
+        Self {
+            value: reading.map(|reading| reading.value.into()),
+            staleness_ms: reading.map(|reading| reading.staleness.as_millis()),
+            ..Self::new(name, Kind::Batched, 0)
+        }
+    }
+}
+
+impl Wish {
+    fn kind(&self) -> Kind {
+        self.kind.unwrap_or_default()
+    }
+
+    fn unique(&self, counters: &Counters, name: &str) -> Result<regatta::Unique, Error> {
+        let unique = counters.unique(name)?;
+        Ok(match self.window {
+            None => unique,
+            Some(Window::Hour) => unique.per(Duration::from_secs(60 * 60)),
+            Some(Window::Day) => unique.per(Duration::from_secs(24 * 60 * 60)),
+        })
+    }
+
+    /// What the query says, and the body where the query says nothing.
+    fn or(self, sent: Self) -> Self {
+        Self {
+            kind: self.kind.or(sent.kind),
+            by: self.by.or(sent.by),
+            max: self.max.or(sent.max),
+            token: self.token.or(sent.token),
+            item: self.item.or(sent.item),
+            window: self.window.or(sent.window),
+        }
+    }
+}
+
+pub(super) async fn read(
+    counters: Counters,
+    Path(name): Path<String>,
+    Query(wish): Query<Wish>,
+) -> Result<Json<Counter>, Error> {
+    let kind = wish.kind();
+    Ok(Json(match kind {
+        Kind::Exact => Counter::new(name.clone(), kind, counters.value(&name).await?),
+        Kind::Batched => {
+            let reading = counters.batched(&name)?.value().await?;
+            Counter::read(name, Some(reading))
+        }
+        Kind::Bounded => Counter::new(name.clone(), kind, counters.bounded(&name, 0)?.value().await?),
+        Kind::Unique => Counter::new(name.clone(), kind, wish.unique(&counters, &name)?.value().await?),
+    }))
 }
 
 pub(super) async fn add(
     counters: Counters,
     Path(name): Path<String>,
-    Query(Amount { by }): Query<Amount>,
+    Query(asked): Query<Wish>,
     request: Request,
-) -> Result<Json<Counter>, Response> {
-    let by = match by {
-        Some(by) => by,
-        None => sent(request).await?.by.unwrap_or(1),
+) -> Result<Response, Response> {
+    // A query that says it all needs no body.
+    let wish = match (asked.by, asked.kind) {
+        (Some(_), None) => asked,
+        _ => asked.or(sent(request).await?),
     };
-    let value = counters.add(&name, by).await.map_err(IntoResponse::into_response)?;
-    Ok(Json(Counter { name, value }))
+    let counter = match wish.kind() {
+        Kind::Exact => add_exact(&counters, name, &wish).await,
+        Kind::Batched => add_batched(&counters, name, &wish).await,
+        Kind::Bounded if wish.max.is_none() && wish.by.is_none_or(|by| by >= 0) => {
+            return Err(missing("max, how much there is"));
+        }
+        Kind::Bounded => share(&counters, name, &wish).await,
+        Kind::Unique => match &wish.item {
+            None => return Err(missing("item, what was seen")),
+            Some(item) => see(&counters, name, &wish, item).await,
+        },
+    };
+    let counter = counter.map_err(IntoResponse::into_response)?;
+    let status = if counter.granted == Some(false) { StatusCode::CONFLICT } else { StatusCode::OK };
+    Ok((status, Json(counter)).into_response())
 }
 
-/// The amount in a body, which may be a form or JSON, or missing.
-async fn sent(request: Request<Body>) -> Result<Amount, Response> {
+async fn add_exact(counters: &Counters, name: String, wish: &Wish) -> Result<Counter, Error> {
+    let value = counters.add(&name, wish.by.unwrap_or(1)).await?;
+    Ok(Counter::new(name, Kind::Exact, value))
+}
+
+/// Costs no command, so a worker that has not heard of the counter yet does not tell its value.
+async fn add_batched(counters: &Counters, name: String, wish: &Wish) -> Result<Counter, Error> {
+    let batched = counters.batched(&name)?;
+    batched.add(wish.by.unwrap_or(1)).await?;
+    Ok(Counter::read(name, batched.known()))
+}
+
+async fn share(counters: &Counters, name: String, wish: &Wish) -> Result<Counter, Error> {
+    let by = wish.by.unwrap_or(1);
+    let bounded = counters.bounded(&name, wish.max.unwrap_or(0))?;
+    let count = by.unsigned_abs();
+    let taken = match (by < 0, &wish.token) {
+        (false, None) => bounded.take(count).await?,
+        (false, Some(token)) => bounded.take_once(count, token).await?,
+        (true, None) => bounded.give(count).await?,
+        (true, Some(token)) => bounded.give_once(count, token).await?,
+    };
+    Ok(Counter { granted: Some(taken.granted), ..Counter::new(name, Kind::Bounded, taken.value) })
+}
+
+async fn see(counters: &Counters, name: String, wish: &Wish, item: &str) -> Result<Counter, Error> {
+    let seen = wish.unique(counters, &name)?.see(item).await?;
+    Ok(Counter { new: Some(seen.new), ..Counter::new(name, Kind::Unique, seen.value) })
+}
+
+fn missing(what: &str) -> Response {
+    (StatusCode::BAD_REQUEST, format!("this kind of counter needs {what}")).into_response()
+}
+
+/// What a body says, which may be a form or JSON, or missing.
+async fn sent(request: Request<Body>) -> Result<Wish, Response> {
     let kind =
         request.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
     match kind.as_str() {
-        "" => Ok(Amount::default()),
+        "" => Ok(Wish::default()),
         "application/json" => {
             let sent = Json::from_request(request, &()).await;
-            sent.map(|Json(amount)| amount).map_err(IntoResponse::into_response)
+            sent.map(|Json(wish)| wish).map_err(IntoResponse::into_response)
         }
         "application/x-www-form-urlencoded" => {
             let sent = Form::from_request(request, &()).await;
-            sent.map(|Form(amount)| amount).map_err(IntoResponse::into_response)
+            sent.map(|Form(wish)| wish).map_err(IntoResponse::into_response)
         }
         _ => {
             Err((StatusCode::UNSUPPORTED_MEDIA_TYPE, "send a form or JSON, or by in the query")

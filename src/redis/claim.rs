@@ -1,0 +1,139 @@
+//! Requests that are to be carried out once: who does it, and what the answer was.
+//!
+//! Plain data and its wire form, described at the head of `migrations/0005_regatta_counter_v1.lua`.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::types::Value;
+
+use crate::redis::Redis;
+use crate::redis::count::list;
+use crate::redis::count::number;
+use crate::redis::count::signed;
+use crate::redis::count::with_keys;
+use crate::redis::error::Error;
+use crate::redis::library::Entry;
+
+/// A wish to carry a request out.
+#[derive(Debug, Clone, Copy)]
+pub struct Claim<'a> {
+    /// Key of the request's record.
+    pub key: &'a str,
+    /// What the request is: another one with the same key is refused.
+    pub fingerprint: &'a str,
+    /// Who wants to, unique for each attempt.
+    pub owner: &'a str,
+    /// How long nobody else may without a renewal, at least 1 ms.
+    pub lease: Duration,
+    /// How long the record is kept, at least 1 ms.
+    pub lifetime: Duration,
+}
+
+/// The answer to a [`Claim`].
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Claimed {
+    /// It is ours to carry out.
+    Granted,
+    /// Somebody does, and may for so long without a renewal.
+    Running(Duration),
+    /// The key stands for another request.
+    Other,
+    /// It was carried out.
+    Done(Kept),
+}
+
+/// A response that was kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Kept {
+    /// HTTP status; 0 if the response was not kept.
+    pub status: u16,
+    /// Its headers, in a form of the keeper's choice.
+    pub headers: Bytes,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Redis {
+    /// Begins a request that is to be carried out once.
+    ///
+    /// # Errors
+    /// See [`Error`]; a repetition by the same owner is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was granted; the lease ends by itself.
+    pub async fn claim(&self, claim: &Claim<'_>) -> Result<Claimed, Error> {
+        let answer = self
+            .run(Entry::Claim, |entry| {
+                let mut args = with_keys(entry, [claim.key]);
+                args.extend([Value::from(claim.fingerprint), Value::from(claim.owner)]);
+                args.extend([ms(claim.lease), ms(claim.lifetime)]);
+                args
+            })
+            .await?;
+        let mut parts = list(answer, 1)?;
+        match signed(parts.next())? {
+            1 => Ok(Claimed::Granted),
+            2 => {
+                Ok(Claimed::Running(Duration::from_millis(u64::try_from(signed(parts.next())?).unwrap_or(0))))
+            }
+            3 => Ok(Claimed::Other),
+            _ => {
+                let status = u16::try_from(signed(parts.next())?).unwrap_or(0);
+                let mut bytes = || parts.next().and_then(Value::into_bytes).unwrap_or_default();
+                Ok(Claimed::Done(Kept { status, headers: bytes(), body: bytes() }))
+            }
+        }
+    }
+
+    /// Prolongs the lease; false if it is no longer ours.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was prolonged.
+    pub async fn prolong(&self, key: &str, owner: &str, lease: Duration) -> Result<bool, Error> {
+        self.told(Entry::Renew, key, [Value::from(owner), ms(lease)].into()).await
+    }
+
+    /// Keeps the response; false if the record is no longer ours.
+    ///
+    /// # Errors
+    /// See [`Error`]; a repetition is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was kept.
+    pub async fn keep(&self, key: &str, owner: &str, lifetime: Duration, kept: &Kept) -> Result<bool, Error> {
+        let bytes = |bytes: &Bytes| Value::Bytes(bytes.clone());
+        let kept = [number(u64::from(kept.status)), bytes(&kept.headers), bytes(&kept.body)];
+        let args = [Value::from(owner), ms(lifetime)].into_iter().chain(kept).collect();
+        self.told(Entry::Keep, key, args).await
+    }
+
+    /// Lets the request be carried out again; false if the record is no longer ours.
+    ///
+    /// # Errors
+    /// See [`Error`]; the lease ends by itself.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was forgotten.
+    pub async fn forget(&self, key: &str, owner: &str) -> Result<bool, Error> {
+        self.told(Entry::Forget, key, vec![Value::from(owner)]).await
+    }
+
+    async fn told(&self, entry: Entry, key: &str, args: Vec<Value>) -> Result<bool, Error> {
+        let answer = self
+            .run(entry, |entry| {
+                let mut call = with_keys(entry, [key]);
+                call.extend_from_slice(&args);
+                call
+            })
+            .await?;
+        Ok(signed(Some(answer))? == 1)
+    }
+}
+
+fn ms(time: Duration) -> Value {
+    number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX).max(1))
+}

@@ -1,0 +1,79 @@
+//! Sends the worker's batched additions on: 50 ms after the first of a batch, at its end, and for those who died.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+use tokio::time::MissedTickBehavior;
+use tokio::time::interval;
+use tokio::time::sleep_until;
+use tokio::time::timeout;
+
+use crate::counter::batched::Batches;
+use crate::counter::batched::GATHER;
+use crate::redis;
+use crate::sys::time;
+
+/// How often is looked for what dead workers left, from the first moment on.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Pause after a batch that Redis did not take.
+const RETRY: Duration = Duration::from_millis(100);
+
+/// How long a worker that leaves may take for its last batches; where it has successors they send the rest.
+const LAST: Duration = Duration::from_millis(500);
+
+/// Sends for ever.
+pub(super) async fn flush(batches: Arc<Batches>) {
+    let mut looks = interval(LOOK);
+    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut not_before = Instant::now();
+    loop {
+        let due = batches.oldest_ms().map(|since| {
+            let age = Duration::from_millis(now_ms().saturating_sub(since));
+            (Instant::now() + GATHER.saturating_sub(age)).max(not_before)
+        });
+        tokio::select! {
+            () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => {
+                if failed(&batches.flush(now_ms()).await) {
+                    not_before = Instant::now() + RETRY;
+                }
+            }
+            () = batches.begun(), if due.is_none() => {}
+            _ = looks.tick() => {
+                batches.seat();
+                failed(&batches.flush_orphans().await);
+            }
+        }
+    }
+}
+
+/// The worker has nothing else to do any more: sends what is there and gives the journal back.
+pub(super) async fn finish(batches: &Batches) {
+    let all = async {
+        // At most two: a batch that was on its way, and what came after it.
+        while batches.flush(now_ms()).await? {}
+        batches.flush_orphans().await
+    };
+    let sent: Result<Result<(), redis::Error>, _> = timeout(LAST, all).await;
+    let left = batches.weight();
+    if left > 0 {
+        let cause = match sent {
+            Ok(Err(error)) => error.to_string(),
+            _ => "Redis did not answer in time".to_owned(),
+        };
+        tracing::warn!(additions = left, %cause, "leaving {left} additions to counters to the fleet's other workers: {cause}");
+    }
+    batches.leave();
+}
+
+fn failed<T>(sent: &Result<T, redis::Error>) -> bool {
+    if let Err(error) = sent {
+        tracing::debug!(%error, "additions to counters wait: {error}");
+    }
+    sent.is_err()
+}
+
+fn now_ms() -> u64 {
+    u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX)
+}

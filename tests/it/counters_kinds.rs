@@ -1,0 +1,122 @@
+//! Bounded counters never exceed their bound, unique ones are near the truth.
+
+use std::time::Duration;
+
+use regatta::config::schema::Mode;
+use regatta::counter::Error;
+use regatta::counter::Name;
+use regatta::counter::bounded;
+use regatta::counter::bounded::Wish;
+use regatta::counter::unique;
+use regatta::redis::count::Shared;
+
+use crate::support::client;
+use crate::support::client::Request;
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::load;
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+use crate::support::soak;
+
+const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
+
+fn post(fleet: &Fleet, target: &str) -> client::Response {
+    client::once(fleet.listen, Request::post(target)).unwrap()
+}
+
+#[test]
+fn of_a_thousand_seats_a_thousand_are_taken_also_in_a_storm_of_repetitions() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(4).start();
+    let each = soak::length(200, 1500);
+    let granted = load::parallel(8, each, |client| {
+        // Everybody wants a seat and asks twice, as if the first answer had got lost.
+        let token = format!("{client}-{:?}", std::time::Instant::now());
+        let target = format!("/counters/seats?kind=bounded&max=1000&token={}", token.replace(' ', ""));
+        let target: String =
+            target.chars().filter(|c| c.is_ascii_alphanumeric() || "/?=&-".contains(*c)).collect();
+        let (first, again) = (post(&fleet, &target), post(&fleet, &target));
+        let granted = first.json()["granted"].as_bool().unwrap();
+        assert_eq!(first.status, if granted { 200 } else { 409 }, "{first:?}");
+        assert!(!granted || again.json()["granted"] == true, "a seat stays taken: {again:?}");
+        granted
+    });
+    assert_eq!(granted.iter().filter(|granted| **granted).count(), 1000.min(8 * each));
+    assert_eq!(fleet.get("/counters/seats?kind=bounded").json()["value"], 1000);
+    let back = post(&fleet, "/counters/seats?kind=bounded&by=-10&token=back");
+    let again = post(&fleet, "/counters/seats?kind=bounded&by=-10&token=back");
+    assert_eq!((back.json()["value"].as_u64(), again.json()["value"].as_u64()), (Some(990), Some(990)));
+}
+
+#[test]
+fn what_a_kind_needs_is_asked_for() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    for wrong in
+        ["kind=bounded", "kind=bounded&max=5&by=0", "kind=unique", "kind=other", "kind=bounded&max=5&token="]
+    {
+        post(&fleet, &format!("/counters/x?{wrong}")).assert_problem(400);
+    }
+    let form =
+        Request::post("/counters/x").body("application/x-www-form-urlencoded", b"kind=bounded&max=5&by=4");
+    assert_eq!(client::once(fleet.listen, form).unwrap().json()["value"], 4);
+    let refused = post(&fleet, "/counters/x?kind=bounded&max=5&by=2");
+    assert_eq!((refused.status, &refused.json()["value"]), (409, &4.into()));
+    let seen = post(&fleet, "/counters/x?kind=unique&item=alice&window=day").json();
+    assert_eq!((seen["new"].as_bool(), seen["value"].as_u64()), (Some(true), Some(1)));
+    let seen = post(&fleet, "/counters/x?kind=unique&item=alice&window=day").json();
+    assert_eq!((seen["new"].as_bool(), seen["value"].as_u64()), (Some(false), Some(1)));
+    assert_eq!(fleet.get("/counters/x?kind=unique&window=day").json()["value"], 1);
+    assert_eq!(fleet.get("/counters/x?kind=unique").json()["value"], 0, "for ever is another counter");
+}
+
+#[tokio::test]
+async fn a_bound_holds_and_nothing_more_is_given_back_than_was_taken() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        let name = Name::parse("stock").unwrap();
+        let take = async |count, token| bounded::take(&redis, "p", &name, 10, Wish { count, token }).await;
+        let give = async |count, token| bounded::give(&redis, "p", &name, Wish { count, token }).await;
+        assert_eq!(take(6, Some("a")).await, Ok(Shared::Done(6)));
+        assert_eq!(take(6, Some("a")).await, Ok(Shared::Before(6)));
+        assert_eq!(take(5, Some("b")).await, Ok(Shared::Refused(6)));
+        assert_eq!(take(4, Some("b")).await, Ok(Shared::Done(10)), "what was refused may be tried again");
+        assert_eq!(give(3, Some("a")).await, Ok(Shared::Done(7)));
+        assert_eq!(give(3, Some("a")).await, Ok(Shared::Before(7)));
+        assert_eq!(give(100, None).await, Ok(Shared::Done(0)));
+        assert_eq!(take(0, None).await, Err(Error::Amount));
+        assert_eq!(bounded::taken(&redis, "p", &name).await, Ok(0));
+    }
+}
+
+#[tokio::test]
+async fn unique_counters_are_near_the_truth_and_know_their_window() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        let name = Name::parse("visitors").unwrap();
+        let truth = soak::length(20_000, 1_000_000_u64);
+        let mut value = 0;
+        for chunk in 0..truth / 1000 {
+            let items: Vec<String> =
+                (0..1000).map(|item| format!("visitor {}", chunk * 1000 + item)).collect();
+            let items: Vec<&[u8]> = items.iter().map(String::as_bytes).collect();
+            value = unique::see(&redis, "p", &name, None, &items, Duration::ZERO).await.unwrap().1;
+        }
+        let error = value.abs_diff(truth) as f64 / truth as f64;
+        assert!(error <= 0.02, "{value} for {truth}");
+        soak::note("unique", &format!("{truth} visitors, {mode:?}: {value}, off by {:.2} %", error * 100.0));
+
+        // A worker whose clock stands at 1970 is told which day it is.
+        let day = Some(Duration::from_secs(86_400));
+        let today = unique::see(&redis, "p", &name, day, &[b"a", b"b"], Duration::ZERO).await;
+        assert_eq!(today, Ok((true, 2)));
+        let again = unique::see(&redis, "p", &name, day, &[b"a"], regatta::sys::time::unix()).await;
+        assert_eq!(again, Ok((false, 2)));
+        let key = server.keys().into_iter().find(|key| key.starts_with("p:uw:86400000:")).unwrap();
+        let left: u64 = server.cli(&["PTTL", &key]).parse().unwrap();
+        assert!((86_400_000..=2 * 86_400_000).contains(&left), "kept for the day after: {left}");
+    }
+}
