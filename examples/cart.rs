@@ -164,5 +164,6 @@ async fn session(
         }
         _ => return Ok(StatusCode::NOT_FOUND.into_response()),
     }
+    manner.think().await;
     Ok(manner.answer(StatusCode::NO_CONTENT).await)
 }

@@ -13,6 +13,7 @@ use clap::Subcommand;
 use clap::error::ErrorKind;
 
 use crate::cli::exit;
+use crate::cli::nginx;
 use crate::config::Inputs;
 
 const ABOUT: &str = "Runs an axum application as a fleet of worker processes, one per core, with its sessions, \
@@ -78,6 +79,9 @@ pub(super) enum Command {
         /// One JSON object, versioned
         #[arg(long)]
         json: bool,
+        /// Every machine of the fleet, as their heartbeats in Redis tell it
+        #[arg(long)]
+        all: bool,
         /// Longest wait for the answer
         #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = patience)]
         timeout: Duration,
@@ -100,21 +104,36 @@ pub(super) enum Command {
         url: Option<String>,
     },
     /// Apply the pending migrations to Redis
-    Migrate {
-        /// Only say whether any are pending; exit code 3 if so
-        #[arg(long, conflicts_with = "dry_run")]
-        check: bool,
-        /// Only say what would be done
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Migrate(Migrate),
     /// See how somebody stands under a rate limit, or begin it anew
     #[command(subcommand)]
     Limits(Limits),
+    /// Print the nginx upstream of all hosts that live, or keep it in a file
+    Nginx(Upstream),
     /// List every setting, its default and what is allowed
     Settings,
     /// List the signals the supervisor takes
     Signals,
+}
+
+/// What is to be done with the migrations.
+#[derive(Debug, Args)]
+pub(super) struct Migrate {
+    /// Only say whether any are pending; exit code 3 if so
+    #[arg(long, conflicts_with_all = ["dry_run", "repair"])]
+    pub(super) check: bool,
+    /// Only say what would be done, to how many keys, and how long it would take
+    #[arg(long, conflicts_with = "repair")]
+    pub(super) dry_run: bool,
+    /// Put right what unfinished or unreleased migrations left behind, after a question
+    #[arg(long)]
+    pub(super) repair: bool,
+    /// Repair without a question
+    #[arg(long, requires = "repair")]
+    pub(super) yes: bool,
+    /// Print one line of JSON
+    #[arg(long)]
+    pub(super) json: bool,
 }
 
 /// What can be done about a limit. A subject is whatever the policy counts by: an address, a session's digest, a
@@ -196,6 +215,36 @@ pub(super) enum Verb {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// Which upstream, and what becomes of it.
+#[derive(Debug, Args)]
+pub(super) struct Upstream {
+    /// Name of the upstream block
+    #[arg(long, value_name = "NAME", default_value = "regatta", value_parser = upstream)]
+    pub(super) upstream: String,
+    /// Write it there, and only when it is another one
+    #[arg(long, value_name = "FILE")]
+    pub(super) output: Option<PathBuf>,
+    /// Only say whether FILE is as it would be written; exit code 1 if not
+    #[arg(long, requires = "output", conflicts_with_all = ["watch", "reload"])]
+    pub(super) check: bool,
+    /// Go on until TERM: write FILE whenever a host comes or goes
+    #[arg(long, requires = "output")]
+    pub(super) watch: bool,
+    /// Shell command to be run after FILE was written, for example 'nginx -t && nginx -s reload'
+    #[arg(long, value_name = "COMMAND", requires = "output")]
+    pub(super) reload: Option<String>,
+    /// Time between two looks
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = patience)]
+    pub(super) interval: Duration,
+}
+
+fn upstream(text: &str) -> Result<String, String> {
+    match nginx::is_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("it is made of 1 to 64 letters, digits, - _ or .".into()),
+    }
 }
 
 /// How an answer is waited for and shown.

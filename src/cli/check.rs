@@ -17,6 +17,7 @@ use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
 use crate::listener;
 use crate::redis;
+use crate::redis::migrations::SHIPPED;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::PROGRAMS;
 use crate::sys::proc;
@@ -72,7 +73,8 @@ fn ports(config: &Config) -> Result<(), Failure> {
 
 fn shared(config: &Config, url: &RedisUrl) -> Result<(), Failure> {
     let asked = redis::once(&config.redis, url, "regatta-check", |redis| async move {
-        redis::migrations::check(&redis).await.map(|steps| steps.len())
+        let steps = SHIPPED.plan(&redis).await?;
+        Ok(steps.iter().filter(|step| step.keys.is_none() && !step.is_applied()).count())
     });
     let missing = |error: &dyn std::error::Error| {
         let failure = Failure::new(exit::UNAVAILABLE, error);

@@ -9,7 +9,9 @@ mod exit;
 mod health;
 mod host;
 mod limits;
+mod machines;
 mod migrate;
+mod nginx;
 mod operate;
 mod print;
 mod resume;
@@ -89,7 +91,9 @@ impl Fleet {
         let inputs = line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
         match line.command {
             Some(Command::Operate(verb)) => return operate::operate(&inputs, verb),
-            Some(Command::Status { json, timeout }) => return status::status(&inputs, json, timeout),
+            Some(Command::Status { json, all: false, timeout }) => {
+                return status::status(&inputs, json, timeout);
+            }
             Some(Command::Top { interval, once }) => return top::top(&inputs, interval, once),
             _ => {}
         }
@@ -101,7 +105,9 @@ impl Fleet {
             Some(Command::Check { .. }) => check::check(&config, &inputs),
             Some(Command::Health { url }) => health::health(&config, url.as_deref()),
             Some(Command::Limits(action)) => limits::limits(&config, &action),
-            Some(Command::Migrate { check, dry_run }) => migrate::migrate(&config, check, dry_run),
+            Some(Command::Status { json, all: true, timeout }) => machines::machines(&config, json, timeout),
+            Some(Command::Nginx(wanted)) => nginx::nginx(&config, &wanted),
+            Some(Command::Migrate(order)) => migrate::migrate(&config, &order),
             // Answered above: none of them needs the whole configuration to be right.
             Some(_) => Ok(exit::OK),
         }

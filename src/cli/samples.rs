@@ -103,7 +103,7 @@ pub(super) fn fleet() -> Status {
             ended_ms: 1_000_000 + 7_140_000,
         }),
         workers: Workers { configured: 3, target: 3, min: 3, max: 3, ready: 2, autoscale: None },
-        redis: Redis { private_pid: Some(4001), reached: true, up: 2 },
+        redis: Redis { private_pid: Some(4001), reached: true, up: 2, held_back: 0 },
         totals: Totals {
             requests: 1_234_567,
             responses: Responses { success: 1_222_222, client_error: 12_345, ..Responses::default() },

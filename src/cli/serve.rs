@@ -15,6 +15,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+
 use crate::cli::exit;
 use crate::cli::exit::Failure;
 use crate::cli::host;
@@ -113,6 +116,8 @@ pub(super) fn serve(
     let started_ms = u64::try_from(time::unix().as_millis()).unwrap_or(0);
     let scoreboard = Scoreboard::create(capacity, proc::pid().as_raw().unsigned_abs(), started_ms)
         .map_err(|source| Failure::new(exit::BOOT, &Error::Scoreboard(source)))?;
+    // Without random bytes two fleets that start in the same millisecond under one name and pid would be taken for one.
+    scoreboard.set_identity(OsRng.try_next_u64().unwrap_or(0));
     let scoreboard = Arc::new(scoreboard);
     let public: Vec<String> = addresses.public.iter().map(ToString::to_string).collect();
     let pid = proc::pid().as_raw();

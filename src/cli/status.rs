@@ -154,7 +154,11 @@ fn redis(status: &Status) -> String {
         status.redis.private_pid.map_or("redis".to_owned(), |pid| format!("private redis, pid {pid}"));
     let workers = status.slots.iter().filter(|slot| slot.worker.is_some()).count();
     let reached = if status.redis.reached { "" } else { ", never reached yet" };
-    format!("{whose}: {} of {workers} workers have it{reached}", status.redis.up)
+    let held = match status.redis.held_back {
+        0 => String::new(),
+        count => format!(", {count} hold calls back"),
+    };
+    format!("{whose}: {} of {workers} workers have it{held}{reached}", status.redis.up)
 }
 
 fn scaling(status: &Status) -> Option<String> {

@@ -30,6 +30,18 @@ const SIZE: &str = "a size in bytes such as 65536, 64KiB or 2MiB";
 pub const KEYS: &[Key] = &[
     key("listen", "0.0.0.0:3000", ADDRESSES, "public addresses"),
     key("listen.steering", "kernel", "kernel or client-ip", "how connections are spread over the slots"),
+    key(
+        "advertise",
+        "",
+        "addresses such as 10.0.0.5, web-1:3000 or [2001:db8::1]:3000, separated by commas",
+        "where other machines reach the public addresses; none: as this machine knows itself",
+    ),
+    key(
+        "fleet.heartbeat",
+        "2s",
+        "0 for never, or a duration from 200ms to 1m",
+        "how often this machine says in Redis that it lives",
+    ),
     key("admin.listen", "127.0.0.1:3001", "one address such as 127.0.0.1:3001", "operators' address"),
     key("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
     key("workers.min", "", COUNT, "fewest workers; below workers.max the load decides how many"),
@@ -72,7 +84,12 @@ pub const KEYS: &[Key] = &[
         "the shared Redis; none: a private one",
     ),
     key("redis.prefix", "regatta", "1 to 64 letters, digits, - _ . or :", "first part of every key"),
-    key("redis.mode", "auto", "auto, fcall or evalsha", "how server-side code is called"),
+    key(
+        "redis.mode",
+        "auto",
+        "auto, fcall, evalsha or plain",
+        "how server-side code is called; plain: not at all",
+    ),
     key("redis.command_timeout", "25ms", DURATION, "longest wait for one reply of Redis"),
     key("redis.commit_timeout", "100ms", DURATION, "longest wait for the reply to what a request stores"),
     key("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),

@@ -77,9 +77,10 @@ pub enum Per {
 }
 
 /// Where a policy applies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Scope {
     /// Every request that uses state.
+    #[default]
     Everywhere,
     /// Paths that begin with one of these.
     Routes(Vec<String>),
@@ -251,12 +252,6 @@ fn per(text: &str) -> Result<Per, Reason> {
 fn header_name(text: &str) -> Result<String, Reason> {
     let name = http::HeaderName::try_from(text).map_err(|_| "that is no header's name".to_owned())?;
     Ok(name.as_str().to_owned())
-}
-
-impl Default for Scope {
-    fn default() -> Self {
-        Self::Everywhere
-    }
 }
 
 fn scope(items: &[String]) -> Result<Scope, Reason> {

@@ -40,6 +40,8 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
     let config = Config {
         listen: layers.list("listen", parse::addresses)?,
         steering: layers.one("listen.steering", parse::steering)?,
+        advertise: layers.list("advertise", parse::advertised)?,
+        heartbeat: layers.one("fleet.heartbeat", parse::heartbeat)?,
         admin: Admin { listen: layers.one("admin.listen", parse::address)? },
         workers: sections::workers(&layers)?,
         drain: sections::drain(&layers)?,

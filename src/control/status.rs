@@ -159,6 +159,9 @@ pub struct Redis {
     pub reached: bool,
     /// Workers that have it now.
     pub up: usize,
+    /// Those of them that hold calls back, because it fails or refuses them.
+    #[serde(default)]
+    pub held_back: usize,
 }
 
 /// Sums over all slots.

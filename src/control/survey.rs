@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::breaker::Position;
 use crate::control::rates::Rate;
 use crate::control::rates::Rates;
 use crate::control::status::Finished;
@@ -70,6 +71,7 @@ impl Status {
                 private_pid: extra.private_redis_pid,
                 reached: snapshot.redis_reached,
                 up: workers().filter(|worker| worker.redis_up).count(),
+                held_back: held_back(snapshot),
             },
             totals: totals(snapshot),
             window_s: extra.rates.window.as_secs_f64(),
@@ -133,6 +135,15 @@ fn slot(slot: &SlotSnapshot, extra: &Extra) -> Slot {
         rates: rates_of(rate, incumbent.as_ref().and_then(|worker| worker.busy_percent)),
         worker: incumbent,
     }
+}
+
+/// Slots whose worker has Redis and does not ask everything of it.
+fn held_back(snapshot: &Snapshot) -> usize {
+    let workers = snapshot.slots.iter().filter_map(|slot| slot.incumbent.as_ref());
+    let held = |worker: &&WorkerSnapshot| {
+        worker.redis_up && worker.redis_lanes.iter().any(|lane| *lane != Position::Closed)
+    };
+    workers.filter(held).count()
 }
 
 fn worker(worker: &WorkerSnapshot, extra: &Extra) -> Worker {

@@ -33,6 +33,12 @@ pub enum Error {
     /// The work failed on its thread: 500.
     #[error("the work failed")]
     Failed,
+    /// It needs server-side code in Redis, which is not allowed there (`redis.mode` plain): 501.
+    #[error("{what} needs server-side code, and this fleet's Redis allows none")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// A counter's name is not allowed: 400.
     #[error("a counter's name has 1 to 64 of A-Z a-z 0-9 _ - . :")]
     CounterName,
@@ -79,6 +85,7 @@ impl Error {
             Self::SessionGone => Problem::session_gone(),
             Self::SessionFull => Problem::session_full(),
             Self::SessionConflict => Problem::session_conflict(),
+            Self::Unsupported { .. } => Problem::new(StatusCode::NOT_IMPLEMENTED, self.to_string()),
             Self::Failed | Self::NoFleet => {
                 tracing::error!(error = %self, "a handler could not do its work: {self}");
                 Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "")
@@ -109,6 +116,8 @@ pub(super) enum Refusal {
     Denied(Headers),
     /// Redis is away, seconds until a repetition makes sense.
     Unavailable(u64),
+    /// It needs what this Redis does not allow.
+    Unsupported(&'static str),
     /// The session ended meanwhile and the changes are lost.
     SessionGone,
     /// The session would be too large.
@@ -122,6 +131,7 @@ impl Refusal {
         match self {
             Self::Denied(_) => Error::Denied,
             Self::Unavailable(retry_after) => Error::Unavailable { retry_after: *retry_after },
+            Self::Unsupported(what) => Error::Unsupported { what },
             Self::SessionGone => Error::SessionGone,
             Self::SessionFull => Error::SessionFull,
             Self::SessionConflict => Error::SessionConflict,
@@ -138,7 +148,10 @@ impl Refusal {
 
 impl From<&redis::Error> for Refusal {
     fn from(error: &redis::Error) -> Self {
-        Self::Unavailable(retry_after(error))
+        match error {
+            redis::Error::Unsupported { what } => Self::Unsupported(what),
+            error => Self::Unavailable(retry_after(error)),
+        }
     }
 }
 
@@ -158,7 +171,7 @@ impl From<session::Error> for Error {
             session::Error::Conflict => Self::SessionConflict,
             session::Error::NoSum | session::Error::Form => Self::SessionField,
             session::Error::NoRandomness => Self::Failed,
-            session::Error::Redis(error) => Self::Unavailable { retry_after: retry_after(&error) },
+            session::Error::Redis(error) => Refusal::from(&error).error(),
         }
     }
 }
@@ -168,7 +181,7 @@ impl From<counter::Error> for Error {
         match error {
             counter::Error::Name => Self::CounterName,
             counter::Error::Overflow => Self::CounterOverflow,
-            counter::Error::Redis(error) => Self::Unavailable { retry_after: retry_after(&error) },
+            counter::Error::Redis(error) => Refusal::from(&error).error(),
         }
     }
 }

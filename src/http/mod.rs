@@ -15,6 +15,7 @@ pub mod problem;
 mod router;
 mod routes;
 pub mod security;
+mod site;
 pub mod state;
 mod store;
 #[cfg(test)]
@@ -27,6 +28,7 @@ pub use axum::Router;
 pub use axum::body::Body;
 pub use error::Error;
 pub use router::Face;
+pub use site::Site;
 pub use state::App;
 pub use state::Parts;
 pub use state::Phase;

@@ -18,9 +18,12 @@ use crate::config::schema::Secret;
 use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::http::site::Remembered;
+use crate::http::site::Site;
 use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
+use crate::redis::LaneStates;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
@@ -54,6 +57,8 @@ pub struct Parts {
     pub cell: usize,
     /// Whether it serves or leaves; the worker's loop changes it.
     pub phase: Phase,
+    /// Its machine, as operators see it beside others.
+    pub site: Arc<Site>,
 }
 
 /// Which worker answers; also an extractor.
@@ -146,6 +151,11 @@ impl State {
         self.0.redis.health()
     }
 
+    /// Where the breakers of Redis's reads and writes stand in this worker.
+    pub fn redis_lanes(&self) -> LaneStates {
+        self.0.redis.lanes()
+    }
+
     /// How long this worker has been serving.
     pub fn uptime(&self) -> Duration {
         self.0.started.elapsed()
@@ -206,6 +216,9 @@ pub(super) struct Core {
     /// Its cell in its slot's row.
     cell: usize,
     pub(super) phase: Phase,
+    pub(super) site: Arc<Site>,
+    /// The fleet's machines, for operators.
+    pub(super) machines: Remembered,
     pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
@@ -251,6 +264,8 @@ impl Core {
             worker: parts.worker.clone(),
             cell: parts.cell,
             phase: parts.phase.clone(),
+            site: Arc::clone(&parts.site),
+            machines: Remembered::default(),
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,

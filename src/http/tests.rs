@@ -33,6 +33,7 @@ fn parts() -> Parts {
         worker: Worker::new(4711, 0, 1, "host"),
         cell: 0,
         phase: Phase::default(),
+        site: Arc::default(),
     }
 }
 

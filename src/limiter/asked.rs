@@ -11,12 +11,10 @@ use crate::limiter::desk::lock;
 use crate::limiter::insurance::Claim;
 use crate::limiter::place::Place;
 use crate::limiter::policy::Measured;
-use crate::limiter::quota::Quota;
 use crate::limiter::set::Set;
 use crate::redis::Error;
 use crate::redis::begin::LimitArg;
 use crate::redis::begin::LimitReply;
-use crate::redis::limit::Amount;
 
 /// A request and its limits.
 #[derive(Debug)]
@@ -24,7 +22,10 @@ pub struct Asked {
     desk: Arc<Desk>,
     /// Number of the first limit in the request's set.
     from: usize,
-    slots: Vec<Slot>,
+    /// Limits that Redis decides.
+    asked: Vec<LimitArg>,
+    /// Limits that were drawn in advance.
+    paid: Vec<Paid>,
     /// Limits about which others wait for this request's answer.
     probes: Vec<String>,
     name: String,
@@ -32,13 +33,24 @@ pub struct Asked {
     asked_us: u64,
 }
 
-/// One limit.
-#[derive(Debug, Clone)]
-pub(super) enum Slot {
-    /// Redis decides.
-    Asked(LimitArg),
-    /// It was drawn in advance.
-    Paid { arg: LimitArg, left: u64 },
+/// A limit that was drawn in advance.
+#[derive(Debug)]
+pub(super) struct Paid {
+    /// Where it stands among the request's limits, from the first one here.
+    pub(super) index: usize,
+    pub(super) arg: LimitArg,
+    /// Requests that are paid for besides this one.
+    pub(super) left: u64,
+}
+
+/// What the desk found out before anything was asked.
+#[derive(Debug, Default)]
+pub(super) struct Question {
+    pub(super) asked: Vec<LimitArg>,
+    pub(super) paid: Vec<Paid>,
+    pub(super) probes: Vec<String>,
+    pub(super) name: String,
+    pub(super) places: Vec<Place>,
 }
 
 /// A request that is allowed.
@@ -49,23 +61,26 @@ pub struct Granted {
     /// Its places in concurrency limits, to be kept until it ends.
     pub places: Vec<Place>,
     /// What it was charged, to be given back if it should not have counted.
-    pub charges: Vec<Charge>,
+    pub charges: Charges,
     /// Limits in shadow that would have denied it, by number.
     pub shadowed: Vec<usize>,
 }
 
-/// What a limit was charged.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Charge {
+/// What a request was charged.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Charges {
     /// In Redis.
-    Redis(Amount),
-    /// From what was drawn in advance.
-    Advance {
-        /// The limit's key.
-        key: String,
-        /// Requests.
-        requests: u64,
-    },
+    pub redis: Vec<LimitArg>,
+    /// From what was drawn in advance: key and requests.
+    pub advance: Vec<(String, u64)>,
+}
+
+impl Charges {
+    /// And these too.
+    pub fn add(&mut self, more: Self) {
+        self.redis.extend(more.redis);
+        self.advance.extend(more.advance);
+    }
 }
 
 /// What becomes of a request when Redis did not answer.
@@ -80,25 +95,19 @@ pub enum Without {
 }
 
 impl Asked {
-    pub(super) fn new(
-        desk: Arc<Desk>,
-        from: usize,
-        slots: Vec<Slot>,
-        probes: Vec<String>,
-        name: String,
-        places: Vec<Place>,
-        asked_us: u64,
-    ) -> Self {
-        Self { desk, from, slots, probes, name, places, asked_us }
+    pub(super) fn new(desk: Arc<Desk>, from: usize, question: Question, asked_us: u64) -> Self {
+        let Question { asked, paid, probes, name, places } = question;
+        Self { desk, from, asked, paid, probes, name, places, asked_us }
+    }
+
+    /// It is asked at this time, later than it was meant to be.
+    pub(super) fn asked_at(&mut self, now_us: u64) {
+        self.asked_us = now_us;
     }
 
     /// What to ask Redis; empty: nothing.
-    pub fn limits(&self) -> Vec<LimitArg> {
-        let asked = |slot: &Slot| match slot {
-            Slot::Asked(arg) => Some(arg.clone()),
-            Slot::Paid { .. } => None,
-        };
-        self.slots.iter().filter_map(asked).collect()
+    pub fn limits(&self) -> &[LimitArg] {
+        &self.asked
     }
 
     /// What this request is called in limits on concurrency.
@@ -106,147 +115,133 @@ impl Asked {
         &self.name
     }
 
-    /// Redis, or nobody, denied it: `replies` are to what was asked.
+    /// Redis, or nobody, decided that it is allowed; `replies` are to what was asked.
     pub fn granted(mut self, set: &Set, replies: &[LimitReply]) -> Granted {
-        let mut granted = Granted { places: std::mem::take(&mut self.places), ..Granted::default() };
-        let mut replies = replies.iter();
-        for (index, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
-            let number = self.from + index;
-            let reply = match slot {
-                Slot::Paid { arg, left } => {
-                    granted.charges.push(Charge::Advance { key: arg.key, requests: arg.cost });
-                    Some(paid(&quota(set, number), left))
+        let told = self.tell(set, replies, 0);
+        let mut places = std::mem::take(&mut self.places).into_iter();
+        let (mut granted, mut answers) = (Granted::default(), replies.iter());
+        for number in self.numbers() {
+            let Some(reply) = answers.next() else { break };
+            if !reply.allowed {
+                granted.shadowed.push(number);
+            }
+            if let Measured::Concurrency { lease, .. } = set.policy(number).measure()
+                && let Some(mut place) = places.next()
+            {
+                if reply.allowed {
+                    place.keep(lease);
+                    granted.places.push(place);
+                } else {
+                    place.forget();
                 }
-                Slot::Asked(arg) => {
-                    let reply = replies.next().copied();
-                    if let Some(reply) = &reply {
-                        self.note(set, number, &arg, reply);
-                        match reply.allowed {
-                            true => granted.charges.extend(charge(set, number, arg)),
-                            false => granted.shadowed.push(number),
-                        }
-                    }
-                    reply
-                }
-            };
-            granted.replies.push(reply);
+            }
         }
-        let lease = |number: usize| match set.policy(number).measure() {
-            Measured::Concurrency { lease, .. } => Some(lease),
-            Measured::Rate { .. } => None,
-        };
-        let leases: Vec<_> = (self.from..self.from + granted.replies.len()).filter_map(lease).collect();
-        granted.places.iter_mut().zip(leases).for_each(|(place, lease)| place.keep(lease));
+        // Moved, not copied: this is done for every request, and the answer is rarely no.
+        granted.charges.redis = std::mem::take(&mut self.asked);
+        if !granted.shadowed.is_empty() {
+            let mut answers = replies.iter();
+            granted.charges.redis.retain(|_| answers.next().is_none_or(|reply| reply.allowed));
+        }
+        let paid = std::mem::take(&mut self.paid).into_iter();
+        granted.charges.advance = paid.map(|paid| (paid.arg.key, paid.arg.cost)).collect();
+        granted.replies = told;
         granted
     }
 
     /// Redis denied it; how its limits stand.
     pub fn denied(mut self, set: &Set, replies: &[LimitReply]) -> Vec<Option<LimitReply>> {
         std::mem::take(&mut self.places).into_iter().for_each(Place::forget);
-        let mut replies = replies.iter();
-        let mut told = Vec::with_capacity(self.slots.len());
-        for (index, slot) in self.slots.iter().enumerate() {
-            let number = self.from + index;
-            told.push(match slot {
-                Slot::Paid { arg, left } => Some(paid(&quota(set, number), left + arg.cost)),
-                Slot::Asked(arg) => {
-                    let reply = replies.next();
-                    if let Some(reply) = reply {
-                        self.note(set, number, arg, reply);
-                    }
-                    reply.copied()
-                }
-            });
-        }
-        told
+        self.tell(set, replies, 1)
     }
 
     /// Redis did not do it; `sharers` is the number of workers who share the limits.
     pub fn without(mut self, set: &Set, error: &Error, sharers: u64) -> Without {
-        let may_be_done = matches!(error, Error::Timeout);
-        if !may_be_done {
+        if !matches!(error, Error::Timeout) {
             std::mem::take(&mut self.places).into_iter().for_each(Place::forget);
         }
-        let enforced = |number: usize| !set.policy(number).is_shadow();
-        let asked: Vec<(usize, &LimitArg)> = self
-            .slots
-            .iter()
-            .enumerate()
-            .filter_map(|(index, slot)| match slot {
-                Slot::Asked(arg) if enforced(self.from + index) => Some((self.from + index, arg)),
-                _ => None,
-            })
-            .collect();
+        let enforced = |number: &usize| !set.policy(*number).is_shadow();
         let down = |number: usize| set.policy(number).on_redis_down();
-        if asked.iter().any(|(number, _)| down(*number) == OnRedisDown::Closed) {
+        let numbers: Vec<usize> = self.numbers();
+        if numbers.iter().filter(|number| enforced(number)).any(|number| down(*number) == OnRedisDown::Closed)
+        {
             return Without::Closed;
         }
-        let insured: Vec<_> =
-            asked.into_iter().filter(|(number, _)| down(*number) == OnRedisDown::Insured).collect();
-        match self.insure(set, &insured, sharers) {
-            Err(replies) => Without::Denied(replies),
-            Ok((replies, places)) => {
+        let insured =
+            |(number, _): &(usize, &LimitArg)| enforced(number) && down(*number) == OnRedisDown::Insured;
+        let insured: Vec<_> = numbers.into_iter().zip(&self.asked).filter(insured).collect();
+        let mut replies = vec![None; self.asked.len() + self.paid.len()];
+        match self.insure(set, &insured, sharers, &mut replies) {
+            None => Without::Denied(replies),
+            Some(places) => {
                 let mut granted = Granted { replies, places, ..Granted::default() };
-                for (index, slot) in std::mem::take(&mut self.slots).into_iter().enumerate() {
-                    if let Slot::Paid { arg, left } = slot {
-                        granted.replies[index] = Some(paid(&quota(set, self.from + index), left));
-                        granted.charges.push(Charge::Advance { key: arg.key, requests: arg.cost });
-                    }
+                for Paid { index, arg, left } in std::mem::take(&mut self.paid) {
+                    granted.replies[index] = Some(reply_of_paid(set, self.from + index, left));
+                    granted.charges.advance.push((arg.key, arg.cost));
                 }
                 Without::Allowed(granted)
             }
         }
     }
 
-    /// This worker's share of each limit.
-    #[allow(clippy::type_complexity, reason = "allowed with its places, or denied")]
+    /// This worker's share of each limit; its places, or none if one denies.
     fn insure(
         &self,
         set: &Set,
         insured: &[(usize, &LimitArg)],
         sharers: u64,
-    ) -> Result<(Vec<Option<LimitReply>>, Vec<Place>), Vec<Option<LimitReply>>> {
-        let mut replies = vec![None; self.slots.len()];
-        let (mut places, mut claims, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+        replies: &mut [Option<LimitReply>],
+    ) -> Option<Vec<Place>> {
+        let (mut places, mut claims, mut indices) = (Vec::new(), Vec::new(), Vec::new());
         for (number, arg) in insured {
             match set.policy(*number).measure() {
                 Measured::Rate { quota, .. } => {
                     claims.push(Claim { key: &arg.key, quota, cost: arg.cost });
-                    numbers.push(*number - self.from);
+                    indices.push(*number - self.from);
                 }
                 Measured::Concurrency { most, lease } => {
                     let share = (most / sharers.max(1)).max(1);
-                    match Place::own(&self.desk.local, &arg.key, share) {
-                        Some(place) => places.push(place),
-                        None => {
-                            let reset_us = u64::try_from(lease.as_micros()).unwrap_or(u64::MAX);
-                            let retry_after_us = Some(reset_us.min(1_000_000));
-                            let reply = LimitReply { allowed: false, remaining: 0, retry_after_us, reset_us };
-                            replies[*number - self.from] = Some(reply);
-                            return Err(replies);
-                        }
-                    }
+                    let Some(place) = Place::own(&self.desk.local, &arg.key, share) else {
+                        let reset_us = u64::try_from(lease.as_micros()).unwrap_or(u64::MAX);
+                        let retry_after_us = Some(reset_us.min(1_000_000));
+                        let reply = LimitReply { allowed: false, remaining: 0, retry_after_us, reset_us };
+                        replies[*number - self.from] = Some(reply);
+                        return None;
+                    };
+                    places.push(place);
                 }
             }
         }
         let decided = lock(&self.desk.insurance).decide(&claims, sharers, self.desk.now_us());
         let allowed = decided.iter().all(|reply| reply.allowed);
-        for (index, reply) in numbers.into_iter().zip(decided) {
+        for (index, reply) in indices.into_iter().zip(decided) {
             replies[index] = Some(reply);
         }
-        if !allowed {
-            return Err(replies);
-        }
-        if !claims.is_empty() {
+        if allowed && !claims.is_empty() {
             self.desk.merge_later();
         }
-        Ok((replies, places))
+        allowed.then_some(places)
     }
 
-    fn note(&self, set: &Set, number: usize, arg: &LimitArg, reply: &LimitReply) {
-        if let Measured::Rate { quota, .. } = set.policy(number).measure() {
-            self.desk.learn(arg, &quota, reply, self.asked_us);
+    /// Numbers, in the request's set, of the limits that Redis was asked about.
+    fn numbers(&self) -> Vec<usize> {
+        let all = 0..self.asked.len() + self.paid.len();
+        let asked = all.filter(|index| !self.paid.iter().any(|paid| paid.index == *index));
+        asked.map(|index| self.from + index).collect()
+    }
+
+    /// How all limits stand; takes note of what Redis said. What was paid comes back `times` times.
+    fn tell(&self, set: &Set, replies: &[LimitReply], times: u64) -> Vec<Option<LimitReply>> {
+        let mut told = vec![None; self.asked.len() + self.paid.len()];
+        for ((number, arg), reply) in self.numbers().into_iter().zip(&self.asked).zip(replies) {
+            if let Measured::Rate { quota, .. } = set.policy(number).measure() {
+                self.desk.learn(arg, &quota, reply, self.asked_us);
+            }
+            told[number - self.from] = Some(*reply);
         }
+        for Paid { index, arg, left } in &self.paid {
+            told[*index] = Some(reply_of_paid(set, self.from + index, left + times * arg.cost));
+        }
+        told
     }
 }
 
@@ -254,30 +249,19 @@ impl Drop for Asked {
     fn drop(&mut self) {
         // Nobody waits for those that were answered: this finds nothing then.
         self.desk.unanswered(&self.probes);
-        for slot in &self.slots {
-            if let Slot::Paid { arg, .. } = slot {
-                lock(&self.desk.advance).unspend(&arg.key, arg.cost);
-            }
+        for Paid { arg, .. } in &self.paid {
+            lock(&self.desk.advance).unspend(&arg.key, arg.cost);
         }
     }
 }
 
-fn quota(set: &Set, number: usize) -> Option<Quota> {
-    match set.policy(number).measure() {
-        Measured::Rate { quota, .. } => Some(quota),
-        Measured::Concurrency { .. } => None,
-    }
-}
-
-fn charge(set: &Set, number: usize, arg: LimitArg) -> Option<Charge> {
-    let quota = quota(set, number).filter(|_| arg.cost > 0)?;
-    let (interval_us, tolerance_us) = (quota.interval_us(), quota.tolerance_us());
-    Some(Charge::Redis(Amount { key: arg.key, interval_us, tolerance_us, requests: arg.cost }))
-}
-
 /// How a limit stands of which only this is known: so much is paid for.
-fn paid(quota: &Option<Quota>, left: u64) -> LimitReply {
-    let used =
-        quota.map_or(0, |quota| quota.burst().saturating_sub(left).saturating_mul(quota.interval_us()));
-    LimitReply { allowed: true, remaining: left, retry_after_us: None, reset_us: used }
+fn reply_of_paid(set: &Set, number: usize, left: u64) -> LimitReply {
+    let reset_us = match set.policy(number).measure() {
+        Measured::Rate { quota, .. } => {
+            quota.burst().saturating_sub(left).saturating_mul(quota.interval_us())
+        }
+        Measured::Concurrency { .. } => 0,
+    };
+    LimitReply { allowed: true, remaining: left, retry_after_us: None, reset_us }
 }

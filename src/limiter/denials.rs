@@ -6,7 +6,9 @@
 //! counted from the moment at which the question was sent, which is before Redis decided).
 //!
 //! When a bound has passed, one request asks and the others of the same limit wait for its answer: at the end of a
-//! denial a flood is still one command. Pure but for the signal they wait for; times are µs of the worker's own clock.
+//! denial a flood is still one command. The one that asks first waits for as long as the last answer took: by then the
+//! denial is over for Redis too, which decided somewhere in between. Pure but for the signal that others wait for; times
+//! are µs of the worker's own clock.
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
@@ -29,8 +31,8 @@ pub struct Denials {
 
 #[derive(Debug, Clone)]
 enum Known {
-    /// The arrival time is this or later, as learned from a question sent at `asked_us`.
-    Bound { tat_us: u64, asked_us: u64 },
+    /// The arrival time is this or later, as learned from a question sent at `asked_us` that took `way_us`.
+    Bound { tat_us: u64, asked_us: u64, way_us: u64 },
     /// Somebody asks again; the others wait for this.
     Asked { since_us: u64, answered: Arc<Notify> },
     /// Quota was given back at this time: answers to questions from before it are worth nothing.
@@ -45,7 +47,10 @@ pub enum Look {
     /// Nothing is known: ask.
     Unknown,
     /// What was known has run out, and nobody asks: whoever asks says so with [`Denials::ask`].
-    Stale,
+    Stale {
+        /// Before this time Redis may still deny it.
+        ask_at_us: u64,
+    },
     /// Somebody asks already: wait for this and look again.
     Wait(Arc<Notify>),
 }
@@ -72,19 +77,20 @@ impl Denials {
     ) -> Look {
         match self.known.get(key) {
             None | Some(Known::Reset { .. }) => Look::Unknown,
-            Some(Known::Bound { asked_us, .. }) if *asked_us < oldest_us => Look::Unknown,
-            Some(Known::Bound { tat_us, .. }) => match gcra::decide(Some(*tat_us), now_us, quota, cost).reply
-            {
-                reply if !reply.allowed => Look::Denied(reply),
-                // It need not be stale for this cost only: a look or a cheaper request has nothing to wait for.
-                _ if cost == 0 => Look::Unknown,
-                _ => Look::Stale,
-            },
+            Some(Known::Bound { asked_us, .. }) if *asked_us < oldest_us => Look::Stale { ask_at_us: now_us },
+            Some(Known::Bound { tat_us, way_us, .. }) => {
+                match gcra::decide(Some(*tat_us), now_us, quota, cost).reply {
+                    reply if !reply.allowed => Look::Denied(reply),
+                    // A look has nothing to wait for.
+                    _ if cost == 0 => Look::Unknown,
+                    _ => Look::Stale { ask_at_us: when(*tat_us, quota, cost).saturating_add(*way_us) },
+                }
+            }
             Some(Known::Asked { .. }) if cost == 0 => Look::Unknown,
             Some(Known::Asked { since_us, answered }) => match now_us.saturating_sub(*since_us) < patience_us
             {
                 true => Look::Wait(Arc::clone(answered)),
-                false => Look::Stale,
+                false => Look::Stale { ask_at_us: now_us },
             },
         }
     }
@@ -97,10 +103,18 @@ impl Denials {
         }
     }
 
-    /// Takes note of Redis's answer to a question that was sent at `asked_us`.
+    /// Takes note of Redis's answer, which comes now, to a question that was sent at `asked_us`.
     ///
     /// Kept only if it denies the same request again, be it that the limit denied it or that it took the last.
-    pub fn learn(&mut self, key: &str, quota: &Quota, cost: u64, reply: &LimitReply, asked_us: u64) {
+    pub fn learn(
+        &mut self,
+        key: &str,
+        quota: &Quota,
+        cost: u64,
+        reply: &LimitReply,
+        asked_us: u64,
+        now_us: u64,
+    ) {
         let spent = reply.reset_us.min(quota.tolerance_us());
         let possible = quota.interval_us().saturating_mul(cost) <= quota.tolerance_us();
         let denies = cost > 0 && possible && !gcra::decide(Some(spent), 0, quota, cost).reply.allowed;
@@ -109,10 +123,10 @@ impl Denials {
             None if !denies => return,
             before => before,
         };
-        let tat_us = asked_us.saturating_add(spent);
+        let (tat_us, way_us) = (asked_us.saturating_add(spent), now_us.saturating_sub(asked_us));
         match before {
             Some(Known::Reset { at_us }) if asked_us <= *at_us => return,
-            Some(Known::Bound { tat_us: bound, asked_us: newer }) if *newer >= asked_us => {
+            Some(Known::Bound { tat_us: bound, asked_us: newer, .. }) if *newer >= asked_us => {
                 // Answers may overtake each other; both are true.
                 *bound = tat_us.max(*bound);
                 return;
@@ -121,7 +135,7 @@ impl Denials {
             Some(Known::Bound { .. } | Known::Reset { .. }) | None => {}
         }
         match denies {
-            true => _ = self.known.push(key.into(), Known::Bound { tat_us, asked_us }),
+            true => _ = self.known.push(key.into(), Known::Bound { tat_us, asked_us, way_us }),
             false => _ = self.known.pop(key),
         }
     }
@@ -152,6 +166,11 @@ impl Denials {
     pub fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
+}
+
+/// When a request of this cost is allowed at the earliest.
+fn when(tat_us: u64, quota: &Quota, cost: u64) -> u64 {
+    tat_us.saturating_add(quota.interval_us().saturating_mul(cost)).saturating_sub(quota.tolerance_us())
 }
 
 #[cfg(test)]
@@ -188,7 +207,7 @@ mod tests {
             assert!(matches!(look(&mut denials, &quota, 1, 100), Look::Unknown));
             let reply = decide(&mut tat, &quota, 1, 100);
             assert_eq!(reply.remaining, left);
-            denials.learn(KEY, &quota, 1, &reply, 100);
+            denials.learn(KEY, &quota, 1, &reply, 100, 100);
         }
         let Look::Denied(reply) = look(&mut denials, &quota, 1, 400_100) else { panic!("asked") };
         assert_eq!((reply.remaining, reply.retry_after_us), (0, Some(600_000)));
@@ -200,14 +219,16 @@ mod tests {
     #[test]
     fn when_a_denial_ends_one_asks_and_the_others_wait() {
         let (quota, mut denials, mut tat) = (quota(1), Denials::default(), None);
-        denials.learn(KEY, &quota, 1, &decide(&mut tat, &quota, 1, 0), 0);
+        denials.learn(KEY, &quota, 1, &decide(&mut tat, &quota, 1, 0), 0, 0);
         assert!(matches!(look(&mut denials, &quota, 1, 999_999), Look::Denied(_)));
-        assert!(matches!(look(&mut denials, &quota, 1, 1_000_000), Look::Stale));
+        assert!(matches!(look(&mut denials, &quota, 1, 1_000_000), Look::Stale { .. }));
         denials.ask(KEY, 1_000_000);
         assert!(matches!(look(&mut denials, &quota, 1, 1_000_001), Look::Wait(_)));
-        assert!(matches!(look(&mut denials, &quota, 1, 1_000_000 + PATIENCE_US), Look::Stale));
-        denials.learn(KEY, &quota, 1, &decide(&mut tat, &quota, 1, 1_000_100), 1_000_000);
+        assert!(matches!(look(&mut denials, &quota, 1, 1_000_000 + PATIENCE_US), Look::Stale { .. }));
+        denials.learn(KEY, &quota, 1, &decide(&mut tat, &quota, 1, 1_000_100), 1_000_000, 1_000_200);
         assert!(matches!(look(&mut denials, &quota, 1, 1_000_200), Look::Denied(_)));
+        // The answer took 200: so long after the bound Redis is sure to allow it.
+        assert!(matches!(look(&mut denials, &quota, 1, 2_000_000), Look::Stale { ask_at_us: 2_000_300 }));
         denials.ask(KEY, 2_000_100);
         denials.unanswered(KEY);
         assert!(matches!(look(&mut denials, &quota, 1, 2_000_200), Look::Unknown));
@@ -218,9 +239,9 @@ mod tests {
         let (quota, mut denials, mut tat) = (quota(1), Denials::default(), Some(1_000_000));
         let denied = decide(&mut tat, &quota, 1, 100);
         denials.forget(KEY, 150);
-        denials.learn(KEY, &quota, 1, &denied, 100);
+        denials.learn(KEY, &quota, 1, &denied, 100, 160);
         assert!(matches!(look(&mut denials, &quota, 1, 200), Look::Unknown));
-        denials.learn(KEY, &quota, 1, &denied, 160);
+        denials.learn(KEY, &quota, 1, &denied, 160, 170);
         assert!(matches!(look(&mut denials, &quota, 1, 200), Look::Denied(_)));
         denials.forget(KEY, 300);
         assert!(matches!(look(&mut denials, &quota, 1, 300), Look::Unknown));
@@ -229,18 +250,21 @@ mod tests {
     #[test]
     fn what_is_too_old_to_be_trusted_is_not_used() {
         let (quota, mut denials, mut tat) = (quota(1), Denials::default(), None);
-        denials.learn(KEY, &quota, 1, &decide(&mut tat, &quota, 1, 500), 500);
-        assert!(matches!(denials.look(KEY, &quota, 1, 600, 501, PATIENCE_US), Look::Unknown));
+        denials.learn(KEY, &quota, 1, &decide(&mut tat, &quota, 1, 500), 500, 500);
+        assert!(matches!(
+            denials.look(KEY, &quota, 1, 600, 501, PATIENCE_US),
+            Look::Stale { ask_at_us: 600 }
+        ));
         assert!(matches!(denials.look(KEY, &quota, 1, 600, 500, PATIENCE_US), Look::Denied(_)));
     }
 
     #[test]
     fn a_cost_that_can_never_be_allowed_is_not_remembered_and_memory_is_bounded() {
         let (quota, mut denials) = (quota(1), Denials::default());
-        denials.learn(KEY, &quota, 2, &decide(&mut None, &quota, 2, 0), 0);
+        denials.learn(KEY, &quota, 2, &decide(&mut None, &quota, 2, 0), 0, 0);
         assert!(denials.is_empty());
         for client in 0..KNOWN_MAX.get() + 10 {
-            denials.learn(&client.to_string(), &quota, 1, &decide(&mut Some(1_000_000), &quota, 1, 0), 0);
+            denials.learn(&client.to_string(), &quota, 1, &decide(&mut Some(1_000_000), &quota, 1, 0), 0, 0);
         }
         assert_eq!(denials.len(), KNOWN_MAX.get());
     }
@@ -279,14 +303,14 @@ mod tests {
                         }
                         Look::Wait(_) => prop_assert!(false, "nobody asks"),
                         unsure => {
-                            if matches!(unsure, Look::Stale) {
+                            if matches!(unsure, Look::Stale { .. }) {
                                 denials.ask(KEY, now);
                             }
                             let asked = now;
                             now += way_us;
                             let reply = decide(&mut tat, &quota, cost, now);
                             now += way_us;
-                            denials.learn(KEY, &quota, cost, &reply, asked);
+                            denials.learn(KEY, &quota, cost, &reply, asked, now);
                         }
                     },
                     Step::Other { cost } => _ = decide(&mut tat, &quota, cost, now),

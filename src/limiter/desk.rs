@@ -22,7 +22,8 @@ use rand::rngs::OsRng;
 use crate::limiter::advance::Advance;
 use crate::limiter::advance::Spent;
 use crate::limiter::asked::Asked;
-use crate::limiter::asked::Slot;
+use crate::limiter::asked::Paid;
+use crate::limiter::asked::Question;
 use crate::limiter::denials::Denials;
 use crate::limiter::denials::Look;
 use crate::limiter::insurance::Insurance;
@@ -93,8 +94,11 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 enum Looked {
     Denied(Vec<Option<LimitReply>>),
     Wait(Arc<tokio::sync::Notify>),
-    /// Limits that were known to deny until just now, and about which this request asks for all.
-    Ask(Vec<String>),
+    /// Nothing denies. Limits that were known to do until just now, about which this request asks for all, and when.
+    Ask {
+        probes: Vec<String>,
+        at_us: u64,
+    },
 }
 
 impl Desk {
@@ -154,7 +158,16 @@ impl Desk {
                     // Answered or not, the next look says how things are.
                     let _ = tokio::time::timeout(self.patience, answered.notified()).await.is_ok();
                 }
-                Looked::Ask(probes) => return Admission::Ask(self.ask(set, from, args, probes, now_us)),
+                Looked::Ask { probes, at_us } => {
+                    // From here on the question is one that others may wait for, whatever becomes of this request.
+                    let mut asked = self.ask(set, from, args, probes, now_us);
+                    if at_us > now_us {
+                        let wait = Duration::from_micros(at_us - now_us).min(self.patience);
+                        tokio::time::sleep(wait).await;
+                        asked.asked_at(self.now_us());
+                    }
+                    return Admission::Ask(asked);
+                }
             }
         }
     }
@@ -163,12 +176,12 @@ impl Desk {
     fn look(&self, set: &Set, from: usize, args: &[LimitArg], now_us: u64, may_wait: bool) -> Looked {
         let mut denials = lock(&self.denials);
         if denials.is_empty() {
-            return Looked::Ask(Vec::new());
+            return Looked::Ask { probes: Vec::new(), at_us: now_us };
         }
         let heard_since = self.redis.news_since().map(|since| self.us(since));
         let oldest_us = heard_since.unwrap_or(u64::MAX).min(now_us.saturating_sub(UNHEARD_US));
         let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
-        let (mut denied, mut wait, mut stale) = (None, None, Vec::new());
+        let (mut denied, mut wait, mut probes, mut at_us) = (None, None, Vec::new(), now_us);
         for (index, arg) in args.iter().enumerate() {
             let Measured::Rate { quota, .. } = set.policy(from + index).measure() else { continue };
             if arg.shadow {
@@ -179,7 +192,10 @@ impl Desk {
                     denied.get_or_insert_with(|| vec![None; args.len()])[index] = Some(reply)
                 }
                 Look::Wait(answered) => wait = Some(answered),
-                Look::Stale => stale.push(arg.key.clone()),
+                Look::Stale { ask_at_us } => {
+                    probes.push(arg.key.clone());
+                    at_us = at_us.max(ask_at_us);
+                }
                 Look::Unknown => {}
             }
         }
@@ -187,8 +203,8 @@ impl Desk {
             (Some(replies), _) => Looked::Denied(replies),
             (None, Some(answered)) if may_wait => Looked::Wait(answered),
             (None, _) => {
-                stale.iter().for_each(|key| denials.ask(key, now_us));
-                Looked::Ask(stale)
+                probes.iter().for_each(|key| denials.ask(key, now_us));
+                Looked::Ask { probes, at_us }
             }
         }
     }
@@ -202,39 +218,42 @@ impl Desk {
         probes: Vec<String>,
         now_us: u64,
     ) -> Asked {
-        let (mut slots, mut places, mut name) = (Vec::with_capacity(args.len()), Vec::new(), String::new());
+        let mut question = Question { asked: Vec::with_capacity(args.len()), probes, ..Question::default() };
         for (index, arg) in args.into_iter().enumerate() {
             match set.policy(from + index).measure() {
                 Measured::Rate { quota, lease: true } if !arg.shadow && arg.cost > 0 => {
-                    slots.push(self.spend(arg, quota, now_us));
-                    continue;
-                }
-                Measured::Concurrency { .. } => {
-                    if name.is_empty() {
-                        name = self.new_name();
+                    if let Some(left) = self.spend(&arg, quota, now_us) {
+                        question.paid.push(Paid { index, arg, left });
+                        continue;
                     }
-                    places.push(Place::wanted(&self.redis, &arg.key, &name));
                 }
                 Measured::Rate { .. } => {}
+                Measured::Concurrency { .. } => {
+                    if question.name.is_empty() {
+                        question.name = self.new_name();
+                    }
+                    question.places.push(Place::wanted(&self.redis, &arg.key, &question.name));
+                }
             }
-            slots.push(Slot::Asked(arg));
+            question.asked.push(arg);
         }
-        Asked::new(Arc::clone(self), from, slots, probes, name, places, now_us)
+        Asked::new(Arc::clone(self), from, question, now_us)
     }
 
-    fn spend(self: &Arc<Self>, arg: LimitArg, quota: Quota, now_us: u64) -> Slot {
+    /// Pays from what was drawn in advance; what is left then, or nothing if there is not enough.
+    fn spend(self: &Arc<Self>, arg: &LimitArg, quota: Quota, now_us: u64) -> Option<u64> {
         let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
         let (spent, wants) = {
             let mut advance = lock(&self.advance);
             let spent = advance.spend(&arg.key, &quota, arg.cost, now_us);
-            (spent, advance.wants(&arg.key, now_us, 4 * patience_us))
+            (spent, advance.wants(&arg.key, now_us, patience_us.saturating_mul(4)))
         };
         if let Some(requests) = wants {
             tokio::spawn(Arc::clone(self).draw(arg.key.clone(), quota, requests));
         }
         match spent {
-            Spent::Paid { left } => Slot::Paid { arg, left },
-            Spent::Short => Slot::Asked(arg),
+            Spent::Paid { left } => Some(left),
+            Spent::Short => None,
         }
     }
 
@@ -245,8 +264,9 @@ impl Desk {
             return;
         }
         let known = {
+            let now_us = self.now_us();
             let mut denials = lock(&self.denials);
-            denials.learn(&arg.key, quota, arg.cost, reply, asked_us);
+            denials.learn(&arg.key, quota, arg.cost, reply, asked_us, now_us);
             !denials.is_empty()
         };
         if known && !self.listens.swap(true, Relaxed) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::task::JoinSet;
 
 use crate::limiter::advance;
-use crate::limiter::asked::Charge;
+use crate::limiter::asked::Charges;
 use crate::limiter::desk::Desk;
 use crate::limiter::desk::lock;
 use crate::limiter::insurance::Debt;
@@ -15,6 +15,8 @@ use crate::limiter::quota::Quota;
 use crate::redis::Error;
 use crate::redis::Health;
 use crate::redis::Refusal;
+use crate::redis::begin::LimitArg;
+use crate::redis::begin::LimitKind;
 use crate::redis::limit::Amount;
 
 /// How often it is looked whether debts can be paid.
@@ -58,15 +60,17 @@ impl Desk {
     ///
     /// # Errors
     /// What Redis said; some of it may have been given back.
-    pub async fn refund(&self, charges: Vec<Charge>) -> Result<(), Error> {
-        for charge in charges {
-            match charge {
-                Charge::Advance { key, requests } => lock(&self.advance).unspend(&key, requests),
-                Charge::Redis(amount) => {
-                    self.redis.refund(&amount).await?;
-                    // This worker's next request may come before the news.
-                    self.forget(&amount.key);
-                }
+    pub async fn refund(&self, charges: Charges) -> Result<(), Error> {
+        for (key, requests) in charges.advance {
+            lock(&self.advance).unspend(&key, requests);
+        }
+        for LimitArg { key, kind, cost, .. } in charges.redis {
+            let LimitKind::Rate { interval_us, tolerance_us } = kind else { continue };
+            if cost > 0 {
+                let amount = Amount { key, interval_us, tolerance_us, requests: cost };
+                self.redis.refund(&amount).await?;
+                // This worker's next request may come before the news.
+                self.forget(&amount.key);
             }
         }
         Ok(())

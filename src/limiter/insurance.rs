@@ -92,12 +92,12 @@ impl Insurance {
     /// What is owed at this moment, for one batch of at most `most`; what owes nothing any more is forgotten.
     pub fn debts(&mut self, most: usize, now_us: u64) -> Vec<Debt> {
         self.buckets.retain(|_, bucket| bucket.tat_us > now_us);
-        let debt = |(key, bucket): (&Box<str>, &Bucket)| Debt {
-            key: key.to_string(),
-            quota: bucket.quota,
-            requests: (bucket.tat_us - now_us).div_ceil(bucket.interval_us),
-        };
-        self.buckets.iter().take(most).map(debt).collect()
+        let mut debts = Vec::new();
+        for (key, bucket) in self.buckets.iter().take(most) {
+            let requests = (bucket.tat_us - now_us).div_ceil(bucket.interval_us);
+            debts.push(Debt { key: key.to_string(), quota: bucket.quota, requests });
+        }
+        debts
     }
 
     /// Redis has these debts now: here they are paid.

@@ -106,13 +106,6 @@ impl Set {
         self.chosen = chosen.into();
     }
 
-    /// Forgets limits that were not decided, from this one on.
-    pub fn truncate(&mut self, limits: usize) {
-        if limits < self.chosen.len() {
-            self.chosen = self.chosen[..limits].into();
-        }
-    }
-
     /// What the request asks of Redis, from this limit on.
     pub fn args(&self, from: usize, subject: &Subject<'_>) -> Vec<LimitArg> {
         let arg = |chosen: &Chosen| {

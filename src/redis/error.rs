@@ -51,6 +51,38 @@ pub enum Error {
     /// Another worker holds the lock of the migrations and does not finish.
     #[error("migrations are being run by another worker, which does not finish")]
     Locked,
+    /// The lock of the migrations was lost on the way; nothing was written after that.
+    #[error(
+        "the lock of the migrations was lost because this process stood still for too long; another one may have \
+         taken over, and nothing more was written: `migrate --check` says how it stands"
+    )]
+    Fenced,
+    /// A migration was passed over although a later one was applied.
+    #[error("{missing} is not applied although {applied} is: apply it with `migrate --repair`")]
+    Gap {
+        /// The file that is not applied.
+        missing: String,
+        /// A later one that is.
+        applied: String,
+    },
+    /// A migration cannot convert a key; what it did before is recorded.
+    #[error(
+        "{file} cannot convert the key {key}: {reason}; correct or delete the key and run `migrate` again"
+    )]
+    Key {
+        /// The migration's file.
+        file: String,
+        /// The key.
+        key: String,
+        /// What its code said.
+        reason: String,
+    },
+    /// It needs server-side code, which this server or user does not allow.
+    #[error("{what} needs server-side code, which is not allowed here or switched off (redis.mode plain)")]
+    Unsupported {
+        /// What was asked for.
+        what: &'static str,
+    },
     /// The answer has a form that nobody here knows, or the code on the server is not ours.
     #[error("Redis answered unexpectedly: {reason}")]
     Protocol {
@@ -115,6 +147,23 @@ impl Error {
         *refusal == Refusal::Permission && reason.starts_with("noperm")
             || reason.contains("unknown command")
             || reason.contains("unknown subcommand")
+    }
+}
+
+impl Error {
+    /// The client's error where only its text is left: its kind's name, and its details.
+    pub(super) fn from_text(kind: &str, details: &str) -> Self {
+        let kind = match kind {
+            "Timeout Error" => ErrorKind::Timeout,
+            "IO Error" => ErrorKind::IO,
+            "Canceled" => ErrorKind::Canceled,
+            "Backpressure" => ErrorKind::Backpressure,
+            "TLS Error" => ErrorKind::Tls,
+            "Parse Error" => ErrorKind::Parse,
+            "Protocol Error" => ErrorKind::Protocol,
+            _ => ErrorKind::Unknown,
+        };
+        fred::error::Error::new(kind, details.to_owned()).into()
     }
 }
 

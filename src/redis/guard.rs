@@ -73,7 +73,7 @@ fn crowded() -> Error {
 }
 
 impl Inner {
-    fn patience(&self, kind: Kind) -> Duration {
+    pub(super) fn patience(&self, kind: Kind) -> Duration {
         if kind.is_patient() { self.commit_timeout } else { self.command_timeout }
     }
 
@@ -114,18 +114,12 @@ impl Inner {
         let none = || Error::unavailable("there is no connection");
         let Some(lost_at) = self.lost_at() else { return Err(none()) };
         let deadline = deadline.min(lost_at + self.command_timeout);
+        // In a long outage nobody waits: its first moment only may be one connection's.
         if deadline < Instant::now() + REST_MIN {
             return Err(none());
         }
         let mut health = self.health.subscribe();
-        let back = async {
-            // The first attempt to connect that fails ends the hope, and with it the wait.
-            while self.live().is_none() && self.lost_at().is_some() {
-                if health.changed().await.is_err() {
-                    return;
-                }
-            }
-        };
+        let back = health.wait_for(|health| *health == Health::Up);
         // Either way the connection itself says how things are.
         let _ = timeout_at(deadline, back).await.is_ok();
         self.live().ok_or_else(none)

@@ -57,9 +57,64 @@ pub fn migration_fence(prefix: &str) -> String {
     join(&[prefix, "mig", "fence"])
 }
 
+/// The lock under which migrations walk over keys.
+pub fn walk_lock(prefix: &str) -> String {
+    join(&[prefix, "mig", "walk", "lock"])
+}
+
+/// The fencing number of walks.
+pub fn walk_fence(prefix: &str) -> String {
+    join(&[prefix, "mig", "walk", "fence"])
+}
+
+/// All keys below the prefix that match, as SCAN's MATCH has it; the prefix itself has no special letters.
+pub fn below(prefix: &str, pattern: &str) -> String {
+    join(&[prefix, pattern])
+}
+
+/// What a key below the prefix holds, for people.
+pub fn kind(prefix: &str, key: &str) -> &'static str {
+    let below = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).unwrap_or_default();
+    match below.split(':').next().unwrap_or_default() {
+        "s" => "sessions",
+        "l" => "limits",
+        "c" => "counters",
+        _ => "other",
+    }
+}
+
+/// Mode plain: a limit's window, beside the key it has where there is server-side code.
+pub fn window(limit: &str) -> String {
+    join(&[limit, "w"])
+}
+
+/// Mode plain: a session's views.
+pub fn views(session: &str) -> String {
+    join(&[session, "v"])
+}
+
 /// The fleet's cookie signing key, when none is configured.
 pub fn secret(prefix: &str) -> String {
     join(&[prefix, "secret"])
+}
+
+/// The fleet's machines: a hash, one field a supervisor, the last thing it said of itself.
+///
+/// The three keys of the fleet are written in one step, so they share a hash tag.
+pub fn machines(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "machines"])
+}
+
+/// When each machine is dead: a sorted set, by Redis's clock.
+pub fn deaths(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "deaths"])
+}
+
+/// When each library of server-side code was last in use: a sorted set of names, scores ms by Redis's clock.
+///
+/// Every machine writes at each of its heartbeats which ones it uses; those of old versions are collected by it.
+pub fn libraries_seen(prefix: &str) -> String {
+    join(&[prefix, "{fleet}", "libraries"])
 }
 
 /// Joins with `:` in one allocation; `format!` costs three times as much here, once per key and request.
@@ -92,7 +147,13 @@ mod tests {
             ledger("p"),
             migration_lock("p"),
             migration_fence("p"),
+            walk_lock("p"),
+            walk_fence("p"),
+            below("p", "*"),
             secret("p"),
+            machines("p"),
+            deaths("p"),
+            libraries_seen("p"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
         assert_eq!(keys[4], "p:l:default:v:10.0.0.1");

@@ -72,6 +72,13 @@ pub struct LaneStates {
     pub writes: Lane,
 }
 
+impl LaneStates {
+    /// Whether every call is let through: both breakers are closed.
+    pub fn are_closed(&self) -> bool {
+        [&self.reads, &self.writes].iter().all(|lane| lane.position == Position::Closed)
+    }
+}
+
 /// A breaker, and what opened it last.
 #[derive(Debug, Default)]
 struct Way {

@@ -43,7 +43,11 @@ pub const ALL: &[Library] = &[
     library!("0002", "regatta_v2", true),
     library!("0003", "regatta_session_v1", true),
     library!("0004", "regatta_limit_v1", true),
+    library!("0006", "regatta_fleet_v1", true),
 ];
+
+/// All of them, as `FUNCTION LIST` takes a pattern.
+const OURS: &str = "regatta_*";
 
 /// How server-side code is called on this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +56,8 @@ pub(super) enum Form {
     Function,
     /// By a script's digest.
     Script,
+    /// Not at all: neither is allowed, and plain commands must do.
+    Plain,
 }
 
 /// One of the functions that this program calls.
@@ -72,6 +78,8 @@ pub(super) enum Entry {
     LimitMerge,
     LimitRenew,
     LimitRelease,
+    FleetBeat,
+    FleetLeave,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
@@ -91,6 +99,8 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::LimitMerge, "regatta_limit_v1", "regatta_limit_v1_merge"),
     (Entry::LimitRenew, "regatta_limit_v1", "regatta_limit_v1_renew"),
     (Entry::LimitRelease, "regatta_limit_v1", "regatta_limit_v1_release"),
+    (Entry::FleetBeat, "regatta_fleet_v1", "regatta_fleet_v1_beat"),
+    (Entry::FleetLeave, "regatta_fleet_v1", "regatta_fleet_v1_leave"),
 ];
 
 /// A function as a script of its own.
@@ -135,11 +145,15 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 impl Entry {
     /// Command and first argument of a call.
-    pub(super) fn call(self, form: Form) -> (&'static str, Value) {
+    ///
+    /// # Errors
+    /// `Unsupported` where there is no server-side code.
+    pub(super) fn call(self, form: Form) -> Result<(&'static str, Value), Error> {
         let at = self as usize;
         match form {
-            Form::Function => ("FCALL", Value::from_static_str(ENTRIES[at].2)),
-            Form::Script => ("EVALSHA", Value::from_static_str(SCRIPTS[at].digest.as_str())),
+            Form::Function => Ok(("FCALL", Value::from_static_str(ENTRIES[at].2))),
+            Form::Script => Ok(("EVALSHA", Value::from_static_str(SCRIPTS[at].digest.as_str()))),
+            Form::Plain => Err(Error::Unsupported { what: ENTRIES[at].2 }),
         }
     }
 }
@@ -149,22 +163,12 @@ impl Entry {
 /// # Errors
 /// `Diverged` when other code has a library's name; otherwise what the server said.
 pub(super) async fn ensure(caller: &Caller, form: Form) -> Result<(), Error> {
-    if form == Form::Script {
+    if form != Form::Function {
         return load(caller, form).await;
     }
-    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*", "WITHCODE"]).await?;
+    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", OURS, "WITHCODE"]).await?;
     for library in ALL.iter().filter(|library| library.current) {
-        match code(&listed, library.name) {
-            None => load_library(caller, library).await?,
-            Some(found) if checksum(&found) == checksum(library.text) => {}
-            Some(found) => {
-                return Err(Error::Diverged {
-                    what: format!("the library {}", library.name),
-                    expected: checksum(library.text),
-                    found: checksum(&found),
-                });
-            }
-        }
+        put(caller, library.name, library.text, code(&listed, library.name)).await?;
     }
     Ok(())
 }
@@ -175,19 +179,49 @@ pub(super) async fn ensure(caller: &Caller, form: Form) -> Result<(), Error> {
 ///
 /// # Errors
 /// As [`ensure`].
-pub(super) async fn apply(caller: &Caller, form: Form, library: &Library) -> Result<(), Error> {
-    if form == Form::Script {
+pub(super) async fn apply(caller: &Caller, form: Form, name: &str, text: &str) -> Result<(), Error> {
+    if form != Form::Function {
         return Ok(());
     }
-    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", library.name, "WITHCODE"]).await?;
-    match code(&listed, library.name) {
-        None => load_library(caller, library).await,
-        Some(found) if checksum(&found) == checksum(library.text) => Ok(()),
+    put(caller, name, text, found(caller, name).await?).await
+}
+
+/// Loads a library, or compares it with what was found.
+async fn put(caller: &Caller, name: &str, text: &str, found: Option<String>) -> Result<(), Error> {
+    match found {
+        None => load_library(caller, text).await,
+        Some(found) if checksum(&found) == checksum(text) => Ok(()),
         Some(found) => Err(Error::Diverged {
-            what: format!("the library {}", library.name),
-            expected: checksum(library.text),
+            what: format!("the library {name}"),
+            expected: checksum(text),
             found: checksum(&found),
         }),
+    }
+}
+
+/// A library's text on the server, if it is there.
+pub(super) async fn found(caller: &Caller, name: &str) -> Result<Option<String>, Error> {
+    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", name, "WITHCODE"]).await?;
+    Ok(code(&listed, name))
+}
+
+/// The names of our libraries that are on the server, of whatever version.
+pub(super) async fn names(caller: &Caller) -> Result<Vec<String>, Error> {
+    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", OURS]).await?;
+    let Value::Array(libraries) = listed else { return Ok(Vec::new()) };
+    Ok(libraries.iter().filter_map(|library| field(library, "library_name")).collect())
+}
+
+/// Replaces a library under its name, for everybody who calls it: only ever one that was not released.
+pub(super) async fn replace(caller: &Caller, text: &str) -> Result<(), Error> {
+    caller.call("FUNCTION", ["LOAD", "REPLACE", text]).await.map(|_| ())
+}
+
+/// Deletes a library; that it is gone already is as well.
+pub(super) async fn delete(caller: &Caller, name: &str) -> Result<(), Error> {
+    match caller.call("FUNCTION", ["DELETE", name]).await {
+        Err(Error::Refused { reason, .. }) if reason.contains("not found") => Ok(()),
+        other => other.map(|_| ()),
     }
 }
 
@@ -196,9 +230,10 @@ pub(super) async fn load(caller: &Caller, form: Form) -> Result<(), Error> {
     match form {
         Form::Function => {
             for library in ALL.iter().filter(|library| library.current) {
-                load_library(caller, library).await?;
+                load_library(caller, library.text).await?;
             }
         }
+        Form::Plain => {}
         Form::Script => {
             for script in SCRIPTS.iter() {
                 caller.call("SCRIPT", ["LOAD", script.text.as_str()]).await?;
@@ -208,8 +243,8 @@ pub(super) async fn load(caller: &Caller, form: Form) -> Result<(), Error> {
     Ok(())
 }
 
-async fn load_library(caller: &Caller, library: &Library) -> Result<(), Error> {
-    match caller.call("FUNCTION", ["LOAD", library.text]).await {
+async fn load_library(caller: &Caller, text: &str) -> Result<(), Error> {
+    match caller.call("FUNCTION", ["LOAD", text]).await {
         Err(Error::Refused { reason, .. }) if reason.contains("already exists") => Ok(()),
         other => other.map(|_| ()),
     }
@@ -218,14 +253,16 @@ async fn load_library(caller: &Caller, library: &Library) -> Result<(), Error> {
 /// A library's text in the answer to `FUNCTION LIST … WITHCODE`.
 fn code(listed: &Value, name: &str) -> Option<String> {
     let Value::Array(libraries) = listed else { return None };
-    let field = |library: &Value, wanted: &str| {
-        let Value::Array(pairs) = library else { return None };
-        let mut pairs = pairs.iter();
-        pairs.find(|field| field.as_str().as_deref() == Some(wanted))?;
-        pairs.next()?.as_string()
-    };
     let library = libraries.iter().find(|library| field(library, "library_name").as_deref() == Some(name))?;
     field(library, "library_code")
+}
+
+/// A field of what `FUNCTION LIST` says of one library.
+fn field(library: &Value, wanted: &str) -> Option<String> {
+    let Value::Array(pairs) = library else { return None };
+    let mut pairs = pairs.iter();
+    pairs.find(|field| field.as_str().as_deref() == Some(wanted))?;
+    pairs.next()?.as_string()
 }
 
 #[cfg(test)]

@@ -10,7 +10,10 @@ use crate::redis::begin::LimitArg;
 use crate::redis::begin::LimitKind;
 use crate::redis::error::Error;
 use crate::redis::keys;
+use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
+use crate::redis::link::Caller;
+use crate::redis::plain;
 
 /// How long Redis remembers that a batch was merged, ms: far longer than anybody tries to send it again.
 const MARK_MS: u64 = 600_000;
@@ -49,6 +52,11 @@ impl Redis {
     /// # Errors
     /// See [`Error`]; after [`Error::Timeout`] it may have been done.
     pub async fn refund(&self, amount: &Amount) -> Result<u64, Error> {
+        if self.is_plain() {
+            let channel = self.channel();
+            let work = async |caller: &Caller| plain::give_back(caller, &channel, amount).await;
+            return self.plainly(Kind::Commit, work).await;
+        }
         let channel = Value::from(self.channel());
         let reply = self
             .run(Entry::LimitRefund, |entry| {
@@ -65,6 +73,11 @@ impl Redis {
     /// # Errors
     /// See [`Error`].
     pub async fn reset_limit(&self, key: &str) -> Result<bool, Error> {
+        if self.is_plain() {
+            let channel = self.channel();
+            let work = async |caller: &Caller| plain::reset(caller, &channel, key).await;
+            return self.plainly(Kind::Commit, work).await;
+        }
         let channel = Value::from(self.channel());
         let reply = self.run(Entry::LimitReset, |entry| call(entry, &[key], [channel.clone()])).await?;
         Ok(reply.as_u64() == Some(1))
@@ -75,6 +88,9 @@ impl Redis {
     /// # Errors
     /// See [`Error`].
     pub async fn look_at_limit(&self, limit: &LimitArg) -> Result<Standing, Error> {
+        if self.is_plain() {
+            return self.plainly(Kind::Commit, async |caller| plain::look(caller, limit).await).await;
+        }
         let args = match limit.kind {
             LimitKind::Rate { interval_us, tolerance_us } => vec![number(interval_us), number(tolerance_us)],
             LimitKind::Concurrency { max, .. } => vec![number(max)],
@@ -100,6 +116,10 @@ impl Redis {
     /// See [`Error`].
     pub async fn merge(&self, batch: &str, amount: &Amount) -> Result<bool, Error> {
         let mark = keys::limit_mark(&amount.key, batch);
+        if self.is_plain() {
+            let work = async |caller: &Caller| plain::merge(caller, &mark, MARK_MS, amount).await;
+            return self.plainly(Kind::Commit, work).await;
+        }
         let reply = self
             .run(Entry::LimitMerge, |entry| {
                 let [interval, tolerance, requests] = amount.args();

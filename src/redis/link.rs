@@ -21,6 +21,7 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
+use tower_sessions_redis_store::RedisStore;
 
 use crate::config::schema::Mode;
 use crate::redis::Inner;
@@ -40,6 +41,8 @@ const PING_TIMEOUT: Duration = Duration::from_millis(200);
 const MISSES: u32 = 3;
 /// The signing key is offered again at every n-th question: `FLUSHALL` must not split the fleet.
 const SECRET_EVERY: u32 = 10;
+/// The digest of no script.
+const NO_DIGEST: &str = "0000000000000000000000000000000000000000";
 /// Longest pause before the first attempt after a connection that worked: most likely the server is there.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
 /// Longest pauses before the next attempts; those after them are from the first to the second of [`PAUSE_LATER`],
@@ -49,6 +52,8 @@ const PAUSES: [Duration; 3] =
 const PAUSE_LATER: [Duration; 2] = [Duration::from_millis(200), Duration::from_millis(1200)];
 /// A connection that lived this long begins counting pauses anew.
 const SETTLED: Duration = Duration::from_millis(100);
+/// A server that made a connection ready is well, however short it lived: pauses grow no further than this attempt's.
+const HURRY: u32 = 1;
 /// Pause before another connection is looked for while this one only reads: at most two attempts a second.
 const SEEK: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];
 /// A connection that was replaced stays for the calls that are under way on it.
@@ -71,6 +76,35 @@ impl Caller {
         // Boxed: the client's futures are nested so deep that whoever awaits one of ours in his own crate would meet
         // the compiler's limit.
         Ok(Box::pin(self.0.custom(command, args)).await?)
+    }
+
+    /// Several commands in one write, each with its own answer; others' commands may come between them.
+    ///
+    /// # Errors
+    /// When none was answered.
+    pub(super) async fn together(
+        &self,
+        commands: Vec<(&'static str, Vec<Value>)>,
+    ) -> Result<Vec<Result<Value, Error>>, Error> {
+        let (count, pipeline) = (commands.len(), self.0.pipeline().with_options(self.0.options()));
+        for (command, args) in commands {
+            let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
+            let () = pipeline.custom(command, args).await?;
+        }
+        let answers = pipeline.try_all::<Value>().await;
+        let complete = answers.len() == count;
+        let mut answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(Error::from)).collect();
+        match complete {
+            true => Ok(answers),
+            false => {
+                answers.pop().unwrap_or(Ok(Value::Null)).and(Err(Error::protocol("answers are missing")))
+            }
+        }
+    }
+
+    /// tower-sessions' own store over this connection.
+    pub(super) fn store(&self) -> RedisStore<WithOptions<Client>> {
+        RedisStore::new(self.0.clone())
     }
 
     /// One command with text arguments, off a request's path.
@@ -159,17 +193,28 @@ impl Link {
         Caller::new(&self.client, SETUP_TIMEOUT)
     }
 
-    /// Finds out how code is called here.
+    /// Finds out how code is called here: by name, else by digest, else not at all. Changes nothing but the cache of
+    /// scripts.
     pub(super) async fn form(&self, wanted: Mode) -> Result<Form, Error> {
         match wanted {
-            Mode::Fcall => Ok(Form::Function),
-            Mode::Evalsha => Ok(Form::Script),
-            Mode::Auto => match self.patient().call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*"]).await {
-                Ok(_) => Ok(Form::Function),
-                Err(error) if error.unsupported() => Ok(Form::Script),
-                Err(error) => Err(error),
-            },
+            Mode::Fcall => return Ok(Form::Function),
+            Mode::Evalsha => return Ok(Form::Script),
+            Mode::Plain => return Ok(Form::Plain),
+            Mode::Auto => {}
         }
+        let caller = self.patient();
+        // The ledger is written by EVAL in each form.
+        if !allowed(caller.call("EVAL", ["return 1", "0"]).await)? {
+            return Ok(Form::Plain);
+        }
+        let named = allowed(caller.call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*"]).await)?
+            && allowed(caller.call("FCALL", ["regatta_none", "0"]).await)?;
+        if named {
+            return Ok(Form::Function);
+        }
+        let by_digest = allowed(caller.call("SCRIPT", ["LOAD", "return 1"]).await)?
+            && allowed(caller.call("EVALSHA", [NO_DIGEST, "0"]).await)?;
+        Ok(if by_digest { Form::Script } else { Form::Plain })
     }
 
     /// Makes a connection ready for requests: name, code, ledger, signing key.
@@ -177,9 +222,17 @@ impl Link {
         let patient = self.patient();
         // The name only helps people who read CLIENT LIST; a server that forbids it is usable all the same.
         let _ = patient.call("CLIENT", ["SETNAME", &inner.name]).await;
-        let form = self.form(inner.mode).await?;
-        migrations::bring_up(&patient, form, &inner.prefix, &inner.name).await?;
+        let mut form = self.form(inner.mode).await?;
+        match migrations::bring_up(&patient, form, &inner.prefix, &inner.name).await {
+            // Functions may be called but not loaded, and nobody has loaded them.
+            Err(error) if error.unsupported() && inner.mode == Mode::Auto && form == Form::Function => {
+                form = Form::Script;
+                migrations::bring_up(&patient, form, &inner.prefix, &inner.name).await?;
+            }
+            other => other?,
+        }
         let refused = secret::offer(&patient, inner).await?;
+        inner.warn_of_form(form);
         let live = Live {
             client: self.client.clone(),
             caller: Caller::new(&self.client, inner.command_timeout),
@@ -245,6 +298,16 @@ async fn seek(inner: &Inner, only_reads: bool) -> Ready {
     }
 }
 
+/// Whether a command may be called here; that it names code which is not there is an answer as good as any.
+fn allowed(answer: Result<Value, Error>) -> Result<bool, Error> {
+    match answer {
+        Ok(_) => Ok(true),
+        Err(error) if error.code_missing() => Ok(true),
+        Err(error) if error.unsupported() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Keeps a connection for as long as the runtime lives.
 pub(super) async fn keep(inner: Arc<Inner>) {
     let mut attempt = 0u32;
@@ -254,7 +317,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
                 let since = Instant::now();
                 let reason = live(&inner, ready).await;
                 inner.down(&reason);
-                attempt = if since.elapsed() >= SETTLED { 0 } else { attempt + 1 };
+                attempt = if since.elapsed() >= SETTLED { 0 } else { (attempt + 1).min(HURRY) };
             }
             Err(error) => {
                 inner.down(&error);

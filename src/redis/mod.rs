@@ -7,6 +7,7 @@ pub mod begin;
 pub mod commit;
 mod endpoint;
 mod error;
+pub mod fleet;
 mod guard;
 mod inspect;
 pub mod keys;
@@ -17,6 +18,7 @@ mod link;
 pub mod migrations;
 pub mod news;
 mod once;
+mod plain;
 mod secret;
 pub mod sessions;
 
@@ -25,6 +27,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -48,6 +51,8 @@ pub use lanes::Lane;
 pub use lanes::LaneStates;
 use lanes::Lanes;
 use library::Entry;
+use library::Form;
+use link::Caller;
 use link::Live;
 pub use once::once;
 
@@ -84,7 +89,7 @@ struct Inner {
     command_timeout: Duration,
     commit_timeout: Duration,
     live: RwLock<Option<Live>>,
-    /// When a connection that worked was lost, until the first attempt to make another has failed.
+    /// When a connection that worked was lost, until there is another.
     lost_at: Mutex<Option<Instant>>,
     /// When the server last answered, ms since `origin`.
     answered_ms: AtomicU64,
@@ -102,6 +107,8 @@ struct Inner {
     news: news::Listeners,
     /// Signing keys that were the fleet's, the present one first.
     secrets: RwLock<Vec<Vec<u8>>>,
+    /// Whether somebody was told what mode plain loses.
+    warned: AtomicBool,
     /// Grows with each new key.
     secrets_version: AtomicU64,
 }
@@ -138,6 +145,7 @@ impl Redis {
             doubt: Notify::new(),
             news: news::Listeners::default(),
             secrets: RwLock::default(),
+            warned: AtomicBool::new(false),
             secrets_version: AtomicU64::new(0),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -188,6 +196,9 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn begin(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
+        if self.is_plain() {
+            return self.plainly(Kind::Begin, async |caller| plain::begin(caller, request).await).await;
+        }
         let reply = self.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
         begin::decode(request, reply)
     }
@@ -200,6 +211,9 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was stored.
     pub async fn commit(&self, request: &commit::Request<'_>) -> Result<commit::Reply, Error> {
+        if self.is_plain() {
+            return self.plainly(Kind::Commit, async |caller| plain::commit(caller, request).await).await;
+        }
         let reply = self.run(Entry::Commit, |entry| commit::encode(request, entry)).await?;
         commit::decode(&reply)
     }
@@ -209,6 +223,9 @@ impl Redis {
     /// # Errors
     /// See [`Error`].
     pub async fn peek(&self, session: &begin::SessionArg) -> Result<begin::SessionReply, Error> {
+        if self.is_plain() {
+            return self.plainly(Kind::Read, async |caller| plain::peek(caller, session).await).await;
+        }
         let call = |live: Live| async move {
             let listed = match live.caller.call("HGETALL", [session.key.as_str()]).await {
                 Err(Error::Refused { refusal: Refusal::WrongType, .. }) => {
@@ -230,6 +247,12 @@ impl Redis {
     /// # Errors
     /// See [`Error`].
     pub async fn delete(&self, key: &str) -> Result<(), Error> {
+        if self.is_plain() {
+            return self
+                .plainly(Kind::Delete, async |caller| plain::delete(caller, key).await)
+                .await
+                .map(|_| ());
+        }
         let call = |live: Live| async move { live.caller.call("DEL", [key]).await };
         self.guard_repeatable(Kind::Delete, call).await.map(|_| ())
     }
@@ -267,11 +290,31 @@ impl Redis {
         self.inner.secrets_version.load(Relaxed)
     }
 
+    /// Whether this server or user allows no server-side code, and plain commands do what they can.
+    pub fn is_plain(&self) -> bool {
+        self.inner.live().is_some_and(|live| live.form == Form::Plain)
+    }
+
+    /// Several commands that together are one call: the deadline is that of one.
+    async fn plainly<T>(
+        &self,
+        kind: Kind,
+        work: impl AsyncFnOnce(&Caller) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let patience = self.inner.patience(kind);
+        self.guard_as(kind, async |live| {
+            // Boxed, because every request's future would have room for it otherwise.
+            let work = Box::pin(work(&live.caller));
+            tokio::time::timeout(patience, work).await.unwrap_or(Err(Error::Timeout))
+        })
+        .await
+    }
+
     /// Calls a function; if the server does not have our code, loads it and calls once more.
     async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
         let kind = if entry == Entry::Begin { Kind::Begin } else { Kind::Commit };
         self.guard_as(kind, async |live| {
-            let (command, name) = entry.call(live.form);
+            let (command, name) = entry.call(live.form)?;
             let first = live.caller.send(command, encode(name.clone())).await;
             let missing = matches!(&first, Err(error) if error.code_missing());
             if !missing {
@@ -307,6 +350,17 @@ impl Inner {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Tells once what is lost where no server-side code is allowed.
+    fn warn_of_form(&self, form: Form) {
+        if form == Form::Plain && !self.warned.swap(true, Relaxed) {
+            tracing::warn!(
+                "the shared state is kept by plain commands (redis.mode plain), because server-side code is not used \
+                 or not allowed: changes to one session at the same moment may undo each other, limits count in fixed \
+                 windows, and what needs server-side code is answered with 501"
+            );
+        }
+    }
+
     fn set_live(&self, live: Option<Live>) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
     }
@@ -337,9 +391,10 @@ impl Inner {
 
     /// Logged when the state or its reason changes, not at every attempt.
     fn down(&self, error: &Error) {
-        let was_there = self.live().is_some();
-        self.set_live(None);
-        self.set_lost_at(was_there.then(Instant::now));
+        if self.live().is_some() {
+            self.set_live(None);
+            self.set_lost_at(Some(Instant::now()));
+        }
         let reason = error.to_string();
         let before = self.health.send_replace(Health::Down { reason: reason.clone() });
         if before != (Health::Down { reason: reason.clone() }) {

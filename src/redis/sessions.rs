@@ -9,7 +9,10 @@ use crate::redis::Redis;
 use crate::redis::begin::stored_field;
 use crate::redis::error::Error;
 use crate::redis::keys;
+use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
+use crate::redis::link::Caller;
+use crate::redis::plain;
 
 /// A session that gets another id, or is made.
 #[derive(Debug, Clone, Copy)]
@@ -99,6 +102,9 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
     pub async fn move_session(&self, request: &Move<'_>) -> Result<Moved, Error> {
+        if self.is_plain() {
+            return self.plainly(Kind::Commit, async |caller| plain::move_to(caller, request).await).await;
+        }
         let reply = self.run(Entry::SessionMove, |entry| request.encode(entry)).await?;
         moved(&reply)
     }
@@ -115,6 +121,9 @@ impl Redis {
         only_his: bool,
     ) -> Result<bool, Error> {
         let mut keys = vec![keys::session(prefix, digest)];
+        if self.is_plain() && !only_his {
+            return self.plainly(Kind::Delete, async |caller| plain::delete(caller, &keys[0]).await).await;
+        }
         keys.extend(user.map(|user| keys::sessions_of(prefix, user)));
         let tag = user.filter(|_| only_his).unwrap_or_default();
         let args = [digest, tag].map(Value::from);
@@ -191,6 +200,10 @@ impl Redis {
     /// As [`Redis::move_session`].
     pub async fn quarantine_session(&self, prefix: &str, digest: &str, kept_ms: u64) -> Result<bool, Error> {
         let keys = [keys::session(prefix, digest), keys::quarantine(prefix, digest)];
+        if self.is_plain() {
+            let work = async |caller: &Caller| plain::quarantine(caller, &keys[0], &keys[1], kept_ms).await;
+            return self.plainly(Kind::Commit, work).await;
+        }
         let reply =
             self.run(Entry::SessionQuarantine, |entry| call(entry, &keys, vec![number(kept_ms)])).await?;
         Ok(reply.as_i64() == Some(1))

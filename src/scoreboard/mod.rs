@@ -38,6 +38,8 @@ const HEAD_STARTED_MS: usize = 3;
 const HEAD_REDIS_REACHED: usize = 4;
 const HEAD_GENERATION: usize = 5;
 const HEAD_REDIS_FINDINGS: usize = 8;
+const HEAD_MACHINES: usize = 14;
+const HEAD_IDENTITY: usize = 15;
 
 /// The shared table.
 #[derive(Debug)]
@@ -134,6 +136,16 @@ impl Scoreboard {
         self.head(HEAD_REDIS_FINDINGS).store(bits, Relaxed);
     }
 
+    /// Machines that share the fleet's limits, this one included; 1 where none was ever heard of.
+    pub fn machines(&self) -> u64 {
+        self.head(HEAD_MACHINES).load(Relaxed).max(1)
+    }
+
+    /// Written by the worker that speaks for the machine, whenever Redis says how many there are.
+    pub fn set_machines(&self, machines: u64) {
+        self.head(HEAD_MACHINES).store(machines, Relaxed);
+    }
+
     /// Number of the configuration and binary the fleet runs now, from 1.
     pub fn generation(&self) -> u64 {
         self.head(HEAD_GENERATION).load(Relaxed)
@@ -144,11 +156,30 @@ impl Scoreboard {
         self.head(HEAD_GENERATION).store(generation, Relaxed);
     }
 
+    /// The supervisor's process.
+    pub fn pid(&self) -> u32 {
+        u32::try_from(self.head(HEAD_PID).load(Relaxed)).unwrap_or(0)
+    }
+
+    /// A number that no other supervisor has, on whichever machine; it lasts through every upgrade.
+    ///
+    /// When the fleet started, where a program that made none has begun the table.
+    pub fn identity(&self) -> u64 {
+        match self.head(HEAD_IDENTITY).load(Relaxed) {
+            0 => self.head(HEAD_STARTED_MS).load(Relaxed),
+            identity => identity,
+        }
+    }
+
+    /// Written once by the supervisor, before the first worker: a random number.
+    pub fn set_identity(&self, identity: u64) {
+        self.head(HEAD_IDENTITY).store(identity, Relaxed);
+    }
+
     /// A plain copy of everything, read word by word while the workers go on.
     ///
     /// Each number is exact when it is read; two numbers may be some requests apart.
     pub fn snapshot(&self) -> Snapshot {
-        let pid = u32::try_from(self.head(HEAD_PID).load(Relaxed)).unwrap_or(0);
         let slots = self.slots();
         // A retired slot keeps its totals: they are part of the fleet's.
         let used =
@@ -156,7 +187,7 @@ impl Scoreboard {
         let rows = (0..slots.max(used)).map(|slot| self.row(slot).snapshot(slot)).collect();
         Snapshot {
             version: snapshot::VERSION,
-            supervisor_pid: pid,
+            supervisor_pid: self.pid(),
             started_ms: self.head(HEAD_STARTED_MS).load(Relaxed),
             generation: self.generation(),
             redis_reached: self.redis_reached(),

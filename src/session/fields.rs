@@ -16,6 +16,9 @@ pub(super) type Fields = HashMap<String, Field>;
 /// Fields to set, as JSON texts, and names of fields to remove.
 pub(super) type Changes = (Vec<(String, Bytes)>, Vec<String>);
 
+/// Fields as they are stored, and as they shall be.
+pub(super) type Resealed = (Vec<(String, Bytes)>, Vec<(String, Field)>);
+
 /// One field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Field {
@@ -89,7 +92,7 @@ pub(super) fn reseal(
     cipher: Option<&Cipher>,
     digest: &str,
     fields: &Fields,
-) -> Result<(Vec<(String, Bytes)>, Vec<(String, Field)>), NoRandomness> {
+) -> Result<Resealed, NoRandomness> {
     let (mut expect, mut set) = (Vec::new(), Vec::new());
     for (name, field) in fields.iter().filter(|(_, field)| cipher::is_sealed(&field.stored)) {
         expect.push((name.clone(), field.stored.clone()));

@@ -125,7 +125,7 @@ impl<S: Source> RequestStore<S> {
     /// The id that is in the place of this one now; none if this request ended it.
     pub fn present(&self, id: Id) -> Option<Id> {
         let state = self.state();
-        state.past.iter().fold(Some(id), |now, (old, new)| if now == Some(*old) { *new } else { now })
+        state.past.iter().try_fold(id, |now, (old, new)| if now == *old { *new } else { Some(now) })
     }
 
     /// The session, read with the request's begin unless it is known already.

@@ -27,8 +27,8 @@ use crate::session::store::Source;
 impl<S: Source> RequestStore<S> {
     /// Notes what became of a change, and says so in the words of `Session`. `must`: the client must not go on
     /// believing that it was done.
-    fn fail(&self, error: Error, must: bool) -> session_store::Error {
-        let outcome = match &error {
+    fn fail(&self, error: &Error, must: bool) -> session_store::Error {
+        let outcome = match error {
             Error::Gone | Error::Rotated => Outcome::Gone,
             Error::TooLarge => Outcome::TooLarge,
             Error::Conflict | Error::NoSum => Outcome::Conflict,
@@ -56,7 +56,7 @@ impl<S: Source> RequestStore<S> {
 
     /// A change that this request may not make: its session has another id, which it does not know.
     pub fn refuse(&self) -> session_store::Error {
-        self.fail(Error::Rotated, true)
+        self.fail(&Error::Rotated, true)
     }
 
     /// Ends the session that `Session` let go, if it was not replaced.
@@ -67,15 +67,15 @@ impl<S: Source> RequestStore<S> {
         let left = self.state().left.take();
         let Some(left) = left else { return Ok(()) };
         let user = if self.known(left).await.is_ok() { self.user() } else { None };
-        self.end(left, user).await.map_err(|error| self.fail(error, true))?;
+        self.end(left, user).await.map_err(|error| self.fail(&error, true))?;
         self.state().outcome = Outcome::Ended;
         Ok(())
     }
 
     /// Everything that `Session` holds, in a session of its own.
     async fn make_of(&self, record: &mut Record) -> session_store::Result<()> {
-        let (set, _) = fields::changes(&HashMap::new(), &record.data).map_err(encode)?;
-        let id = self.make(set).await.map_err(|error| self.fail(error, false))?;
+        let (set, _) = fields::changes(&HashMap::new(), &record.data).map_err(|error| encode(&error))?;
+        let id = self.make(set).await.map_err(|error| self.fail(&error, false))?;
         self.stored(record, id);
         Ok(())
     }
@@ -105,7 +105,7 @@ impl<S: Source> RequestStore<S> {
             Some(given) => fields::changes(given, &record.data),
             None => fields::changes(&fields::values(&known.fields), &record.data),
         }
-        .map_err(encode)
+        .map_err(|error| encode(&error))
     }
 }
 
@@ -123,7 +123,7 @@ impl<S: Source> SessionStore for RequestStore<S> {
             };
         }
         self.state().left = None;
-        let must = |error| self.fail(error, true);
+        let must = |error: Error| self.fail(&error, true);
         let known = self.known(old).await.map_err(must)?;
         let changes = self.changes(&known, record)?;
         let (id, _) = self.relocate(Some(known), &Cause::Cycle(&changes)).await.map_err(must)?;
@@ -134,7 +134,7 @@ impl<S: Source> SessionStore for RequestStore<S> {
     async fn save(&self, record: &Record) -> session_store::Result<()> {
         // What this request does to a session after it ended it itself is nothing.
         let Some(id) = self.present(record.id) else { return Ok(()) };
-        let known = self.known(id).await.map_err(|error| self.fail(error, false))?;
+        let known = self.known(id).await.map_err(|error| self.fail(&error, false))?;
         let (set, mut remove) = self.changes(&known, record)?;
         if set.is_empty() && remove.is_empty() {
             self.state().outcome = Outcome::Stored(id);
@@ -142,11 +142,11 @@ impl<S: Source> SessionStore for RequestStore<S> {
         }
         let new = |name: &String| set.iter().any(|(set, _)| set == name);
         remove.extend(fields::broken(&known.fields).into_iter().filter(|name| !new(name)));
-        let set = self.seal(&known.digest, set).map_err(|error| self.fail(error, false))?;
+        let set = self.seal(&known.digest, set).map_err(|error| self.fail(&error, false))?;
         let delta = Delta { set, remove };
         let strict = &self.setup.strict;
         let must = delta.names().any(|name| strict.contains(name));
-        self.store(known, &delta, strict).await.map_err(|error| self.fail(error, must))?;
+        self.store(known, &delta, strict).await.map_err(|error| self.fail(&error, must))?;
         let mut state = self.state();
         state.outcome = Outcome::Stored(id);
         state.given = Some(record.data.clone());
@@ -172,7 +172,7 @@ impl<S: Source> SessionStore for RequestStore<S> {
     }
 }
 
-fn encode(error: serde_json::Error) -> session_store::Error {
+fn encode(error: &serde_json::Error) -> session_store::Error {
     session_store::Error::Encode(error.to_string())
 }
 

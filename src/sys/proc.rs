@@ -8,6 +8,7 @@ use std::os::fd::BorrowedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::path::PathBuf;
+use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 
@@ -205,4 +206,23 @@ pub fn spawn_program(
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn()?;
     i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
+}
+
+/// Starts a command of an operator's by the shell (`sh -c`), in a process group of its own.
+///
+/// It takes every signal, whatever this process has blocked, and ends when this process does.
+///
+/// # Errors
+/// When there is no shell.
+pub fn spawn_shell(text: &str) -> io::Result<Child> {
+    let starter = pid();
+    let mut command = Command::new("sh");
+    command.args(["-c", text]).stdin(Stdio::null()).process_group(0);
+    let prepare = move || {
+        nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        die_with(starter, Signal::SIGTERM)
+    };
+    // SAFETY: between fork and exec it makes three system calls and allocates nothing on success.
+    unsafe { command.pre_exec(prepare) };
+    command.spawn()
 }

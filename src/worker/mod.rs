@@ -4,6 +4,7 @@
 //! supervisor is gone.
 
 mod accept;
+mod beacon;
 mod connection;
 mod drain;
 mod heartbeat;
@@ -32,6 +33,7 @@ use tokio::time::sleep;
 use accept::Answer;
 use accept::Door;
 use accept::Hall;
+use beacon::Beacon;
 use connection::Connections;
 use connection::Patience;
 use connection::TICK;
@@ -44,6 +46,7 @@ use crate::http::App;
 use crate::http::Face;
 use crate::http::Parts;
 use crate::http::Phase;
+use crate::http::Site;
 use crate::http::Worker;
 use crate::listener::Listener;
 use crate::listener::SlotListeners;
@@ -159,7 +162,8 @@ async fn live(start: Start) -> Result<(), Error> {
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
     let phase = Phase::default();
-    let (public, admin) = faces(&start, &redis, &phase)?;
+    let site = Arc::new(beacon::site(&start));
+    let (public, admin) = faces(&start, &redis, &phase, &site)?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     tokio::select! {
@@ -174,7 +178,9 @@ async fn live(start: Start) -> Result<(), Error> {
     if start.slot == inspector::SLOT {
         tasks.spawn(inspector::inspect(Arc::clone(&start.scoreboard), redis.clone()));
     }
-    tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis));
+    tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis.clone()));
+    let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
+    let speaking = tasks.spawn(beacon.clone().speak());
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     let mut report = File::from(start.report);
@@ -193,7 +199,9 @@ async fn live(start: Start) -> Result<(), Error> {
     let schedule = Schedule::new(why, &start.config.drain, Instant::now());
     let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
     let told_again = drain::told_again(&mut leave, cut_now);
-    depart(&hall, &doors, &schedule, report, &lifeline, told_again).await;
+    let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again);
+    let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
+    beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
     Ok(())
 }
 
@@ -217,7 +225,7 @@ async fn ordered(cell: Cell<'_>) -> Leave {
 const SUPERVISOR_TOLD: Duration = Duration::from_millis(200);
 
 /// What answers visitors and operators; a panic of the application is a boot failure.
-fn faces(start: &Start, redis: &Redis, phase: &Phase) -> Result<(Face, Face), Error> {
+fn faces(start: &Start, redis: &Redis, phase: &Phase, site: &Arc<Site>) -> Result<(Face, Face), Error> {
     let pid = proc::pid().as_raw().unsigned_abs();
     let parts = Parts {
         config: Arc::clone(&start.config),
@@ -226,6 +234,7 @@ fn faces(start: &Start, redis: &Redis, phase: &Phase) -> Result<(Face, Face), Er
         worker: Worker::new(pid, start.slot, start.generation, proc::hostname()),
         cell: start.cell,
         phase: phase.clone(),
+        site: Arc::clone(site),
     };
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))

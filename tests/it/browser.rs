@@ -18,8 +18,10 @@ use tempfile::TempDir;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;
+use crate::support::client::Visitor;
 use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
+use crate::support::wait;
 
 /// A headless Chromium with a profile of its own.
 struct Browser {
@@ -139,4 +141,52 @@ fn the_page_fits_a_phone() {
     let overflow = browser.run("return document.documentElement.scrollWidth - window.innerWidth");
     assert!(overflow.as_i64().is_some_and(|pixels| pixels <= 0), "{overflow} pixels stand out to the right");
     browser.screenshot("phone.png");
+}
+
+/// Sends the form whose button says this, and waits for the page it leads to.
+fn submit(browser: &Browser, button: &str, leads_to: &str) {
+    let find =
+        format!("[...document.querySelectorAll('button')].find(button => button.textContent === {button:?})");
+    browser.run(&format!("{find}.click()"));
+    wait::until(&format!("{button} leads to {leads_to}"), wait::LONG, || {
+        browser.run("return location.pathname") == leads_to
+    });
+}
+
+#[test]
+fn a_browser_logs_in_looks_at_its_sessions_and_logs_out() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).start();
+    let browser = Browser::open(1000, 800);
+    let text = |selector: &str| {
+        browser
+            .run(&format!("return document.querySelector({selector:?})?.textContent ?? ''"))
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
+    browser.go(&format!("http://{}/login", fleet.listen));
+    browser.screenshot("login.png");
+    browser.run("document.querySelector('#name').value = 'Ann'");
+    submit(&browser, "Log in", "/me");
+    assert!(text(".lead").contains("Ann"), "{}", text(".lead"));
+    browser.screenshot("me.png");
+    let mut elsewhere = Visitor::default();
+    let login = Request::post("/login").header("User-Agent", "Another browser, on a boat");
+    assert_eq!(
+        elsewhere.ask(fleet.listen, login.body("application/json", b"{\"name\":\"Ann\"}")).status,
+        200
+    );
+    browser.go(&format!("http://{}/me/sessions", fleet.listen));
+    browser.screenshot("sessions.png");
+    assert_eq!(browser.run("return document.querySelectorAll('.sessions li').length"), 2);
+    browser.run("document.querySelector('.sessions form button').click()");
+    wait::until("the other one is ended", wait::LONG, || {
+        browser.run("return document.querySelectorAll('.sessions li').length") == 1
+    });
+    assert_eq!(elsewhere.ask(fleet.listen, Request::get("/me")).status, 401);
+    browser.go(&format!("http://{}/me", fleet.listen));
+    submit(&browser, "Log out", "/");
+    browser.go(&format!("http://{}/me", fleet.listen));
+    assert_eq!(browser.run("return location.pathname"), "/login", "nobody is logged in");
 }

@@ -78,7 +78,7 @@ impl Worker {
         if limits.is_empty() {
             return Verdict::Allowed(asked.granted(&set, &[]));
         }
-        let request = begin::Request { limits: &limits, token: asked.token(), ..Default::default() };
+        let request = begin::Request { limits, token: asked.token(), ..Default::default() };
         match self.redis.begin(&request).await {
             Ok(begin::Reply::Granted { limits, .. }) => Verdict::Allowed(asked.granted(&set, &limits)),
             Ok(begin::Reply::Denied { limits }) => Verdict::Denied(asked.denied(&set, &limits)),

@@ -21,6 +21,11 @@ mod crash; // what a crash costs, and what not
 mod crossed; // two things at once, each of which goes well alone
 mod deploy; // manifests and compose agree with each other and with the settings
 mod exact; // counts are exact
+mod faults; // every fault of Redis is a defined state
+mod fleet_beats; // heartbeats in Redis itself
+mod fleet_machines; // several supervisors on one Redis
+mod fleet_nginx; // the upstream of all hosts that live
+mod fred_claims; // what was said of the client library
 mod fuzz; // what strangers may send, mutated
 mod gcra; // rates are decided alike on both sides
 mod heal; // what Redis forgets is put back
@@ -34,8 +39,13 @@ mod limits_desk; // what workers decide themselves, and what they do without Red
 mod limits_http; // limits as applications and clients meet them
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
+mod migrations_cli; // `regatta migrate`
+mod migrations_fence; // who lost the lock writes nothing more
+mod migrations_rolling; // two releases on one Redis
+mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
 mod oracle; // commits against a sequential model
+mod plain; // no server-side code allowed
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state

@@ -98,12 +98,12 @@ fn stream(_: &str) -> Option<String> {
 }
 
 /// A port that was free a moment ago.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
 }
 
 /// The shipped files with this test's addresses and folder.
-fn write_configuration(folder: &Path, listen: SocketAddr, upstream: &str) {
+pub(crate) fn write_configuration(folder: &Path, listen: SocketAddr, upstream: &str) {
     let text = std::fs::read_to_string(root().join("docker/nginx/nginx.conf")).unwrap();
     let text = text
         .replace("/tmp/", &format!("{}/", folder.display()))
@@ -113,7 +113,7 @@ fn write_configuration(folder: &Path, listen: SocketAddr, upstream: &str) {
     std::fs::write(folder.join("upstream.conf"), upstream).unwrap();
 }
 
-fn nginx(folder: &Path) -> Command {
+pub(crate) fn nginx(folder: &Path) -> Command {
     // Debian keeps it where not everybody's PATH looks.
     let program =
         ["/usr/sbin/nginx", "/usr/local/sbin/nginx"].into_iter().find(|path| Path::new(path).exists());

@@ -6,6 +6,7 @@ use crate::session_merge::get;
 use crate::session_merge::post;
 use crate::session_merge::sessions;
 use crate::session_merge::shopper;
+use crate::support::client::Connection;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
 use crate::support::fleet::Fleet;
@@ -103,19 +104,42 @@ fn log_out_everywhere_ends_fifty_sessions_in_one_step() {
 #[test]
 fn the_oldest_session_ends_when_a_user_has_too_many() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).set("REGATTA_SESSION__MAX_PER_USER", "3");
-    let fleet = plan.example("cart").start();
-    let mut anns: Vec<Visitor> = (0..4).map(|_| logged_in(&fleet, "ann")).collect();
-    assert_eq!(user(&mut anns[0], &fleet), Value::Null, "the oldest");
-    for ann in &mut anns[1..] {
-        assert_eq!(user(ann, &fleet), "ann");
+    // Functions and scripts are the same text; this goes through most of it.
+    for mode in ["fcall", "evalsha"] {
+        let plan = Plan::on(&redis).set("REGATTA_SESSION__MAX_PER_USER", "3");
+        let fleet = plan.set("REGATTA_REDIS__MODE", mode).example("cart").start();
+        let mut anns: Vec<Visitor> = (0..4).map(|_| logged_in(&fleet, "ann")).collect();
+        assert_eq!(user(&mut anns[0], &fleet), Value::Null, "the oldest");
+        for ann in &mut anns[1..] {
+            assert_eq!(user(ann, &fleet), "ann");
+        }
+        assert_eq!(sessions(&redis).len(), 3);
+        // One that ended by itself is no reason to end another.
+        assert_eq!(post(&mut anns[1], &fleet, "/account/logout").status, 204);
+        let mut fifth = logged_in(&fleet, "ann");
+        assert_eq!(user(&mut anns[2], &fleet), "ann");
+        assert_eq!(user(&mut fifth, &fleet), "ann");
+        assert_eq!(post(&mut fifth, &fleet, "/account/everywhere").status, 204);
+        assert_eq!(user(&mut anns[2], &fleet), Value::Null);
+        drop(fleet);
+        redis.cli(&["FLUSHALL"]);
     }
-    assert_eq!(sessions(&redis).len(), 3);
-    // One that ended by itself is no reason to end another.
-    assert_eq!(post(&mut anns[1], &fleet, "/account/logout").status, 204);
-    let mut fifth = logged_in(&fleet, "ann");
-    assert_eq!(user(&mut anns[2], &fleet), "ann");
-    assert_eq!(user(&mut fifth, &fleet), "ann");
+}
+
+#[test]
+fn a_session_that_a_handler_flushed_ends_even_if_its_client_leaves() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).example("cart").start();
+    let visitor = shopper(&fleet);
+    assert_eq!(sessions(&redis).len(), 1);
+    let mut connection = Connection::open(fleet.listen).unwrap();
+    let request = Request::post("/session/flush?slow_ms=5000").header("Cookie", &visitor.cookie_header());
+    connection.send(&request.bytes()).unwrap();
+    // A second in its handler, which has flushed the session and now thinks.
+    wait::let_pass(std::time::Duration::from_secs(1));
+    assert_eq!(sessions(&redis).len(), 1, "it ends with the request");
+    drop(connection);
+    wait::until("the session is gone", wait::LONG, || sessions(&redis).is_empty());
 }
 
 #[test]
@@ -223,8 +247,8 @@ fn a_damaged_session_is_put_aside_once_and_the_visitor_gets_a_new_one() {
 
 #[test]
 fn fields_and_logins_are_unreadable_in_redis_and_keys_rotate() {
-    const OLD: &str = "the old encryption key of this test, longer than 32 bytes";
-    const NEW: &str = "the new encryption key of this test, longer than 32 bytes";
+    const OLD: &str = "the old encryption key of this test has more than 32 bytes";
+    const NEW: &str = "the new encryption key of this test has more than 32 bytes";
     let redis = RedisServer::start();
     let plan = Plan::on(&redis).workers(1).example("cart");
     let plain = plan.start();
@@ -263,8 +287,10 @@ fn fields_and_logins_are_unreadable_in_redis_and_keys_rotate() {
 
 #[test]
 fn users_cookies_rotate_too() {
-    let (old, new) =
-        ("the old key of this test is longer than 32 bytes", "the new key is longer than 32 bytes, too");
+    let (old, new) = (
+        "the old key of this test is longer than 32 bytes",
+        "the new key of this test is longer than 32 bytes",
+    );
     let redis = RedisServer::start();
     let plan = Plan::on(&redis).workers(1).example("cart");
     let with = |keys: &str| plan.clone().set("REGATTA_SESSION__SECRETS", keys).start();

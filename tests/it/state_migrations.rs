@@ -6,6 +6,7 @@ use regatta::redis::Health;
 use regatta::redis::Redis;
 use regatta::redis::library;
 use regatta::redis::migrations;
+use regatta::redis::migrations::SHIPPED;
 use regatta::redis::migrations::Status;
 
 use crate::support::redis::RedisServer;
@@ -40,19 +41,19 @@ async fn check_and_plan_change_nothing_and_apply_says_what_it_did() {
     for mode in [Mode::Fcall, Mode::Evalsha] {
         let server = RedisServer::start();
         let redis = unstarted(&server, mode);
-        let plan = migrations::plan(&redis).await.unwrap();
+        let plan = SHIPPED.plan(&redis).await.unwrap();
         assert_eq!(plan.len(), library::ALL.len());
         assert_eq!(
             (plan[0].file.as_str(), &plan[0].status),
             ("migrations/0001_regatta_v1.lua", &Status::Pending)
         );
-        assert_eq!(migrations::check(&redis).await.unwrap(), plan);
+        assert!(plan.iter().all(|step| step.status == Status::Pending));
         assert_eq!((server.keys(), server.cli(&["FUNCTION", "LIST"])), (vec![], String::new()));
 
-        let applied = migrations::apply(&redis).await.unwrap();
+        let applied = SHIPPED.apply(&redis, |_| ()).await.unwrap();
         assert!(matches!(&applied[0].status, Status::Applied { by, at_ms } if by == "cli" && *at_ms > 0));
-        assert_eq!(migrations::check(&redis).await, Ok(vec![]));
-        assert_eq!(migrations::apply(&redis).await, Ok(applied));
+        assert_eq!(SHIPPED.plan(&redis).await.as_ref(), Ok(&applied));
+        assert_eq!(SHIPPED.apply(&redis, |_| ()).await, Ok(applied));
     }
 }
 
@@ -60,19 +61,19 @@ async fn check_and_plan_change_nothing_and_apply_says_what_it_did() {
 async fn an_edited_file_is_refused_with_both_checksums_and_nothing_changes() {
     let server = RedisServer::start();
     let redis = unstarted(&server, Mode::Fcall);
-    migrations::apply(&redis).await.unwrap();
+    SHIPPED.apply(&redis, |_| ()).await.unwrap();
     let ours = migrations::checksum(library::ALL[0].text);
     let theirs = migrations::checksum("an older text");
     let entry = server.cli(&["HGET", "p:mig", "0001"]).replace(&ours, &theirs);
     server.cli(&["HSET", "p:mig", "0001", &entry]);
     let before = server.cli(&["DEBUG", "DIGEST"]);
 
-    let refused = migrations::check(&redis).await.unwrap_err();
+    let refused = SHIPPED.plan(&redis).await.unwrap_err();
     assert!(matches!(refused, Error::Diverged { .. }), "{refused:?}");
     for part in ["migrations/0001_regatta_v1.lua", &ours, &theirs] {
         assert!(refused.to_string().contains(part), "{refused}");
     }
-    assert!(migrations::apply(&redis).await.is_err());
+    assert!(SHIPPED.apply(&redis, |_| ()).await.is_err());
     redis.start();
     assert!(matches!(redis.first_attempt().await, Health::Down { .. }));
     assert_eq!(server.cli(&["DEBUG", "DIGEST"]), before);
@@ -84,7 +85,7 @@ async fn a_library_with_our_name_and_another_text_is_never_replaced() {
     let stranger =
         "#!lua name=regatta_v1\nredis.register_function('regatta_v1_begin', function() return 7 end)";
     server.cli(&["FUNCTION", "LOAD", stranger]);
-    let refused = migrations::apply(&unstarted(&server, Mode::Fcall)).await;
+    let refused = SHIPPED.apply(&unstarted(&server, Mode::Fcall), |_| ()).await;
     assert!(matches!(refused, Err(Error::Diverged { .. })), "{refused:?}");
     assert_eq!(server.cli(&["FCALL", "regatta_v1_begin", "0"]), "7");
 }
@@ -93,13 +94,13 @@ async fn a_library_with_our_name_and_another_text_is_never_replaced() {
 async fn what_a_dead_worker_began_is_finished_by_another() {
     let server = RedisServer::start();
     let redis = unstarted(&server, Mode::Fcall);
-    migrations::apply(&redis).await.unwrap();
+    SHIPPED.apply(&redis, |_| ()).await.unwrap();
     let begun = server.cli(&["HGET", "p:mig", "0001"]).replace("\"applied\"", "\"running\"");
     server.cli(&["HSET", "p:mig", "0001", &begun]);
     server.cli(&["FUNCTION", "FLUSH"]);
     assert_eq!(server.cli(&["SET", "p:mig:lock", "the-dead-one", "PX", "300"]), "OK");
-    assert!(matches!(migrations::check(&redis).await.unwrap()[0].status, Status::Begun { .. }));
-    let applied = migrations::apply(&redis).await.unwrap();
+    assert!(matches!(SHIPPED.plan(&redis).await.unwrap()[0].status, Status::Begun { .. }));
+    let applied = SHIPPED.apply(&redis, |_| ()).await.unwrap();
     assert!(matches!(applied[0].status, Status::Applied { .. }));
     assert_eq!(server.cli(&["GET", "p:mig:fence"]), "2");
 }

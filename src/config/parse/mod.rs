@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::config::schema::Advertised;
 use crate::config::schema::Autoscale;
 use crate::config::schema::Count;
 use crate::config::schema::ForwardHeader;
@@ -134,6 +135,42 @@ pub(super) fn addresses(items: &[String]) -> Result<Vec<SocketAddr>, Reason> {
     if addresses.is_empty() { Err("at least one is needed".into()) } else { Ok(addresses) }
 }
 
+pub(super) fn heartbeat(text: &str) -> Result<Option<Duration>, Reason> {
+    let interval = duration_or_none(text)?;
+    let allowed = Duration::from_millis(200)..=Duration::from_secs(60);
+    match interval {
+        Some(interval) if !allowed.contains(&interval) => Err("it is out of range".into()),
+        interval => Ok(interval),
+    }
+}
+
+pub(super) fn advertised(items: &[String]) -> Result<Vec<Advertised>, Reason> {
+    items
+        .iter()
+        .map(|item| advertised_one(item).ok_or_else(|| format!("{item} is no such address")))
+        .collect()
+}
+
+fn advertised_one(text: &str) -> Option<Advertised> {
+    let reachable = |ip: IpAddr| (!ip.is_unspecified()).then(|| SocketAddr::new(ip, 0));
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        reachable(address.ip())?;
+        let host = text.rsplit_once(':')?.0.to_owned();
+        return (address.port() > 0).then_some(Advertised { host, port: Some(address.port()) });
+    }
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        // As it stands before a port.
+        let host = reachable(ip)?.to_string();
+        return Some(Advertised { host: host.rsplit_once(':')?.0.to_owned(), port: None });
+    }
+    let (host, port) = match text.split_once(':') {
+        Some((host, port)) => (host, Some(port.parse().ok().filter(|port| *port > 0)?)),
+        None => (text, None),
+    };
+    let letters = host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+    (letters && (1..=253).contains(&host.len())).then(|| Advertised { host: host.to_owned(), port })
+}
+
 pub(super) fn networks(items: &[String]) -> Result<Vec<IpNet>, Reason> {
     let network = |item: &String| {
         let net = IpNet::from_str(item).or_else(|_| item.parse::<IpAddr>().map(IpNet::from));
@@ -175,6 +212,19 @@ pub(super) fn log_format(text: &str) -> Result<LogFormat, Reason> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_advertised_is_a_host_with_or_without_a_port() {
+        let read = |text: &str| advertised_one(text).map(|one| (one.host, one.port));
+        let expected = |host: &str, port| Some((host.to_owned(), port));
+        assert_eq!(read("10.0.0.5"), expected("10.0.0.5", None));
+        assert_eq!(read("web-1.example.com:3000"), expected("web-1.example.com", Some(3000)));
+        assert_eq!(read("[2001:db8::1]:80"), expected("[2001:db8::1]", Some(80)));
+        assert_eq!(read("2001:db8::1"), expected("[2001:db8::1]", None));
+        for bad in ["", ":80", "web:0", "web:x", "0.0.0.0:80", "::", "a b", "a;b", "web:1:2", "10.0.0.5:0"] {
+            assert_eq!(read(bad), None, "{bad}");
+        }
+    }
 
     #[test]
     fn urls_need_what_a_client_needs() {

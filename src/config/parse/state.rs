@@ -86,7 +86,9 @@ pub(in crate::config) fn secrets(items: &[String]) -> Result<Vec<Secret>, Reason
 }
 
 pub(in crate::config) fn mode(text: &str) -> Result<Mode, Reason> {
-    choice(text, &[("auto", Mode::Auto), ("fcall", Mode::Fcall), ("evalsha", Mode::Evalsha)])
+    let choices =
+        [("auto", Mode::Auto), ("fcall", Mode::Fcall), ("evalsha", Mode::Evalsha), ("plain", Mode::Plain)];
+    choice(text, &choices)
 }
 
 pub(in crate::config) fn secure(text: &str) -> Result<Secure, Reason> {

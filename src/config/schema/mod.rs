@@ -32,6 +32,10 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// How new connections are spread over the slots.
     pub steering: Steering,
+    /// Where other machines reach the public addresses; empty: what this machine knows of itself.
+    pub advertise: Vec<Advertised>,
+    /// Time between two heartbeats of this machine in Redis, 200 ms to 1 min; none: it has none.
+    pub heartbeat: Option<Duration>,
     /// The operators' address and what is served on it.
     pub admin: Admin,
     /// How many workers, and how patient the supervisor is with them.
@@ -54,6 +58,15 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// What is logged, and in which form.
     pub log: Log,
+}
+
+/// An address by which other machines reach this one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Advertised {
+    /// A name or an IP address, IPv6 in brackets.
+    pub host: String,
+    /// The port; none: that of the first public address.
+    pub port: Option<u16>,
 }
 
 /// How new connections are spread over the slots.

@@ -55,12 +55,14 @@ impl fmt::Debug for RedisUrl {
 /// How server-side code is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Functions where the server has them, scripts elsewhere; found out at connect.
+    /// Functions where they are allowed, else scripts, else plain commands; found out at connect.
     Auto,
     /// Redis functions (Redis ≥ 7, Valkey).
     Fcall,
     /// Scripts by digest (Dragonfly, `KeyDB`, Redis 6).
     Evalsha,
+    /// Plain commands only, with fewer promises (where neither is allowed).
+    Plain,
 }
 
 /// The visitor's cookie and how long a session lives.

@@ -8,7 +8,7 @@ use crate::http::exchange::Failure;
 use crate::limiter::Set;
 use crate::limiter::Subject;
 use crate::limiter::asked::Asked;
-use crate::limiter::asked::Charge;
+use crate::limiter::asked::Charges;
 use crate::limiter::asked::Granted;
 use crate::limiter::asked::Without;
 use crate::limiter::desk::Admission;
@@ -26,13 +26,13 @@ pub(in crate::http) struct Limits {
     decided: Vec<Option<LimitReply>>,
     /// How they stood when one of them denied the request.
     denied: Option<Vec<Option<LimitReply>>>,
-    charges: Vec<Charge>,
+    charges: Charges,
     places: Vec<Place>,
 }
 
 impl Limits {
     pub(super) fn new(set: Set) -> Self {
-        Self { set, decided: Vec::new(), denied: None, charges: Vec::new(), places: Vec::new() }
+        Self { set, decided: Vec::new(), denied: None, charges: Charges::default(), places: Vec::new() }
     }
 
     /// Whether a limit was not decided yet.
@@ -53,7 +53,7 @@ impl Limits {
     fn grant(&mut self, granted: Granted) {
         self.decided.extend(granted.replies);
         self.places.extend(granted.places);
-        self.charges.extend(granted.charges);
+        self.charges.add(granted.charges);
     }
 
     fn deny(&mut self, replies: Vec<Option<LimitReply>>) {
@@ -151,10 +151,10 @@ impl Exchange {
         }
     }
 
-    /// Workers that share the limits: those of this machine that serve.
+    /// Workers that share the limits: those of this machine that serve, and as many on every other machine.
     fn sharers(&self) -> u64 {
         let board = &self.core.scoreboard;
         let ready = (0..board.slots()).filter(|slot| board.row(*slot).state() == SlotState::Ready).count();
-        ready.max(1) as u64
+        (ready.max(1) as u64).saturating_mul(board.machines())
     }
 }

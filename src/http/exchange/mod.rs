@@ -299,7 +299,7 @@ impl Exchange {
         counters: &[CounterArg],
     ) -> Result<(SessionReply, Vec<i64>), Failure> {
         let asked = self.admit(begun).await?;
-        let limits = asked.as_ref().map(Asked::limits).unwrap_or_default();
+        let limits = asked.as_ref().map_or(&[][..], Asked::limits);
         if limits.is_empty() && session.is_none() && counters.is_empty() {
             // All of it was drawn in advance.
             if let Some(asked) = asked {
@@ -308,7 +308,7 @@ impl Exchange {
             return Ok((SessionReply::None, Vec::new()));
         }
         let token = asked.as_ref().map_or("", Asked::token);
-        let request = begin::Request { limits: &limits, session, counters, token };
+        let request = begin::Request { limits, session, counters, token };
         match (self.core.redis.begin(&request).await, asked) {
             (Ok(begin::Reply::Granted { limits, session: found, counters }), asked) => {
                 if let Some(asked) = asked {

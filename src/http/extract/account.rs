@@ -12,6 +12,7 @@ use crate::http::error::Error;
 use crate::http::exchange::Exchange;
 use crate::http::extract::exchange;
 use crate::http::store::Store;
+use crate::session;
 use crate::session::account::Listed;
 use crate::session::account::Login;
 use crate::session::user::Details;
@@ -112,7 +113,7 @@ impl Account {
     /// Dropping the future leaves it unknown whether it was ended.
     pub async fn revoke(&mut self, handle: &str) -> Result<bool, Error> {
         let (id, user) = self.logged_in().await?;
-        if crate::session::handle(&crate::session::digest(id)) == handle {
+        if session::handle(&session::digest(id)) == handle {
             self.logout().await?;
             return Ok(true);
         }
@@ -161,7 +162,7 @@ impl Account {
         let id = self.exchange.present().await?.ok_or(Error::SessionGone)?;
         let user = self.exchange.begun().await.user;
         self.store.inner.remember(id, user, idle, absolute).await?;
-        self.exchange.begun().await.cookie_age = Some(absolute.min(crate::session::LIFETIME_MAX));
+        self.exchange.begun().await.cookie_age = Some(absolute.min(session::LIFETIME_MAX));
         Ok(())
     }
 
@@ -199,11 +200,7 @@ impl Account {
     }
 
     /// Takes note of the session's new id.
-    async fn is_now(
-        &self,
-        done: Result<Id, crate::session::Error>,
-        user: Option<UserTag>,
-    ) -> Result<(), Error> {
+    async fn is_now(&self, done: Result<Id, session::Error>, user: Option<UserTag>) -> Result<(), Error> {
         match done {
             Ok(id) => {
                 self.exchange.became(Some(id), user).await;
@@ -228,7 +225,7 @@ impl<S: Sync> FromRequestParts<S> for Account {
         let user = match current {
             Some(id) => match store.inner.details(id).await {
                 Ok(details) => details.map(|details| details.user),
-                Err(crate::session::Error::Gone | crate::session::Error::Rotated) => None,
+                Err(session::Error::Gone | session::Error::Rotated) => None,
                 Err(error) => return Err(error.into()),
             },
             None => None,

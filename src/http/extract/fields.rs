@@ -51,7 +51,9 @@ impl Fields {
     /// Dropping the future leaves it unknown whether it was added.
     pub async fn incr(&self, name: &str, by: i64) -> Result<i64, Error> {
         let id = self.session().await?;
-        Ok(self.store.inner.add(id, name, by).await?)
+        let sum = self.store.inner.add(id, name, by).await;
+        self.exchange.forget(id);
+        Ok(sum?)
     }
 
     /// Changes a field to what `change` makes of its value, and returns that.
@@ -69,7 +71,9 @@ impl Fields {
         change: impl FnMut(Option<T>) -> T,
     ) -> Result<T, Error> {
         let id = self.session().await?;
-        Ok(self.store.inner.update(id, name, change).await?)
+        let value = self.store.inner.update(id, name, change).await;
+        self.exchange.forget(id);
+        Ok(value?)
     }
 
     /// The visitor's session, which is made if there is none.

@@ -46,7 +46,8 @@ impl Limit {
     }
 
     /// Gives back what this request was charged, as if it had not been made: for one that should not count, such as a
-    /// login that succeeded. A second time it gives back nothing.
+    /// login that succeeded. A second time it gives back nothing,
+    /// nor does one that was decided without Redis.
     ///
     /// Costs a round trip a policy. Clients that were denied meanwhile are allowed again at once, on every worker.
     ///

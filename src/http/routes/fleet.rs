@@ -1,4 +1,4 @@
-//! `/fleet.json`: the whole fleet of this machine at one moment.
+//! `/fleet.json`: the whole fleet of this machine at one moment, and all machines as Redis knows them.
 //!
 //! Fields are added under the same version; `version` changes when one is removed or means something else.
 
@@ -11,6 +11,8 @@ use axum::response::Response;
 use serde::Serialize;
 
 use crate::http::state::State;
+use crate::redis::fleet::Machine;
+use crate::redis::fleet::Seen;
 use crate::scoreboard::Reason;
 use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::latency;
@@ -33,6 +35,12 @@ struct Fleet {
     latency_p50_us: Option<u64>,
     latency_p99_us: Option<u64>,
     slots: Vec<Slot>,
+    /// Every machine that lives; this one alone when Redis does not say.
+    machines: Vec<Seen>,
+    /// Whether none can be missing.
+    machines_complete: bool,
+    /// Why Redis does not say.
+    machines_error: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -48,6 +56,8 @@ struct Slot {
     memory_bytes: u64,
     cpu_us: u64,
     redis_up: bool,
+    redis_reads: &'static str,
+    redis_writes: &'static str,
     connections: u64,
     in_flight: u64,
     accepted: u64,
@@ -97,6 +107,12 @@ struct Responses {
 }
 
 pub(in crate::http) async fn fleet(Shared(state): Shared<State>) -> Response {
+    let told = state.0.machines.ask(&state.0.redis).await;
+    let own = state.0.site.machine(&state.0.scoreboard);
+    let (machines, machines_complete, machines_error) = match told {
+        Ok(told) => (with_own(told.seen, own), told.complete && told.strange == 0, None),
+        Err(reason) => (with_own(Vec::new(), own), false, Some(reason)),
+    };
     let snapshot = state.fleet();
     let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
     let histogram = snapshot.latency();
@@ -114,12 +130,23 @@ pub(in crate::http) async fn fleet(Shared(state): Shared<State>) -> Response {
         latency_p50_us: latency::quantile_us(&histogram, 0.5),
         latency_p99_us: latency::quantile_us(&histogram, 0.99),
         slots: snapshot.slots.iter().map(|one| slot(one, now_ms)).collect(),
+        machines,
+        machines_complete,
+        machines_error,
     };
     ([(http::header::CACHE_CONTROL, "no-store")], Json(fleet)).into_response()
 }
 
+/// The machines with this one as it is now: what it said last is older.
+fn with_own(mut machines: Vec<Seen>, own: Machine) -> Vec<Seen> {
+    machines.retain(|seen| seen.machine.id != own.id);
+    machines.insert(0, Seen { age_ms: 0, machine: own });
+    machines
+}
+
 fn slot(slot: &SlotSnapshot, now_ms: u64) -> Slot {
     let [_, informational, success, redirection, client_error, server_error] = slot.responses;
+    let lanes = slot.incumbent.as_ref().map(|worker| worker.redis_lanes).unwrap_or_default();
     Slot {
         slot: slot.slot,
         state: slot.state.name(),
@@ -132,6 +159,8 @@ fn slot(slot: &SlotSnapshot, now_ms: u64) -> Slot {
         memory_bytes: slot.sum(|worker| worker.memory_bytes),
         cpu_us: slot.incumbent.as_ref().map_or(0, |worker| worker.cpu_us),
         redis_up: slot.redis_up(),
+        redis_reads: lanes[0].name(),
+        redis_writes: lanes[1].name(),
         connections: slot.sum(|worker| worker.connections),
         in_flight: slot.sum(|worker| worker.in_flight),
         accepted: slot.accepted,

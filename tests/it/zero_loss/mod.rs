@@ -61,6 +61,8 @@ impl Scene {
     fn with(name: &'static str, mix: &[(Kind, usize)], change: impl FnOnce(Plan) -> Plan) -> Self {
         let redis = RedisServer::start();
         let plan = Plan::on(&redis).example("faulty").workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
+        // As in production: the machine's heartbeat goes on beside everything.
+        let plan = plan.set("REGATTA_FLEET__HEARTBEAT", "2s");
         let fleet = change(plan).start();
         let volley = Volley::start(fleet.listen, mix);
         volley.more(50);

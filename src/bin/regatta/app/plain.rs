@@ -17,6 +17,8 @@ pub(super) struct Health {
     uptime_seconds: u64,
     memory_bytes: u64,
     redis: &'static str,
+    redis_reads: &'static str,
+    redis_writes: &'static str,
 }
 
 pub(super) async fn hello(worker: Worker) -> String {
@@ -24,8 +26,10 @@ pub(super) async fn hello(worker: Worker) -> String {
 }
 
 pub(super) async fn health(Shared(state): Shared<State>) -> Json<Health> {
+    let lanes = state.redis_lanes();
     let (status, redis) = match state.redis() {
-        RedisHealth::Up => ("ok", "up"),
+        RedisHealth::Up if lanes.are_closed() => ("ok", "up"),
+        RedisHealth::Up => ("degraded", "up"),
         RedisHealth::Connecting => ("degraded", "connecting"),
         RedisHealth::Down { .. } => ("degraded", "down"),
     };
@@ -38,5 +42,7 @@ pub(super) async fn health(Shared(state): Shared<State>) -> Json<Health> {
         uptime_seconds: state.uptime().as_secs(),
         memory_bytes: state.memory_bytes(),
         redis,
+        redis_reads: lanes.reads.position.name(),
+        redis_writes: lanes.writes.position.name(),
     })
 }

@@ -1,0 +1,168 @@
+//! What Redis remembers of each migration, and what follows from it.
+//!
+//! The ledger is a hash, one field a number. A program judges only the numbers it knows: those of a newer release
+//! are none of its business, so that two releases can share one ledger during a rolling deploy.
+
+use std::collections::HashMap;
+
+use serde::Deserialize;
+use serde::Serialize;
+
+use crate::redis::error::Error;
+use crate::redis::keys;
+use crate::redis::link::Caller;
+use crate::redis::migrations::Kind;
+use crate::redis::migrations::Migration;
+use crate::redis::migrations::Status;
+use crate::redis::migrations::Step;
+
+/// One field of the ledger.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Record {
+    pub(super) name: String,
+    pub(super) sha256: String,
+    pub(super) state: State,
+    pub(super) by: String,
+    pub(super) at_ms: u64,
+    pub(super) fence: i64,
+    /// How far a walk over keys has come; libraries have none, and releases before the first walk ignore it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) walk: Option<Position>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum State {
+    Running,
+    Applied,
+}
+
+/// How far a walk over keys has come.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct Position {
+    /// Where SCAN goes on.
+    pub(super) cursor: String,
+    /// The server process that gave the cursor: another one hashes keys differently, and the cursor means nothing.
+    pub(super) server: String,
+    /// Keys that were looked at.
+    pub(super) keys: u64,
+    /// Keys that were changed.
+    pub(super) changed: u64,
+}
+
+/// The ledger's fields by number, as text.
+pub(super) type Fields = HashMap<String, String>;
+
+pub(super) async fn read(caller: &Caller, prefix: &str) -> Result<Fields, Error> {
+    let answer = caller.call("HGETALL", [&keys::ledger(prefix)]).await?;
+    answer.convert().map_err(Error::from)
+}
+
+/// One migration's record, if there is one.
+///
+/// # Errors
+/// `Protocol` when the field holds something else.
+pub(super) fn record(fields: &Fields, migration: &Migration) -> Result<Option<Record>, Error> {
+    let Some(text) = fields.get(migration.number) else { return Ok(None) };
+    serde_json::from_str(text).map(Some).map_err(|error| {
+        let number = migration.number;
+        Error::protocol(format!(
+            "the ledger's entry {number} is no record ({error}); `migrate --repair` drops it"
+        ))
+    })
+}
+
+/// Each migration of the list and whether it is done.
+///
+/// # Errors
+/// `Diverged` when the ledger knows another text under a number; `Gap` when a later one was applied before an
+/// earlier one; `Protocol` when an entry cannot be read.
+pub(super) fn judge(list: &[Migration], fields: &Fields) -> Result<Vec<Step>, Error> {
+    let steps = list.iter().map(|migration| step(migration, fields)).collect::<Result<Vec<_>, _>>()?;
+    // A walk may take hours, and libraries do not wait for it: each kind has an order of its own.
+    for walks in [false, true] {
+        let mut of_kind = list.iter().zip(&steps).filter(|(migration, _)| migration.is_walk() == walks);
+        // One that was begun is finished by the next run, wherever it stands.
+        let Some((_, open)) = of_kind.find(|(_, step)| step.status == Status::Pending) else { continue };
+        if let Some((_, later)) = of_kind.find(|(_, step)| step.is_applied()) {
+            return Err(Error::Gap { missing: open.file.clone(), applied: later.file.clone() });
+        }
+    }
+    Ok(steps)
+}
+
+fn step(migration: &Migration, fields: &Fields) -> Result<Step, Error> {
+    let (file, sha256) = (migration.file(), migration.checksum());
+    let status = match record(fields, migration)? {
+        None => Status::Pending,
+        Some(record) if record.sha256 != sha256 => {
+            return Err(Error::Diverged { what: file, expected: sha256, found: record.sha256 });
+        }
+        Some(Record { state: State::Running, by, walk, .. }) => {
+            Status::Begun { by, keys: walk.map_or(0, |position| position.keys) }
+        }
+        Some(Record { by, at_ms, .. }) => Status::Applied { by, at_ms },
+    };
+    let keys = match migration.kind() {
+        Kind::Library => None,
+        Kind::Walk { keys } => Some(keys.to_owned()),
+    };
+    Ok(Step { file, sha256, keys, status })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::redis::migrations::checksum;
+
+    const LIST: &[Migration] = &[
+        Migration::new("0001", "one", "#!lua name=one\n"),
+        Migration::new("0002", "two", "#!lua name=two\n"),
+        Migration::new("0003", "three", "#!walk keys=s:*\n"),
+        Migration::new("0004", "four", "#!lua name=four\n"),
+    ];
+
+    fn entry(migration: &Migration, sha256: String, state: State) -> (String, String) {
+        let record = Record {
+            name: migration.name.into(),
+            sha256,
+            state,
+            by: "w".into(),
+            at_ms: 1,
+            fence: 1,
+            walk: None,
+        };
+        (migration.number.to_owned(), serde_json::to_string(&record).unwrap())
+    }
+
+    fn applied(indexes: &[usize]) -> Fields {
+        indexes.iter().map(|index| entry(&LIST[*index], LIST[*index].checksum(), State::Applied)).collect()
+    }
+
+    #[test]
+    fn a_ledger_that_knows_another_text_is_refused() {
+        let fields = [entry(&LIST[0], checksum("other"), State::Applied)].into();
+        let error = judge(LIST, &fields).unwrap_err();
+        for part in ["migrations/0001_one.lua", &checksum("other"), &LIST[0].checksum()] {
+            assert!(error.to_string().contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_gap_is_refused_and_names_both_ends_but_libraries_do_not_wait_for_walks() {
+        assert!(judge(LIST, &applied(&[])).is_ok());
+        assert!(judge(LIST, &applied(&[0, 1])).is_ok());
+        assert!(judge(LIST, &applied(&[0, 1, 3])).is_ok(), "0003 is a walk and may take its time");
+        let error = judge(LIST, &applied(&[0, 3])).unwrap_err().to_string();
+        assert!(error.contains("0002_two") && error.contains("0004_four"), "{error}");
+    }
+
+    #[test]
+    fn what_cannot_be_read_says_how_to_repair_it_and_what_is_newer_is_none_of_our_business() {
+        let fields = [("0001".to_owned(), "{}".to_owned())].into();
+        assert!(judge(LIST, &fields).unwrap_err().to_string().contains("--repair"));
+        let mut fields = applied(&[0, 1, 2, 3]);
+        fields.insert("0099".to_owned(), "what a later release wrote".to_owned());
+        assert!(judge(LIST, &fields).unwrap().iter().all(Step::is_applied));
+    }
+}

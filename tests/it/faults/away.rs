@@ -1,0 +1,143 @@
+//! Redis killed, frozen or unreachable.
+
+use regatta::config::schema::Mode;
+use regatta::redis::Health;
+
+use crate::faults::Watch;
+use crate::faults::assert_defined;
+use crate::faults::assert_stale;
+use crate::faults::deadlines;
+use crate::support::client::Request;
+use crate::support::client::Visitor;
+use crate::support::fleet::Plan;
+use crate::support::process;
+use crate::support::proxy::Link;
+use crate::support::proxy::Proxy;
+use crate::support::redis::RedisServer;
+use crate::support::redis::eventually;
+use crate::support::wait;
+
+/// What a worker may hold on to in an outage, bytes.
+const MEMORY: u64 = 20 * 1024 * 1024;
+
+#[test]
+fn redis_is_killed_and_started_again() {
+    let mut redis = RedisServer::start();
+    let fleet = deadlines(Plan::on(&redis)).start();
+    let mut watch = Watch::start(&fleet);
+    let memory = || fleet.workers().into_iter().map(process::private_memory).max().unwrap();
+    let before = memory();
+    redis.kill();
+    watch.fault_begins();
+    watch.last(1000);
+    let grown = memory().saturating_sub(before);
+    assert!(grown < MEMORY, "{grown} bytes more");
+    redis.restart();
+    watch.fault_is_over();
+    assert_stale(&watch.end("F2 killed", &fleet));
+}
+
+#[test]
+fn redis_is_frozen_and_goes_on() {
+    let redis = RedisServer::start();
+    let fleet = deadlines(Plan::on(&redis)).start();
+    let mut watch = Watch::start(&fleet);
+    redis.stop();
+    watch.fault_begins();
+    watch.last(500);
+    redis.cont();
+    watch.fault_is_over();
+    let during = watch.end("F3 frozen", &fleet);
+    assert_stale(&during);
+}
+
+#[test]
+fn redis_becomes_a_black_hole() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis);
+    let fleet = deadlines(Plan::through(&proxy)).start();
+    let mut watch = Watch::start(&fleet);
+    let connections = proxy.accepted().len();
+    proxy.link(Link::BlackHole);
+    watch.fault_begins();
+    let since = std::time::Instant::now();
+    wait::until("every worker tries another connection", wait::LONG, || {
+        proxy.accepted().len() >= connections + fleet.workers().len()
+    });
+    println!("F4 black hole: connections replaced after {:?}", since.elapsed());
+    watch.last(500);
+    proxy.link(Link::Open);
+    watch.fault_is_over();
+    assert_stale(&watch.end("F4 black hole", &fleet));
+}
+
+#[test]
+fn a_stale_page_takes_and_gives_nothing() {
+    let mut redis = RedisServer::start();
+    let fleet = deadlines(Plan::on(&redis)).workers(1).start();
+    let mut visitor = Visitor::default();
+    for _ in 0..3 {
+        visitor.visit(fleet.listen);
+    }
+    let cookies = visitor.cookies.clone();
+    redis.kill();
+    wait::until("Redis is away", wait::LONG, || fleet.get("/").status == 503);
+    for method in ["GET", "HEAD"] {
+        let response = visitor.ask(fleet.listen, Request::new(method, "/"));
+        assert_eq!((response.status, response.header("Session-State")), (200, "stale"), "{response:?}");
+        assert_eq!(response.header("Cache-Control"), "no-store");
+        assert_defined(&response);
+    }
+    assert_eq!(visitor.ask(fleet.listen, Request::get("/")).visit().1, 3, "as last known, however often");
+    for request in [Request::post("/counters/x"), Request::get("/counters/x")] {
+        assert_eq!(visitor.ask(fleet.listen, request).status, 503);
+    }
+    assert_eq!(visitor.cookies, cookies);
+    let metrics = fleet.operator("/metrics").text();
+    let stale =
+        metrics.lines().find_map(|line| line.strip_prefix("regatta_requests_stale_total{slot=\"0\"} "));
+    assert!(stale.is_some_and(|count| count.parse::<u64>().unwrap() >= 3), "{metrics}");
+    redis.restart();
+    // The server was empty when it came back: that session is gone, which now is known.
+    wait::until("a session is made", wait::LONG, || {
+        let response = visitor.ask(fleet.listen, Request::get("/"));
+        response.status == 200 && response.header("Session-State").is_empty()
+    });
+    assert_ne!(visitor.cookies, cookies);
+}
+
+#[test]
+fn whoever_wants_no_stale_pages_has_none() {
+    let mut redis = RedisServer::start();
+    let fleet = deadlines(Plan::on(&redis)).set("REGATTA_SESSION__STALE", "0s").start();
+    let mut visitor = Visitor::default();
+    visitor.visit(fleet.listen);
+    redis.kill();
+    wait::until("Redis is away", wait::LONG, || fleet.get("/").status == 503);
+    for _ in 0..10 {
+        assert_eq!(visitor.ask(fleet.listen, Request::get("/")).status, 503);
+    }
+}
+
+#[tokio::test]
+async fn a_crowd_of_workers_does_not_come_back_as_one() {
+    let redis = RedisServer::start();
+    let proxy = Proxy::before(&redis);
+    let mut workers = Vec::new();
+    for _ in 0..64 {
+        workers.push(proxy.connect(&redis, "p", Mode::Auto).await);
+    }
+    proxy.link(Link::Down);
+    eventually("all have noticed", async || workers.iter().all(|worker| !worker.health().is_up())).await;
+    // Long enough that the pauses have grown.
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    let (known, since) = (proxy.accepted().len(), std::time::Instant::now());
+    proxy.link(Link::Open);
+    eventually("all are back", async || workers.iter().all(|worker| worker.health() == Health::Up)).await;
+    let mut tenths = std::collections::BTreeMap::new();
+    for at in &proxy.accepted()[known..] {
+        *tenths.entry(at.duration_since(since).as_millis() / 100).or_insert(0) += 1;
+    }
+    println!("F13 reconnects of 64 by tenths of a second: {tenths:?}");
+    assert!(tenths.len() > 3, "{tenths:?}");
+}

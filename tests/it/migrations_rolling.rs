@@ -1,0 +1,160 @@
+//! Two releases, and two deployments, on one Redis.
+
+use bytes::Bytes;
+use fred::clients::Client;
+use fred::interfaces::ClientLike;
+use fred::interfaces::FunctionInterface;
+use fred::types::config::Config;
+use fred::types::config::ServerConfig;
+use regatta::config::schema::Mode;
+use regatta::redis::Redis;
+use regatta::redis::begin;
+use regatta::redis::begin::Reply;
+use regatta::redis::begin::SessionArg;
+use regatta::redis::begin::SessionMode;
+use regatta::redis::begin::SessionReply;
+use regatta::redis::commit;
+use regatta::redis::keys;
+use regatta::redis::migrations::SHIPPED;
+
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+
+const DAY_MS: u64 = 86_400_000;
+
+/// A worker of the release before: it calls version 1, as it always did.
+#[derive(Clone)]
+struct Old(Client);
+
+impl Old {
+    async fn start(server: &RedisServer) -> Self {
+        let unix = ServerConfig::Unix { path: server.socket() };
+        let client = Client::new(Config { server: unix, ..Config::default() }, None, None, None);
+        client.init().await.unwrap();
+        Self(client)
+    }
+
+    /// Counts a view; `None` if the session is gone.
+    async fn visit(&self, key: &str) -> Option<u64> {
+        let numbers = [86_400_000f64, 2_592_000_000.0].map(f64::to_le_bytes).concat();
+        let args = vec![Bytes::from_static(b"v"), numbers.into()];
+        let reply: fred::types::Value = self.0.fcall("regatta_v1_begin", vec![key], args).await.unwrap();
+        let packed = match reply {
+            fred::types::Value::Array(parts) => parts[0].clone().into_bytes().unwrap(),
+            packed => packed.into_bytes().unwrap(),
+        };
+        let number = |at: usize| f64::from_le_bytes(packed[8 * at..][..8].try_into().unwrap());
+        assert_eq!(number(0).to_string(), "1", "no limit was asked");
+        (number(1) > 0.0).then(|| number(3) as u64)
+    }
+
+    async fn set(&self, key: &str, field: &str, value: &str) -> i64 {
+        self.0.fcall("regatta_v1_commit", vec![key], vec!["0", "64", "1", field, value]).await.unwrap()
+    }
+}
+
+async fn visit(redis: &Redis, key: &str, create: bool) -> Option<(u64, usize)> {
+    let session = SessionArg {
+        key: key.into(),
+        generation: None,
+        mode: SessionMode::Visit,
+        create,
+        idle_ms: DAY_MS,
+        absolute_ms: 30 * DAY_MS,
+    };
+    let request = begin::Request { session: Some(&session), ..Default::default() };
+    match redis.begin(&request).await.unwrap() {
+        Reply::Granted { session: SessionReply::Live { views, fields, .. }, .. } => {
+            Some((views, fields.len()))
+        }
+        _ => None,
+    }
+}
+
+async fn set(redis: &Redis, key: &str, field: &str) -> commit::Reply {
+    let set = [(field.to_owned(), Bytes::from_static(b"1"))];
+    let request = commit::Request { key, set: &set, max_fields: 64, ..Default::default() };
+    redis.commit(&request).await.unwrap()
+}
+
+#[tokio::test]
+async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
+    let server = RedisServer::start();
+    let new = connect(&server, "p", Mode::Fcall).await;
+    let old = Old::start(&server).await;
+    visit(&new, "p:s:one", true).await;
+
+    // Both releases at once, each from several requests.
+    let mut tasks = tokio::task::JoinSet::new();
+    for index in 0..100 {
+        let (old, new) = (old.clone(), new.clone());
+        tasks.spawn(async move {
+            let field = format!("field{}", index % 20);
+            match index % 4 {
+                0 => old.visit("p:s:one").await.is_some(),
+                1 => visit(&new, "p:s:one", false).await.is_some(),
+                2 => old.set("p:s:one", &field, "1").await == 1,
+                _ => matches!(set(&new, "p:s:one", &field).await, commit::Reply::Committed { .. }),
+            }
+        });
+    }
+    assert!(tasks.join_all().await.into_iter().all(|done| done), "every request of both is served");
+    assert_eq!(visit(&new, "p:s:one", false).await, Some((52, 10)), "no view and no change is lost");
+
+    // Back again: what the new release keeps in a session is no trouble to the old one.
+    server.cli(&["HSET", "p:s:one", "_u", "tag", "_g", "1", "_i", "86400000", "_d", "{}"]);
+    assert_eq!(old.visit("p:s:one").await, Some(53));
+    assert_eq!(visit(&new, "p:s:one", false).await, Some((54, 10)));
+
+    // A logout by either is one for both.
+    new.delete("p:s:one").await.unwrap();
+    assert_eq!(old.visit("p:s:one").await, None);
+    assert_eq!(old.set("p:s:one", "late", "1").await, 0);
+    assert_eq!(set(&new, "p:s:one", "late").await, commit::Reply::Gone);
+}
+
+#[tokio::test]
+async fn old_libraries_go_when_nobody_names_them_and_the_one_before_stays() {
+    let server = RedisServer::start();
+    let redis = Redis::new(&server.settings("p", Mode::Fcall), &server.url(), "cli").unwrap();
+    let load = |name: &str| {
+        let text = format!("#!lua name={name}\nredis.register_function('{name}_x', function() return 1 end)");
+        server.cli(&["FUNCTION", "LOAD", &text]);
+    };
+    ["regatta_v0", "regatta_v9", "regatta_session_v0", "stranger_v0"].into_iter().for_each(load);
+    let now: u64 = server.cli(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap() * 1000;
+
+    let there = |name: &str| server.cli(&["FUNCTION", "LIST", "LIBRARYNAME", name]).contains(name);
+    // A worker somewhere said nine minutes ago that it uses it.
+    server.cli(&["ZADD", &keys::libraries_seen("p"), &(now - 9 * 60_000).to_string(), "regatta_v0"]);
+    SHIPPED.apply(&redis, |_| ()).await.unwrap();
+    assert!(there("regatta_v0"));
+
+    server.cli(&["ZADD", &keys::libraries_seen("p"), &(now - 11 * 60_000).to_string(), "regatta_v0"]);
+    server.cli(&["DEL", "p:mig"]);
+    SHIPPED.apply(&redis, |_| ()).await.unwrap();
+    assert!(!there("regatta_v0"));
+    for kept in ["regatta_v1", "regatta_v2", "regatta_v9", "regatta_session_v0", "stranger_v0"] {
+        assert!(there(kept), "{kept}");
+    }
+}
+
+#[tokio::test]
+async fn deployments_with_different_prefixes_do_not_see_each_other() {
+    for mode in [Mode::Fcall, Mode::Plain] {
+        let server = RedisServer::start();
+        let (a, b) = (connect(&server, "a", mode).await, connect(&server, "b", mode).await);
+        visit(&a, "a:s:one", true).await;
+        assert_eq!(visit(&b, "b:s:one", false).await, None, "{mode:?}");
+        visit(&b, "b:s:one", true).await;
+        set(&a, "a:s:one", "x").await;
+        b.delete("b:s:one").await.unwrap();
+        assert_eq!(visit(&a, "a:s:one", false).await, Some((2, 1)), "{mode:?}");
+        if mode == Mode::Fcall {
+            let ours = |key: &String| key.starts_with("a:") || key.starts_with("b:");
+            assert!(server.keys().iter().all(ours));
+            assert_eq!(server.cli(&["HLEN", "a:mig"]), server.cli(&["HLEN", "b:mig"]));
+            assert_ne!(a.generated_secrets(), b.generated_secrets());
+        }
+    }
+}

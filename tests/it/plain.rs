@@ -1,0 +1,426 @@
+//! No server-side code: what is kept all the same, what is refused, and how it is found out.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+
+use bytes::Bytes;
+use regatta::config::schema::Mode;
+use regatta::config::schema::RedisUrl;
+use regatta::redis::Error;
+use regatta::redis::Health;
+use regatta::redis::Redis;
+use regatta::redis::begin;
+use regatta::redis::begin::CounterArg;
+use regatta::redis::begin::LimitArg;
+use regatta::redis::begin::LimitKind;
+use regatta::redis::begin::LimitReply;
+use regatta::redis::begin::Reply;
+use regatta::redis::begin::SessionArg;
+use regatta::redis::begin::SessionMode;
+use regatta::redis::begin::SessionReply;
+use regatta::redis::commit;
+use regatta::redis::commit::Create;
+use regatta::redis::keys;
+use regatta::redis::sessions::Move;
+use regatta::redis::sessions::Moved;
+use regatta::redis::sessions::Source;
+
+use crate::support::client;
+use crate::support::client::Request;
+use crate::support::client::Visitor;
+use crate::support::fleet::Plan;
+use crate::support::load;
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+use crate::support::redis::eventually;
+
+const DAY_MS: u64 = 86_400_000;
+
+fn session(key: &str, create: bool) -> SessionArg {
+    let (idle_ms, absolute_ms) = (DAY_MS, 30 * DAY_MS);
+    SessionArg { key: key.into(), generation: None, mode: SessionMode::Visit, create, idle_ms, absolute_ms }
+}
+
+fn limit(key: &str, burst: u64) -> LimitArg {
+    let interval_us = 3_600_000_000;
+    let kind = LimitKind::Rate { interval_us, tolerance_us: interval_us * burst };
+    LimitArg { key: key.into(), kind, shadow: false, cost: 1 }
+}
+
+async fn visit(redis: &Redis, arg: &SessionArg) -> SessionReply {
+    let request = begin::Request { session: Some(arg), ..Default::default() };
+    match redis.begin(&request).await.unwrap() {
+        Reply::Granted { session, .. } => session,
+        Reply::Denied { .. } => panic!("denied"),
+    }
+}
+
+async fn views(redis: &Redis, key: &str) -> Option<u64> {
+    match visit(redis, &session(key, false)).await {
+        SessionReply::Live { views, .. } => Some(views),
+        _ => None,
+    }
+}
+
+async fn fields(redis: &Redis, key: &str) -> Vec<(String, Bytes)> {
+    let SessionReply::Live { mut fields, .. } = visit(redis, &session(key, false)).await else {
+        panic!("gone")
+    };
+    fields.sort();
+    fields
+}
+
+fn field(name: &str, value: &str) -> (String, Bytes) {
+    (name.to_owned(), Bytes::from(value.to_owned()))
+}
+
+fn change<'a>(key: &'a str, set: &'a [(String, Bytes)], remove: &'a [String]) -> commit::Request<'a> {
+    commit::Request { key, set, remove, max_fields: 64, max_bytes: 16_384, ..Default::default() }
+}
+
+/// The URL of a user of this server who may do everything but what `without` takes away.
+fn user(server: &RedisServer, without: &[&str]) -> RedisUrl {
+    let rules = [&["ACL", "SETUSER", "limited", "on", ">word", "~*", "&*", "+@all"], without].concat();
+    assert_eq!(server.cli(&rules), "OK");
+    RedisUrl::unix(Path::new(&format!("limited:word@{}", server.socket().display())))
+}
+
+async fn connected(server: &RedisServer, url: &RedisUrl) -> Redis {
+    let redis = Redis::new(&server.settings("p", Mode::Auto), url, "test").unwrap();
+    redis.start();
+    eventually("it is connected", async || redis.health() == Health::Up).await;
+    redis
+}
+
+#[tokio::test]
+async fn a_user_without_functions_gets_scripts_and_one_without_scripts_plain_commands() {
+    let cases: [(&[&str], &[&str], bool); 5] = [
+        (&["-function", "-fcall", "-fcall_ro"], &["evalsha"], false),
+        (&["-fcall"], &["evalsha"], false),
+        (&["-function|load"], &["evalsha"], false),
+        (&["-@scripting"], &["set", "get"], true),
+        (&["-function", "-fcall", "-evalsha"], &["set", "get"], true),
+    ];
+    for (without, called, plain) in cases {
+        let server = RedisServer::start();
+        let url = user(&server, without);
+        let redis = connected(&server, &url).await;
+        assert_eq!(redis.is_plain(), plain, "{without:?}");
+        visit(&redis, &session("p:s:one", true)).await;
+        assert_eq!(views(&redis, "p:s:one").await, Some(2), "{without:?}");
+        let commit = redis.commit(&change("p:s:one", &[field("a", "1")], &[])).await;
+        assert_eq!(commit, Ok(commit::Reply::Committed { sums: vec![] }), "{without:?}");
+        assert_eq!(redis.count("p:c:x", 5).await, Ok(5));
+        let stats = server.commands();
+        assert!(called.iter().all(|name| stats.contains_key(*name)), "{without:?}: {stats:?}");
+        assert!(
+            !stats.contains_key("fcall")
+                || server.cli(&["INFO", "commandstats"]).contains("cmdstat_fcall:calls=0")
+                || without != ["-@scripting"]
+        );
+    }
+}
+
+#[tokio::test]
+async fn functions_that_may_be_called_but_not_loaded_are_used_once_they_are_there() {
+    let server = RedisServer::start();
+    connect(&server, "p", Mode::Fcall).await;
+    let url = user(&server, &["-function|load"]);
+    let redis = connected(&server, &url).await;
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    visit(&redis, &session("p:s:one", true)).await;
+    assert!(server.commands().contains_key("fcall"));
+}
+
+#[tokio::test]
+async fn one_session_counts_every_view_of_all_that_come_at_once() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    visit(&redis, &session("p:s:one", true)).await;
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..100 {
+        let redis = redis.clone();
+        tasks.spawn(async move { views(&redis, "p:s:one").await.unwrap() });
+    }
+    let seen: BTreeSet<u64> = tasks.join_all().await.into_iter().collect();
+    assert_eq!(seen, (2..=101).collect());
+    let stats = server.commands();
+    assert!(!stats.contains_key("fcall") && !stats.contains_key("eval") && !stats.contains_key("evalsha"));
+    assert!(!server.keys().iter().any(|key| key == "p:s:one"), "the record lies under the store's own name");
+}
+
+#[tokio::test]
+async fn changes_are_stored_merged_removed_and_bounded() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    visit(&redis, &session("p:s:one", true)).await;
+    let committed = Ok(commit::Reply::Committed { sums: vec![] });
+    let both = [field("cart", "[1]"), field("_c", "\"mine\"")];
+    assert_eq!(redis.commit(&change("p:s:one", &both, &[])).await, committed);
+    assert_eq!(redis.commit(&change("p:s:one", &[field("name", "7")], &["cart".into()])).await, committed);
+    assert_eq!(fields(&redis, "p:s:one").await, [field("_c", "\"mine\""), field("name", "7")]);
+
+    let raw = [("sealed".to_owned(), Bytes::from_static(&[0, 255, 128]))];
+    assert_eq!(redis.commit(&change("p:s:one", &raw, &[])).await, committed);
+    assert_eq!(fields(&redis, "p:s:one").await[2], raw[0], "bytes that are no text survive");
+
+    let many: Vec<_> = (0..65).map(|index| field(&index.to_string(), "1")).collect();
+    assert_eq!(redis.commit(&change("p:s:one", &many, &[])).await, Ok(commit::Reply::Full));
+    let large = [field("large", &"x".repeat(20_000))];
+    assert_eq!(redis.commit(&change("p:s:one", &large, &[])).await, Ok(commit::Reply::Full));
+    assert_eq!(fields(&redis, "p:s:one").await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_session_that_is_gone_stays_gone_and_one_that_is_there_is_not_made_again() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    assert_eq!(views(&redis, "p:s:none").await, None);
+    assert_eq!(redis.commit(&change("p:s:none", &[field("a", "1")], &[])).await, Ok(commit::Reply::Gone));
+    let create = Create { created_ms: None, views: 3, idle_ms: DAY_MS, absolute_ms: DAY_MS };
+    let make = commit::Request { create: Some(create), ..change("p:s:one", &[], &[]) };
+    assert_eq!(redis.commit(&make).await, Ok(commit::Reply::Committed { sums: vec![] }));
+    let keys = server.keys();
+    assert_eq!(redis.commit(&make).await, Ok(commit::Reply::Exists));
+    assert_eq!(server.keys(), keys, "and nothing else is made in its place");
+    assert_eq!(views(&redis, "p:s:one").await, Some(4));
+
+    redis.delete("p:s:one").await.unwrap();
+    let set = [field("late", "1")];
+    assert_eq!(redis.commit(&change("p:s:one", &set, &[])).await, Ok(commit::Reply::Gone));
+    assert_eq!(server.keys(), ["p:secret"]);
+}
+
+#[tokio::test]
+async fn changes_in_flight_at_a_logout_bring_nothing_back() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    for _ in 0..20 {
+        visit(&redis, &session("p:s:one", true)).await;
+        let mut tasks = tokio::task::JoinSet::new();
+        for index in 0..20 {
+            let redis = redis.clone();
+            tasks.spawn(async move {
+                let set = [field(&format!("f{index}"), "1")];
+                let reply = redis.commit(&change("p:s:one", &set, &[])).await.unwrap();
+                assert!(matches!(reply, commit::Reply::Gone | commit::Reply::Committed { .. }), "{reply:?}");
+            });
+        }
+        redis.delete("p:s:one").await.unwrap();
+        tasks.join_all().await;
+        assert_eq!(views(&redis, "p:s:one").await, None);
+        assert_eq!(server.keys(), ["p:secret"]);
+    }
+}
+
+#[tokio::test]
+async fn sessions_end_by_the_shorter_lifetime_and_use_prolongs_only_the_idle_one() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    let arg =
+        |idle_ms, absolute_ms, create| SessionArg { idle_ms, absolute_ms, ..session("p:s:one", create) };
+    visit(&redis, &arg(400, DAY_MS, true)).await;
+    let begun = std::time::Instant::now();
+    // Used all the time it outlives its idle lifetime.
+    while begun.elapsed().as_millis() < 900 {
+        assert!(matches!(visit(&redis, &arg(400, DAY_MS, false)).await, SessionReply::Live { .. }));
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    eventually("it is gone without use", async || server.keys() == ["p:secret"]).await;
+    visit(&redis, &arg(DAY_MS, 300, true)).await;
+    eventually("it is gone in spite of use", async || {
+        visit(&redis, &arg(DAY_MS, 300, false)).await == SessionReply::Gone
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_is_set_aside_and_its_visitor_begins_anew() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    visit(&redis, &session("p:s:one", true)).await;
+    let own = server.keys().into_iter().find(|key| !key.starts_with("p:")).unwrap();
+    for garbage in [&["SET", &own, "garbage"][..], &["HSET", &own, "a", "1"]] {
+        server.cli(&["DEL", &own]);
+        server.cli(garbage);
+        assert_eq!(visit(&redis, &session("p:s:one", false)).await, SessionReply::Damaged);
+        assert_eq!(redis.quarantine_session("p", "one", 3_600_000).await, Ok(true));
+        assert_eq!(redis.quarantine_session("p", "one", 3_600_000).await, Ok(false));
+        assert!(server.cli(&["PTTL", &keys::quarantine("p", "one")]).parse::<i64>().unwrap() > 0);
+        assert_eq!(visit(&redis, &session("p:s:one", false)).await, SessionReply::Gone);
+        visit(&redis, &session("p:s:one", true)).await;
+        assert_eq!(views(&redis, "p:s:one").await, Some(2));
+    }
+}
+
+#[tokio::test]
+async fn another_id_keeps_age_views_and_fields_and_a_login_is_refused_by_name() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    visit(&redis, &session("p:s:one", true)).await;
+    redis.commit(&change("p:s:one", &[field("cart", "1")], &[])).await.unwrap();
+    let set = [field("more", "2")];
+    let cycle = |new, from| Move {
+        prefix: "p",
+        new,
+        from,
+        user: None,
+        login: false,
+        details: None,
+        idle_ms: DAY_MS,
+        absolute_ms: DAY_MS,
+        grace_ms: 1,
+        max_fields: 64,
+        max_bytes: 16_384,
+        set: &set,
+        remove: &[],
+        expect: &[],
+    };
+    let moved = redis.move_session(&cycle("two", Source::Session("one"))).await.unwrap();
+    assert!(matches!(moved, Moved::Done { created_ms, .. } if created_ms > 0), "{moved:?}");
+    assert_eq!(views(&redis, "p:s:one").await, None);
+    assert_eq!(views(&redis, "p:s:two").await, Some(2));
+    assert_eq!(fields(&redis, "p:s:two").await, [field("cart", "1"), field("more", "2")]);
+    assert_eq!(redis.move_session(&cycle("three", Source::Session("one"))).await, Ok(Moved::Gone));
+    assert_eq!(redis.move_session(&cycle("two", Source::Nothing)).await, Ok(Moved::Taken));
+    let login = Move { login: true, user: Some("tag"), ..cycle("four", Source::Nothing) };
+    assert!(matches!(redis.move_session(&login).await, Err(Error::Unsupported { .. })));
+    assert_eq!(redis.end_session("p", "two", None, false).await, Ok(true));
+    assert_eq!(redis.end_session("p", "two", None, false).await, Ok(false));
+    assert_eq!(server.keys(), ["p:secret"]);
+}
+
+#[tokio::test]
+async fn a_limit_admits_its_burst_and_a_denied_call_changes_nothing() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    let limits = [limit("p:l:wide", 1000), limit("p:l:a", 20)];
+    let mut tasks = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let (redis, limits) = (redis.clone(), limits.clone());
+        tasks.spawn(async move {
+            let counters = [CounterArg { key: "p:c:x".into(), by: 1 }];
+            let request = begin::Request { limits: &limits, counters: &counters, ..Default::default() };
+            matches!(redis.begin(&request).await.unwrap(), Reply::Granted { .. })
+        });
+    }
+    let granted = tasks.join_all().await.into_iter().filter(|granted| *granted).count();
+    // A denied one counts for a moment, so that another one may be denied with it; more than allowed never are.
+    assert!(granted <= 20, "{granted} of 20");
+    assert_eq!(server.cli(&["GET", "p:c:x"]), granted.to_string());
+    let mut more = 0;
+    let denied = loop {
+        let request = begin::Request { limits: &limits, ..Default::default() };
+        match redis.begin(&request).await.unwrap() {
+            Reply::Granted { .. } => more += 1,
+            Reply::Denied { limits } => break limits,
+        }
+    };
+    assert_eq!(granted + more, 20, "what denied ones were counted for is given back");
+    let [wide, LimitReply { allowed: false, remaining: 0, retry_after_us: Some(retry), reset_us }] =
+        denied[..]
+    else {
+        panic!("{denied:?}")
+    };
+    assert!(wide.allowed && wide.remaining == 980, "{wide:?}");
+    assert!(retry == reset_us && retry <= 20 * 3_600_000_000);
+    let before = server.cli(&["DEBUG", "DIGEST"]);
+    let arg = session("p:s:new", true);
+    let request = begin::Request { limits: &limits, session: Some(&arg), ..Default::default() };
+    assert!(matches!(redis.begin(&request).await, Ok(Reply::Denied { .. })));
+    assert_eq!(server.cli(&["DEBUG", "DIGEST"]), before);
+}
+
+#[tokio::test]
+async fn a_window_ends_and_a_count_without_an_end_gets_one() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    let kind = LimitKind::Rate { interval_us: 100_000, tolerance_us: 300_000 };
+    let limits = [LimitArg { kind, ..limit("p:l:a", 1) }];
+    let request = begin::Request { limits: &limits, ..Default::default() };
+    let granted = async || matches!(redis.begin(&request).await.unwrap(), Reply::Granted { .. });
+    for _ in 0..2 {
+        eventually("it is allowed", granted).await;
+        eventually("it is denied", async || !granted().await).await;
+    }
+    server.cli(&["SET", "p:l:a:w", "77"]);
+    assert!(!granted().await);
+    eventually("a count that had no end ends", granted).await;
+    server.cli(&["SET", "p:l:a:w", "garbage"]);
+    assert!(matches!(redis.begin(&request).await, Err(Error::Refused { .. })), "an error, and no panic");
+}
+
+#[tokio::test]
+async fn a_limit_in_shadow_denies_nothing_and_a_look_costs_nothing() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    let limits = [LimitArg { shadow: true, ..limit("p:l:a", 1) }, LimitArg { cost: 0, ..limit("p:l:b", 5) }];
+    let request = begin::Request { limits: &limits, ..Default::default() };
+    for expected in [true, false, false] {
+        let Reply::Granted { limits, .. } = redis.begin(&request).await.unwrap() else { panic!("denied") };
+        assert_eq!((limits[0].allowed, limits[1].remaining), (expected, 5));
+    }
+}
+
+#[tokio::test]
+async fn counters_overflow_to_an_error_that_leaves_the_others_as_they_were() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    server.cli(&["SET", "p:c:full", &i64::MAX.to_string()]);
+    let counters = ["p:c:a", "p:c:full", "p:c:b"].map(|key| CounterArg { key: key.into(), by: 2 });
+    let limits = [limit("p:l:a", 5)];
+    let request = begin::Request { limits: &limits, counters: &counters, ..Default::default() };
+    assert_eq!(redis.begin(&request).await, Err(Error::Overflow));
+    let left = server.cli(&["MGET", "p:c:a", "p:c:full", "p:c:b", "p:l:a:w"]);
+    assert_eq!(left, format!("0\n{}\n0\n0", i64::MAX));
+}
+
+#[tokio::test]
+async fn what_needs_server_side_code_is_refused_by_name() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Plain).await;
+    visit(&redis, &session("p:s:one", true)).await;
+    let expect = [("a".to_owned(), None)];
+    let strict = commit::Request { expect: &expect, ..change("p:s:one", &[], &[]) };
+    assert!(matches!(redis.commit(&strict).await, Err(Error::Unsupported { .. })));
+    let add = [("n".to_owned(), 1)];
+    let sum = commit::Request { add: &add, ..change("p:s:one", &[], &[]) };
+    assert!(matches!(redis.commit(&sum).await, Err(Error::Unsupported { .. })));
+    let kind = LimitKind::Concurrency { lease_us: 1, max: 1 };
+    let limits = [LimitArg { kind, ..limit("p:l:a", 1) }];
+    let request = begin::Request { limits: &limits, ..Default::default() };
+    assert!(matches!(redis.begin(&request).await, Err(Error::Unsupported { .. })));
+}
+
+#[test]
+fn a_fleet_serves_its_pages_without_server_side_code_and_says_once_what_is_lost() {
+    let server = RedisServer::start();
+    let url = user(&server, &["-@scripting"]);
+    let fleet = Plan::on(&server).set("REGATTA_REDIS__URL", url.expose()).workers(2).start();
+    let mut visitor = Visitor::default();
+    assert_eq!(visitor.visit(fleet.listen).1, 1);
+    let visits = load::parallel(10, 5, |_| visitor.clone().visit(fleet.listen));
+    assert_eq!(visits.iter().map(|(_, views)| *views).collect::<BTreeSet<_>>(), (2..=51).collect());
+    assert_eq!(client::once(fleet.listen, Request::post("/counters/x")).unwrap().json()["value"], 1);
+    assert_eq!(fleet.operator("/readyz").status, 200);
+    assert_eq!(fleet.said("the shared state is kept by plain commands").len(), 2, "one line a worker");
+    let (code, said) =
+        Plan::on(&server).set("REGATTA_REDIS__URL", url.expose()).args(&["migrate", "--check"]).run();
+    assert!(code == 0 && said.contains("redis.mode plain"), "{said}");
+}
+
+#[test]
+fn limits_hold_over_all_workers_without_server_side_code() {
+    let server = RedisServer::start();
+    let fleet = Plan::on(&server)
+        .set("REGATTA_REDIS__MODE", "plain")
+        .set("REGATTA_LIMITS__DEFAULT__RATE", "10/h")
+        .set("REGATTA_LIMITS__DEFAULT__BURST", "10")
+        .workers(2)
+        .start();
+    let answers = load::parallel(1, 15, |_| fleet.get("/").status);
+    assert_eq!(answers.iter().filter(|status| **status == 200).count(), 10, "{answers:?}");
+    let denied = fleet.get("/");
+    denied.assert_problem(429);
+    assert!(denied.header("Retry-After").parse::<u64>().unwrap() > 0);
+}
