@@ -22,6 +22,8 @@ mod link;
 pub mod migrations;
 pub mod news;
 mod once;
+mod pauses;
+mod peek;
 mod plain;
 mod reach;
 mod secret;
@@ -186,18 +188,6 @@ impl Redis {
         self.inner.health.borrow().clone()
     }
 
-    /// Where the breakers of reads and writes stand.
-    pub fn lanes(&self) -> LaneStates {
-        self.inner.lanes.states()
-    }
-
-    /// How long ago the server last answered anything, a PING included; `None` if it never did.
-    pub fn silent_for(&self) -> Option<Duration> {
-        let answered_ms = self.inner.answered_ms.load(Relaxed);
-        let at = Duration::from_millis(answered_ms);
-        (answered_ms > 0).then(|| self.inner.origin.elapsed().saturating_sub(at))
-    }
-
     /// Does everything a request needs at its start, in one round trip.
     ///
     /// # Errors
@@ -230,30 +220,6 @@ impl Redis {
         }
         let reply = self.run(Entry::Commit, |entry| commit::encode(request, entry)).await?;
         commit::decode(&reply)
-    }
-
-    /// Reads a session and changes nothing: where the server takes no writes, this is all that can be done.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn peek(&self, session: &begin::SessionArg) -> Result<begin::SessionReply, Error> {
-        if self.is_plain() {
-            return self.plainly(Kind::Read, async |caller| plain::peek(caller, session).await).await;
-        }
-        let call = |live: Live| async move {
-            let listed = match live.caller.call("HGETALL", [session.key.as_str()]).await {
-                Err(Error::Refused { refusal: Refusal::WrongType, .. }) => {
-                    return Ok(begin::SessionReply::Damaged);
-                }
-                listed => listed?,
-            };
-            let generation = match &session.generation {
-                Some(key) => live.caller.call("GET", [key.as_str()]).await?.as_u64().unwrap_or(0),
-                None => 0,
-            };
-            begin::peeked(listed, generation)
-        };
-        self.guard_repeatable(Kind::Read, call).await
     }
 
     /// Deletes one key.

@@ -32,20 +32,6 @@ impl Inner {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
     }
 
-    pub(super) fn lost_at(&self) -> Option<Instant> {
-        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn set_lost_at(&self, at: Option<Instant>) {
-        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
-    }
-
-    /// The server has answered.
-    pub(super) fn answered(&self) {
-        let now_ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.answered_ms.store(now_ms.max(1), Relaxed);
-    }
-
     /// A connection is ready; `refused` is what the server said if it takes no writes.
     pub(super) fn up(&self, live: Live, refused: Option<&Error>) {
         self.lanes.connected(refused);

@@ -26,6 +26,7 @@ use crate::redis::link;
 use crate::redis::link::Link;
 use crate::redis::link::Live;
 use crate::redis::migrations;
+use crate::redis::pauses;
 use crate::redis::secret;
 use crate::redis::topology;
 use crate::redis::topology::Range;
@@ -85,9 +86,9 @@ pub(super) async fn keep(inner: Arc<Inner>, seeds: Vec<Peer>) {
             tokio::time::sleep(link::REFUSED_PAUSE).await;
             continue;
         }
-        let pause = if said == Said::Whole { REFRESH } else { link::pause(attempt, link::random()) };
+        let pause = if said == Said::Whole { REFRESH } else { pauses::pause(attempt, pauses::random()) };
         tokio::select! {
-            () = routes.doubt.notified() => tokio::time::sleep(SPACING.mul_f64(1.0 + link::random())).await,
+            () = routes.doubt.notified() => tokio::time::sleep(SPACING.mul_f64(1.0 + pauses::random())).await,
             () = tokio::time::sleep(pause.max(SPACING)) => {}
         }
     }

@@ -22,6 +22,7 @@ use crate::redis::library;
 use crate::redis::library::Form;
 use crate::redis::link;
 use crate::redis::link::Link;
+use crate::redis::pauses;
 
 /// Keeps a connection to one node for as long as it belongs to the cluster.
 pub(super) async fn keep(inner: Arc<Inner>, routes: Arc<Routes>, node: Arc<Node>) {
@@ -49,7 +50,7 @@ pub(super) async fn keep(inner: Arc<Inner>, routes: Arc<Routes>, node: Arc<Node>
         if pause.is_none() {
             routes.doubt.notify_one();
         }
-        tokio::time::sleep(pause.unwrap_or_else(|| link::pause(attempt, link::random()))).await;
+        tokio::time::sleep(pause.unwrap_or_else(|| pauses::pause(attempt, pauses::random()))).await;
     }
 }
 
