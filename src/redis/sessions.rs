@@ -115,7 +115,9 @@ impl Redis {
         moved(&reply)
     }
 
-    /// Ends one session; of `user` only if it is his. Returns whether there was one.
+    /// Ends one session; with `only_his` only if it is this user's. Returns whether there was one.
+    ///
+    /// Ending one's own works on a server that is full, too: it takes no functions then, but deletes.
     ///
     /// # Errors
     /// As [`Redis::move_session`].
@@ -171,7 +173,8 @@ impl Redis {
         });
     }
 
-    /// A user's sessions, in the order of their logins. With `most` > 0 the oldest beyond so many end now.
+    /// A user's latest 256 sessions, in the order of their logins. With `most` > 0 the oldest 256 instead, and those
+    /// beyond so many in all end now.
     ///
     /// Two round trips: the index is read first, because a call names every key it touches.
     ///
@@ -179,7 +182,8 @@ impl Redis {
     /// As [`Redis::move_session`].
     pub async fn sessions_of(&self, prefix: &str, user: &str, most: u64) -> Result<Vec<Listed>, Error> {
         let index = keys::sessions_of(prefix, user);
-        let named = self.guard(async |live| live.caller.call("ZRANGE", [&index, "0", "-1"]).await).await?;
+        let (first, last) = if most > 0 { ("0", "255") } else { ("-256", "-1") };
+        let named = self.guard(async |live| live.caller.call("ZRANGE", [&index, first, last]).await).await?;
         let Value::Array(named) = named else {
             return Err(Error::protocol("the index of a user's sessions is no list"));
         };
