@@ -8,6 +8,7 @@
 //! twice the burst may come around a window's end; a request that is denied is counted for a moment; a step that is
 //! cut off in the middle leaves what it did. What cannot be kept at all is refused (`Unsupported`), never half done.
 
+pub(super) mod fleet;
 mod limits;
 mod sessions;
 
