@@ -106,9 +106,9 @@ fn long_ones() -> Router<State> {
         .route("/drip/{pieces}", get(drip))
         .route("/counters/{name}", post(count))
         .route("/echo", get(echo))
-        .route("/once/{millis}", post(once))
         .route("/fields/{name}/{value}", post(keep))
         .route("/fields/{name}", get(kept))
+        .route("/once/{millis}", post(once))
 }
 
 /// Time between two pieces of a drip.

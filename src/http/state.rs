@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -58,10 +59,10 @@ pub struct Parts {
     pub cell: usize,
     /// Whether it serves or leaves; the worker's loop changes it.
     pub phase: Phase,
-    /// Its batched counters; the worker's loop sends them on.
-    pub batches: Arc<Batches>,
     /// Its machine, as operators see it beside others.
     pub site: Arc<Site>,
+    /// Its batched counters; the worker's loop sends them on.
+    pub batches: Arc<Batches>,
 }
 
 /// Which worker answers; also an extractor.
@@ -219,16 +220,18 @@ pub(super) struct Core {
     /// Its cell in its slot's row.
     cell: usize,
     pub(super) phase: Phase,
-    pub(super) batches: Arc<Batches>,
     pub(super) site: Arc<Site>,
     /// The fleet's machines, for operators.
     pub(super) machines: Remembered,
+    pub(super) batches: Arc<Batches>,
     pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
     /// Sessions as last read, for when Redis is away.
-    pub(super) last_known: Mutex<LastKnown>,
+    pub(super) last_known: Arc<Mutex<LastKnown>>,
+    /// Whether this worker hears of sessions that end.
+    pub(super) hears_of_ends: AtomicBool,
     /// What the session room needs to know.
     pub(super) setup: Arc<Setup>,
     pub(super) offload: Offload,
@@ -268,13 +271,14 @@ impl Core {
             worker: parts.worker.clone(),
             cell: parts.cell,
             phase: parts.phase.clone(),
-            batches: Arc::clone(&parts.batches),
             site: Arc::clone(&parts.site),
             machines: Remembered::default(),
+            batches: Arc::clone(&parts.batches),
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,
-            last_known: Mutex::new(LastKnown::new(config.session.stale)),
+            last_known: Arc::new(Mutex::new(LastKnown::new(config.session.stale))),
+            hears_of_ends: AtomicBool::new(false),
             setup: Arc::new(setup),
             offload: Offload::default(),
             cookies: CookieNames {

@@ -79,6 +79,8 @@ pub(super) enum Entry {
     LimitMerge,
     LimitRenew,
     LimitRelease,
+    FleetBeat,
+    FleetLeave,
     Flush,
     ReadBatched,
     Take,
@@ -88,8 +90,6 @@ pub(super) enum Entry {
     Renew,
     Keep,
     Forget,
-    FleetBeat,
-    FleetLeave,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
@@ -109,6 +109,8 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::LimitMerge, "regatta_limit_v1", "regatta_limit_v1_merge"),
     (Entry::LimitRenew, "regatta_limit_v1", "regatta_limit_v1_renew"),
     (Entry::LimitRelease, "regatta_limit_v1", "regatta_limit_v1_release"),
+    (Entry::FleetBeat, "regatta_fleet_v1", "regatta_fleet_v1_beat"),
+    (Entry::FleetLeave, "regatta_fleet_v1", "regatta_fleet_v1_leave"),
     (Entry::Flush, "regatta_counter_v1", "regatta_counter_v1_flush"),
     (Entry::ReadBatched, "regatta_counter_v1", "regatta_counter_v1_read"),
     (Entry::Take, "regatta_counter_v1", "regatta_counter_v1_take"),
@@ -118,8 +120,6 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Renew, "regatta_counter_v1", "regatta_counter_v1_renew"),
     (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
     (Entry::Forget, "regatta_counter_v1", "regatta_counter_v1_forget"),
-    (Entry::FleetBeat, "regatta_fleet_v1", "regatta_fleet_v1_beat"),
-    (Entry::FleetLeave, "regatta_fleet_v1", "regatta_fleet_v1_leave"),
 ];
 
 /// A function as a script of its own.

@@ -164,9 +164,9 @@ async fn live(start: Start) -> Result<(), Error> {
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
     let phase = Phase::default();
-    let batches = flusher::batches(&start, &redis);
     let site = Arc::new(beacon::site(&start));
-    let (public, admin) = faces(&start, &redis, &phase, &site, &batches)?;
+    let batches = flusher::batches(&start, &redis);
+    let (public, admin) = faces(&start, &redis, &phase, (&site, &batches))?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     tokio::select! {
@@ -235,8 +235,7 @@ fn faces(
     start: &Start,
     redis: &Redis,
     phase: &Phase,
-    site: &Arc<Site>,
-    batches: &Arc<Batches>,
+    (site, batches): (&Arc<Site>, &Arc<Batches>),
 ) -> Result<(Face, Face), Error> {
     let pid = proc::pid().as_raw().unsigned_abs();
     let parts = Parts {
@@ -246,8 +245,8 @@ fn faces(
         worker: Worker::new(pid, start.slot, start.generation, proc::hostname()),
         cell: start.cell,
         phase: phase.clone(),
-        batches: Arc::clone(batches),
         site: Arc::clone(site),
+        batches: Arc::clone(batches),
     };
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))

@@ -31,7 +31,7 @@ impl Scale {
     #[track_caller]
     fn weigh(&self, kind: &str, rounds: u64, commands: u64, mut act: impl FnMut() -> Response) -> Response {
         act();
-        let times = soak::length(5, 2000);
+        let times = soak::length(5, 500);
         self.server.cli(&["CONFIG", "RESETSTAT"]);
         let (counts, answers) = self.proxy.during(|| (0..times).map(|_| act()).collect::<Vec<_>>());
         let us = self.server.busy_us();
@@ -76,7 +76,7 @@ fn every_kind_of_request_costs_what_it_must_and_no_more() {
     let read = scale.weigh("a user's read", 1, 1, || user.ask(address, Request::get("/me")));
     assert_eq!(read.json()["user"], "ann");
     assert!(read.all("Set-Cookie").is_empty(), "{read:?}");
-    let strangers = scale.weigh("a stranger is asked to log in", 1, 1, || scale.fleet.get("/me"));
+    let strangers = scale.weigh("a stranger is asked to log in", 0, 0, || scale.fleet.get("/me"));
     assert_eq!(strangers.status, 401);
 }
 
@@ -138,8 +138,7 @@ fn who_is_denied_costs_nothing_until_he_may_come_back() {
     };
     let scale = Scale::new(|plan| limit(plan).workers(1));
     (0..3).for_each(|_| assert_eq!(scale.fleet.get("/").status, 200));
-    let (counts, denied) = scale.proxy.during(|| scale.fleet.get("/"));
-    assert_eq!((denied.status, counts.rounds), (429, 1), "{counts}");
+    // From the first denial on: the last answer said already that nothing is left.
     let denied = scale.weigh("who is denied", 0, 0, || scale.fleet.get("/"));
     denied.assert_problem(429);
     assert!(!denied.header("Retry-After").is_empty(), "{denied:?}");
