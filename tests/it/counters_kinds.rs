@@ -71,6 +71,23 @@ fn what_a_kind_needs_is_asked_for() {
     assert_eq!(fleet.get("/counters/x?kind=unique").json()["value"], 0, "for ever is another counter");
 }
 
+#[test]
+fn without_server_side_code_batched_additions_are_made_at_once_and_the_rest_is_refused() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(2).set("REGATTA_REDIS__MODE", "plain").start();
+    for value in 1..=5 {
+        assert_eq!(post(&fleet, "/counters/x?kind=batched").status, 200);
+        let read = fleet.get("/counters/x?kind=batched").json();
+        assert_eq!((read["value"].as_u64(), read["staleness_ms"].as_u64()), (Some(value), Some(0)));
+    }
+    for refused in ["kind=bounded&max=5", "kind=unique&item=a"] {
+        post(&fleet, &format!("/counters/x?{refused}")).assert_problem(501);
+    }
+    let keyed = Request::post("/counters/x").header("Idempotency-Key", "k");
+    client::once(fleet.listen, keyed).unwrap().assert_problem(501);
+    assert_eq!(fleet.get("/counters/x").json()["value"], 5);
+}
+
 #[tokio::test]
 async fn a_bound_holds_and_nothing_more_is_given_back_than_was_taken() {
     for mode in MODES {

@@ -8,7 +8,7 @@ use fred::types::Value;
 use crate::redis::error::Error;
 use crate::redis::fleet::SINCE;
 use crate::redis::keys;
-use crate::redis::link::Caller;
+use crate::redis::caller::Caller;
 use crate::redis::plain::command;
 use crate::redis::plain::integer;
 use crate::redis::plain::number;
