@@ -175,6 +175,21 @@ async fn what_is_given_back_or_reset_is_known_to_every_worker_at_once() {
 }
 
 #[tokio::test]
+async fn who_may_have_missed_news_does_not_rely_on_what_he_knows() {
+    let server = RedisServer::start();
+    let [worker]: [Worker; 1] = workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 1").await;
+    assert!(worker.ask(CLIENT).await.is_allowed());
+    eventually("it hears the news", async || worker.redis.news_since().is_some()).await;
+    assert!(!worker.ask(CLIENT).await.is_allowed());
+    // Nobody tells: as long as nothing could have been missed, it is denied without a question.
+    server.cli(&["DEL", &worker.look().key]);
+    assert!(!worker.ask(CLIENT).await.is_allowed());
+    server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
+    eventually("it asks", async || worker.ask(CLIENT).await.is_allowed()).await;
+    eventually("it hears again", async || worker.redis.news_since().is_some()).await;
+}
+
+#[tokio::test]
 async fn three_policies_and_if_one_denies_none_is_charged() {
     let server = RedisServer::start();
     let text = "[limits.a]\nrate = \"1/h\"\nburst = 10\ncost = 2\n[limits.b]\nrate = \"1/h\"\nburst = 10\nlease = false\n\

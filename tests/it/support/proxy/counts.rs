@@ -75,8 +75,23 @@ pub(super) struct Name {
 
 /// Commands that no request sends.
 const SETUP: [&str; 17] = [
-    "PING", "HELLO", "AUTH", "SELECT", "CLIENT", "INFO", "CONFIG", "FUNCTION", "SCRIPT", "ROLE", "SENTINEL",
-    "CLUSTER", "QUIT", "COMMAND", "READONLY", "SUBSCRIBE", "TIME",
+    "PING",
+    "HELLO",
+    "AUTH",
+    "SELECT",
+    "CLIENT",
+    "INFO",
+    "CONFIG",
+    "FUNCTION",
+    "SCRIPT",
+    "ROLE",
+    "SENTINEL",
+    "CLUSTER",
+    "QUIT",
+    "COMMAND",
+    "READONLY",
+    "SUBSCRIBE",
+    "TIME",
 ];
 
 /// Parts of keys and functions that no request names.
