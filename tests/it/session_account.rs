@@ -143,6 +143,24 @@ fn a_session_that_a_handler_flushed_ends_even_if_its_client_leaves() {
 }
 
 #[test]
+fn logging_out_works_while_redis_is_full_and_logging_in_says_that_it_does_not() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).example("cart").start();
+    let mut visitor = logged_in(&fleet, "ann");
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    let refused = post(&mut Visitor::default(), &fleet, "/login/bob");
+    refused.assert_problem(503);
+    assert!(refused.all("Set-Cookie").is_empty(), "{refused:?}");
+    assert_eq!(post(&mut visitor, &fleet, "/account/logout").status, 204);
+    assert!(visitor.cookies.is_empty());
+    assert_eq!(sessions(&redis), [""; 0]);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+    wait::until("logins work again", wait::LONG, || {
+        post(&mut Visitor::default(), &fleet, "/login/bob").status == 200
+    });
+}
+
+#[test]
 fn remember_me_outlives_changes_and_new_ids_and_has_a_cookie_that_lasts() {
     const MONTH: u64 = 30 * 86_400;
     let redis = RedisServer::start();

@@ -95,7 +95,7 @@ impl Account {
         self.is_now(done, user).await
     }
 
-    /// Every session in which the user is logged in, this one first.
+    /// The sessions in which the user is logged in, this one first; of very many the latest 256.
     ///
     /// # Errors
     /// [`Error::LoggedOut`], [`Error::Unavailable`].
