@@ -165,7 +165,8 @@ async fn what_is_given_back_or_reset_is_known_to_every_worker_at_once() {
         for _ in 0..50 {
             assert!(!worker.ask(CLIENT).await.is_allowed());
         }
-        assert_eq!(calls(&server), 0);
+        // None, unless the connection that hears the news was made anew meanwhile.
+        assert!(calls(&server) <= 2, "{} commands", calls(&server));
     }
     one.desk.refund(granted.charges).await.unwrap();
     eventually("the refund is known", async || other.ask(CLIENT).await.is_allowed()).await;
