@@ -80,9 +80,13 @@ pub const KEYS: &[Key] = &[
     key(
         "redis.url",
         "",
-        "redis://host:port/db, rediss://… or unix:///path",
+        "redis://host:port/db, unix:///path, redis-sentinel://host:port,…/service or redis-cluster://host:port,…; rediss for TLS",
         "the shared Redis; none: a private one",
     ),
+    key("redis.password_file", "", "a file", "the password, read again at every attempt to connect"),
+    key("redis.tls_ca", "", "a PEM file", "authorities that are trusted; none: the system's"),
+    key("redis.tls_cert", "", "a PEM file", "our certificate, if the server wants one"),
+    key("redis.tls_key", "", "a PEM file", "its private key"),
     key("redis.prefix", "regatta", "1 to 64 letters, digits, - _ . or :", "first part of every key"),
     key(
         "redis.mode",

@@ -10,6 +10,7 @@ pub mod keys;
 mod layers;
 pub mod limit;
 mod parse;
+pub mod place;
 pub mod schema;
 mod sections;
 
@@ -229,6 +230,12 @@ mod tests {
     fn contradictions_are_named() {
         assert!(message(&[("PORT", "3001")], None).contains("admin.listen"));
         assert!(message(&[("REGATTA_SESSION__IDLE", "60d")], None).contains("session.absolute"));
+        let redis = |text: &str| message(&[], Some(&format!("[redis]\n{text}")));
+        assert!(redis("password_file = \"/p\"").contains("redis.url is not set"));
+        assert!(redis("url = \"redis://:x@h\"\npassword_file = \"/p\"").contains("give one of them"));
+        assert!(redis("url = \"redis://h\"\ntls_ca = \"/ca\"").contains("rediss"));
+        assert!(redis("url = \"rediss://h\"\ntls_cert = \"/c\"").contains("redis.tls_key"));
+        assert!(redis("url = \"rediss-cluster://h\"\ntls_key = \"/k\"").contains("redis.tls_cert"));
         let workers = |text: &str| message(&[], Some(&format!("[workers]\n{text}")));
         assert!(workers("min = 4\nmax = 2").contains("workers.max is 2"));
         assert!(workers("count = 8\nmax = 4").contains("workers.count is 8"));

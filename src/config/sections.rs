@@ -7,9 +7,13 @@ use crate::config::layers::Layers;
 use crate::config::limit;
 use crate::config::parse;
 use crate::config::parse::Reason;
+use crate::config::place::Kind;
+use crate::config::place::Place;
+use crate::config::schema::Access;
 use crate::config::schema::Drain;
 use crate::config::schema::Http;
 use crate::config::schema::Idempotency;
+use crate::config::schema::Mode;
 use crate::config::schema::Recycling;
 use crate::config::schema::Redis;
 use crate::config::schema::Scaling;
@@ -88,11 +92,50 @@ pub(super) fn idempotency(layers: &Layers) -> Result<Idempotency, Error> {
 
 /// Where the shared state lives.
 pub(super) fn redis(layers: &Layers) -> Result<Redis, Error> {
-    Ok(Redis {
+    let redis = Redis {
         url: layers.optional("redis.url", parse::redis_url)?,
         prefix: layers.one("redis.prefix", parse::prefix)?,
         mode: layers.one("redis.mode", parse::mode)?,
         command_timeout: layers.one("redis.command_timeout", parse::positive_duration)?,
         commit_timeout: layers.one("redis.commit_timeout", parse::positive_duration)?,
-    })
+        access: Access {
+            password_file: layers.optional("redis.password_file", path)?,
+            tls_ca: layers.optional("redis.tls_ca", path)?,
+            tls_cert: layers.optional("redis.tls_cert", path)?,
+            tls_key: layers.optional("redis.tls_key", path)?,
+        },
+    };
+    access_agrees(layers, &redis)?;
+    Ok(redis)
+}
+
+/// Files that the address has no use for would be settings without an effect.
+fn access_agrees(layers: &Layers, redis: &Redis) -> Result<(), Error> {
+    let Access { password_file, tls_ca, tls_cert, tls_key } = &redis.access;
+    let refuse = |name: &str, reason: &str| Err(layers.contradiction(name, reason.to_owned()));
+    let place = redis.url.as_ref().and_then(|url| Place::read(url.expose()).ok());
+    if password_file.is_some() {
+        match &place {
+            None => return refuse("redis.password_file", "redis.url is not set"),
+            Some(place) if place.login.password.is_some() => {
+                return refuse("redis.password_file", "redis.url has a password too; give one of them");
+            }
+            Some(_) => {}
+        }
+    }
+    let clustered = place.as_ref().is_some_and(|place| matches!(place.kind, Kind::Cluster(_)));
+    let files = [("redis.tls_ca", tls_ca), ("redis.tls_cert", tls_cert), ("redis.tls_key", tls_key)];
+    if let Some((name, _)) = files.iter().find(|(_, file)| file.is_some())
+        && !place.is_some_and(|place| place.tls)
+    {
+        return refuse(name, "redis.url does not ask for TLS; it would begin with rediss");
+    }
+    if redis.mode == Mode::Plain && clustered {
+        return refuse("redis.mode", "a cluster needs server-side code");
+    }
+    match (tls_cert, tls_key) {
+        (Some(_), None) => refuse("redis.tls_cert", "its key is missing (redis.tls_key)"),
+        (None, Some(_)) => refuse("redis.tls_key", "its certificate is missing (redis.tls_cert)"),
+        _ => Ok(()),
+    }
 }

@@ -1,61 +1,150 @@
-//! A configured URL as the client's settings.
+//! Where Redis is and who we are there, as the client's settings: made anew for every attempt to connect.
+//!
+//! Password and certificates may lie in files that somebody renews. They are read each time, so that a rotation needs
+//! no restart: whoever is refused tries again with what the file says by then.
 
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use fred::types::config::Config;
 use fred::types::config::ConnectionConfig;
 use fred::types::config::PerformanceConfig;
+use fred::types::config::Server;
 use fred::types::config::ServerConfig;
 use fred::types::config::TcpConfig;
 use fred::types::config::UnresponsiveConfig;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 
+use crate::config::place::Kind;
+use crate::config::place::Login;
+use crate::config::place::Peer;
+use crate::config::place::Place;
+use crate::config::schema::Access;
 use crate::config::schema::RedisUrl;
 use crate::redis::error::Error;
+use crate::redis::tls;
 
 /// Longest wait for a connection to be made, and then for its greeting.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
 
-/// Where Redis is and who we are there.
-///
-/// # Errors
-/// `Unavailable` when the client cannot use the URL.
-pub(super) fn config(url: &RedisUrl) -> Result<Config, Error> {
-    let text = url.expose();
-    let parsed = match text.strip_prefix("unix://") {
-        Some(rest) => unix(rest),
-        None => Config::from_url_centralized(text).map_err(|error| error.details().to_owned()),
-    };
-    let config = parsed.map_err(|reason| Error::unavailable(format!("{url} cannot be used: {reason}")))?;
-    // An attempt that fails ends at once: trying again is this room's task and not the client's. The protocol stays
-    // RESP2, whose replies this client reads with 15 % less work than RESP3's (5.4 and 6.3 µs per begin).
-    Ok(Config { fail_fast: true, ..config })
+/// Where Redis is, and where the secrets lie that it wants.
+pub(super) struct Endpoint {
+    place: Place,
+    access: Access,
 }
 
-/// `[user:password@]/path[?db=number]`. The client's own reader wants another scheme and has no database.
-fn unix(rest: &str) -> Result<Config, String> {
-    // Only this one ending is a query: a folder's name may hold a question mark.
-    let (address, database) =
-        rest.rsplit_once("?db=").map_or((rest, None), |(address, db)| (address, Some(db)));
-    let at = address.find('/').ok_or("the socket's path is missing")?;
-    let (credentials, path) = address.split_at(at);
-    let (username, password) = match credentials.rsplit_once('@') {
-        None => (None, None),
-        Some((pair, _)) => {
-            let (user, password) = pair.split_once(':').unwrap_or((pair, ""));
-            (filled(user), filled(password))
+impl Endpoint {
+    /// Reads the URL; no I/O.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] when the URL cannot be used.
+    pub(super) fn new(url: &RedisUrl, access: &Access) -> Result<Self, Error> {
+        let place = Place::read(url.expose());
+        let place = place.map_err(|reason| Error::setting(format!("redis.url is {url}, but {reason}")))?;
+        Ok(Self { place, access: access.clone() })
+    }
+
+    /// The nodes of a cluster that are known from the start; `None` when there is no cluster.
+    pub(super) fn cluster(&self) -> Option<&[Peer]> {
+        match &self.place.kind {
+            Kind::Cluster(peers) => Some(peers),
+            Kind::Server(_) | Kind::Unix(_) | Kind::Sentinel { .. } => None,
         }
-    };
-    let database = match database {
-        None => None,
-        Some(number) => Some(number.parse().map_err(|_| "the database must be a number from 0 to 255")?),
-    };
-    let server = ServerConfig::Unix { path: PathBuf::from(path) };
-    Ok(Config { server, username, password, database, ..Config::default() })
+    }
+
+    /// Longest time one attempt may take: through Sentinels it is a greeting more.
+    pub(super) fn patience(&self) -> Duration {
+        match self.place.kind {
+            Kind::Sentinel { .. } => 4 * CONNECT_TIMEOUT,
+            Kind::Server(_) | Kind::Unix(_) | Kind::Cluster(_) => 2 * CONNECT_TIMEOUT,
+        }
+    }
+
+    /// What a failed attempt means, where its own words do not tell.
+    pub(super) fn explained(&self, error: Error) -> Error {
+        match error {
+            // A server without TLS waits for the end of a line that never comes.
+            Error::Timeout if self.place.tls => Error::unavailable(
+                "no answer to the greeting of TLS (if nothing speaks TLS there, redis.url begins with redis, not rediss)",
+            ),
+            other => other,
+        }
+    }
+
+    /// Settings for one attempt to connect to any server: where there is a cluster, one of the nodes that are known from
+    /// the start, at random.
+    ///
+    /// # Errors
+    /// As [`Endpoint::config`].
+    pub(super) fn any(&self) -> Result<Config, Error> {
+        let nodes = self.cluster().unwrap_or_default();
+        let at = OsRng.try_next_u32().map_or(0, |number| number as usize) % nodes.len().max(1);
+        self.config(nodes.get(at))
+    }
+
+    /// Settings for one attempt to connect; `node` names the node of a cluster.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] when a file that holds a password or a certificate cannot be used.
+    pub(super) fn config(&self, node: Option<&Peer>) -> Result<Config, Error> {
+        let server = match (node, &self.place.kind) {
+            (Some(peer), _) | (None, Kind::Server(peer)) => {
+                ServerConfig::Centralized { server: server(peer) }
+            }
+            (None, Kind::Unix(path)) => ServerConfig::Unix { path: path.clone() },
+            (None, Kind::Sentinel { sentinels, service, login }) => sentinel(sentinels, service, login),
+            (None, Kind::Cluster(peers)) => ServerConfig::Clustered {
+                hosts: peers.iter().map(server).collect(),
+                policy: Default::default(),
+            },
+        };
+        let Login { user, password } = &self.place.login;
+        let password = match &self.access.password_file {
+            Some(file) => Some(secret(file)?),
+            None => password.clone(),
+        };
+        let tls = if self.place.tls { Some(tls::config(&self.access)?.into()) } else { None };
+        Ok(Config {
+            server,
+            username: user.clone(),
+            password,
+            database: Some(self.place.database).filter(|number| *number > 0),
+            tls,
+            // An attempt that fails ends at once: trying again is this room's task and not the client's. The protocol
+            // stays RESP2, whose replies this client reads with 15 % less work than RESP3's (5.4 and 6.3 µs a begin).
+            fail_fast: true,
+            ..Config::default()
+        })
+    }
 }
 
-fn filled(text: &str) -> Option<String> {
-    (!text.is_empty()).then(|| text.to_owned())
+fn server(peer: &Peer) -> Server {
+    Server::new(peer.host.as_str(), peer.port)
+}
+
+/// Every attempt begins with another one: a Sentinel that hangs must not be the first each time.
+fn sentinel(sentinels: &[Peer], service: &str, login: &Login) -> ServerConfig {
+    let mut hosts: Vec<_> = sentinels.iter().map(server).collect();
+    let first = OsRng.try_next_u32().map_or(0, |number| number as usize);
+    hosts.rotate_left(first % sentinels.len().max(1));
+    ServerConfig::Sentinel {
+        hosts,
+        service_name: service.to_owned(),
+        username: login.user.clone(),
+        password: login.password.clone(),
+    }
+}
+
+/// The password in a file, without the line's end that editors leave.
+fn secret(file: &Path) -> Result<String, Error> {
+    let shown = file.display();
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Error::setting(format!("redis.password_file {shown} cannot be read: {error}")))?;
+    match text.trim_end_matches(['\r', '\n']) {
+        "" => Err(Error::setting(format!("redis.password_file {shown} is empty"))),
+        password => Ok(password.to_owned()),
+    }
 }
 
 /// How the client treats its connection. It never reconnects by itself and never sends a command twice.
@@ -87,22 +176,51 @@ pub(super) fn performance(timeout: Duration) -> PerformanceConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::Write;
 
-    #[test]
-    fn unix_urls_carry_path_credentials_and_database() {
-        let config = unix("/tmp/r.sock").unwrap();
-        assert_eq!(config.server, ServerConfig::Unix { path: "/tmp/r.sock".into() });
-        assert_eq!((config.username, config.password, config.database), (None, None, None));
-        let config = unix("u:p@h/run/redis.sock?db=3").unwrap();
-        assert_eq!(config.server, ServerConfig::Unix { path: "/run/redis.sock".into() });
-        assert_eq!((config.username.as_deref(), config.password.as_deref()), (Some("u"), Some("p")));
-        assert_eq!(config.database, Some(3));
-        assert!(unix("/r?db=x").is_err() && unix("none").is_err());
+    fn endpoint(place: &str, access: Access) -> Endpoint {
+        Endpoint { place: Place::read(place).unwrap(), access }
     }
 
     #[test]
     fn a_socket_made_from_a_path_is_usable() {
-        let url = RedisUrl::unix(std::path::Path::new("/tmp/a b.sock"));
-        assert_eq!(config(&url).unwrap().server, ServerConfig::Unix { path: "/tmp/a b.sock".into() });
+        let url = RedisUrl::unix(Path::new("/tmp/a b.sock"));
+        let config = Endpoint::new(&url, &Access::default()).unwrap().config(None).unwrap();
+        assert_eq!(config.server, ServerConfig::Unix { path: "/tmp/a b.sock".into() });
+        assert_eq!((config.username, config.password, config.database), (None, None, None));
+    }
+
+    #[test]
+    fn each_form_becomes_its_own_kind_of_client() {
+        let of = |text: &str| endpoint(text, Access::default()).config(None).unwrap();
+        let one = of("redis://u:p@h:7/3");
+        assert_eq!(one.server, ServerConfig::Centralized { server: Server::new("h", 7) });
+        assert_eq!(
+            (one.username.as_deref(), one.password.as_deref(), one.database),
+            (Some("u"), Some("p"), Some(3))
+        );
+        let ServerConfig::Sentinel { hosts, service_name, .. } = of("redis-sentinel://a,b/m").server else {
+            panic!("no sentinels")
+        };
+        assert_eq!((hosts.len(), service_name.as_str()), (2, "m"));
+        let cluster = endpoint("redis-cluster://a,b", Access::default());
+        assert_eq!(cluster.cluster().map(<[Peer]>::len), Some(2));
+        let node = cluster.config(Some(&Peer { host: "c".into(), port: 1 })).unwrap();
+        assert_eq!(node.server, ServerConfig::Centralized { server: Server::new("c", 1) });
+    }
+
+    #[test]
+    fn the_password_s_file_is_read_each_time() {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        let access = Access { password_file: Some(file.path().into()), ..Access::default() };
+        let endpoint = endpoint("redis://u@h", access);
+        let told = endpoint.config(None).unwrap_err().to_string();
+        assert!(told.contains("redis.password_file") && told.contains("is empty"), "{told}");
+        writeln!(file, "one two ").unwrap();
+        assert_eq!(endpoint.config(None).unwrap().password.as_deref(), Some("one two "));
+        std::fs::write(file.path(), "three").unwrap();
+        assert_eq!(endpoint.config(None).unwrap().password.as_deref(), Some("three"));
+        file.close().unwrap();
+        assert!(endpoint.config(None).unwrap_err().to_string().contains("No such file"));
     }
 }

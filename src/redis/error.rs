@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use fred::error::ErrorKind;
 
+use crate::redis::tls;
+
 /// Why a call to Redis failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -14,6 +16,12 @@ pub enum Error {
     #[error("Redis is not reachable: {reason}")]
     Unavailable {
         /// Why, in a few words.
+        reason: String,
+    },
+    /// A setting, or a file that it names, cannot be used; nothing was sent.
+    #[error("{reason}")]
+    Setting {
+        /// Which one and why.
         reason: String,
     },
     /// The connection broke before the answer; whether it was executed is unknown.
@@ -94,7 +102,7 @@ pub enum Error {
 /// Which no a server said.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Refusal {
-    /// `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`: it will be able to soon.
+    /// `LOADING`, `MASTERDOWN`, `CLUSTERDOWN`, `TRYAGAIN`, `MOVED`, `ASK`: it, or another node, will be able to soon.
     NotReady,
     /// `BUSY`: a script runs too long.
     Busy,
@@ -115,6 +123,10 @@ pub enum Refusal {
 impl Error {
     pub(super) fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason.into() }
+    }
+
+    pub(super) fn setting(reason: impl Into<String>) -> Self {
+        Self::Setting { reason: reason.into() }
     }
 
     pub(super) fn protocol(reason: impl Into<String>) -> Self {
@@ -138,6 +150,11 @@ impl Error {
     /// Whether our code is not on the server: it was not executed, so loading it and calling again is safe.
     pub(super) fn code_missing(&self) -> bool {
         matches!(self, Self::Refused { refusal: Refusal::CodeMissing, .. })
+    }
+
+    /// Whether the configuration is wrong and not the server: trying again soon is no use.
+    pub(super) fn misconfigured(&self) -> bool {
+        matches!(self, Self::Setting { .. } | Self::Refused { refusal: Refusal::Permission, .. })
     }
 
     /// Whether the server does not know or not allow this command at all.
@@ -173,7 +190,7 @@ impl From<fred::error::Error> for Error {
         match error.kind() {
             ErrorKind::Timeout => return Self::Timeout,
             ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Tls => {
-                return Self::unavailable(sentence(details));
+                return Self::unavailable(advised(sentence(details), tls::advice(details)));
             }
             ErrorKind::Parse | ErrorKind::Protocol if !details.starts_with("NO") => {
                 return Self::protocol(details);
@@ -183,8 +200,22 @@ impl From<fred::error::Error> for Error {
         if details.contains("would overflow") {
             return Self::Overflow;
         }
-        Self::Refused { refusal: Refusal::of(details), reason: details.to_owned() }
+        let refusal = Refusal::of(details);
+        let advice = match refusal {
+            Refusal::Permission if details.starts_with("NOPERM") => {
+                Some("the user's ACL rules allow too little")
+            }
+            Refusal::Permission => Some("redis.url or redis.password_file names another password or user"),
+            _ if details.starts_with("MOVED ") => Some("redis.url must begin with redis-cluster://"),
+            _ => None,
+        };
+        Self::Refused { refusal, reason: advised(details, advice) }
     }
+}
+
+/// The words of whoever refused, and behind them what to do about it.
+fn advised(words: &str, advice: Option<&str>) -> String {
+    advice.map_or_else(|| words.to_owned(), |advice| format!("{words} ({advice})"))
 }
 
 /// What the operating system said, out of the debug form in which the client passes it on.
@@ -196,7 +227,7 @@ fn sentence(details: &str) -> &str {
 impl Refusal {
     fn of(details: &str) -> Self {
         match details.split_ascii_whitespace().next().unwrap_or_default() {
-            "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" => Self::NotReady,
+            "LOADING" | "MASTERDOWN" | "CLUSTERDOWN" | "TRYAGAIN" | "MOVED" | "ASK" => Self::NotReady,
             "BUSY" => Self::Busy,
             "READONLY" => Self::ReadOnly,
             "OOM" | "MISCONF" | "NOREPLICAS" => Self::NoWrites,

@@ -10,14 +10,15 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::redis::Redis;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::lanes::Kind;
 use crate::redis::library;
 use crate::redis::library::Entry;
-use crate::redis::link::Caller;
-use crate::redis::link::Link;
 use crate::redis::link::Live;
+use crate::redis::plain;
+use crate::redis::reach::Reach;
 
 /// Version of [`Machine`]'s fields: they are added under the same version.
 pub const VERSION: u32 = 1;
@@ -26,7 +27,7 @@ pub const VERSION: u32 = 1;
 pub const BEATS: u32 = 5;
 
 /// The field of the hash that says since when it has been written without a pause.
-const SINCE: &str = "-";
+pub(super) const SINCE: &str = "-";
 
 /// One supervisor and its workers, as a worker of it describes them.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,11 +114,18 @@ impl Redis {
     /// Dropping the future leaves it unknown whether it was said.
     pub async fn beat(&self, machine: &Machine, lifetime: Duration) -> Result<u64, Error> {
         let document = serde_json::to_string(machine).map_err(|error| Error::protocol(error.to_string()))?;
+        let prefix = &self.inner.prefix;
+        if self.is_plain() {
+            let life_ms = u64::try_from(lifetime.as_millis()).unwrap_or(u64::MAX);
+            let beat = async |caller: &Caller| {
+                plain::fleet::beat(caller, prefix, &machine.id, life_ms, &document).await
+            };
+            return self.plainly(Kind::Commit, beat).await;
+        }
         let lifetime_ms = lifetime.as_millis().to_string();
         let words = [machine.id.as_str(), &lifetime_ms, &document];
         let words: Vec<&str> =
             words.into_iter().chain(machine.libraries.iter().map(String::as_str)).collect();
-        let prefix = &self.inner.prefix;
         let reply = self.run(Entry::FleetBeat, |entry| encode(prefix, entry, &words)).await?;
         reply.as_u64().ok_or_else(|| Error::protocol("beat did not answer with a number"))
     }
@@ -131,6 +139,10 @@ impl Redis {
     /// Dropping the future leaves it unknown whether it was said.
     pub async fn leave(&self, id: &str) -> Result<(), Error> {
         let prefix = &self.inner.prefix;
+        if self.is_plain() {
+            let leave = async |caller: &Caller| plain::fleet::leave(caller, prefix, id).await;
+            return self.plainly(Kind::Commit, leave).await;
+        }
         self.run(Entry::FleetLeave, |entry| encode(prefix, entry, &[id])).await.map(|_| ())
     }
 
@@ -157,7 +169,7 @@ pub fn libraries() -> Vec<String> {
 /// what the server said.
 pub async fn machines(redis: &Redis, patience: Duration) -> Result<Machines, Error> {
     let asked = async {
-        let link = Link::open(&redis.inner).await?;
+        let link = Reach::open(&redis.inner).await?;
         look(&link.patient(), &redis.inner.prefix).await
     };
     tokio::time::timeout(patience, asked).await.unwrap_or(Err(Error::Timeout))

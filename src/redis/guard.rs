@@ -13,11 +13,11 @@ use tokio::time::timeout_at;
 use crate::redis::Health;
 use crate::redis::Inner;
 use crate::redis::Redis;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::lanes::Kind;
 use crate::redis::lanes::LaneStates;
 use crate::redis::link;
-use crate::redis::link::Caller;
 use crate::redis::link::Live;
 
 /// Calls that may wait for Redis at the same time, per worker; more are refused at once.
@@ -119,11 +119,13 @@ impl Inner {
         let begun = Instant::now();
         let (patience, left) = (self.patience(kind), deadline.saturating_duration_since(begun));
         if kind.is_patient() || left + REST_MIN < patience {
-            live.caller = Caller::new(&live.client, left);
+            live.caller = live.caller.within(left);
         }
-        // Its connection was there: what the client calls unreachable was sent, or may have been.
+        // Its connection was there: what the client calls unreachable was sent, or may have been. In a cluster it may not
+        // have been, and whoever sends knows which.
+        let one = matches!(live.caller, Caller::One(..));
         let answer = call(live).await.map_err(|error| match error {
-            Error::Unavailable { reason } => Error::Lost { reason },
+            Error::Unavailable { reason } if one => Error::Lost { reason },
             other => other,
         });
         let failed = answer.as_ref().err();

@@ -149,6 +149,37 @@ pub fn libraries_seen(prefix: &str) -> String {
     join(&[prefix, "{fleet}", "libraries"])
 }
 
+/// The name under which a key lies in a cluster; `None` if that is the same.
+///
+/// What one call touches together has to lie in one slot, so each family of keys has a hash tag: sessions and their
+/// users `{s}`, counters and their journals `{c}`, the ledger `{mig}`; each rate limit has one of its own, which it
+/// shares with its marks. Where there is no cluster names have no tags.
+pub(super) fn in_cluster(prefix: &str, key: &str) -> Option<String> {
+    let rest = key.strip_prefix(prefix)?.strip_prefix(':')?;
+    if rest.contains('{') {
+        return None;
+    }
+    let tagged = |tag: &str| Some(format!("{prefix}:{{{tag}}}:{rest}"));
+    match rest.split(':').next().unwrap_or_default() {
+        "s" | "q" | "u" | "g" => tagged("s"),
+        "c" | "j" | "b" | "bt" | "uw" => tagged("c"),
+        "mig" => tagged("mig"),
+        "l" => {
+            // l, policy, version, subject; a mark follows behind `:m:`.
+            let subject: usize = rest.splitn(4, ':').take(3).map(|part| part.len() + 1).sum();
+            let marks = rest.get(subject..)?.find(":m:").map_or(rest.len(), |at| subject + at);
+            Some(format!("{prefix}:{{{}}}{}", &rest[..marks], &rest[marks..]))
+        }
+        _ => None,
+    }
+}
+
+/// The name of a rate limit as it is where there is no cluster, out of the one that [`in_cluster`] gave it.
+pub(super) fn out_of_cluster(prefix: &str, name: &str) -> Option<String> {
+    let rest = name.strip_prefix(prefix)?.strip_prefix(":{l:")?.strip_suffix('}')?;
+    Some(format!("{prefix}:l:{rest}"))
+}
+
 /// Joins with `:` in one allocation; `format!` costs three times as much here, once per key and request.
 fn join(parts: &[&str]) -> String {
     let mut key = String::with_capacity(parts.iter().map(|part| part.len() + 1).sum());
@@ -195,5 +226,23 @@ mod tests {
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
         assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
+    }
+
+    #[test]
+    fn in_a_cluster_what_belongs_together_has_one_tag() {
+        let name = |key: &str| in_cluster("a:b", key).unwrap_or_else(|| key.to_owned());
+        assert_eq!(name("a:b:s:digest"), "a:b:{s}:s:digest");
+        assert_eq!(name("a:b:g:user"), "a:b:{s}:g:user");
+        assert_eq!(name("a:b:c:total"), "a:b:{c}:c:total");
+        assert_eq!(name("a:b:mig:lock"), "a:b:{mig}:mig:lock");
+        assert_eq!(name("a:b:mig"), "a:b:{mig}:mig");
+        assert_eq!(name("a:b:l:m:v:2001:db8::"), "a:b:{l:m:v:2001:db8::}");
+        assert_eq!(name("a:b:l:m:v:10.0.0.1:m:batch"), "a:b:{l:m:v:10.0.0.1}:m:batch");
+        let limit = "a:b:l:m:v:2001:db8::";
+        assert_eq!(out_of_cluster("a:b", &name(limit)).as_deref(), Some(limit));
+        assert_eq!(out_of_cluster("a:b", "a:b:c:x"), None);
+        for same in ["a:b:{fleet}:machines", "a:b:secret", "other:s:x", "a:b:i:digest"] {
+            assert_eq!(name(same), same);
+        }
     }
 }

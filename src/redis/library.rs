@@ -8,8 +8,8 @@ use std::sync::LazyLock;
 use fred::types::Value;
 use ring::digest;
 
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
-use crate::redis::link::Caller;
 use crate::redis::migrations::checksum;
 
 /// One library: a file of `migrations/`.
@@ -45,6 +45,7 @@ pub const ALL: &[Library] = &[
     library!("0004", "regatta_limit_v1", true),
     library!("0005", "regatta_counter_v1", true),
     library!("0006", "regatta_fleet_v1", true),
+    library!("0007", "regatta_cluster_v1", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -90,6 +91,7 @@ pub(super) enum Entry {
     Renew,
     Keep,
     Forget,
+    Undo,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
@@ -120,6 +122,7 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Renew, "regatta_counter_v1", "regatta_counter_v1_renew"),
     (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
     (Entry::Forget, "regatta_counter_v1", "regatta_counter_v1_forget"),
+    (Entry::Undo, "regatta_cluster_v1", "regatta_cluster_v1_undo"),
 ];
 
 /// A function as a script of its own.

@@ -8,11 +8,11 @@ use fred::types::Value;
 use crate::redis::Redis;
 use crate::redis::begin::LimitArg;
 use crate::redis::begin::LimitKind;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
-use crate::redis::link::Caller;
 use crate::redis::plain;
 
 /// How long Redis remembers that a batch was merged, ms: far longer than anybody tries to send it again.

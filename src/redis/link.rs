@@ -10,19 +10,18 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fred::clients::Client;
-use fred::clients::WithOptions;
 use fred::interfaces::ClientLike;
-use fred::types::ClusterHash;
 use fred::types::ConnectHandle;
-use fred::types::CustomCommand;
 use fred::types::Value;
-use fred::types::config::Options;
+use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
-use tower_sessions_redis_store::RedisStore;
 
+use crate::config::place::Peer;
 use crate::config::schema::Mode;
 use crate::redis::Inner;
+use crate::redis::caller::Caller;
+use crate::redis::cluster;
 use crate::redis::endpoint;
 use crate::redis::error::Error;
 use crate::redis::error::Refusal;
@@ -34,7 +33,7 @@ use crate::redis::pauses::random;
 use crate::redis::secret;
 
 /// Longest wait for one command while a connection is made ready.
-const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
+pub(super) const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
 /// How often a connection is asked whether it lives, and how long it may think.
 const PING_EVERY: Duration = Duration::from_millis(500);
 const PING_TIMEOUT: Duration = Duration::from_millis(200);
@@ -44,77 +43,20 @@ const MISSES: u32 = 3;
 const SECRET_EVERY: u32 = 10;
 /// The digest of no script.
 const NO_DIGEST: &str = "0000000000000000000000000000000000000000";
+/// Pause after a refusal that only another password or another setting ends: one attempt a second, and no more.
+pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that lived this long begins counting pauses anew.
-const SETTLED: Duration = Duration::from_millis(100);
+pub(super) const SETTLED: Duration = Duration::from_millis(100);
 /// A server that made a connection ready is well, however short it lived: pauses grow no further than this attempt's.
 const HURRY: u32 = 1;
 /// Pause before another connection is looked for while this one only reads: at most two attempts a second.
 const SEEK: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];
 /// A connection that was replaced stays for the calls that are under way on it.
-const FAREWELL: Duration = Duration::from_secs(1);
-
-/// A client with its call options; cheap to clone.
-#[derive(Clone)]
-pub(super) struct Caller(WithOptions<Client>);
-
-impl Caller {
-    pub(super) fn new(client: &Client, timeout: Duration) -> Self {
-        let options =
-            Options { timeout: Some(timeout), fail_fast: true, max_attempts: Some(1), ..Options::default() };
-        Self(client.with_options(&options))
-    }
-
-    /// One command. `custom` and not `fcall`: the client sends no other command while an `fcall` of its own waits.
-    pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
-        let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-        // Boxed: the client's futures are nested so deep that whoever awaits one of ours in his own crate would meet
-        // the compiler's limit.
-        Ok(Box::pin(self.0.custom(command, args)).await?)
-    }
-
-    /// Several commands in one write, each with its own answer; others' commands may come between them.
-    ///
-    /// # Errors
-    /// When none was answered.
-    pub(super) async fn together(
-        &self,
-        commands: Vec<(&'static str, Vec<Value>)>,
-    ) -> Result<Vec<Result<Value, Error>>, Error> {
-        let (count, pipeline) = (commands.len(), self.0.pipeline().with_options(self.0.options()));
-        for (command, args) in commands {
-            let command = CustomCommand::new_static(command, ClusterHash::FirstKey, false);
-            let () = pipeline.custom(command, args).await?;
-        }
-        let answers = pipeline.try_all::<Value>().await;
-        let complete = answers.len() == count;
-        let mut answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(Error::from)).collect();
-        match complete {
-            true => Ok(answers),
-            false => {
-                answers.pop().unwrap_or(Ok(Value::Null)).and(Err(Error::protocol("answers are missing")))
-            }
-        }
-    }
-
-    /// tower-sessions' own store over this connection.
-    pub(super) fn store(&self) -> RedisStore<WithOptions<Client>> {
-        RedisStore::new(self.0.clone())
-    }
-
-    /// One command with text arguments, off a request's path.
-    pub(super) async fn call<const N: usize>(
-        &self,
-        command: &'static str,
-        args: [&str; N],
-    ) -> Result<Value, Error> {
-        self.send(command, args.into_iter().map(Value::from).collect()).await
-    }
-}
+pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
 /// A connection on which requests may call.
 #[derive(Clone)]
 pub(super) struct Live {
-    pub(super) client: Client,
     pub(super) caller: Caller,
     pub(super) form: Form,
     /// Which of this worker's connections it is, from 1.
@@ -156,18 +98,22 @@ impl Drop for Link {
 }
 
 impl Link {
-    /// Connects once.
+    /// Connects once: to the server, or to one node of a cluster.
     ///
     /// # Errors
     /// Why it could not, e.g. refused or wrong password.
-    pub(super) async fn open(inner: &Inner) -> Result<Self, Error> {
+    pub(super) async fn open(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {
+        Self::attempt(inner, node).await.map_err(|error| inner.endpoint.explained(error))
+    }
+
+    async fn attempt(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {
+        let config = inner.endpoint.config(node)?;
         let performance = endpoint::performance(SETUP_TIMEOUT);
-        let client =
-            Client::new(inner.endpoint.clone(), Some(performance), Some(endpoint::connection()), None);
+        let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
         let task = client.connect();
         let link = Self { client, task };
         let connected = link.client.wait_for_connect();
-        match tokio::time::timeout(2 * endpoint::CONNECT_TIMEOUT, connected).await {
+        match tokio::time::timeout(inner.endpoint.patience(), connected).await {
             Err(_) | Ok(Err(_)) if link.task.is_finished() => Err(link.reason().await),
             Err(_) => Err(Error::Timeout),
             Ok(outcome) => outcome.map(|()| link).map_err(Error::from),
@@ -228,7 +174,6 @@ impl Link {
         let refused = secret::offer(&patient, inner).await?;
         inner.warn_of_form(form);
         let live = Live {
-            client: self.client.clone(),
             caller: Caller::new(&self.client, inner.command_timeout),
             form,
             number: inner.connections.fetch_add(1, Relaxed) + 1,
@@ -240,27 +185,41 @@ impl Link {
     async fn watch(&mut self, inner: &Inner, only_reads: bool) -> Left {
         let (patient, prober) = (self.patient(), Caller::new(&self.client, PING_TIMEOUT));
         tokio::select! {
-            error = probe(inner, &patient, &prober) => Left::Lost(error),
+            error = probe(inner, Some(&patient), &prober) => Left::Lost(error),
             ready = seek(inner, only_reads) => Left::For(Box::new(ready)),
-            ended = &mut self.task => Left::Lost(match ended {
-                Ok(Err(error)) => error.into(),
-                Ok(Ok(())) | Err(_) => Error::unavailable("the connection was closed"),
-            }),
+            ended = &mut self.task => Left::Lost(end(ended)),
+        }
+    }
+
+    /// Returns when the connection to one node among several can no longer be trusted, with the reason.
+    pub(super) async fn lives(&mut self, inner: &Inner) -> Error {
+        let prober = Caller::new(&self.client, PING_TIMEOUT);
+        tokio::select! {
+            error = probe(inner, None, &prober) => error,
+            ended = &mut self.task => end(ended),
         }
     }
 }
 
-/// Asks for ever whether the connection lives; returns when it does not.
-async fn probe(inner: &Inner, patient: &Caller, prober: &Caller) -> Error {
+/// Why a connection's task has ended.
+fn end(ended: Result<Result<(), fred::error::Error>, JoinError>) -> Error {
+    match ended {
+        Ok(Err(error)) => error.into(),
+        Ok(Ok(())) | Err(_) => Error::unavailable("the connection was closed"),
+    }
+}
+
+/// Asks for ever whether the connection lives; returns when it does not. `patient` offers the signing key meanwhile.
+async fn probe(inner: &Inner, patient: Option<&Caller>, prober: &Caller) -> Error {
     let mut ticks = tokio::time::interval(PING_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let (mut misses, mut count) = (0, 0u32);
     loop {
         ticks.tick().await;
         count = count.wrapping_add(1);
-        let answer = match count % SECRET_EVERY {
-            0 => secret::offer(patient, inner).await.map(|_| ()),
-            _ => prober.call("PING", []).await.map(|_| ()),
+        let answer = match patient.filter(|_| count.is_multiple_of(SECRET_EVERY)) {
+            Some(patient) => secret::offer(patient, inner).await.map(|_| ()),
+            None => prober.call("PING", []).await.map(|_| ()),
         };
         match answer {
             Err(Error::Timeout) => misses += 1,
@@ -304,8 +263,12 @@ fn allowed(answer: Result<Value, Error>) -> Result<bool, Error> {
 
 /// Keeps a connection for as long as the runtime lives.
 pub(super) async fn keep(inner: Arc<Inner>) {
+    if let Some(seeds) = inner.endpoint.cluster().map(<[Peer]>::to_vec) {
+        return cluster::keep(inner, seeds).await;
+    }
     let mut attempt = 0u32;
     loop {
+        let mut refused = false;
         match establish(&inner).await {
             Ok(ready) => {
                 let since = Instant::now();
@@ -315,10 +278,12 @@ pub(super) async fn keep(inner: Arc<Inner>) {
             }
             Err(error) => {
                 inner.down(&error);
+                refused = error.misconfigured();
                 attempt += 1;
             }
         }
-        tokio::time::sleep(pause(attempt, random())).await;
+        let pause = if refused { REFUSED_PAUSE } else { pause(attempt, random()) };
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -341,7 +306,7 @@ async fn live(inner: &Inner, mut ready: Ready) -> Error {
 }
 
 async fn establish(inner: &Inner) -> Result<Ready, Error> {
-    Link::open(inner).await?.prepare(inner).await
+    Link::open(inner, None).await?.prepare(inner).await
 }
 
 /// Whether a server that said this no longer takes what it took: a new connection may find the new primary.

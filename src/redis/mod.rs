@@ -4,7 +4,9 @@
 //! Every call passes one guard, which bounds how many wait and how long each does.
 
 pub mod begin;
+mod caller;
 pub mod claim;
+mod cluster;
 pub mod commit;
 pub mod count;
 mod endpoint;
@@ -23,8 +25,13 @@ mod once;
 mod pauses;
 mod peek;
 mod plain;
+mod reach;
 mod secret;
 pub mod sessions;
+mod split;
+mod standing;
+mod tls;
+mod topology;
 
 use std::fmt;
 use std::sync::Arc;
@@ -37,7 +44,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fred::types::Value;
-use fred::types::config::Config;
+use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
@@ -45,6 +52,8 @@ use tokio::time::Instant;
 
 use crate::config::schema;
 use crate::config::schema::RedisUrl;
+use caller::Caller;
+use endpoint::Endpoint;
 pub use error::Error;
 pub use error::Refusal;
 use guard::IN_FLIGHT_MAX;
@@ -56,7 +65,6 @@ pub use lanes::LaneStates;
 use lanes::Lanes;
 use library::Entry;
 use library::Form;
-use link::Caller;
 use link::Live;
 pub use once::once;
 
@@ -86,7 +94,7 @@ pub struct Redis {
 }
 
 struct Inner {
-    endpoint: Config,
+    endpoint: Endpoint,
     mode: schema::Mode,
     prefix: String,
     name: String,
@@ -128,10 +136,10 @@ impl Redis {
     /// Prepares a connection; no I/O, no runtime needed. `name` is what `CLIENT LIST` shows, without spaces.
     ///
     /// # Errors
-    /// [`Error::Unavailable`] when the URL cannot be used.
+    /// [`Error::Setting`] when the URL cannot be used.
     pub fn new(settings: &schema::Redis, url: &RedisUrl, name: &str) -> Result<Self, Error> {
         let inner = Inner {
-            endpoint: endpoint::config(url)?,
+            endpoint: Endpoint::new(url, &settings.access)?,
             mode: settings.mode,
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
@@ -190,6 +198,10 @@ impl Redis {
     pub async fn begin(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
         if self.is_plain() {
             return self.plainly(Kind::Begin, async |caller| plain::begin(caller, request).await).await;
+        }
+        if self.inner.endpoint.cluster().is_some() {
+            let split: BoxFuture<'_, _> = Box::pin(split::begin(self, request));
+            return split.await;
         }
         let reply = self.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
         begin::decode(request, reply)
@@ -314,65 +326,5 @@ impl Redis {
             }
             other => other,
         }
-    }
-}
-
-impl Inner {
-    fn live(&self) -> Option<Live> {
-        self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Tells once what is lost where no server-side code is allowed.
-    fn warn_of_form(&self, form: Form) {
-        if form == Form::Plain && !self.warned.swap(true, Relaxed) {
-            tracing::warn!(
-                "the shared state is kept by plain commands (redis.mode plain), because server-side code is not used \
-                 or not allowed: changes to one session at the same moment may undo each other, limits count in fixed \
-                 windows, and what needs server-side code is answered with 501"
-            );
-        }
-    }
-
-    fn set_live(&self, live: Option<Live>) {
-        *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
-    }
-
-    /// A connection is ready; `refused` is what the server said if it takes no writes.
-    fn up(&self, live: Live, refused: Option<&Error>) {
-        self.lanes.connected(refused);
-        self.answered();
-        self.set_live(Some(live));
-        self.set_lost_at(None);
-        self.health.send_replace(Health::Up);
-        tracing::info!("Redis is reachable");
-    }
-
-    /// Logged when the state or its reason changes, not at every attempt.
-    fn down(&self, error: &Error) {
-        if self.live().is_some() {
-            self.set_live(None);
-            self.set_lost_at(Some(Instant::now()));
-        }
-        let reason = error.to_string();
-        let before = self.health.send_replace(Health::Down { reason: reason.clone() });
-        if before != (Health::Down { reason: reason.clone() }) {
-            tracing::warn!(cause = %reason, "Redis is not usable: {reason}");
-        }
-    }
-
-    fn secret(&self) -> Option<Vec<u8>> {
-        self.secrets.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
-    }
-
-    /// Takes note of the key that Redis has now; cookies signed with the one before stay good here.
-    fn set_secret(&self, secret: Vec<u8>) {
-        let mut known = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
-        if known.first() == Some(&secret) {
-            return;
-        }
-        known.retain(|old| *old != secret);
-        known.insert(0, secret);
-        known.truncate(SECRETS_KEPT);
-        self.secrets_version.fetch_add(1, Relaxed);
     }
 }

@@ -4,6 +4,7 @@
 //! everything was heard, and says so only while the connection answers. The connection is made when somebody first
 //! wants to listen, and made anew for ever, with the pauses of the other one.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 use std::sync::PoisonError;
@@ -121,7 +122,10 @@ async fn keep(inner: Arc<Inner>) {
 /// Listens until the connection ends or can no longer be trusted.
 async fn follow(inner: &Inner) -> Error {
     // RESP3, because a connection that listens under RESP2 cannot be asked anything else in the common form.
-    let config = Config { version: RespVersion::RESP3, ..inner.endpoint.clone() };
+    let config = match inner.endpoint.any() {
+        Ok(config) => Config { version: RespVersion::RESP3, ..config },
+        Err(error) => return error,
+    };
     let performance = endpoint::performance(SETUP_TIMEOUT);
     let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
     let mut task = client.connect();
@@ -155,7 +159,7 @@ async fn listen(inner: &Inner, client: &Client) -> Error {
             message = messages.recv() => match message {
                 Ok(message) => {
                     if let Some(text) = message.value.as_str() {
-                        inner.news.hear(&text);
+                        inner.news.hear(&untagged(inner, &text));
                     }
                 }
                 // Too many at once: some are lost, so everything begins anew.
@@ -172,6 +176,13 @@ async fn listen(inner: &Inner, client: &Client) -> Error {
             },
         }
     }
+}
+
+/// A message as its listeners know it: in a cluster the keys it names have hash tags.
+fn untagged<'a>(inner: &Inner, message: &'a str) -> Cow<'a, str> {
+    let named = inner.endpoint.cluster().and_then(|_| message.split_once(' '));
+    let plain = named.and_then(|(kind, key)| Some((kind, keys::out_of_cluster(&inner.prefix, key)?)));
+    plain.map_or(Cow::Borrowed(message), |(kind, key)| Cow::Owned(format!("{kind} {key}")))
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 
 use crate::redis::Inner;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
-use crate::redis::link::Caller;
 
 /// Size of a key, bytes: the digest's, as RFC 2104 §3 asks.
 const LENGTH: usize = 32;

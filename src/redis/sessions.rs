@@ -7,11 +7,11 @@ use fred::types::Value;
 
 use crate::redis::Redis;
 use crate::redis::begin::stored_field;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
-use crate::redis::link::Caller;
 use crate::redis::link::Live;
 use crate::redis::plain;
 

@@ -28,7 +28,7 @@ fn ids(machines: &Machines) -> Vec<&str> {
 
 #[tokio::test]
 async fn machines_come_and_go_in_every_mode() {
-    for mode in [Mode::Fcall, Mode::Evalsha] {
+    for mode in [Mode::Fcall, Mode::Evalsha, Mode::Plain] {
         let server = RedisServer::start();
         let redis = connect(&server, "p", mode).await;
         assert_eq!(ids(&redis.machines().await.unwrap()), Vec::<&str>::new());
@@ -46,16 +46,19 @@ async fn machines_come_and_go_in_every_mode() {
 
 #[tokio::test]
 async fn who_is_silent_dies_and_is_dropped_by_the_next_who_speaks() {
-    let server = RedisServer::start();
-    let redis = connect(&server, "p", Mode::Auto).await;
-    redis.beat(&machine("short"), SHORT).await.unwrap();
-    redis.beat(&machine("long"), LONG).await.unwrap();
-    assert_eq!(ids(&redis.machines().await.unwrap()), ["long", "short"]);
-    eventually("the silent one is dead", async || ids(&redis.machines().await.unwrap()) == ["long"]).await;
-    assert_eq!(server.cli(&["HEXISTS", "p:{fleet}:machines", "short"]), "1", "reading drops nobody");
-    assert_eq!(redis.beat(&machine("long"), LONG).await.unwrap(), 1);
-    assert_eq!(server.cli(&["HEXISTS", "p:{fleet}:machines", "short"]), "0");
-    assert_eq!(server.cli(&["ZCARD", "p:{fleet}:deaths"]), "1");
+    for mode in [Mode::Auto, Mode::Plain] {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        redis.beat(&machine("short"), SHORT).await.unwrap();
+        redis.beat(&machine("long"), LONG).await.unwrap();
+        assert_eq!(ids(&redis.machines().await.unwrap()), ["long", "short"]);
+        eventually("the silent one is dead", async || ids(&redis.machines().await.unwrap()) == ["long"])
+            .await;
+        assert_eq!(server.cli(&["HEXISTS", "p:{fleet}:machines", "short"]), "1", "reading drops nobody");
+        assert_eq!(redis.beat(&machine("long"), LONG).await.unwrap(), 1);
+        assert_eq!(server.cli(&["HEXISTS", "p:{fleet}:machines", "short"]), "0");
+        assert_eq!(server.cli(&["ZCARD", "p:{fleet}:deaths"]), "1");
+    }
 }
 
 #[tokio::test]

@@ -70,6 +70,10 @@ mod state_stock; // the control: tower-sessions' own store
 mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
+mod topology_access; // who may do what in Redis, and how a password changes
+mod topology_cluster; // a real cluster
+mod topology_sentinel; // a primary that changes
+mod topology_tls; // encryption to Redis
 mod toxics; // the fault proxy itself
 mod upgrade; // another program in the same process, and back
 mod watch; // what changes on disk is followed

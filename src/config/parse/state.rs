@@ -7,6 +7,7 @@ use crate::config::parse::Reason;
 use crate::config::parse::choice;
 use crate::config::parse::number;
 use crate::config::parse::word;
+use crate::config::place::Place;
 use crate::config::schema::Mode;
 use crate::config::schema::RedisUrl;
 use crate::config::schema::Secret;
@@ -16,40 +17,7 @@ use crate::config::schema::Secure;
 const SECRET_MIN: usize = 32;
 
 pub(in crate::config) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
-    if text.starts_with("unix://") {
-        return unix_url(text);
-    }
-    let url = url::Url::parse(text).map_err(|source| source.to_string())?;
-    match url.scheme() {
-        "redis" | "rediss" if url.host_str().is_none_or(str::is_empty) => Err("the host is missing".into()),
-        "redis" | "rediss" => match url.path().trim_start_matches('/') {
-            "" => Ok(RedisUrl(text.to_owned())),
-            database if database.parse::<u8>().is_ok() => Ok(RedisUrl(text.to_owned())),
-            _ => Err("the database must be a number from 0 to 255".into()),
-        },
-        other => Err(format!("the scheme {other} is unknown")),
-    }
-}
-
-/// `unix://[user:password@]/path[?db=number]`.
-fn unix_url(text: &str) -> Result<RedisUrl, Reason> {
-    let rest = text.strip_prefix("unix://").unwrap_or_default();
-    let (address, database) =
-        rest.rsplit_once("?db=").map_or((rest, None), |(address, db)| (address, Some(db)));
-    let (before, path) = address.split_once('/').unwrap_or((address, ""));
-    if path.is_empty() {
-        return Err("the socket's path is missing".into());
-    }
-    // A host may stand after the credentials, because some URL libraries insist on one; it means nothing.
-    if !before.is_empty() && !before.contains('@') {
-        return Err("the socket's path must begin with /".into());
-    }
-    match database {
-        Some(number) if number.parse::<u8>().is_err() => {
-            Err("the database must be a number from 0 to 255".into())
-        }
-        _ => Ok(RedisUrl(text.to_owned())),
-    }
+    Place::read(text).map(|_| RedisUrl(text.to_owned()))
 }
 
 pub(in crate::config) fn prefix(text: &str) -> Result<String, Reason> {

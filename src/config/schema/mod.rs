@@ -15,6 +15,7 @@ use ipnet::IpNet;
 use crate::config::limit::Limit;
 use crate::config::limit::LimitHeaders;
 
+pub use state::Access;
 pub use state::Idempotency;
 pub use state::Mode;
 pub use state::Redis;

@@ -1,12 +1,13 @@
 //! The shared state's settings: Redis and sessions.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Where the shared state lives and how long a request waits for it.
 #[derive(Debug, Clone)]
 pub struct Redis {
-    /// `redis://`, `rediss://` or `unix://`; `None` means a private server, started by the supervisor.
+    /// Where it is, in one of the forms of [`crate::config::place`]; `None` means a private server, started by the supervisor.
     pub url: Option<RedisUrl>,
     /// First part of every key; two fleets with the same prefix share everything, with different ones nothing.
     pub prefix: String,
@@ -16,6 +17,21 @@ pub struct Redis {
     pub command_timeout: Duration,
     /// Longest wait for the reply to what a request stores at its end.
     pub commit_timeout: Duration,
+    /// Files with what proves who we are, and who the server is.
+    pub access: Access,
+}
+
+/// Files that are read at every attempt to connect, so that whatever renews them needs no restart.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Access {
+    /// The password, instead of one in the URL.
+    pub password_file: Option<PathBuf>,
+    /// Certificates of the authorities that are trusted; none: those of the system.
+    pub tls_ca: Option<PathBuf>,
+    /// Our certificate, if the server wants one.
+    pub tls_cert: Option<PathBuf>,
+    /// Its private key.
+    pub tls_key: Option<PathBuf>,
 }
 
 /// The address of a Redis, which may hold a password: `Debug` and `Display` hide it.
@@ -34,14 +50,24 @@ impl RedisUrl {
     }
 }
 
+/// What stands before the password in a URL of Sentinels that have one of their own.
+const OF_SENTINELS: &str = "sentinelPassword=";
+
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // What stands before the last @ may be a password, even where the URL has an unusual form.
-        match (self.0.find("://"), self.0.rfind('@')) {
+        let shown = match (self.0.find("://"), self.0.rfind('@')) {
             (Some(scheme), Some(at)) if scheme + 3 <= at => {
-                write!(f, "{}***{}", &self.0[..scheme + 3], &self.0[at..])
+                format!("{}***{}", &self.0[..scheme + 3], &self.0[at..])
             }
-            _ => f.write_str(&self.0),
+            _ => self.0.clone(),
+        };
+        match shown.split_once(OF_SENTINELS) {
+            Some((before, rest)) => {
+                let after = rest.find('&').map_or("", |end| &rest[end..]);
+                write!(f, "{before}{OF_SENTINELS}***{after}")
+            }
+            None => f.write_str(&shown),
         }
     }
 }

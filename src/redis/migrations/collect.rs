@@ -6,11 +6,11 @@ use std::collections::HashMap;
 
 use fred::types::Value;
 
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::library;
 use crate::redis::library::Form;
-use crate::redis::link::Caller;
 use crate::redis::migrations::Place;
 use crate::redis::migrations::Series;
 use crate::redis::migrations::run::Run;

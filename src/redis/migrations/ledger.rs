@@ -8,9 +8,9 @@ use std::collections::HashMap;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
-use crate::redis::link::Caller;
 use crate::redis::migrations::Kind;
 use crate::redis::migrations::Migration;
 use crate::redis::migrations::Status;

@@ -20,12 +20,12 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::redis::Redis;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::library;
 use crate::redis::library::Form;
-use crate::redis::link::Caller;
-use crate::redis::link::Link;
+use crate::redis::reach::Reach;
 use ledger::State;
 pub use repair::Finding;
 use run::Run;
@@ -164,7 +164,7 @@ impl Series {
     /// `Diverged` if a file was edited after it was applied, `Gap` if one was passed over; otherwise what the server
     /// said.
     pub async fn plan(&self, redis: &Redis) -> Result<Vec<Step>, Error> {
-        let link = Link::open(&redis.inner).await?;
+        let link = Reach::open(&redis.inner).await?;
         match link.form(redis.inner.mode).await? {
             Form::Plain => Ok(Vec::new()),
             Form::Function | Form::Script => {
@@ -184,7 +184,7 @@ impl Series {
     /// What is done is recorded; the next call goes on where this one was dropped.
     pub async fn apply(&self, redis: &Redis, mut told: impl FnMut(&Progress)) -> Result<Vec<Step>, Error> {
         let inner = &redis.inner;
-        let link = Link::open(inner).await?;
+        let link = Reach::open(inner).await?;
         let form = link.form(inner.mode).await?;
         if form == Form::Plain {
             return Ok(Vec::new());

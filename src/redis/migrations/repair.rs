@@ -11,7 +11,6 @@ use crate::redis::Redis;
 use crate::redis::error::Error;
 use crate::redis::library;
 use crate::redis::library::Form;
-use crate::redis::link::Link;
 use crate::redis::migrations::Migration;
 use crate::redis::migrations::Place;
 use crate::redis::migrations::Series;
@@ -21,6 +20,7 @@ use crate::redis::migrations::ledger::Fields;
 use crate::redis::migrations::ledger::State;
 use crate::redis::migrations::run::Run;
 use crate::redis::migrations::run::Work;
+use crate::redis::reach::Reach;
 
 /// Something that is wrong; its text says what a repair does about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -96,7 +96,7 @@ impl Series {
     /// # Errors
     /// `Diverged` if a text that was released is not the server's, which no repair changes; what the server said.
     pub async fn diagnose(&self, redis: &Redis) -> Result<Vec<Finding>, Error> {
-        let link = Link::open(&redis.inner).await?;
+        let link = Reach::open(&redis.inner).await?;
         let form = link.form(redis.inner.mode).await?;
         let (caller, inner) = (link.patient(), &redis.inner);
         match form {
@@ -114,7 +114,7 @@ impl Series {
     /// As [`Series::diagnose`]; `Locked` while another one runs migrations; `Fenced` if this one lost the lock.
     pub async fn repair(&self, redis: &Redis) -> Result<Vec<Finding>, Error> {
         let inner = &redis.inner;
-        let link = Link::open(inner).await?;
+        let link = Reach::open(inner).await?;
         let form = link.form(inner.mode).await?;
         if form == Form::Plain {
             return Ok(Vec::new());

@@ -14,9 +14,9 @@ use fred::types::Value;
 use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
-use crate::redis::link::Caller;
 use crate::redis::migrations::Migration;
 use crate::redis::migrations::ledger::Position;
 use crate::redis::migrations::ledger::Record;

@@ -7,15 +7,15 @@ use fred::types::Value;
 use serde::Serialize;
 
 use crate::redis::Redis;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::library::Form;
-use crate::redis::link::Caller;
-use crate::redis::link::Link;
 use crate::redis::migrations::Kind;
 use crate::redis::migrations::Series;
 use crate::redis::migrations::ledger;
 use crate::redis::migrations::walk;
+use crate::redis::reach::Reach;
 
 /// Keys of one SCAN: some 0.2 ms of the server's time.
 const COUNT: &str = "500";
@@ -52,7 +52,7 @@ impl Series {
     /// # Errors
     /// What the server said.
     pub async fn survey(&self, redis: &Redis) -> Result<Survey, Error> {
-        let (link, prefix) = (Link::open(&redis.inner).await?, &redis.inner.prefix);
+        let (link, prefix) = (Reach::open(&redis.inner).await?, &redis.inner.prefix);
         let form = link.form(redis.inner.mode).await?;
         let caller = link.patient();
         let mut keys = BTreeMap::new();

@@ -10,8 +10,8 @@ use std::time::Duration;
 use fred::types::Value;
 use tokio::time::Instant;
 
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
-use crate::redis::link::Caller;
 use crate::redis::migrations::Migration;
 use crate::redis::migrations::ledger::Position;
 use crate::redis::migrations::ledger::State;

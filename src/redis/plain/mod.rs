@@ -8,6 +8,7 @@
 //! twice the burst may come around a window's end; a request that is denied is counted for a moment; a step that is
 //! cut off in the middle leaves what it did. What cannot be kept at all is refused (`Unsupported`), never half done.
 
+pub(super) mod fleet;
 mod limits;
 mod sessions;
 
@@ -18,8 +19,8 @@ use crate::redis::begin;
 use crate::redis::begin::CounterArg;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionReply;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
-use crate::redis::link::Caller;
 pub(super) use limits::give_back;
 pub(super) use limits::look;
 pub(super) use limits::merge;

@@ -19,12 +19,12 @@ use tower_sessions::session_store::SessionStore;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
+use crate::redis::caller::Caller;
 use crate::redis::commit;
 use crate::redis::commit::Reply;
 use crate::redis::error::Error;
 use crate::redis::error::Refusal;
 use crate::redis::keys;
-use crate::redis::link::Caller;
 use crate::redis::plain::Command;
 use crate::redis::plain::command;
 use crate::redis::plain::integer;
@@ -126,7 +126,7 @@ enum Found {
 }
 
 async fn load(caller: &Caller, id: Id) -> Result<Found, Error> {
-    match caller.store().load(&id).await {
+    match caller.store()?.load(&id).await {
         Ok(None) => Ok(Found::Nothing),
         Ok(Some(record)) => Ok(Session::read(&record).map_or(Found::Damaged, Found::Session)),
         Err(session_store::Error::Decode(_)) => Ok(Found::Damaged),
@@ -212,7 +212,7 @@ async fn create(caller: &Caller, key: &str, session: &Session, views: u64, now: 
     if left == 0 {
         return Ok(Reply::Gone);
     }
-    let (store, id) = (caller.store(), id(key));
+    let (store, id) = (caller.store()?, id(key));
     let mut record = session.record(id, now);
     if let Err(error) = store.create(&mut record).await {
         return if unparsed(&error) { Ok(Reply::Exists) } else { Err(sorted(&error)) };
@@ -263,7 +263,7 @@ pub(in crate::redis) async fn commit(caller: &Caller, request: &commit::Request<
     if !request.set.is_empty() && session.exceeds(request.max_fields, request.max_bytes) {
         return Ok(Reply::Full);
     }
-    if let Err(error) = caller.store().save(&session.record(id, now)).await {
+    if let Err(error) = caller.store()?.save(&session.record(id, now)).await {
         return if unparsed(&error) { Ok(Reply::Gone) } else { Err(sorted(&error)) };
     }
     caller.send("PEXPIRE", vec![text(&keys::views(request.key)), number(left)]).await?;

@@ -65,6 +65,7 @@ impl RedisServer {
             prefix: prefix.to_owned(),
             mode,
             command_timeout,
+            access: schema::Access::default(),
             commit_timeout,
         }
     }

@@ -1,0 +1,57 @@
+//! A machine's heartbeat without server-side code: the keys and values of `regatta_fleet_v1`, in two steps.
+//!
+//! What may come between them does little harm: a machine that speaks just when another one drops it as dead is
+//! missing until it speaks again. No library is in use in this mode, so none is named.
+
+use fred::types::Value;
+
+use crate::redis::error::Error;
+use crate::redis::fleet::SINCE;
+use crate::redis::keys;
+use crate::redis::link::Caller;
+use crate::redis::plain::command;
+use crate::redis::plain::integer;
+use crate::redis::plain::number;
+use crate::redis::plain::text;
+use crate::redis::plain::time_ms;
+
+/// How long the keys outlive the last word, ms: longer than any machine's, as nobody looks whose is the longest.
+const KEPT_MS: u64 = 10 * 60 * 1000;
+
+/// Writes a machine's document and drops the machines that are dead; returns how many live.
+pub(in crate::redis) async fn beat(
+    caller: &Caller,
+    prefix: &str,
+    id: &str,
+    lifetime_ms: u64,
+    document: &str,
+) -> Result<u64, Error> {
+    let now_ms = time_ms(&caller.call("TIME", []).await?)?;
+    let (machines, deaths) = (keys::machines(prefix), keys::deaths(prefix));
+    let dead = caller.call("ZRANGEBYSCORE", [deaths.as_str(), "-inf", &now_ms.to_string()]).await?;
+    let dead: Vec<Value> = if let Value::Array(dead) = dead { dead } else { Vec::new() };
+    let said = format!("{now_ms} {lifetime_ms} {document}");
+    let mut commands = vec![
+        command("HSETNX", [text(&machines), text(SINCE), number(now_ms)]),
+        command("HSET", [text(&machines), text(id), text(&said)]),
+        command("ZADD", [text(&deaths), number(now_ms + lifetime_ms), text(id)]),
+        command("PEXPIRE", [text(&machines), number(KEPT_MS)]),
+        command("PEXPIRE", [text(&deaths), number(KEPT_MS)]),
+    ];
+    for gone in dead.into_iter().filter(|gone| gone.as_str().as_deref() != Some(id)) {
+        commands.push(command("HDEL", [text(&machines), gone.clone()]));
+        commands.push(command("ZREM", [text(&deaths), gone]));
+    }
+    commands.push(command("ZCARD", [text(&deaths)]));
+    let answers = caller.together(commands).await?.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let alive = answers.last().map_or(Ok(0), integer)?;
+    Ok(u64::try_from(alive).unwrap_or(0))
+}
+
+/// Drops one machine.
+pub(in crate::redis) async fn leave(caller: &Caller, prefix: &str, id: &str) -> Result<(), Error> {
+    let (machines, deaths) = (keys::machines(prefix), keys::deaths(prefix));
+    let commands =
+        vec![command("HDEL", [text(&machines), text(id)]), command("ZREM", [text(&deaths), text(id)])];
+    caller.together(commands).await?.into_iter().collect::<Result<Vec<_>, _>>().map(|_| ())
+}

@@ -1,0 +1,124 @@
+//! Encryption to Redis: whom we trust, and our own certificate where the server wants one.
+//!
+//! The server's name is always verified. There is no switch against that: a certificate that nobody verifies protects
+//! from nobody, and a private authority takes one line (`redis.tls_ca`).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::LazyLock;
+
+use rustls::ClientConfig;
+use rustls::RootCertStore;
+use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::PrivateKeyDer;
+use rustls::pki_types::pem;
+use rustls::pki_types::pem::PemObject;
+
+use crate::config::schema::Access;
+use crate::redis::error::Error;
+
+/// The system's authorities. Read once: there are hundreds, and reading them takes longer than connecting.
+static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
+    let mut store = RootCertStore::empty();
+    // What cannot be read or used is left out, as everybody does: the rest is still worth having.
+    store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    Arc::new(store)
+});
+
+/// Settings for one attempt to connect.
+///
+/// # Errors
+/// [`Error::Setting`] naming the setting whose file cannot be used, and why.
+pub(super) fn config(access: &Access) -> Result<ClientConfig, Error> {
+    let trusted = match &access.tls_ca {
+        Some(file) => Arc::new(authorities(file)?),
+        None if SYSTEM.is_empty() => {
+            return Err(Error::setting(
+                "the system trusts no certificate authority; name yours in redis.tls_ca",
+            ));
+        }
+        None => Arc::clone(&SYSTEM),
+    };
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Error::setting(format!("TLS cannot be used: {error}")))?
+        .with_root_certificates(trusted);
+    match (&access.tls_cert, &access.tls_key) {
+        (Some(cert), Some(key)) => {
+            let (chain, key) = (certificates("redis.tls_cert", cert)?, private_key(key)?);
+            builder.with_client_auth_cert(chain, key).map_err(|error| {
+                Error::setting(format!("redis.tls_cert and redis.tls_key do not go together: {error}"))
+            })
+        }
+        _ => Ok(builder.with_no_client_auth()),
+    }
+}
+
+fn authorities(file: &Path) -> Result<RootCertStore, Error> {
+    let mut store = RootCertStore::empty();
+    for certificate in certificates("redis.tls_ca", file)? {
+        store.add(certificate).map_err(|error| {
+            Error::setting(format!("redis.tls_ca {} holds no certificate authority: {error}", file.display()))
+        })?;
+    }
+    Ok(store)
+}
+
+fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    match read {
+        Ok(found) if !found.is_empty() => Ok(found),
+        Ok(_) => Err(unusable(setting, file, &pem::Error::NoItemsFound)),
+        Err(error) => Err(unusable(setting, file, &error)),
+    }
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Error> {
+    PrivateKeyDer::from_pem_file(file).map_err(|error| unusable("redis.tls_key", file, &error))
+}
+
+fn unusable(setting: &str, file: &Path, error: &pem::Error) -> Error {
+    let reason = match error {
+        pem::Error::Io(error) => format!("cannot be read: {error}"),
+        pem::Error::NoItemsFound => "holds nothing of that kind in PEM form".to_owned(),
+        other => format!("is no PEM file: {other}"),
+    };
+    Error::setting(format!("{setting} {} {reason}", file.display()))
+}
+
+/// What a failed handshake means for whoever can mend it; `None` when the words are clear by themselves.
+pub(super) fn advice(details: &str) -> Option<&'static str> {
+    let said = |words: &[&str]| words.iter().any(|word| details.contains(word));
+    if said(&["UnknownIssuer", "UnknownCA", "BadSignature"]) {
+        return Some("redis.tls_ca must name the authority that signed the server's certificate");
+    }
+    if said(&["NotValidForName"]) {
+        return Some("the server's certificate is for another name than the host in redis.url");
+    }
+    if said(&["CertificateRequired", "HandshakeFailure", "BadCertificate"]) {
+        return Some("the server wants a certificate of ours: redis.tls_cert and redis.tls_key");
+    }
+    if said(&["InvalidContentType", "corrupt message"]) {
+        return Some("nothing speaks TLS there; without it redis.url begins with redis, not rediss");
+    }
+    said(&["Expired"]).then_some("renew the server's certificate, or set the clock")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_used_is_named_with_its_setting() {
+        let folder = tempfile::tempdir().unwrap();
+        let (missing, empty) = (folder.path().join("missing"), folder.path().join("empty"));
+        std::fs::write(&empty, "nothing").unwrap();
+        let ca = |file: &Path| Access { tls_ca: Some(file.into()), ..Access::default() };
+        for (file, reason) in [(&missing, "cannot be read"), (&empty, "holds nothing of that kind")] {
+            let told = config(&ca(file)).unwrap_err().to_string();
+            let all = ["redis.tls_ca", reason, &file.display().to_string()];
+            assert!(all.iter().all(|part| told.contains(part)), "{told}");
+        }
+    }
+}
