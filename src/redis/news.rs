@@ -33,7 +33,7 @@ use crate::redis::pauses;
 /// How often the connection is asked whether it lives, and how long it may think; what is heard is trusted for no
 /// longer than both.
 const PING_EVERY: Duration = Duration::from_millis(300);
-const PING_TIMEOUT: Duration = Duration::from_millis(200);
+const PING_TIMEOUT: Duration = Duration::from_millis(700);
 
 /// Longest wait for one step of a connection's making.
 const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
@@ -167,7 +167,11 @@ async fn listen(inner: &Inner, client: &Client) -> Error {
             },
             _ = ticks.tick() => match timeout(PING_TIMEOUT, client.ping::<()>(None)).await {
                 Err(_) => return Error::Timeout,
-                Ok(Err(error)) => return error.into(),
+                Ok(Err(error)) => match Error::from(error) {
+                    // An answer is an answer: a server that is only busy must not be stormed with connections.
+                    Error::Refused { .. } => {}
+                    error => return error,
+                },
                 Ok(Ok(())) => {}
             },
         }

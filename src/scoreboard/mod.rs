@@ -6,6 +6,7 @@
 pub mod cell;
 pub mod journal;
 pub mod latency;
+mod machines;
 pub mod reason;
 pub mod row;
 pub mod snapshot;
@@ -48,7 +49,6 @@ const HEAD_REDIS_REACHED: usize = 4;
 const HEAD_GENERATION: usize = 5;
 const HEAD_FLEET: usize = 6;
 const HEAD_REDIS_FINDINGS: usize = 8;
-const HEAD_MACHINES: usize = 14;
 const HEAD_IDENTITY: usize = 15;
 
 /// Words of a slot: its row, and the journals of its workers. All heads of journals stand side by side, apart from
@@ -197,16 +197,6 @@ impl Scoreboard {
     /// Written by the one worker that looks.
     pub fn set_redis_findings(&self, bits: u64) {
         self.head(HEAD_REDIS_FINDINGS).store(bits, Relaxed);
-    }
-
-    /// Machines that share the fleet's limits, this one included; 1 where none was ever heard of.
-    pub fn machines(&self) -> u64 {
-        self.head(HEAD_MACHINES).load(Relaxed).max(1)
-    }
-
-    /// Written by the worker that speaks for the machine, whenever Redis says how many there are.
-    pub fn set_machines(&self, machines: u64) {
-        self.head(HEAD_MACHINES).store(machines, Relaxed);
     }
 
     /// Number of the configuration and binary the fleet runs now, from 1.

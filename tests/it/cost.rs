@@ -10,6 +10,7 @@ use crate::support::proxy::Counts;
 use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::soak;
+use crate::support::wait;
 
 /// A fleet behind a counting proxy.
 struct Scale {
@@ -138,7 +139,12 @@ fn who_is_denied_costs_nothing_until_he_may_come_back() {
     };
     let scale = Scale::new(|plan| limit(plan).workers(1));
     (0..3).for_each(|_| assert_eq!(scale.fleet.get("/").status, 200));
-    // From the first denial on: the last answer said already that nothing is left.
+    scale.fleet.get("/").assert_problem(429);
+    // While no news of refunds is heard, a denial is believed for a moment only.
+    let heard = || !scale.server.cli(&["PUBSUB", "CHANNELS"]).is_empty();
+    wait::until("the worker hears of refunds", wait::LONG, heard);
+    scale.fleet.get("/").assert_problem(429);
+    // From then on: the last answer said already that nothing is left.
     let denied = scale.weigh("who is denied", 0, 0, || scale.fleet.get("/"));
     denied.assert_problem(429);
     assert!(!denied.header("Retry-After").is_empty(), "{denied:?}");
