@@ -36,8 +36,8 @@
 --   ARGV   length of a window, ms (0: none) · number of the middle one since 1970 · what was seen, if anything
 --   reply  1 something was new, or 0, or -1 the caller's clock is off by more than a window and nothing was done ·
 --          how much was seen, or by -1 the number of the window it is
---   example  FCALL regatta_counter_v1_see 3 p:uw:86400000:20412:v p:uw:86400000:20413:v p:uw:86400000:20414:v
---                  86400000 20413 alice bob  → 1 2
+--   example  FCALL regatta_counter_v1_see 3 p:dw:86400000:20412:{v} p:dw:86400000:20413:{v}
+--                  p:dw:86400000:20414:{v}  86400000 20413 alice bob  → 1 2
 --
 -- regatta_counter_v1_claim: begin a request that is to be carried out once.
 --   KEYS   its record (hash: f fingerprint, o owner, l end of the lease ms, s status, h headers, b body)

@@ -86,7 +86,7 @@ impl Place<'_> {
 fn repair(at: Place<'_>, order: &Migrate) -> Result<u8, Failure> {
     let findings = at.ask(async |redis| SHIPPED.diagnose(&redis).await)?;
     if !order.json {
-        findings.iter().for_each(|finding| say(finding));
+        findings.iter().for_each(say);
     }
     if !findings.is_empty() && !order.yes && !agreed()? {
         return Err(Failure { code: exit::FAILED, sentence: "nothing was changed".to_owned() });

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
@@ -228,7 +229,9 @@ pub(super) struct Core {
     pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
     /// Sessions as last read, for when Redis is away.
-    pub(super) last_known: Mutex<LastKnown>,
+    pub(super) last_known: Arc<Mutex<LastKnown>>,
+    /// Whether this worker hears of sessions that end.
+    pub(super) hears_of_ends: AtomicBool,
     /// What the session room needs to know.
     pub(super) setup: Arc<Setup>,
     pub(super) offload: Offload,
@@ -274,7 +277,8 @@ impl Core {
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,
-            last_known: Mutex::new(LastKnown::new(config.session.stale)),
+            last_known: Arc::new(Mutex::new(LastKnown::new(config.session.stale))),
+            hears_of_ends: AtomicBool::new(false),
             setup: Arc::new(setup),
             offload: Offload::default(),
             cookies: CookieNames {

@@ -228,7 +228,7 @@ mod tests {
         denials.learn(KEY, &quota, 1, &decide(&mut tat, &quota, 1, 1_000_100), 1_000_000, 1_000_200);
         assert!(matches!(look(&mut denials, &quota, 1, 1_000_200), Look::Denied(_)));
         // The answer took 200: so long after the bound Redis is sure to allow it.
-        assert!(matches!(look(&mut denials, &quota, 1, 2_000_000), Look::Stale { ask_at_us: 2_000_300 }));
+        assert!(matches!(look(&mut denials, &quota, 1, 2_000_000), Look::Stale { ask_at_us: 2_000_200 }));
         denials.ask(KEY, 2_000_100);
         denials.unanswered(KEY);
         assert!(matches!(look(&mut denials, &quota, 1, 2_000_200), Look::Unknown));

@@ -156,6 +156,16 @@ pub enum SessionReply {
     Revoked,
 }
 
+impl SessionReply {
+    /// Tag of the user who is logged in with it.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Self::Live { own: Some(own), .. } => own.user.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// What only some sessions have.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Own {
@@ -294,7 +304,7 @@ fn session(numbers: &mut Numbers<'_>, stored: Option<Value>) -> Result<SessionRe
 }
 
 /// Names and values as Redis lists them: what the session has of its own, and the application's fields.
-fn sort(flat: Vec<Value>) -> (Option<Box<Own>>, Vec<(String, Bytes)>) {
+pub(super) fn sort(flat: Vec<Value>) -> (Option<Box<Own>>, Vec<(String, Bytes)>) {
     let (mut fields, mut own, mut has_own) = (Vec::new(), Own::default(), false);
     let mut flat = flat.into_iter();
     while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
@@ -305,32 +315,6 @@ fn sort(flat: Vec<Value>) -> (Option<Box<Own>>, Vec<(String, Bytes)>) {
         }
     }
     (has_own.then(|| Box::new(own)), fields)
-}
-
-/// A session as plain commands read it: `HGETALL` of its key, and its user's generation.
-///
-/// # Errors
-/// `Protocol` when the server's answer has another form.
-pub(super) fn peeked(listed: Value, generation: u64) -> Result<SessionReply, Error> {
-    let Value::Array(flat) = listed else { return Err(Error::protocol("a session is not a list")) };
-    if flat.is_empty() {
-        return Ok(SessionReply::Gone);
-    }
-    let reserved = |wanted: &str| {
-        let mut pairs = flat.chunks_exact(2);
-        pairs.find(|pair| pair[0].as_str().as_deref() == Some(wanted)).map(|pair| &pair[1])
-    };
-    if reserved("_r").is_some() {
-        return Ok(SessionReply::Rotated);
-    }
-    let number = |name: &str| reserved(name).and_then(Value::as_u64);
-    let Some(created_ms) = number("_c") else { return Ok(SessionReply::Damaged) };
-    if generation > number("_g").unwrap_or(0) {
-        return Ok(SessionReply::Revoked);
-    }
-    let views = number("_v").unwrap_or(0);
-    let (own, fields) = sort(flat);
-    Ok(SessionReply::Live { created_ms, views, own, fields })
 }
 
 /// The application's name of a stored field; `None` for the reserved ones, which begin with one `_`.
@@ -359,24 +343,6 @@ mod tests {
         for reserved in ["_c", "_t", "_v"] {
             assert_eq!(application_field(reserved), None);
         }
-    }
-
-    #[test]
-    fn a_session_read_by_plain_commands_is_the_same_session() {
-        let list = |pairs: &[&str]| Value::Array(pairs.iter().map(|text| Value::from(*text)).collect());
-        let stored = list(&["_c", "5", "_t", "6", "_v", "7", "cart", "[1]", "_g", "2", "_i", "9"]);
-        let live = SessionReply::Live {
-            created_ms: 5,
-            views: 7,
-            own: Some(Box::new(Own { idle_ms: Some(9), ..Own::default() })),
-            fields: vec![("cart".to_owned(), Bytes::from_static(b"[1]"))],
-        };
-        assert_eq!(peeked(stored.clone(), 2), Ok(live));
-        assert_eq!(peeked(stored, 3), Ok(SessionReply::Revoked));
-        assert_eq!(peeked(list(&[]), 0), Ok(SessionReply::Gone));
-        assert_eq!(peeked(list(&["_r", "1", "_c", "5"]), 0), Ok(SessionReply::Rotated));
-        assert_eq!(peeked(list(&["cart", "[1]"]), 0), Ok(SessionReply::Damaged));
-        assert!(peeked(Value::Null, 0).is_err());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! Guarantees that no call waits longer than its patience, that at most [`IN_FLIGHT_MAX`] do, and that nothing is sent
 //! twice which may have been executed, unless twice is the same as once.
 
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -13,6 +15,7 @@ use crate::redis::Inner;
 use crate::redis::Redis;
 use crate::redis::error::Error;
 use crate::redis::lanes::Kind;
+use crate::redis::lanes::LaneStates;
 use crate::redis::link;
 use crate::redis::link::Caller;
 use crate::redis::link::Live;
@@ -68,11 +71,39 @@ impl Redis {
     }
 }
 
+impl Redis {
+    /// Where the breakers of reads and writes stand.
+    pub fn lanes(&self) -> LaneStates {
+        self.inner.lanes.states()
+    }
+
+    /// How long ago the server last answered anything, a PING included; `None` if it never did.
+    pub fn silent_for(&self) -> Option<Duration> {
+        let answered_ms = self.inner.answered_ms.load(Relaxed);
+        let at = Duration::from_millis(answered_ms);
+        (answered_ms > 0).then(|| self.inner.origin.elapsed().saturating_sub(at))
+    }
+}
+
 fn crowded() -> Error {
     Error::unavailable(format!("{IN_FLIGHT_MAX} calls wait already"))
 }
 
 impl Inner {
+    fn lost_at(&self) -> Option<Instant> {
+        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn set_lost_at(&self, at: Option<Instant>) {
+        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    }
+
+    /// The server has answered.
+    pub(super) fn answered(&self) {
+        let now_ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.answered_ms.store(now_ms.max(1), Relaxed);
+    }
+
     pub(super) fn patience(&self, kind: Kind) -> Duration {
         if kind.is_patient() { self.commit_timeout } else { self.command_timeout }
     }

@@ -47,11 +47,15 @@ pub fn journals(prefix: &str, fleet: u64) -> String {
     join(&[prefix, "j", &format!("{fleet:016x}")])
 }
 
-/// A counter of what is different; in a window, or for ever.
+/// A counter of what is different; in a window, or for ever. All windows of a name lie in one slot of a cluster.
 pub fn unique(prefix: &str, name: &str, window: Option<(u64, u64)>) -> String {
     match window {
-        None => join(&[prefix, "u", name]),
-        Some((length_ms, number)) => join(&[prefix, "uw", &length_ms.to_string(), &number.to_string(), name]),
+        None => join(&[prefix, "d", name]),
+        Some((length_ms, number)) => {
+            let (length_ms, number, name) =
+                (length_ms.to_string(), number.to_string(), format!("{{{name}}}"));
+            join(&[prefix, "dw", &length_ms, &number, &name])
+        }
     }
 }
 

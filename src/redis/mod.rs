@@ -20,6 +20,8 @@ mod link;
 pub mod migrations;
 pub mod news;
 mod once;
+mod pauses;
+mod peek;
 mod plain;
 mod secret;
 pub mod sessions;
@@ -178,18 +180,6 @@ impl Redis {
         self.inner.health.borrow().clone()
     }
 
-    /// Where the breakers of reads and writes stand.
-    pub fn lanes(&self) -> LaneStates {
-        self.inner.lanes.states()
-    }
-
-    /// How long ago the server last answered anything, a PING included; `None` if it never did.
-    pub fn silent_for(&self) -> Option<Duration> {
-        let answered_ms = self.inner.answered_ms.load(Relaxed);
-        let at = Duration::from_millis(answered_ms);
-        (answered_ms > 0).then(|| self.inner.origin.elapsed().saturating_sub(at))
-    }
-
     /// Does everything a request needs at its start, in one round trip.
     ///
     /// # Errors
@@ -218,30 +208,6 @@ impl Redis {
         }
         let reply = self.run(Entry::Commit, |entry| commit::encode(request, entry)).await?;
         commit::decode(&reply)
-    }
-
-    /// Reads a session and changes nothing: where the server takes no writes, this is all that can be done.
-    ///
-    /// # Errors
-    /// See [`Error`].
-    pub async fn peek(&self, session: &begin::SessionArg) -> Result<begin::SessionReply, Error> {
-        if self.is_plain() {
-            return self.plainly(Kind::Read, async |caller| plain::peek(caller, session).await).await;
-        }
-        let call = |live: Live| async move {
-            let listed = match live.caller.call("HGETALL", [session.key.as_str()]).await {
-                Err(Error::Refused { refusal: Refusal::WrongType, .. }) => {
-                    return Ok(begin::SessionReply::Damaged);
-                }
-                listed => listed?,
-            };
-            let generation = match &session.generation {
-                Some(key) => live.caller.call("GET", [key.as_str()]).await?.as_u64().unwrap_or(0),
-                None => 0,
-            };
-            begin::peeked(listed, generation)
-        };
-        self.guard_repeatable(Kind::Read, call).await
     }
 
     /// Deletes one key.
@@ -369,20 +335,6 @@ impl Inner {
 
     fn set_live(&self, live: Option<Live>) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
-    }
-
-    fn lost_at(&self) -> Option<Instant> {
-        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn set_lost_at(&self, at: Option<Instant>) {
-        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
-    }
-
-    /// The server has answered.
-    fn answered(&self) {
-        let now_ms = u64::try_from(self.origin.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.answered_ms.store(now_ms.max(1), Relaxed);
     }
 
     /// A connection is ready; `refused` is what the server said if it takes no writes.

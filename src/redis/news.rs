@@ -27,7 +27,7 @@ use crate::redis::Redis;
 use crate::redis::endpoint;
 use crate::redis::error::Error;
 use crate::redis::keys;
-use crate::redis::link;
+use crate::redis::pauses;
 
 /// How often the connection is asked whether it lives, and how long it may think; what is heard is trusted for no
 /// longer than both.
@@ -114,7 +114,7 @@ async fn keep(inner: Arc<Inner>) {
         inner.news.set_since(None);
         tracing::debug!(%error, "news is not heard: {error}");
         attempt = if begun.elapsed() >= SETTLED { 0 } else { attempt.saturating_add(1) };
-        tokio::time::sleep(link::pause(attempt, link::random())).await;
+        tokio::time::sleep(pauses::pause(attempt, pauses::random())).await;
     }
 }
 

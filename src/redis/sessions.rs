@@ -12,7 +12,13 @@ use crate::redis::keys;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
 use crate::redis::link::Caller;
+use crate::redis::link::Live;
 use crate::redis::plain;
+
+/// News that a session has ended, by its hashed id.
+pub const ENDED: char = 's';
+/// News that all sessions of a user have ended, by his tag.
+pub const ENDED_ALL: char = 'u';
 
 /// A session that gets another id, or is made.
 #[derive(Debug, Clone, Copy)]
@@ -129,14 +135,42 @@ impl Redis {
         keys.extend(user.map(|user| keys::sessions_of(prefix, user)));
         let tag = user.filter(|_| only_his).unwrap_or_default();
         let args = [digest, tag].map(Value::from);
-        match self.run(Entry::SessionEnd, |entry| call(entry, &keys, args.to_vec())).await {
-            // The index goes on naming it until somebody looks: it is advice.
-            Err(error) if error.is_about_writes() && !only_his => {
-                self.delete(&keys[0]).await?;
-                Ok(true)
+        let ended = match self.run(Entry::SessionEnd, |entry| call(entry, &keys, args.to_vec())).await {
+            Err(error) if error.is_about_writes() => self.end_plainly(&keys, digest, tag).await?,
+            reply => reply?.as_i64() == Some(1),
+        };
+        self.tell(ENDED, digest);
+        Ok(ended)
+    }
+
+    /// Ends a session by commands that a full server takes, where functions count as writes: what frees memory must
+    /// not wait for memory.
+    async fn end_plainly(&self, keys: &[String], digest: &str, tag: &str) -> Result<bool, Error> {
+        let call = |live: Live| async move {
+            let Some(key) = keys.first() else { return Ok(false) };
+            if !tag.is_empty()
+                && live.caller.call("HGET", [key, "_u"]).await?.as_string().as_deref() != Some(tag)
+            {
+                return Ok(false);
             }
-            reply => Ok(reply?.as_i64() == Some(1)),
-        }
+            let ended = live.caller.call("DEL", [key]).await?;
+            if let Some(index) = keys.get(1) {
+                live.caller.call("ZREM", [index, digest]).await?;
+            }
+            Ok(ended.as_i64() == Some(1))
+        };
+        self.guard_repeatable(Kind::Delete, call).await
+    }
+
+    /// Tells the workers that keep copies; one that does not hear it keeps its copy for its short time.
+    fn tell(&self, kind: char, whose: &str) {
+        let (redis, channel, news) = (self.clone(), self.channel(), format!("{kind} {whose}"));
+        tokio::spawn(async move {
+            let told = async |live: Live| live.caller.call("PUBLISH", [&channel, &news]).await;
+            if let Err(error) = redis.guard_as(Kind::Read, told).await {
+                tracing::debug!(%error, "the workers were not told that a session ended: {error}");
+            }
+        });
     }
 
     /// A user's latest 256 sessions, in the order of their logins. With `most` > 0 the oldest 256 instead, and those
@@ -182,7 +216,9 @@ impl Redis {
         let mut keys = vec![keys::generation(prefix, user), keys::sessions_of(prefix, user)];
         keys.extend(stays.map(|digest| keys::session(prefix, digest)));
         let args = [number(kept_ms), Value::from(stays.unwrap_or_default())];
-        self.run(Entry::SessionEverywhere, |entry| call(entry, &keys, args.to_vec())).await.map(|_| ())
+        self.run(Entry::SessionEverywhere, |entry| call(entry, &keys, args.to_vec())).await?;
+        self.tell(ENDED_ALL, user);
+        Ok(())
     }
 
     /// Gives a session a lifetime of its own; returns whether it is there.

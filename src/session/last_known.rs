@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lru::LruCache;
-use tower_sessions::session::Id;
 
 use crate::redis::begin::SessionReply;
 use crate::session::Lifetimes;
@@ -43,7 +42,8 @@ pub struct Moment {
 /// Copies of sessions, the latest used last to go.
 #[derive(Debug)]
 pub struct LastKnown {
-    copies: LruCache<Id, Copy>,
+    /// By hashed id.
+    copies: LruCache<Box<str>, Copy>,
     bytes: usize,
     age_max: Duration,
     total: i64,
@@ -56,8 +56,8 @@ impl LastKnown {
     }
 
     /// Keeps what was read of a session at `now`; one that does not live any more is forgotten.
-    pub fn note(&mut self, id: Id, reply: &SessionReply, now: Duration) {
-        self.forget(id);
+    pub fn note(&mut self, digest: &str, reply: &SessionReply, now: Duration) {
+        self.forget(digest);
         let SessionReply::Live { created_ms, views, own, fields } = reply else { return };
         if self.age_max.is_zero() {
             return;
@@ -69,7 +69,7 @@ impl LastKnown {
         let bytes = COPY_BYTES + fields.iter().map(size).sum::<usize>();
         let reply = SessionReply::Live { created_ms: *created_ms, views: *views, own: own.clone(), fields };
         self.bytes += bytes;
-        self.copies.push(id, Copy { reply, read_at: now, bytes });
+        self.copies.push(digest.into(), Copy { reply, read_at: now, bytes });
         while self.bytes > BYTES_MAX
             && let Some((_, oldest)) = self.copies.pop_lru()
         {
@@ -78,10 +78,18 @@ impl LastKnown {
     }
 
     /// Drops the copy of a session: it was changed, deleted or replaced, or may have been.
-    pub fn forget(&mut self, id: Id) {
-        if let Some(copy) = self.copies.pop(&id) {
+    pub fn forget(&mut self, digest: &str) {
+        if let Some(copy) = self.copies.pop(digest) {
             self.bytes -= copy.bytes;
         }
+    }
+
+    /// Drops the copies of all of a user's sessions.
+    pub fn forget_user(&mut self, tag: &str) {
+        let his = |copy: &Copy| copy.reply.user() == Some(tag);
+        let digests: Vec<_> =
+            self.copies.iter().filter(|(_, copy)| his(copy)).map(|(digest, _)| digest.clone()).collect();
+        digests.iter().for_each(|digest| self.forget(digest));
     }
 
     /// Takes note of the total of views.
@@ -95,8 +103,8 @@ impl LastKnown {
     }
 
     /// The session as last known, if that is still worth showing.
-    pub fn recall(&mut self, id: Id, lifetimes: &Lifetimes, at: Moment) -> Option<SessionReply> {
-        let copy = self.copies.get(&id)?;
+    pub fn recall(&mut self, digest: &str, lifetimes: &Lifetimes, at: Moment) -> Option<SessionReply> {
+        let copy = self.copies.get(digest)?;
         let SessionReply::Live { created_ms, own, .. } = &copy.reply else { return None };
         let idle = own.as_ref().and_then(|own| own.idle_ms).map_or(lifetimes.idle, Duration::from_millis);
         let ends_ms = own.as_ref().and_then(|own| own.end_ms);
@@ -129,11 +137,11 @@ mod tests {
     #[test]
     fn a_copy_is_shown_if_it_was_young_when_redis_was_last_heard() {
         let mut known = LastKnown::new(MINUTE);
-        known.note(Id(1), &live(3, b"[1]"), Duration::from_secs(100));
-        assert_eq!(known.recall(Id(1), &LIFETIMES, at(400, 160)), Some(live(3, b"[1]")));
-        assert_eq!(known.recall(Id(1), &LIFETIMES, at(400, 161)), None, "too old by then");
-        assert_eq!(known.recall(Id(1), &LIFETIMES, at(761, 160)), None, "Redis is away for too long");
-        assert_eq!(known.recall(Id(2), &LIFETIMES, at(400, 160)), None);
+        known.note("1", &live(3, b"[1]"), Duration::from_secs(100));
+        assert_eq!(known.recall("1", &LIFETIMES, at(400, 160)), Some(live(3, b"[1]")));
+        assert_eq!(known.recall("1", &LIFETIMES, at(400, 161)), None, "too old by then");
+        assert_eq!(known.recall("1", &LIFETIMES, at(761, 160)), None, "Redis is away for too long");
+        assert_eq!(known.recall("2", &LIFETIMES, at(400, 160)), None);
     }
 
     #[test]
@@ -144,14 +152,14 @@ mod tests {
             SessionReply::Live { created_ms: 0, views: 1, own, fields: Vec::new() }
         };
         let read_at = Duration::from_secs(3500);
-        known.note(Id(1), &live(1, b""), read_at);
-        known.note(Id(2), &own(Some(50_000), Some(9_000_000)), read_at);
-        known.note(Id(3), &own(None, Some(9_000_000)), read_at);
-        assert!(known.recall(Id(1), &LIFETIMES, at(3599, 3500)).is_some());
-        assert!(known.recall(Id(1), &LIFETIMES, at(3600, 3500)).is_none());
-        assert!(known.recall(Id(2), &LIFETIMES, at(3549, 3500)).is_some());
-        assert!(known.recall(Id(2), &LIFETIMES, at(3550, 3500)).is_none());
-        assert!(known.recall(Id(3), &LIFETIMES, at(3900, 3500)).is_some());
+        known.note("1", &live(1, b""), read_at);
+        known.note("2", &own(Some(50_000), Some(9_000_000)), read_at);
+        known.note("3", &own(None, Some(9_000_000)), read_at);
+        assert!(known.recall("1", &LIFETIMES, at(3599, 3500)).is_some());
+        assert!(known.recall("1", &LIFETIMES, at(3600, 3500)).is_none());
+        assert!(known.recall("2", &LIFETIMES, at(3549, 3500)).is_some());
+        assert!(known.recall("2", &LIFETIMES, at(3550, 3500)).is_none());
+        assert!(known.recall("3", &LIFETIMES, at(3900, 3500)).is_some());
     }
 
     #[test]
@@ -159,16 +167,29 @@ mod tests {
         let mut known = LastKnown::new(MINUTE);
         for gone in [SessionReply::Gone, SessionReply::Revoked, SessionReply::Rotated, SessionReply::Damaged]
         {
-            known.note(Id(1), &live(1, b""), MINUTE);
-            known.note(Id(1), &gone, MINUTE);
-            assert_eq!(known.recall(Id(1), &LIFETIMES, at(60, 60)), None, "{gone:?}");
+            known.note("1", &live(1, b""), MINUTE);
+            known.note("1", &gone, MINUTE);
+            assert_eq!(known.recall("1", &LIFETIMES, at(60, 60)), None, "{gone:?}");
         }
-        known.note(Id(1), &live(1, b""), MINUTE);
-        known.forget(Id(1));
-        assert_eq!((known.recall(Id(1), &LIFETIMES, at(60, 60)), known.bytes), (None, 0));
+        known.note("1", &live(1, b""), MINUTE);
+        known.forget("1");
+        assert_eq!((known.recall("1", &LIFETIMES, at(60, 60)), known.bytes), (None, 0));
         let mut none = LastKnown::new(Duration::ZERO);
-        none.note(Id(1), &live(1, b""), MINUTE);
+        none.note("1", &live(1, b""), MINUTE);
         assert_eq!((none.copies.len(), none.bytes), (0, 0));
+    }
+
+    #[test]
+    fn whoever_logs_out_everywhere_is_forgotten_everywhere() {
+        let mut known = LastKnown::new(MINUTE);
+        for (digest, user) in [("1", Some("ann")), ("2", Some("eve")), ("3", Some("ann")), ("4", None)] {
+            let own = user.map(|user| Box::new(Own { user: Some(user.to_owned()), ..Own::default() }));
+            let reply = SessionReply::Live { created_ms: 0, views: 1, own, fields: Vec::new() };
+            known.note(digest, &reply, MINUTE);
+        }
+        known.forget_user("ann");
+        let left = ["1", "2", "3", "4"].map(|digest| known.recall(digest, &LIFETIMES, at(60, 60)).is_some());
+        assert_eq!((left, known.bytes), ([false, true, false, true], 2 * COPY_BYTES));
     }
 
     #[test]
@@ -176,13 +197,13 @@ mod tests {
         let mut known = LastKnown::new(MINUTE);
         let large = vec![b'x'; 16 * 1024];
         for id in 0..1000 {
-            known.note(Id(id), &live(1, &large), MINUTE);
-            let _ = known.recall(Id(0), &LIFETIMES, at(60, 60));
+            known.note(&id.to_string(), &live(1, &large), MINUTE);
+            let _ = known.recall("0", &LIFETIMES, at(60, 60));
             assert!(known.bytes <= BYTES_MAX);
         }
-        assert!(known.recall(Id(0), &LIFETIMES, at(60, 60)).is_some());
-        assert!(known.recall(Id(1), &LIFETIMES, at(60, 60)).is_none());
-        assert!(known.recall(Id(999), &LIFETIMES, at(60, 60)).is_some());
+        assert!(known.recall("0", &LIFETIMES, at(60, 60)).is_some());
+        assert!(known.recall("1", &LIFETIMES, at(60, 60)).is_none());
+        assert!(known.recall("999", &LIFETIMES, at(60, 60)).is_some());
         let counted: usize = known.copies.iter().map(|(_, copy)| copy.bytes).sum();
         assert_eq!(known.bytes, counted);
     }

@@ -12,7 +12,9 @@ use tokio::time::timeout;
 use crate::counter::batched::Batches;
 use crate::counter::batched::GATHER;
 use crate::redis;
+use crate::redis::Redis;
 use crate::sys::time;
+use crate::worker::Start;
 
 /// How often is looked for what dead workers left, from the first moment on.
 const LOOK: Duration = Duration::from_millis(200);
@@ -22,6 +24,12 @@ const RETRY: Duration = Duration::from_millis(100);
 
 /// How long a worker that leaves may take for its last batches; where it has successors they send the rest.
 const LAST: Duration = Duration::from_millis(500);
+
+/// The worker's batched counters.
+pub(super) fn batches(start: &Start, redis: &Redis) -> Arc<Batches> {
+    let (table, prefix) = (Arc::clone(&start.scoreboard), start.config.redis.prefix.as_str());
+    Arc::new(Batches::new(table, redis.clone(), prefix, start.slot, start.cell))
+}
 
 /// Sends for ever.
 pub(super) async fn flush(batches: Arc<Batches>) {

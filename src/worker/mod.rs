@@ -165,14 +165,7 @@ async fn live(start: Start) -> Result<(), Error> {
     redis.start();
     let phase = Phase::default();
     let site = Arc::new(beacon::site(&start));
-    let batches = Batches::new(
-        Arc::clone(&start.scoreboard),
-        redis.clone(),
-        start.config.redis.prefix.as_str(),
-        start.slot,
-        start.cell,
-    );
-    let batches = Arc::new(batches);
+    let batches = flusher::batches(&start, &redis);
     let (public, admin) = faces(&start, &redis, &phase, (&site, &batches))?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;

@@ -115,7 +115,7 @@ async fn unique_counters_are_near_the_truth_and_know_their_window() {
         assert_eq!(today, Ok((true, 2)));
         let again = unique::see(&redis, "p", &name, day, &[b"a"], regatta::sys::time::unix()).await;
         assert_eq!(again, Ok((false, 2)));
-        let key = server.keys().into_iter().find(|key| key.starts_with("p:uw:86400000:")).unwrap();
+        let key = server.keys().into_iter().find(|key| key.starts_with("p:dw:86400000:")).unwrap();
         let left: u64 = server.cli(&["PTTL", &key]).parse().unwrap();
         assert!((86_400_000..=2 * 86_400_000).contains(&left), "kept for the day after: {left}");
     }

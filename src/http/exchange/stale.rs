@@ -3,18 +3,27 @@
 //! Guarantees that nothing is made, counted or taken away meanwhile: a visitor sees the last that is known, marked as
 //! such, or a 503.
 
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
 
 use http::HeaderValue;
 use http::Method;
 use tower_sessions::session::Id;
 
 use crate::http::exchange::Exchange;
-use crate::http::visitor::Visitor;
 use crate::redis;
+use crate::redis::Redis;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
+use crate::redis::news::Listener;
+use crate::redis::sessions::ENDED;
+use crate::redis::sessions::ENDED_ALL;
+use crate::session;
+use crate::session::last_known::LastKnown;
 use crate::session::last_known::Moment;
 use crate::sys::time;
 
@@ -44,9 +53,12 @@ pub(super) fn only_looks(method: &Method) -> bool {
 impl Exchange {
     /// Takes note of what Redis said.
     pub(super) fn remember(&self, session: &SessionArg, reply: &SessionReply, total: Option<i64>) {
-        let Some(id) = self.id_of(session) else { return };
-        let mut known = self.core.last_known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.note(id, reply, self.core.uptime());
+        let Some(digest) = self.digest_of(session) else { return };
+        if reply.user().is_some() && !self.core.hears_of_ends.swap(true, Relaxed) {
+            hear_of_ends(&self.core.redis, &self.core.last_known);
+        }
+        let mut known = self.known();
+        known.note(digest, reply, self.core.uptime());
         if let Some(total) = total.filter(|_| session.mode == SessionMode::Visit) {
             known.note_total(total);
         }
@@ -54,7 +66,7 @@ impl Exchange {
 
     /// The session is changed, or may be: what is known of it is not true any more.
     pub(in crate::http) fn forget(&self, id: Id) {
-        self.core.last_known.lock().unwrap_or_else(PoisonError::into_inner).forget(id);
+        self.known().forget(&session::digest(id));
     }
 
     /// The session of the visitor's cookie, and what there is in place of the counters; none if there is nothing to
@@ -69,36 +81,48 @@ impl Exchange {
         error: &redis::Error,
     ) -> Option<(Degraded, SessionReply, Vec<i64>)> {
         let session = session.filter(|session| !session.create)?;
-        let id = self.id_of(session)?;
+        let digest = self.digest_of(session)?;
         if session.mode == SessionMode::Visit && !self.only_looks {
             return None;
         }
-        let (how, reply) = match error.is_about_writes() {
-            true => (Degraded::ReadOnly, self.core.redis.peek(session).await.ok()),
-            false => (Degraded::Stale, None),
+        // A server that was just silent is not asked again; one that is away or held back refuses at once.
+        let peeked = match error {
+            redis::Error::Timeout | redis::Error::Lost { .. } => None,
+            _ => self.core.redis.peek(session).await.ok(),
         };
-        let (how, reply) = match reply {
-            Some(reply) => (how, reply),
-            None if self.only_looks => (Degraded::Stale, self.recall(id)?),
+        let (how, reply) = match peeked {
+            Some(reply) => (Degraded::ReadOnly, reply),
+            None if self.only_looks => (Degraded::Stale, self.recall(digest)?),
             None => return None,
         };
-        let total = self.core.last_known.lock().unwrap_or_else(PoisonError::into_inner).total();
+        let total = self.known().total();
         Some((how, reply, vec![total; counters]))
     }
 
-    fn recall(&self, id: Id) -> Option<SessionReply> {
+    fn recall(&self, digest: &str) -> Option<SessionReply> {
         let now = self.core.uptime();
         let heard_at = now.saturating_sub(self.core.redis.silent_for()?);
         let unix_ms = u64::try_from(time::unix().as_millis()).unwrap_or(u64::MAX);
-        let mut known = self.core.last_known.lock().unwrap_or_else(PoisonError::into_inner);
-        known.recall(id, &self.core.lifetimes, Moment { now, heard_at, unix_ms })
+        self.known().recall(digest, &self.core.lifetimes, Moment { now, heard_at, unix_ms })
     }
 
-    /// The id of the visitor's cookie, if this is about its session.
-    fn id_of(&self, session: &SessionArg) -> Option<Id> {
-        match &self.visitor {
-            Visitor::Known { id, digest, .. } if session.key.ends_with(digest.as_str()) => Some(*id),
-            _ => None,
-        }
+    /// The hashed id of the visitor's cookie, if this is about its session.
+    fn digest_of(&self, session: &SessionArg) -> Option<&str> {
+        self.visitor.digest().filter(|digest| session.key.ends_with(digest))
     }
+
+    fn known(&self) -> MutexGuard<'_, LastKnown> {
+        self.core.last_known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// From now on copies are dropped when their sessions end on other workers. Not before somebody is logged in here:
+/// it takes a connection, and what nobody logs in to is not logged out of.
+fn hear_of_ends(redis: &Redis, known: &Arc<Mutex<LastKnown>>) {
+    let listener = |act: fn(&mut LastKnown, &str)| -> Listener {
+        let known = Arc::clone(known);
+        Arc::new(move |whose: &str| act(&mut known.lock().unwrap_or_else(PoisonError::into_inner), whose))
+    };
+    redis.listen(ENDED, listener(LastKnown::forget));
+    redis.listen(ENDED_ALL, listener(LastKnown::forget_user));
 }

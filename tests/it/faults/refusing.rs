@@ -21,6 +21,11 @@ use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
 
+/// Deadlines of a busy machine: a server that answers is not to be taken for a silent one.
+fn patient(plan: Plan) -> Plan {
+    plan.set("REGATTA_REDIS__COMMAND_TIMEOUT", "1s").set("REGATTA_REDIS__COMMIT_TIMEOUT", "1s")
+}
+
 /// That during the fault whoever came again was shown what Redis has, and everybody else refused.
 #[track_caller]
 fn assert_read_only(during: &[Vec<Sample>]) {
@@ -46,7 +51,7 @@ fn assert_degraded(fleet: &Fleet, reason: &str) {
 fn redis_becomes_a_replica() {
     let redis = RedisServer::start();
     let proxy = Proxy::before(&redis);
-    let fleet = deadlines(Plan::through(&proxy)).start();
+    let fleet = patient(Plan::through(&proxy)).start();
     let mut watch = Watch::start(&fleet);
     let (connections, since) = (proxy.accepted().len(), Instant::now());
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
@@ -65,7 +70,7 @@ fn redis_becomes_a_replica() {
 #[test]
 fn redis_is_full() {
     let redis = RedisServer::start();
-    let fleet = deadlines(Plan::on(&redis)).start();
+    let fleet = patient(Plan::on(&redis)).start();
     let mut watch = Watch::start(&fleet);
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     watch.fault_begins();
@@ -106,7 +111,7 @@ fn redis_is_busy_with_a_script() {
 fn redis_says_that_it_cannot_at_present() {
     let redis = RedisServer::start();
     let proxy = Proxy::before(&redis);
-    let fleet = deadlines(Plan::through(&proxy)).start();
+    let fleet = patient(Plan::through(&proxy)).start();
     let cases = [
         ("LOADING Redis is loading the dataset in memory", "F10 LOADING", false),
         ("CLUSTERDOWN The cluster is down", "F10 CLUSTERDOWN", false),
@@ -131,7 +136,7 @@ fn redis_says_that_it_cannot_at_present() {
 #[test]
 fn a_page_that_only_reads_shows_what_redis_has() {
     let redis = RedisServer::start();
-    let fleet = deadlines(Plan::on(&redis)).start();
+    let fleet = patient(Plan::on(&redis)).start();
     let mut visitor = Visitor::default();
     for _ in 0..3 {
         visitor.visit(fleet.listen);
@@ -150,6 +155,72 @@ fn a_page_that_only_reads_shows_what_redis_has() {
         visitor.ask(fleet.listen, Request::get("/")).header("Session-State").is_empty()
     });
     assert_eq!(visitor.cookies, cookies);
+}
+
+const FORM: &str = "application/x-www-form-urlencoded";
+
+/// The token of a page's form.
+fn token(visitor: &mut Visitor, fleet: &Fleet, target: &str) -> String {
+    let page = visitor.ask(fleet.listen, Request::get(target).header("Accept", "text/html")).text();
+    let field = page.split("name=\"token\" value=\"").nth(1).unwrap_or_else(|| panic!("no token in {page}"));
+    field.split('"').next().unwrap().to_owned()
+}
+
+fn send(visitor: &mut Visitor, fleet: &Fleet, target: &str, body: &str) -> u16 {
+    let request = Request::post(target).header("Accept", "text/html").body(FORM, body.as_bytes());
+    visitor.ask(fleet.listen, request).status
+}
+
+/// Logs in as a browser does; the token for the next form.
+fn log_in(visitor: &mut Visitor, fleet: &Fleet, name: &str) -> String {
+    let body = format!("name={name}&token={}", token(visitor, fleet, "/login"));
+    assert_eq!(send(visitor, fleet, "/login", &body), 303);
+    token(visitor, fleet, "/me")
+}
+
+fn log_out(visitor: &mut Visitor, fleet: &Fleet, token: &str) -> u16 {
+    send(visitor, fleet, "/logout", &format!("token={token}"))
+}
+
+#[test]
+fn logging_out_of_a_full_redis_works() {
+    let redis = RedisServer::start();
+    let fleet = patient(Plan::on(&redis)).start();
+    let mut visitor = Visitor::default();
+    let token = log_in(&mut visitor, &fleet, "ann");
+    let of_users = |key: &String| key.contains(":s:") && redis.cli(&["HEXISTS", key, "_u"]) == "1";
+    let sessions = || redis.keys().into_iter().filter(of_users).count();
+    assert_eq!(sessions(), 1);
+    redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+    wait::until("writes are refused", wait::LONG, || fleet.get("/").status == 503);
+    assert_eq!(log_out(&mut visitor, &fleet, &token), 303);
+    assert!(visitor.cookies.is_empty());
+    assert_eq!(sessions(), 0);
+}
+
+#[test]
+fn whoever_logged_out_on_another_worker_is_not_remembered() {
+    let mut redis = RedisServer::start();
+    let fleet = deadlines(Plan::on(&redis)).workers(3).start();
+    let mut visitor = Visitor::default();
+    let token = log_in(&mut visitor, &fleet, "ann");
+    // Every worker has read it, and hears of ends.
+    let mut thief = Visitor { cookies: visitor.cookies.clone() };
+    let mut workers = std::collections::BTreeSet::new();
+    wait::until("every worker has read the session", wait::LONG, || {
+        workers.insert(thief.ask(fleet.listen, Request::get("/")).worker());
+        workers.len() == 3
+    });
+    let listeners = || redis.cli(&["CLIENT", "LIST", "TYPE", "pubsub"]).lines().count();
+    wait::until("every worker listens", wait::LONG, || listeners() == 3);
+    let deliveries = || redis.commands().get("publish").copied().unwrap_or(0);
+    assert_eq!(log_out(&mut visitor, &fleet, &token), 303);
+    wait::until("the workers are told", wait::LONG, || deliveries() > 0);
+    redis.kill();
+    wait::until("Redis is away", wait::LONG, || (0..20).all(|_| fleet.get("/").status == 503));
+    for _ in 0..30 {
+        assert_eq!(thief.ask(fleet.listen, Request::get("/")).status, 503);
+    }
 }
 
 #[test]

@@ -74,9 +74,24 @@ pub(super) struct Name {
 }
 
 /// Commands that no request sends.
-const SETUP: [&str; 16] = [
-    "PING", "HELLO", "AUTH", "SELECT", "CLIENT", "INFO", "CONFIG", "FUNCTION", "SCRIPT", "ROLE", "SENTINEL",
-    "CLUSTER", "QUIT", "COMMAND", "READONLY", "TIME",
+const SETUP: [&str; 17] = [
+    "PING",
+    "HELLO",
+    "AUTH",
+    "SELECT",
+    "CLIENT",
+    "INFO",
+    "CONFIG",
+    "FUNCTION",
+    "SCRIPT",
+    "ROLE",
+    "SENTINEL",
+    "CLUSTER",
+    "QUIT",
+    "COMMAND",
+    "READONLY",
+    "SUBSCRIBE",
+    "TIME",
 ];
 
 /// Parts of keys and functions that no request names.
