@@ -161,6 +161,30 @@ fn logging_out_works_while_redis_is_full_and_logging_in_says_that_it_does_not() 
 }
 
 #[test]
+fn an_answer_goes_out_although_its_changes_were_not_stored_unless_they_are_strict() {
+    let mut redis = RedisServer::start();
+    let fleet = Plan::on(&redis).set("REGATTA_SESSION__STRICT", "total").example("cart").start();
+    let visitor = shopper(&fleet);
+    let late = |name: &str| post(&mut visitor.clone(), &fleet, &format!("/set/{name}/2?slow_ms=1500"));
+    let (loose, strict) = std::thread::scope(|scope| {
+        let (loose, strict) = (scope.spawn(|| late("first")), scope.spawn(|| late("total")));
+        // Both have read their session and think.
+        wait::let_pass(std::time::Duration::from_millis(700));
+        redis.kill();
+        (loose.join().unwrap(), strict.join().unwrap())
+    });
+    assert_eq!((loose.status, loose.header("Session-Commit")), (200, "failed"), "{loose:?}");
+    strict.assert_problem(503);
+    for answer in [loose, strict] {
+        assert!(answer.all("Set-Cookie").is_empty(), "{answer:?}");
+    }
+    let metrics = fleet.operator("/metrics").text();
+    let counted = metrics.lines().filter(|line| line.starts_with("regatta_session_commit_failed_total{"));
+    let counted: u64 = counted.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap()).sum();
+    assert_eq!(counted, 1);
+}
+
+#[test]
 fn remember_me_outlives_changes_and_new_ids_and_has_a_cookie_that_lasts() {
     const MONTH: u64 = 30 * 86_400;
     let redis = RedisServer::start();
