@@ -10,6 +10,7 @@ pub mod count;
 mod endpoint;
 mod error;
 pub mod fleet;
+mod form;
 mod guard;
 mod inspect;
 pub mod keys;
@@ -55,13 +56,9 @@ pub use lanes::Lane;
 pub use lanes::LaneStates;
 use lanes::Lanes;
 use library::Entry;
-use library::Form;
-use link::Caller;
 use link::Live;
 pub use once::once;
 
-/// Signing keys that are remembered.
-const SECRETS_KEPT: usize = 3;
 /// Longest wait in [`Redis::first_attempt`].
 const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(1500);
 
@@ -258,26 +255,6 @@ impl Redis {
         self.inner.secrets_version.load(Relaxed)
     }
 
-    /// Whether this server or user allows no server-side code, and plain commands do what they can.
-    pub fn is_plain(&self) -> bool {
-        self.inner.live().is_some_and(|live| live.form == Form::Plain)
-    }
-
-    /// Several commands that together are one call: the deadline is that of one.
-    async fn plainly<T>(
-        &self,
-        kind: Kind,
-        work: impl AsyncFnOnce(&Caller) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let patience = self.inner.patience(kind);
-        self.guard_as(kind, async |live| {
-            // Boxed, because every request's future would have room for it otherwise.
-            let work = Box::pin(work(&live.caller));
-            tokio::time::timeout(patience, work).await.unwrap_or(Err(Error::Timeout))
-        })
-        .await
-    }
-
     /// Calls a function; if the server does not have our code, loads it and calls once more.
     async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
         let kind = match entry {
@@ -322,17 +299,6 @@ impl Inner {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Tells once what is lost where no server-side code is allowed.
-    fn warn_of_form(&self, form: Form) {
-        if form == Form::Plain && !self.warned.swap(true, Relaxed) {
-            tracing::warn!(
-                "the shared state is kept by plain commands (redis.mode plain), because server-side code is not used \
-                 or not allowed: changes to one session at the same moment may undo each other, limits count in fixed \
-                 windows, and what needs server-side code is answered with 501"
-            );
-        }
-    }
-
     fn set_live(&self, live: Option<Live>) {
         *self.live.write().unwrap_or_else(PoisonError::into_inner) = live;
     }
@@ -358,21 +324,5 @@ impl Inner {
         if before != (Health::Down { reason: reason.clone() }) {
             tracing::warn!(cause = %reason, "Redis is not usable: {reason}");
         }
-    }
-
-    fn secret(&self) -> Option<Vec<u8>> {
-        self.secrets.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
-    }
-
-    /// Takes note of the key that Redis has now; cookies signed with the one before stay good here.
-    fn set_secret(&self, secret: Vec<u8>) {
-        let mut known = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
-        if known.first() == Some(&secret) {
-            return;
-        }
-        known.retain(|old| *old != secret);
-        known.insert(0, secret);
-        known.truncate(SECRETS_KEPT);
-        self.secrets_version.fetch_add(1, Relaxed);
     }
 }
