@@ -12,7 +12,6 @@ use std::time::Duration;
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use fred::types::ConnectHandle;
-use fred::types::Value;
 use tokio::task::JoinError;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
@@ -41,8 +40,6 @@ const PING_TIMEOUT: Duration = Duration::from_millis(200);
 const MISSES: u32 = 3;
 /// The signing key is offered again at every n-th question: `FLUSHALL` must not split the fleet.
 const SECRET_EVERY: u32 = 10;
-/// The digest of no script.
-const NO_DIGEST: &str = "0000000000000000000000000000000000000000";
 /// Pause after a refusal that only another password or another setting ends: one attempt a second, and no more.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that lived this long begins counting pauses anew.
@@ -131,30 +128,6 @@ impl Link {
     /// A caller with the patience of set-up.
     pub(super) fn patient(&self) -> Caller {
         Caller::new(&self.client, SETUP_TIMEOUT)
-    }
-
-    /// Finds out how code is called here: by name, else by digest, else not at all. Changes nothing but the cache of
-    /// scripts.
-    pub(super) async fn form(&self, wanted: Mode) -> Result<Form, Error> {
-        match wanted {
-            Mode::Fcall => return Ok(Form::Function),
-            Mode::Evalsha => return Ok(Form::Script),
-            Mode::Plain => return Ok(Form::Plain),
-            Mode::Auto => {}
-        }
-        let caller = self.patient();
-        // The ledger is written by EVAL in each form.
-        if !allowed(caller.call("EVAL", ["return 1", "0"]).await)? {
-            return Ok(Form::Plain);
-        }
-        let named = allowed(caller.call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*"]).await)?
-            && allowed(caller.call("FCALL", ["regatta_none", "0"]).await)?;
-        if named {
-            return Ok(Form::Function);
-        }
-        let by_digest = allowed(caller.call("SCRIPT", ["LOAD", "return 1"]).await)?
-            && allowed(caller.call("EVALSHA", [NO_DIGEST, "0"]).await)?;
-        Ok(if by_digest { Form::Script } else { Form::Plain })
     }
 
     /// Makes a connection ready for requests: name, code, ledger, signing key.
@@ -248,16 +221,6 @@ async fn seek(inner: &Inner, only_reads: bool) -> Ready {
             Ok(ready) if !ready.only_reads() => return ready,
             Ok(_) | Err(_) => {}
         }
-    }
-}
-
-/// Whether a command may be called here; that it names code which is not there is an answer as good as any.
-fn allowed(answer: Result<Value, Error>) -> Result<bool, Error> {
-    match answer {
-        Ok(_) => Ok(true),
-        Err(error) if error.code_missing() => Ok(true),
-        Err(error) if error.unsupported() => Ok(false),
-        Err(error) => Err(error),
     }
 }
 

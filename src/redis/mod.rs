@@ -12,6 +12,7 @@ pub mod count;
 mod endpoint;
 mod error;
 pub mod fleet;
+mod form;
 mod guard;
 mod inspect;
 pub mod keys;
@@ -52,7 +53,6 @@ use tokio::time::Instant;
 
 use crate::config::schema;
 use crate::config::schema::RedisUrl;
-use caller::Caller;
 use endpoint::Endpoint;
 pub use error::Error;
 pub use error::Refusal;
@@ -64,12 +64,9 @@ pub use lanes::Lane;
 pub use lanes::LaneStates;
 use lanes::Lanes;
 use library::Entry;
-use library::Form;
 use link::Live;
 pub use once::once;
 
-/// Signing keys that are remembered.
-const SECRETS_KEPT: usize = 3;
 /// Longest wait in [`Redis::first_attempt`].
 const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(1500);
 
@@ -268,26 +265,6 @@ impl Redis {
     /// Changes whenever [`Redis::generated_secrets`] does; 0 while there is none.
     pub fn secrets_version(&self) -> u64 {
         self.inner.secrets_version.load(Relaxed)
-    }
-
-    /// Whether this server or user allows no server-side code, and plain commands do what they can.
-    pub fn is_plain(&self) -> bool {
-        self.inner.live().is_some_and(|live| live.form == Form::Plain)
-    }
-
-    /// Several commands that together are one call: the deadline is that of one.
-    async fn plainly<T>(
-        &self,
-        kind: Kind,
-        work: impl AsyncFnOnce(&Caller) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let patience = self.inner.patience(kind);
-        self.guard_as(kind, async |live| {
-            // Boxed, because every request's future would have room for it otherwise.
-            let work = Box::pin(work(&live.caller));
-            tokio::time::timeout(patience, work).await.unwrap_or(Err(Error::Timeout))
-        })
-        .await
     }
 
     /// Calls a function; if the server does not have our code, loads it and calls once more.

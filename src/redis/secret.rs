@@ -1,5 +1,8 @@
 //! The fleet's cookie signing key, for fleets that configure none: made once, kept in Redis, the same for all.
 
+use std::sync::PoisonError;
+use std::sync::atomic::Ordering::Relaxed;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fred::types::Value;
@@ -13,6 +16,27 @@ use crate::redis::keys;
 
 /// Size of a key, bytes: the digest's, as RFC 2104 §3 asks.
 const LENGTH: usize = 32;
+
+/// Keys that are remembered.
+const KEPT: usize = 3;
+
+impl Inner {
+    fn secret(&self) -> Option<Vec<u8>> {
+        self.secrets.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
+    }
+
+    /// Takes note of the key that Redis has now; cookies signed with the one before stay good here.
+    fn set_secret(&self, secret: Vec<u8>) {
+        let mut known = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
+        if known.first() == Some(&secret) {
+            return;
+        }
+        known.retain(|old| *old != secret);
+        known.insert(0, secret);
+        known.truncate(KEPT);
+        self.secrets_version.fetch_add(1, Relaxed);
+    }
+}
 
 /// Offers the key this worker knows, or a new one, and takes the one that Redis has.
 ///

@@ -1,31 +1,17 @@
 //! How Redis stands, as everybody in this room sees it: the connection in use, the health, the signing keys.
 
 use std::sync::PoisonError;
-use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::time::Instant;
 
 use crate::redis::Health;
 use crate::redis::Inner;
-use crate::redis::SECRETS_KEPT;
 use crate::redis::error::Error;
-use crate::redis::library::Form;
 use crate::redis::link::Live;
 
 impl Inner {
     pub(super) fn live(&self) -> Option<Live> {
         self.live.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Tells once what is lost where no server-side code is allowed.
-    pub(super) fn warn_of_form(&self, form: Form) {
-        if form == Form::Plain && !self.warned.swap(true, Relaxed) {
-            tracing::warn!(
-                "the shared state is kept by plain commands (redis.mode plain), because server-side code is not used \
-                 or not allowed: changes to one session at the same moment may undo each other, limits count in fixed \
-                 windows, and what needs server-side code is answered with 501"
-            );
-        }
     }
 
     pub(super) fn set_live(&self, live: Option<Live>) {
@@ -64,21 +50,5 @@ impl Inner {
         if before != (Health::Down { reason: reason.clone() }) {
             tracing::warn!(cause = %reason, "Redis is not usable: {reason}");
         }
-    }
-
-    pub(super) fn secret(&self) -> Option<Vec<u8>> {
-        self.secrets.read().unwrap_or_else(PoisonError::into_inner).first().cloned()
-    }
-
-    /// Takes note of the key that Redis has now; cookies signed with the one before stay good here.
-    pub(super) fn set_secret(&self, secret: Vec<u8>) {
-        let mut known = self.secrets.write().unwrap_or_else(PoisonError::into_inner);
-        if known.first() == Some(&secret) {
-            return;
-        }
-        known.retain(|old| *old != secret);
-        known.insert(0, secret);
-        known.truncate(SECRETS_KEPT);
-        self.secrets_version.fetch_add(1, Relaxed);
     }
 }

@@ -49,6 +49,7 @@ mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
 mod oracle; // commits against a sequential model
 mod plain; // no server-side code allowed
+mod plain_limits; // and what that means for limits
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state

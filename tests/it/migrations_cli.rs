@@ -96,7 +96,7 @@ fn an_unreleased_file_that_was_edited_is_refused_and_repaired_only_when_told_so(
     let (code, report) = json(&server, &["--repair", "--yes"]);
     assert_eq!((code, report["repaired"].as_array().unwrap().len()), (0, 2), "{report}");
     assert_eq!(migrate(&server, &["--check"]).0, 0);
-    assert_eq!(server.cli(&["FCALL", "regatta_v2_begin", "0"]).contains('7'), false);
+    assert!(!server.cli(&["FCALL", "regatta_v2_begin", "0"]).contains('7'));
     let (code, said) = migrate(&server, &["--repair"]);
     assert!(code == 0 && said.contains("nothing to repair"), "{said}");
 }

@@ -5,10 +5,10 @@
 
 use fred::types::Value;
 
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::fleet::SINCE;
 use crate::redis::keys;
-use crate::redis::caller::Caller;
 use crate::redis::plain::command;
 use crate::redis::plain::integer;
 use crate::redis::plain::number;

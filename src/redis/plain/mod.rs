@@ -12,15 +12,21 @@ pub(super) mod fleet;
 mod limits;
 mod sessions;
 
+use std::sync::atomic::Ordering::Relaxed;
+
 use bytes::Bytes;
 use fred::types::Value;
 
+use crate::redis::Inner;
+use crate::redis::Redis;
 use crate::redis::begin;
 use crate::redis::begin::CounterArg;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionReply;
 use crate::redis::caller::Caller;
 use crate::redis::error::Error;
+use crate::redis::lanes::Kind;
+use crate::redis::library::Form;
 pub(super) use limits::give_back;
 pub(super) use limits::look;
 pub(super) use limits::merge;
@@ -30,6 +36,41 @@ pub(super) use sessions::delete;
 pub(super) use sessions::move_to;
 pub(super) use sessions::peek;
 pub(super) use sessions::quarantine;
+
+impl Redis {
+    /// Whether this server or user allows no server-side code, and plain commands do what they can.
+    pub fn is_plain(&self) -> bool {
+        self.inner.live().is_some_and(|live| live.form == Form::Plain)
+    }
+
+    /// Several commands that together are one call: the deadline is that of one.
+    pub(super) async fn plainly<T>(
+        &self,
+        kind: Kind,
+        work: impl AsyncFnOnce(&Caller) -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let patience = self.inner.patience(kind);
+        self.guard_as(kind, async |live| {
+            // Boxed, because every request's future would have room for it otherwise.
+            let work = Box::pin(work(&live.caller));
+            tokio::time::timeout(patience, work).await.unwrap_or(Err(Error::Timeout))
+        })
+        .await
+    }
+}
+
+impl Inner {
+    /// Tells once what is lost where no server-side code is allowed.
+    pub(super) fn warn_of_form(&self, form: Form) {
+        if form == Form::Plain && !self.warned.swap(true, Relaxed) {
+            tracing::warn!(
+                "the shared state is kept by plain commands (redis.mode plain), because server-side code is not used \
+                 or not allowed: changes to one session at the same moment may undo each other, limits count in fixed \
+                 windows, and what needs server-side code is answered with 501"
+            );
+        }
+    }
+}
 
 /// One command of several that are sent together.
 pub(super) type Command = (&'static str, Vec<Value>);
