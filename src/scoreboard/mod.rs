@@ -5,6 +5,7 @@
 
 pub mod cell;
 pub mod journal;
+mod journals;
 pub mod latency;
 mod machines;
 pub mod reason;
@@ -21,16 +22,13 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 
-use cell::CELLS;
 use cell::Cell;
-use journal::Journal;
-use journal::Owner;
+use journals::JOURNALS_WORDS;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 pub use reason::Reason;
 use row::ROW_WORDS;
 use row::Row;
-use snapshot::SlotSnapshot;
 use snapshot::Snapshot;
 
 use crate::sys::shm::Words;
@@ -51,9 +49,8 @@ const HEAD_FLEET: usize = 6;
 const HEAD_REDIS_FINDINGS: usize = 8;
 const HEAD_IDENTITY: usize = 15;
 
-/// Words of a slot: its row, and the journals of its workers. All heads of journals stand side by side, apart from
-/// what is in them, so that looking for something pending touches little memory.
-const SLOT_WORDS: usize = ROW_WORDS + CELLS * (journal::HEAD_WORDS + journal::BODY_WORDS);
+/// Words of a slot: its row, and the journals of its workers.
+const SLOT_WORDS: usize = ROW_WORDS + JOURNALS_WORDS;
 
 /// The shared table.
 #[derive(Debug)]
@@ -110,49 +107,6 @@ impl Scoreboard {
     /// When the table has no such slot, or the slot no such cell.
     pub fn cell(&self, slot: usize, cell: usize) -> Cell<'_> {
         self.row(slot).cell(cell)
-    }
-
-    /// One of a slot's journals; it has [`CELLS`], and a worker may hold any of them.
-    ///
-    /// # Panics
-    /// When the table has no such slot, or the slot no such journal.
-    pub fn journal(&self, slot: usize, index: usize) -> Journal<'_> {
-        assert!(slot < self.capacity && index < CELLS, "no journal {index} in slot {slot}");
-        let place = place(slot, index);
-        let heads = HEAD_WORDS + self.capacity * ROW_WORDS;
-        let bodies = heads + self.capacity * CELLS * journal::HEAD_WORDS;
-        let (head, body) = (heads + place * journal::HEAD_WORDS, bodies + place * journal::BODY_WORDS);
-        let words = &self.words;
-        Journal::new(&words[head..head + journal::HEAD_WORDS], &words[body..body + journal::BODY_WORDS])
-    }
-
-    /// Every journal of the slots that were ever used, with its slot and index.
-    pub fn journals(&self) -> impl Iterator<Item = (usize, usize, Journal<'_>)> {
-        let used = (0..self.capacity).filter(|slot| self.row(*slot).was_used());
-        used.flat_map(move |slot| (0..CELLS).map(move |index| (slot, index, self.journal(slot, index))))
-    }
-
-    /// The worker that sits in this cell now, as the owner of journals.
-    pub fn owner(&self, slot: usize, cell: usize) -> Owner {
-        Owner::new(place(slot, cell), self.cell(slot, cell).life())
-    }
-
-    /// Takes a journal over, if its owner is dead or has given it back; false if it has one.
-    pub fn claim(&self, slot: usize, index: usize, owner: Owner) -> bool {
-        let journal = self.journal(slot, index);
-        let before = journal.owner();
-        before.is_none_or(|before| !self.lives(before)) && journal.take(before, owner)
-    }
-
-    /// Whether this owner's process may still write: the supervisor vacates a cell once it has reaped its worker.
-    fn lives(&self, owner: Owner) -> bool {
-        let (slot, cell) = (owner.place() / CELLS, owner.place() % CELLS);
-        slot < self.capacity && self.cell(slot, cell).life() == owner.life()
-    }
-
-    /// Whether a slot has no worker, so that nobody there looks after its journals.
-    pub fn is_deserted(&self, slot: usize) -> bool {
-        (0..CELLS).all(|cell| self.cell(slot, cell).life() == 0)
     }
 
     /// Name of this fleet's life, random: batches of an earlier one have nothing to do with its own.
@@ -247,27 +201,6 @@ impl Scoreboard {
             slots: rows,
         }
     }
-}
-
-impl Scoreboard {
-    /// A slot's row and what its journals have pending.
-    fn slot_snapshot(&self, slot: usize) -> SlotSnapshot {
-        let journals = || (0..CELLS).map(|index| self.journal(slot, index));
-        let row = self.row(slot);
-        if !row.was_used() {
-            return row.snapshot(slot);
-        }
-        SlotSnapshot {
-            pending: journals().map(Journal::weight).fold(0, u64::saturating_add),
-            pending_since_ms: journals().filter_map(Journal::oldest_ms).min(),
-            ..row.snapshot(slot)
-        }
-    }
-}
-
-/// Number of a cell, or of a journal, in the whole table.
-fn place(slot: usize, index: usize) -> usize {
-    slot * CELLS + index
 }
 
 /// The memory it lives in, for a program that goes on with it.
