@@ -9,6 +9,8 @@ pub mod latency;
 pub mod reason;
 pub mod row;
 pub mod snapshot;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -282,126 +284,5 @@ fn place(slot: usize, index: usize) -> usize {
 impl AsFd for Scoreboard {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.words.as_fd()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::cell::WorkerState;
-    use super::row::SlotState;
-    use super::*;
-
-    fn table() -> Scoreboard {
-        Scoreboard::create(NonZeroUsize::new(8).unwrap(), 1, 2).unwrap()
-    }
-
-    #[test]
-    fn busy_time_adds_up_over_workers_and_never_goes_back() {
-        let table = table();
-        for (pid, busy) in [(10, [100, 250]), (11, [70, 70])] {
-            table.cell(0, 0).prepare(1, 5);
-            table.cell(0, 0).seated(pid);
-            for busy_us in busy {
-                table.cell(0, 0).beat(1, 0, busy_us * 2, busy_us);
-            }
-            table.cell(0, 0).vacate();
-        }
-        let slot = &table.snapshot().slots[0];
-        assert_eq!((slot.busy_us, slot.cpu_us), (320, 640));
-    }
-
-    #[test]
-    fn totals_survive_the_worker_that_wrote_them() {
-        let table = table();
-        table.set_slots(2);
-        let cell = table.cell(1, 0);
-        cell.prepare(1, 1000);
-        cell.seated(10);
-        cell.request_started();
-        cell.request_done(200, 12, 1500);
-        cell.request_started();
-        cell.vacate();
-        let cell = table.cell(1, 1);
-        cell.prepare(1, 2000);
-        cell.seated(11);
-        table.row(1).set_state(SlotState::Booting, Some(1));
-        cell.request_started();
-        cell.request_done(503, 1, 100);
-        let slot = &table.snapshot().slots[1];
-        assert_eq!((slot.pid(), slot.sum(|worker| worker.in_flight), slot.starts), (11, 0, 2));
-        assert_eq!((slot.responses[2], slot.responses[5], slot.requests()), (1, 1, 2));
-    }
-
-    #[test]
-    fn two_workers_of_a_slot_do_not_count_each_others_connections() {
-        let table = table();
-        let (old, new) = (table.cell(0, 0), table.cell(0, 1));
-        old.prepare(1, 1000);
-        old.connection_opened();
-        new.prepare(2, 2000);
-        new.connection_opened();
-        old.connection_closed();
-        new.set_state(WorkerState::Ready);
-        table.row(0).set_state(SlotState::Ready, Some(1));
-        let slot = table.row(0).snapshot(0);
-        let seen: Vec<_> =
-            slot.workers.iter().map(|worker| (worker.generation, worker.connections)).collect();
-        assert_eq!(seen, [(1, 0), (2, 1)]);
-        assert_eq!((slot.generation(), slot.accepted), (2, 2));
-    }
-
-    #[test]
-    fn a_table_taken_over_is_the_same_table() {
-        let table = table();
-        table.set_slots(3);
-        table.row(2).ended(Reason::Hang);
-        let taken = Scoreboard::adopt(table.as_fd().try_clone_to_owned().unwrap()).unwrap();
-        assert_eq!((taken.capacity(), taken.slots()), (8, 3));
-        assert_eq!(taken.row(2).snapshot(2).crashes, 1);
-        table.words[HEAD_VERSION].store(LAYOUT + 1, Relaxed);
-        assert!(Scoreboard::adopt(table.as_fd().try_clone_to_owned().unwrap()).is_err());
-    }
-
-    #[test]
-    fn a_journal_passes_on_when_its_owner_is_gone_and_not_before() {
-        let table = table();
-        table.cell(1, 0).prepare(1, 0);
-        table.cell(1, 0).seated(10);
-        table.cell(1, 1).prepare(1, 0);
-        let (old, new) = (table.owner(1, 0), table.owner(1, 1));
-        assert!(table.claim(1, 0, old));
-        table.journal(1, 0).add("n", 3, 4).unwrap();
-        assert!(!table.claim(1, 0, new) && !table.claim(1, 0, old), "a journal has one owner");
-        table.cell(1, 0).vacate();
-        assert!(table.claim(1, 0, new) && !table.claim(1, 0, new));
-        // The same cell again, another life.
-        table.cell(1, 0).prepare(1, 0);
-        table.cell(1, 0).seated(12);
-        assert!(!table.claim(1, 0, table.owner(1, 0)));
-        let slot = &table.snapshot().slots[1];
-        assert_eq!((slot.pending, slot.pending_since_ms), (3, Some(4)));
-        assert_ne!(table.fleet(), self::table().fleet());
-    }
-
-    #[test]
-    fn a_retired_slot_stays_in_the_totals() {
-        let table = table();
-        table.set_slots(3);
-        let cell = table.cell(2, 0);
-        cell.prepare(1, 0);
-        cell.seated(10);
-        cell.request_done(200, 0, 1);
-        table.set_slots(1);
-        assert_eq!(table.snapshot().requests(), 1);
-    }
-
-    #[test]
-    fn every_end_is_counted_under_its_reason() {
-        let table = table();
-        table.row(0).ended(Reason::Reload);
-        table.row(0).ended(Reason::Hang);
-        let slot = table.row(0).snapshot(0);
-        assert_eq!((slot.crashes, slot.last_reason), (1, Some(Reason::Hang)));
-        assert_eq!((slot.ends[Reason::Reload as usize], slot.ends.iter().sum::<u64>()), (1, 2));
     }
 }
