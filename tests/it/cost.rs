@@ -99,7 +99,6 @@ fn a_changed_field_travels_alone() {
         at += 1;
         keep("field7", &at.to_string())
     });
-    let mut visitor = visitor;
     scale.weigh("a read of twenty fields", 1, 1, || visitor.ask(address, Request::get("/fields/field3")));
 }
 

@@ -122,7 +122,8 @@ async fn a_flood_costs_each_worker_one_command_for_each_wait() {
     let workers: [Worker; 4] = workers(&server, "[limits.a]\nrate = \"4/s\"\nburst = 4").await;
     server.cli(&["CONFIG", "RESETSTAT"]);
     let (begun, mut tasks) = (Instant::now(), JoinSet::new());
-    for worker in workers.iter().cycle().take(32).cloned() {
+    for worker in workers.iter().cycle().take(32) {
+        let worker = worker.clone();
         tasks.spawn(async move {
             let (mut allowed, mut denied) = (0, 0);
             while begun.elapsed() < Duration::from_secs(2) {
@@ -273,7 +274,7 @@ async fn drawn_in_advance_is_never_more_and_hardly_ever_asked() {
         tasks.spawn(async move { worker.allowed(requests).await });
     }
     let first: usize = tasks.join_all().await.into_iter().sum();
-    assert!(first <= 10_000 && first >= 9_000, "{first}");
+    assert!((9_000..=10_000).contains(&first), "{first}");
     let asked = calls(&server);
     assert!(asked <= 9_500 / 20, "{asked} commands for 9500 requests");
     eventually("what was not used is given back", async || {
