@@ -160,8 +160,8 @@ async fn of_many_at_once_exactly_the_limit_is_let_in_and_counted() {
     let one = begin::Request { session: Some(&session("a", true)), ..Default::default() };
     redis.begin(&one).await.unwrap();
     let mut tasks = JoinSet::new();
-    // Each asks three nodes at once, and a worker lets 512 calls wait.
-    for number in 0..160 {
+    // Each is four calls at once, and a worker lets 512 wait.
+    for number in 0..120 {
         let redis = redis.clone();
         tasks.spawn(async move {
             let limits = [limit("shared", ALLOWED), limit(&format!("own {number}"), 1)];
