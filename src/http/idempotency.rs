@@ -8,6 +8,7 @@
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
+use std::time::Instant;
 
 use axum::body::Body;
 use axum::body::to_bytes;
@@ -37,13 +38,15 @@ const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 
 /// Headers that are the first response's own, or this response's.
-const NOT_KEPT: [HeaderName; 6] = [
+const NOT_KEPT: [HeaderName; 8] = [
     header::SET_COOKIE,
     header::CONNECTION,
     header::TRANSFER_ENCODING,
     header::DATE,
     HeaderName::from_static("ratelimit"),
     HeaderName::from_static("ratelimit-policy"),
+    HeaderName::from_static("session-commit"),
+    HeaderName::from_static("session-state"),
 ];
 
 /// Longest key, bytes.
@@ -55,6 +58,8 @@ const BODY_MAX: u64 = 64 * 1024;
 /// Who carries a request out has it to himself for so long, and renews it meanwhile.
 const LEASE: Duration = Duration::from_secs(5);
 const RENEW_EVERY: Duration = Duration::from_millis(1500);
+/// Pause before a response that could not be kept is offered again.
+const KEEP_AGAIN: Duration = Duration::from_millis(100);
 
 /// The right to carry a request out.
 #[derive(Debug)]
@@ -145,12 +150,25 @@ impl Ticket {
             (response, redis.forget(record, owner).await)
         } else {
             let (response, kept) = copy(response).await;
-            (response, redis.keep(record, owner, self.core.config.idempotency.ttl, &kept).await)
+            (response, self.keep(&kept).await)
         };
         if let Err(error) = kept {
             tracing::warn!(%error, "the response of a request that was carried out once was not kept: {error}");
         }
         response
+    }
+
+    /// Keeps the response, and tries again for as long as nobody else may carry the request out: a response that is
+    /// not kept is a request that is carried out twice.
+    async fn keep(&self, kept: &Kept) -> Result<bool, crate::redis::Error> {
+        let until = Instant::now() + LEASE / 2;
+        loop {
+            let ttl = self.core.config.idempotency.ttl;
+            match self.core.redis.keep(&self.record, &self.owner, ttl, kept).await {
+                Err(_) if Instant::now() < until => tokio::time::sleep(KEEP_AGAIN).await,
+                outcome => return outcome,
+            }
+        }
     }
 }
 

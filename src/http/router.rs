@@ -31,7 +31,6 @@ use crate::http::exchange::Exchange;
 use crate::http::finish;
 use crate::http::finish::Head;
 use crate::http::idempotency;
-use crate::http::idempotency::Ticket;
 use crate::http::identity;
 use crate::http::problem::Problem;
 use crate::http::routes;
@@ -125,9 +124,8 @@ where
     } else {
         None
     };
-    let mut once = None;
-    let (response, store, session) = match refused {
-        Some(response) => (response, None, None),
+    let mut response = match refused {
+        Some(response) => complete(&exchange, None, response).await,
         None => {
             let store = Arc::new(Store::new(&exchange));
             let session = Session::new(exchange.visitor.id(), Arc::clone(&store), None);
@@ -136,16 +134,17 @@ where
             parts.extensions.insert(Arc::clone(&store));
             let mut request = Request::from_parts(parts, body::bound(incoming, bounds, &exchange));
             DefaultBodyLimit::disable().apply(&mut request);
-            let (response, ticket) = carry_out(&exchange, router, request).await;
-            once = ticket;
-            (response, Some(store), Some(session))
+            let visit = Visit { session, store };
+            match idempotency::asks(&core, &request) {
+                // Boxed: its size would be every request's.
+                true => Box::pin(carry_out_once(&exchange, router, request, visit)).await,
+                false => {
+                    let response = answer(router, request).await;
+                    complete(&exchange, Some(&visit), response).await
+                }
+            }
         }
     };
-    let mut response = finish::explain(response, body::fault(&exchange.body_fault, bounds)).await;
-    response = finish::settle(response, &exchange, session.as_ref().zip(store.as_deref())).await;
-    if let Some(ticket) = once {
-        response = ticket.conclude(response).await;
-    }
     finish::dress(&mut response, &core, &head);
     flight.land(&head, &response);
     response
@@ -161,23 +160,43 @@ async fn operate<B>(core: Arc<Core>, router: Router, request: Request<B>) -> Res
     response
 }
 
+/// What a request that reaches its handler has of its session.
+struct Visit {
+    session: Session,
+    store: Arc<Store>,
+}
+
+/// Explains what went wrong and stores what the handler changed.
+async fn complete(exchange: &Exchange, visit: Option<&Visit>, response: Response) -> Response {
+    let fault = body::fault(&exchange.body_fault, &exchange.core.config.http);
+    let response = finish::explain(response, fault).await;
+    finish::settle(response, exchange, visit.map(|visit| (&visit.session, &*visit.store))).await
+}
+
 /// Runs the handler, unless this is the repetition of a request that is to be carried out once.
-async fn carry_out(
+///
+/// A client that leaves takes its connection's task with it. What is to be carried out once is carried out all the
+/// same, in a task of its own: whoever leaves comes again with the same key.
+async fn carry_out_once(
     exchange: &Arc<Exchange>,
     router: Router,
     request: Request<Body>,
-) -> (Response, Option<Ticket>) {
-    if !idempotency::asks(&exchange.core, &request) {
-        return (answer(router, request).await, None);
-    }
-    // Boxed: its size would be every request's.
-    let once = Box::pin(async move {
-        match idempotency::admit(exchange, request).await {
-            Ok((request, ticket)) => (ticket.hold(answer(router, request)).await, Some(ticket)),
-            Err(response) => (response, None),
-        }
+    visit: Visit,
+) -> Response {
+    let (request, ticket) = match idempotency::admit(exchange, request).await {
+        Ok(admitted) => admitted,
+        Err(response) => return complete(exchange, Some(&visit), response).await,
+    };
+    let exchange = Arc::clone(exchange);
+    let task = tokio::spawn(async move {
+        let work = async {
+            let response = answer(router, request).await;
+            complete(&exchange, Some(&visit), response).await
+        };
+        let response = ticket.hold(work).await;
+        ticket.conclude(response).await
     });
-    once.await
+    task.await.unwrap_or_else(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response())
 }
 
 /// Runs the handler; one that panics answers 500.

@@ -162,7 +162,7 @@ pub(super) fn in_cluster(prefix: &str, key: &str) -> Option<String> {
     let tagged = |tag: &str| Some(format!("{prefix}:{{{tag}}}:{rest}"));
     match rest.split(':').next().unwrap_or_default() {
         "s" | "q" | "u" | "g" => tagged("s"),
-        "c" | "j" | "b" | "bt" | "uw" => tagged("c"),
+        "c" | "j" | "b" | "bt" => tagged("c"),
         "mig" => tagged("mig"),
         "l" => {
             // l, policy, version, subject; a mark follows behind `:m:`.

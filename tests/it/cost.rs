@@ -1,6 +1,5 @@
 //! What a request costs in Redis: exact commands and round trips by kind of request, counted on the line.
 
-
 use crate::support::client::Connection;
 use crate::support::client::Request;
 use crate::support::client::Response;

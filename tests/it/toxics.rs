@@ -242,7 +242,10 @@ async fn the_librarys_client_comes_back_after_each_of_them() {
         assert!(redis.count("p:c:x", 1).await.is_ok());
         proxy.link(link);
         let answer = redis.count("p:c:x", 1).await;
-        assert!(matches!(answer, Err(Error::Unavailable { .. } | Error::Timeout)), "{link:?}: {answer:?}");
+        assert!(
+            matches!(answer, Err(Error::Unavailable { .. } | Error::Lost { .. } | Error::Timeout)),
+            "{link:?}: {answer:?}"
+        );
         proxy.link(Link::Open);
         eventually("Redis is used again", async || redis.count("p:c:x", 0).await.is_ok()).await;
     }

@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use bytes::Bytes;
 use fred::types::Value;
 
+use crate::config::schema::Mode;
 use crate::redis::Inner;
 use crate::redis::Redis;
 use crate::redis::begin;
@@ -40,7 +41,11 @@ pub(super) use sessions::quarantine;
 impl Redis {
     /// Whether this server or user allows no server-side code, and plain commands do what they can.
     pub fn is_plain(&self) -> bool {
-        self.inner.live().is_some_and(|live| live.form == Form::Plain)
+        match self.inner.live() {
+            Some(live) => live.form == Form::Plain,
+            // While it is away it is what it was.
+            None => self.inner.mode == Mode::Plain || self.inner.warned.load(Relaxed),
+        }
     }
 
     /// Several commands that together are one call: the deadline is that of one.

@@ -42,6 +42,7 @@ fn a_volley_sees_errors_and_limits() {
     let limited = Plan::on(&redis).example("faulty").workers(2);
     let limited =
         limited.set("REGATTA_LIMITS__DEFAULT__RATE", "1/h").set("REGATTA_LIMITS__DEFAULT__BURST", "5");
+    let limited = limited.set("REGATTA_LIMITS__DEFAULT__ON_REDIS_DOWN", "closed");
     let fleet = limited.start();
     let volley = Volley::start(fleet.listen, MIX);
     wait::until("posts are limited", wait::LONG, || volley.failed() > 10);

@@ -99,7 +99,11 @@ const APART: [&str; 3] = [":secret", ":mig", "regatta_fleet"];
 
 /// Of a whole command.
 pub(super) fn name(frame: &[u8]) -> Name {
-    let words = resp::words(frame, 5);
+    let mut words = resp::words(frame, 5);
+    if words.is_empty() {
+        // A greeting may come as a bare line.
+        words = frame.trim_ascii().split(u8::is_ascii_whitespace).collect();
+    }
     let word = |at: usize| words.get(at).map(|word| String::from_utf8_lossy(word).into_owned());
     let command = word(0).unwrap_or_default().to_ascii_uppercase();
     let text = match command.as_str() {
