@@ -128,7 +128,12 @@ pub(super) async fn settle(
             if let Refusal::Unavailable(_) = refusal {
                 exchange.core.cell().unavailable();
             }
-            refusal.problem().into_response()
+            let mut response = refusal.problem().into_response();
+            // Whatever else failed, the session has another id now: whoever is not told has lost it.
+            if begun.current.is_some() && begun.current != exchange.visitor.id() {
+                tell_session(response.headers_mut(), exchange, &begun);
+            }
+            response
         }
         None => {
             let mut response = response;

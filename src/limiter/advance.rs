@@ -133,8 +133,9 @@ impl Advance {
         Some((purse.quota, std::mem::take(&mut purse.left)))
     }
 
-    /// Takes out everything, for a worker that leaves.
-    pub fn empty(&mut self) -> Vec<(String, Quota, u64)> {
+    /// Takes out everything.
+    #[cfg(test)]
+    fn empty(&mut self) -> Vec<(String, Quota, u64)> {
         let held = self.purses.iter_mut().filter(|(_, purse)| purse.left > 0);
         held.map(|(key, purse)| (key.to_string(), purse.quota, std::mem::take(&mut purse.left))).collect()
     }

@@ -64,6 +64,16 @@ pub enum Source<'a> {
     SessionIfThere(&'a str),
 }
 
+impl Source<'_> {
+    /// The hashed id that is replaced, if there is one.
+    fn digest(&self) -> Option<&str> {
+        match self {
+            Self::Nothing => None,
+            Self::Session(digest) | Self::SessionIfThere(digest) => Some(digest),
+        }
+    }
+}
+
 /// The answer to a [`Move`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Moved {
@@ -112,7 +122,12 @@ impl Redis {
             return self.plainly(Kind::Commit, async |caller| plain::move_to(caller, request).await).await;
         }
         let reply = self.run(Entry::SessionMove, |entry| request.encode(entry)).await?;
-        moved(&reply)
+        let outcome = moved(&reply)?;
+        // A new id is given exactly so that whoever knows the old one sees nothing any more.
+        if let (Moved::Done { .. }, Some(old)) = (&outcome, request.from.digest()) {
+            self.tell(ENDED, old);
+        }
+        Ok(outcome)
     }
 
     /// Ends one session; with `only_his` only if it is this user's. Returns whether there was one.
@@ -163,7 +178,7 @@ impl Redis {
     }
 
     /// Tells the workers that keep copies; one that does not hear it keeps its copy for its short time.
-    fn tell(&self, kind: char, whose: &str) {
+    pub(super) fn tell(&self, kind: char, whose: &str) {
         let (redis, channel, news) = (self.clone(), self.channel(), format!("{kind} {whose}"));
         tokio::spawn(async move {
             let told = async |live: Live| live.caller.call("PUBLISH", [&channel, &news]).await;
@@ -199,7 +214,15 @@ impl Redis {
         let Value::Array(found) = reply else {
             return Err(Error::protocol("the list of a user's sessions is no list"));
         };
-        Ok(named.into_iter().zip(found).filter_map(|(digest, found)| listed(digest, found)).collect())
+        let mut lives = Vec::with_capacity(named.len());
+        for (digest, found) in named.into_iter().zip(found) {
+            match listed(&digest, found) {
+                Some(session) => lives.push(session),
+                None if most > 0 => self.tell(ENDED, &digest),
+                None => {}
+            }
+        }
+        Ok(lives)
     }
 
     /// Logs a user out everywhere, except in the session `stays`.
@@ -323,11 +346,11 @@ fn moved(reply: &Value) -> Result<Moved, Error> {
     }
 }
 
-fn listed(digest: String, found: Value) -> Option<Listed> {
+fn listed(digest: &str, found: Value) -> Option<Listed> {
     let Value::Array(parts) = found else { return None };
     let [created, touched, details] = <[Value; 3]>::try_from(parts).ok()?;
     Some(Listed {
-        digest,
+        digest: digest.to_owned(),
         created_ms: created.as_u64()?,
         touched_ms: touched.as_u64()?,
         details: details.into_bytes().unwrap_or_default(),

@@ -23,6 +23,9 @@ use crate::redis::keys;
 use crate::redis::library::Entry;
 use crate::redis::topology;
 
+/// News that quota of a rate limit was given back.
+const GIVEN_BACK: char = 'l';
+
 /// What of a request lies in one slot, and where in the request it stands.
 #[derive(Debug, Default)]
 struct Part<'a> {
@@ -59,7 +62,14 @@ pub(super) async fn begin(redis: &Redis, request: &Request<'_>) -> Result<Reply,
         let undone = parts.iter().zip(&replies).filter_map(|(part, reply)| undo(part, reply.as_ref().ok()?));
         join_all(undone.map(|part| async move { take_back(redis, &part, request.token).await })).await;
     }
-    join(request, &parts, replies.into_iter().collect::<Result<_, _>>()?, granted)
+    // A denial that was heard holds, whatever became of the rest: nobody may be let in by a node that is away.
+    let denied = replies.iter().any(|reply| matches!(reply, Ok(Reply::Denied { .. })));
+    let silent = |part: &Part<'_>| Reply::Denied { limits: part.limits.iter().map(unheard).collect() };
+    let heard = parts.iter().zip(replies).map(|(part, reply)| match reply {
+        Err(_) if denied => Ok(silent(part)),
+        reply => reply,
+    });
+    join(request, &parts, heard.collect::<Result<_, _>>()?, granted)
 }
 
 /// All of it on the one node that has all its keys.
@@ -117,11 +127,18 @@ fn undo<'a>(part: &Part<'a>, reply: &Reply) -> Option<Part<'a>> {
     (!nothing).then_some(undo)
 }
 
+/// What is said of a limit whose node did not answer while another one denied.
+fn unheard(_: &LimitArg) -> LimitReply {
+    LimitReply { allowed: true, remaining: 0, retry_after_us: None, reset_us: 0 }
+}
+
 async fn take_back(redis: &Redis, part: &Part<'_>, token: &str) {
     let request = part.request(token);
     if let Err(error) = redis.run(Entry::Undo, |entry| begin::encode(&request, entry)).await {
         tracing::warn!(cause = %error, "what a request was granted before it was refused stays: {error}");
     }
+    // Whoever was denied meanwhile on account of it may ask again.
+    part.limits.iter().for_each(|limit| redis.tell(GIVEN_BACK, &limit.key));
 }
 
 /// One answer out of those of all parts.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use lru::LruCache;
 
+use crate::redis::begin::Own;
 use crate::redis::begin::SessionReply;
 use crate::session::Lifetimes;
 
@@ -66,8 +67,16 @@ impl LastKnown {
         let copy = |(name, value): &(String, Bytes)| (name.clone(), Bytes::copy_from_slice(value));
         let fields: Vec<_> = fields.iter().map(copy).collect();
         let size = |(name, value): &(String, Bytes)| FIELD_BYTES + name.len() + value.len();
-        let bytes = COPY_BYTES + fields.iter().map(size).sum::<usize>();
-        let reply = SessionReply::Live { created_ms: *created_ms, views: *views, own: own.clone(), fields };
+        let own = own.as_ref().map(|own| {
+            let details = own.details.as_deref().map(Bytes::copy_from_slice);
+            Box::new(Own { details, ..(**own).clone() })
+        });
+        let text =
+            |own: &Own| own.details.as_ref().map_or(0, Bytes::len) + own.user.as_ref().map_or(0, String::len);
+        let bytes = COPY_BYTES
+            + fields.iter().map(size).sum::<usize>()
+            + own.as_deref().map_or(0, |own| size_of::<Own>() + text(own));
+        let reply = SessionReply::Live { created_ms: *created_ms, views: *views, own, fields };
         self.bytes += bytes;
         self.copies.push(digest.into(), Copy { reply, read_at: now, bytes });
         while self.bytes > BYTES_MAX

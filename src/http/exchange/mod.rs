@@ -326,6 +326,10 @@ impl Exchange {
             // Nothing was asked that could deny.
             (Ok(begin::Reply::Denied { .. }), None) => Err(Failure::Refused(Refusal::Unavailable(1))),
             (Err(redis::Error::Overflow), _) => Err(Failure::Overflow),
+            // It is not away, and will never do it.
+            (Err(error @ redis::Error::Unsupported { .. }), _) => {
+                Err(Failure::Refused(Refusal::from(&error)))
+            }
             (Err(error), Some(asked)) => Err(self.without(&mut begun.limits, asked, error)),
             (Err(error), None) => Err(Failure::Away(error)),
         }

@@ -162,6 +162,7 @@ impl Account {
         let id = self.exchange.present().await?.ok_or(Error::SessionGone)?;
         let user = self.exchange.begun().await.user;
         self.store.inner.remember(id, user, idle, absolute).await?;
+        self.exchange.forget(id);
         self.exchange.begun().await.cookie_age = Some(absolute.min(session::LIFETIME_MAX));
         Ok(())
     }

@@ -74,7 +74,7 @@ pub(super) struct Name {
 }
 
 /// Commands that no request sends.
-const SETUP: [&str; 17] = [
+const SETUP: [&str; 18] = [
     "PING",
     "HELLO",
     "AUTH",
@@ -92,6 +92,8 @@ const SETUP: [&str; 17] = [
     "READONLY",
     "SUBSCRIBE",
     "TIME",
+    // What a request has ended is told to the other workers after it was answered.
+    "PUBLISH",
 ];
 
 /// Parts of keys and functions that no request names.
