@@ -136,6 +136,7 @@ async fn me(account: Account) -> Json<Value> {
 }
 
 async fn account(
+    session: Session,
     mut account: Account,
     Path(what): Path<String>,
     Query(manner): Query<Manner>,
@@ -143,6 +144,11 @@ async fn account(
     match what.as_str() {
         "logout" => account.logout().await?,
         "regenerate" => account.regenerate().await?,
+        // More than a session may hold: refused, though the id is another one already.
+        "regenerate-and-fill" => {
+            account.regenerate().await?;
+            session.insert("huge", "x".repeat(17 * 1024)).await.map_err(away)?;
+        }
         "everywhere" => account.logout_everywhere().await?,
         "others" => account.logout_others().await?,
         _ => return Ok(StatusCode::NOT_FOUND.into_response()),

@@ -54,6 +54,28 @@ fn a_repetition_gets_the_first_response_and_counts_nothing() {
 }
 
 #[test]
+fn a_client_that_leaves_and_comes_again_finds_its_request_carried_out() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).example("faulty").start();
+    let request = || keyed("/once/300", "gone");
+    let mut gone = client::Connection::open(fleet.listen).unwrap();
+    gone.send(&request().bytes()).unwrap();
+    let counted = || redis.keys().into_iter().find(|key| key.ends_with(":c:once"));
+    wait::until("it is under way", wait::LONG, || counted().is_some());
+    drop(gone);
+    let mut answer = send(&fleet, request());
+    wait::until("it is done", wait::LONG, || {
+        answer = send(&fleet, request());
+        answer.status != 409
+    });
+    assert_eq!(
+        (answer.status, answer.text(), answer.header("Idempotency-Replayed")),
+        (200, "1".into(), "true")
+    );
+    assert_eq!(redis.cli(&["GET", &counted().unwrap()]), "1");
+}
+
+#[test]
 fn keys_are_a_clients_own() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).workers(2).start();

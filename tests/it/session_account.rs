@@ -46,6 +46,17 @@ fn a_handler_that_fails_after_a_new_id_leaves_a_session_that_works() {
 }
 
 #[test]
+fn a_new_id_is_told_though_what_came_after_it_is_refused() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).example("cart").start();
+    let mut visitor = shopper(&fleet);
+    let old = visitor.cookies["sid"].clone();
+    assert_eq!(post(&mut visitor, &fleet, "/account/regenerate-and-fill").status, 507);
+    assert_ne!(visitor.cookies["sid"], old);
+    assert_eq!(get(&mut visitor, &fleet, "/get/first").json(), "1");
+}
+
+#[test]
 fn a_replaced_id_keeps_the_user_and_a_flushed_session_does_not() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).example("cart").start();
