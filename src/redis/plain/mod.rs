@@ -1,6 +1,6 @@
 //! The shared state by plain commands, for servers and users that allow no server-side code.
 //!
-//! The same questions and answers as [`begin`](crate::redis::begin) and [`commit`](crate::redis::commit), and fewer
+//! The same questions and answers as `begin` and `commit`, and fewer
 //! promises: what the scripts do in one step takes several here, and other workers' commands come between them.
 //! Kept are: a limit never admits more than its burst in one window, counters and views are exact, a session that is
 //! gone is never brought back, its id is hashed, and all times are Redis's. Lost are: of two requests that change one
