@@ -225,7 +225,8 @@ fn a_read_only_replica_is_a_refusal_until_it_is_promoted() {
     }
     redis.cli(&["REPLICAOF", "NO", "ONE"]);
     wait::until("every worker is back", BACK, || (0..20).all(|_| fleet.get("/").status == 200));
-    assert_eq!(visitor.visit(fleet.listen).1, 2);
+    // While writes come back in steps he may still be shown what is known, which counts nothing.
+    wait::until("his visits count again", BACK, || visitor.visit(fleet.listen).1 == 2);
 }
 
 #[test]
@@ -252,7 +253,8 @@ fn a_redis_busy_with_a_script_is_a_refusal_and_no_storm() {
         wait::until("the script is killed", HANG, || redis.cli(&["SCRIPT", "KILL"]).contains("OK"));
     });
     wait::until("every worker is back", BACK, || (0..20).all(|_| fleet.get("/").status == 200));
-    assert_eq!(visitor.visit(fleet.listen).1, 2);
+    // While writes come back in steps he may still be shown what is known, which counts nothing.
+    wait::until("his visits count again", BACK, || visitor.visit(fleet.listen).1 == 2);
     let since = connections().unwrap() - before;
     assert!(since < 30, "{since} connections: nobody reconnects to a server that is only busy");
 }
