@@ -75,27 +75,6 @@ fn a_table_taken_over_is_the_same_table() {
 }
 
 #[test]
-fn a_journal_passes_on_when_its_owner_is_gone_and_not_before() {
-    let table = table();
-    table.cell(1, 0).prepare(1, 0);
-    table.cell(1, 0).seated(10);
-    table.cell(1, 1).prepare(1, 0);
-    let (old, new) = (table.owner(1, 0), table.owner(1, 1));
-    assert!(table.claim(1, 0, old));
-    table.journal(1, 0).add("n", 3, 4).unwrap();
-    assert!(!table.claim(1, 0, new) && !table.claim(1, 0, old), "a journal has one owner");
-    table.cell(1, 0).vacate();
-    assert!(table.claim(1, 0, new) && !table.claim(1, 0, new));
-    // The same cell again, another life.
-    table.cell(1, 0).prepare(1, 0);
-    table.cell(1, 0).seated(12);
-    assert!(!table.claim(1, 0, table.owner(1, 0)));
-    let slot = &table.snapshot().slots[1];
-    assert_eq!((slot.pending, slot.pending_since_ms), (3, Some(4)));
-    assert_ne!(table.fleet(), self::table().fleet());
-}
-
-#[test]
 fn a_retired_slot_stays_in_the_totals() {
     let table = table();
     table.set_slots(3);
