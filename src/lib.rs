@@ -13,10 +13,11 @@
 //!
 //! The rooms stand on six floors, and a room names only rooms of lower floors:
 //!
-//! 6 [`cli`] · 5 [`supervisor`] [`worker`] · 4 [`http`] · 3 [`session`] [`counter`] [`limiter`] [`control`] [`telemetry`] ·
+//! 6 [`cli`] · 5 [`supervisor`] [`worker`] · 4 [`http`] · 3 [`session`] [`counter`] [`limiter`] [`broadcast`] [`task`] [`control`] [`telemetry`] ·
 //! 2 [`redis`] [`listener`] [`scoreboard`] · 1 [`config`] [`breaker`] [`sys`]
 
 pub mod breaker;
+pub mod broadcast;
 pub mod cli;
 pub mod config;
 pub mod control;
@@ -29,6 +30,7 @@ pub mod scoreboard;
 pub mod session;
 pub mod supervisor;
 pub mod sys;
+pub mod task;
 pub mod telemetry;
 pub mod worker;
 
@@ -53,4 +55,5 @@ pub use http::state::Worker;
 pub use redis::Health as RedisHealth;
 pub use scoreboard::snapshot::SlotSnapshot;
 pub use session::account::Listed as ListedSession;
+pub use task::Tasks;
 pub use tower_sessions::Session;

@@ -24,6 +24,7 @@ const PERCENT: &str = "a share from 1% to 100%";
 const REQUESTS: &str = "0 for none, or a number up to 1000000000000";
 const MEMORY: &str = "0 for none, or a size such as 512MiB or 2GiB";
 const FLAG: &str = "true or false";
+const MESSAGE: &str = "a size up to 1MiB, such as 16KiB";
 const SIZE: &str = "a size in bytes such as 65536, 64KiB or 2MiB";
 
 /// Every setting there is; an unknown name is an error.
@@ -178,6 +179,57 @@ pub const KEYS: &[Key] = &[
         "0s for never, or a duration such as 24h",
         "responses to requests with Idempotency-Key are kept this long",
     ),
+    key(
+        "broadcast.history",
+        "1000",
+        "a number from 1 to 100000",
+        "messages kept of each topic, about, for clients that come back",
+    ),
+    key("broadcast.keep", "1h", DURATION, "a topic's messages are forgotten this long after the last one"),
+    key("broadcast.message_limit", "16KiB", MESSAGE, "largest message that is broadcast"),
+    key(
+        "broadcast.buffer",
+        "256",
+        "a number from 1 to 65536",
+        "messages a client may fall behind before it is told and dropped",
+    ),
+    key("broadcast.subscribers", "10000", "a number from 1 to 1000000", "subscribed clients per worker"),
+    key("broadcast.topics", "1000", "a number from 1 to 100000", "subscribed topics per worker"),
+    key(
+        "broadcast.heartbeat",
+        "15s",
+        DURATION,
+        "a stream with nothing to say gives a sign of life this often",
+    ),
+    key(
+        "websocket.origins",
+        "",
+        "origins such as https://example.org, separated by commas",
+        "pages of other hosts that may open a WebSocket; none: the own host's only",
+    ),
+    key("websocket.message_limit", "16KiB", MESSAGE, "largest message a client may send over a WebSocket"),
+    key(
+        "websocket.messages_per_second",
+        "20",
+        "a number from 1 to 100000",
+        "messages a client may send over a WebSocket in a second",
+    ),
+    key(
+        "tasks.running",
+        "1",
+        "a number from 0 to 64",
+        "tasks that run at once in a worker; 0: this machine takes none",
+    ),
+    key("tasks.queue", "1000", "a number from 1 to 1000000", "tasks that may wait in the fleet; then 503"),
+    key("tasks.attempts", "3", "a number from 1 to 100", "times a task is begun before it is given up"),
+    key(
+        "tasks.lease",
+        "3s",
+        "a duration from 1s to 1m",
+        "a task whose worker was not heard of for this long is taken over",
+    ),
+    key("tasks.timeout", "10m", DURATION, "a task that runs for longer has failed"),
+    key("tasks.keep", "1h", DURATION, "a task and its result are forgotten this long after its end"),
     key("run_dir", "", "a folder", "lock and control socket"),
     key("data_dir", "", "a folder", "the private Redis's data"),
     key("log.format", "auto", "auto, pretty or json", "form of log lines"),

@@ -59,6 +59,9 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         },
         http: sections::http(&layers)?,
         idempotency: sections::idempotency(&layers)?,
+        broadcast: sections::broadcast(&layers)?,
+        websocket: sections::websocket(&layers)?,
+        tasks: sections::tasks(&layers)?,
         run_dir: layers.optional("run_dir", sections::path)?.unwrap_or_else(|| inputs.default_run_dir()),
         data_dir: layers.optional("data_dir", sections::path)?.unwrap_or_else(|| inputs.default_data_dir()),
         log: Log {

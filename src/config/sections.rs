@@ -10,6 +10,7 @@ use crate::config::parse::Reason;
 use crate::config::place::Kind;
 use crate::config::place::Place;
 use crate::config::schema::Access;
+use crate::config::schema::Broadcast;
 use crate::config::schema::Drain;
 use crate::config::schema::Http;
 use crate::config::schema::Idempotency;
@@ -18,6 +19,8 @@ use crate::config::schema::Recycling;
 use crate::config::schema::Redis;
 use crate::config::schema::Scaling;
 use crate::config::schema::Session;
+use crate::config::schema::Tasks;
+use crate::config::schema::WebSocket;
 use crate::config::schema::Workers;
 
 pub(super) fn path(text: &str) -> Result<PathBuf, Reason> {
@@ -88,6 +91,38 @@ pub(super) fn http(layers: &Layers) -> Result<Http, Error> {
 
 pub(super) fn idempotency(layers: &Layers) -> Result<Idempotency, Error> {
     Ok(Idempotency { ttl: layers.one("idempotency.ttl", parse::duration)? })
+}
+
+pub(super) fn broadcast(layers: &Layers) -> Result<Broadcast, Error> {
+    Ok(Broadcast {
+        history: layers.one("broadcast.history", |text| parse::number(text, 100_000))?,
+        keep: layers.one("broadcast.keep", parse::positive_duration)?,
+        message_limit: layers.one("broadcast.message_limit", parse::message_limit)?,
+        buffer: layers.one("broadcast.buffer", |text| parse::places(text, 65_536))?,
+        subscribers: layers.one("broadcast.subscribers", |text| parse::places(text, 1_000_000))?,
+        topics: layers.one("broadcast.topics", |text| parse::places(text, 100_000))?,
+        heartbeat: layers.one("broadcast.heartbeat", parse::positive_duration)?,
+    })
+}
+
+pub(super) fn websocket(layers: &Layers) -> Result<WebSocket, Error> {
+    Ok(WebSocket {
+        origins: layers.list("websocket.origins", parse::origins)?,
+        message_limit: layers.one("websocket.message_limit", parse::message_limit)?,
+        messages_per_second: layers
+            .one("websocket.messages_per_second", |text| parse::number(text, 100_000))?,
+    })
+}
+
+pub(super) fn tasks(layers: &Layers) -> Result<Tasks, Error> {
+    Ok(Tasks {
+        running: layers.one("tasks.running", parse::running)?,
+        queue: layers.one("tasks.queue", |text| parse::number(text, 1_000_000))?,
+        attempts: layers.one("tasks.attempts", |text| parse::number(text, 100))?,
+        lease: layers.one("tasks.lease", parse::lease)?,
+        timeout: layers.one("tasks.timeout", parse::positive_duration)?,
+        keep: layers.one("tasks.keep", parse::positive_duration)?,
+    })
 }
 
 /// Where the shared state lives.

@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicBool;
-use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -14,12 +13,14 @@ use std::time::Instant;
 
 use http::HeaderValue;
 
+use crate::broadcast::Hub;
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
 use crate::counter::batched::Batches;
 use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
+use crate::http::phase::Phase;
 use crate::http::site::Remembered;
 use crate::http::site::Site;
 use crate::limiter::Desk;
@@ -37,6 +38,7 @@ use crate::session::cookie;
 use crate::session::cookie::Keyring;
 use crate::session::last_known::LastKnown;
 use crate::session::user::UserTag;
+use crate::task::Tasks;
 
 /// Stands for configured keys, which never change.
 const CONFIGURED: u64 = u64::MAX;
@@ -63,6 +65,10 @@ pub struct Parts {
     pub site: Arc<Site>,
     /// Its batched counters; the worker's loop sends them on.
     pub batches: Arc<Batches>,
+    /// Its broadcasts.
+    pub broadcasts: Hub,
+    /// Its part in the fleet's tasks.
+    pub tasks: Tasks,
 }
 
 /// Which worker answers; also an extractor.
@@ -98,45 +104,6 @@ impl Worker {
     /// Name of its machine or container.
     pub fn host(&self) -> &str {
         &self.host
-    }
-}
-
-/// Whether a worker serves or leaves; clones share it.
-#[derive(Clone, Default)]
-pub struct Phase(Arc<AtomicU8>);
-
-impl Phase {
-    const DRAINING: u8 = 1;
-    const STOPPING: u8 = 2;
-
-    /// The worker leaves and the fleet goes on: from now on every HTTP/1 response asks for the connection's end.
-    pub fn begin_drain(&self) {
-        self.0.fetch_max(Self::DRAINING, Relaxed);
-    }
-
-    /// The fleet ends, and this worker with it: readiness fails, too.
-    pub fn begin_stop(&self) {
-        self.0.store(Self::STOPPING, Relaxed);
-    }
-
-    /// Whether the worker leaves.
-    pub fn is_draining(&self) -> bool {
-        self.0.load(Relaxed) >= Self::DRAINING
-    }
-
-    /// Whether the fleet ends.
-    pub fn is_stopping(&self) -> bool {
-        self.0.load(Relaxed) == Self::STOPPING
-    }
-}
-
-impl fmt::Debug for Phase {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self.0.load(Relaxed) {
-            Self::STOPPING => "Stopping",
-            Self::DRAINING => "Draining",
-            _ => "Serving",
-        })
     }
 }
 
@@ -196,6 +163,16 @@ impl State {
         LimitLayer::new(&self.0, policy)
     }
 
+    /// The fleet's tasks: kinds are registered while the routes are built.
+    pub fn tasks(&self) -> Tasks {
+        self.0.tasks.clone()
+    }
+
+    /// This worker's broadcasts.
+    pub fn broadcasts(&self) -> Hub {
+        self.0.broadcasts.clone()
+    }
+
     /// Runs CPU work off the event loop, in a bounded number of places.
     ///
     /// # Errors
@@ -224,6 +201,8 @@ pub(super) struct Core {
     /// The fleet's machines, for operators.
     pub(super) machines: Remembered,
     pub(super) batches: Arc<Batches>,
+    pub(super) broadcasts: Hub,
+    pub(super) tasks: Tasks,
     pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
@@ -274,6 +253,8 @@ impl Core {
             site: Arc::clone(&parts.site),
             machines: Remembered::default(),
             batches: Arc::clone(&parts.batches),
+            broadcasts: parts.broadcasts.clone(),
+            tasks: parts.tasks.clone(),
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,
@@ -381,13 +362,5 @@ mod tests {
         assert_eq!(ids.next(), "0123456789abcdef-000000fe");
         assert_eq!(ids.next(), "0123456789abcdef-000000ff");
         assert_ne!(RequestIds::new(1).next(), RequestIds::new(1).next());
-    }
-
-    #[test]
-    fn clones_of_a_phase_share_it() {
-        let phase = Phase::default();
-        let other = phase.clone();
-        phase.begin_drain();
-        assert!(other.is_draining());
     }
 }

@@ -15,12 +15,14 @@ use http::header;
 use super::extract::Counters;
 use super::extract::Visit;
 use super::*;
+use crate::broadcast::Hub;
 use crate::config;
 use crate::config::Inputs;
 use crate::config::schema::RedisUrl;
 use crate::counter::batched::Batches;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
+use crate::task::Tasks;
 
 fn parts() -> Parts {
     let config = config::load(&Inputs::default()).unwrap();
@@ -30,6 +32,8 @@ fn parts() -> Parts {
     let scoreboard = Arc::new(scoreboard);
     let redis = Redis::new(&config.redis, &url, "test").unwrap();
     Parts {
+        broadcasts: Hub::new(redis.clone(), "test", &config.broadcast),
+        tasks: Tasks::new(redis.clone(), "test", &config.tasks, "host:4711"),
         batches: Arc::new(Batches::new(Arc::clone(&scoreboard), redis.clone(), "test", 0, 0)),
         redis,
         config: Arc::new(config),

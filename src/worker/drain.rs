@@ -11,6 +11,7 @@ use tokio::time::timeout_at;
 use crate::config::schema::Drain;
 use crate::listener::Owner;
 use crate::sys::socket;
+use crate::task::Tasks;
 use crate::worker::accept::Answer;
 use crate::worker::accept::Door;
 use crate::worker::accept::Hall;
@@ -144,6 +145,13 @@ async fn cut_all(hall: &Hall) -> usize {
     let cut = hall.connections.cut_all();
     sleep(QUIET).await;
     cut
+}
+
+/// Waits for the tasks that run; what has not ended by the deadline is for another worker.
+pub(super) async fn work(tasks: &Tasks, schedule: &Schedule) {
+    if timeout_at(schedule.cut_at, tasks.leave()).await.is_err() {
+        tracing::info!("gives back the tasks that still run");
+    }
 }
 
 /// Waits for the open connections; returns how many had to be cut.

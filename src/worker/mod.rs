@@ -10,6 +10,7 @@ mod drain;
 mod flusher;
 mod heartbeat;
 mod inspector;
+mod live;
 mod stream;
 
 use std::fs::File;
@@ -40,6 +41,7 @@ use connection::Patience;
 use connection::TICK;
 use drain::Leave;
 use drain::Schedule;
+use live::Live;
 
 use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
@@ -62,6 +64,7 @@ use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
+use crate::task::Tasks;
 use crate::telemetry;
 
 /// Exit code of a worker that could not start.
@@ -166,7 +169,9 @@ async fn live(start: Start) -> Result<(), Error> {
     let phase = Phase::default();
     let site = Arc::new(beacon::site(&start));
     let batches = flusher::batches(&start, &redis);
-    let (public, admin) = faces(&start, &redis, &phase, (&site, &batches))?;
+    let live = Live::new(&start, &redis);
+    let (public, admin) = faces(&start, &redis, &phase, (&site, &batches), &live)?;
+    live.start();
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     tokio::select! {
@@ -203,7 +208,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let schedule = Schedule::new(why, &start.config.drain, Instant::now());
     let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
     let told_again = drain::told_again(&mut leave, cut_now);
-    let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again);
+    let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again, &live.tasks);
     let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
     beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
     flusher.abort();
@@ -236,6 +241,7 @@ fn faces(
     redis: &Redis,
     phase: &Phase,
     (site, batches): (&Arc<Site>, &Arc<Batches>),
+    live: &Live,
 ) -> Result<(Face, Face), Error> {
     let pid = proc::pid().as_raw().unsigned_abs();
     let parts = Parts {
@@ -247,6 +253,8 @@ fn faces(
         phase: phase.clone(),
         site: Arc::clone(site),
         batches: Arc::clone(batches),
+        broadcasts: live.broadcasts.clone(),
+        tasks: live.tasks.clone(),
     };
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))
@@ -262,13 +270,15 @@ async fn depart(
     mut report: File,
     lifeline: &Receiver,
     told_again: impl Future<Output = ()>,
+    tasks: &Tasks,
 ) {
     let drained = async {
         drain::close(doors, schedule).await;
         if schedule.leave == Leave::Close {
             let _ = writeln!(report, "closed");
         }
-        drain::finish(hall, schedule).await
+        let (cut, ()) = tokio::join!(drain::finish(hall, schedule), drain::work(tasks, schedule));
+        cut
     };
     let (cut, when) = tokio::select! {
         // The kernel says TERM for a supervisor that died, too: what it means is looked at first.
@@ -283,6 +293,7 @@ async fn depart(
         }
         cut = drained => (cut, "at the drain's deadline"),
     };
+    tasks.give_back().await;
     if cut > 0 {
         tracing::warn!(connections = cut, "cut {cut} connections that were still open {when}");
     }

@@ -12,6 +12,8 @@ const FLOORS: &[(&str, u8)] = &[
     ("session", 3),
     ("counter", 3),
     ("limiter", 3),
+    ("broadcast", 3),
+    ("task", 3),
     ("control", 3),
     ("telemetry", 3),
     ("redis", 2),
@@ -30,7 +32,10 @@ const LOOPS: &[&str] = &["supervisor/mod.rs", "worker/", "http/", "redis/", "cli
 
 const WALLS: &[Wall] = &[
     // Workers are forked, and tokio survives that only if the supervisor has never used it.
-    Wall("tokio::", &["worker/", "http/", "redis/", "session/", "counter/", "limiter/", "bin/"]),
+    Wall(
+        "tokio::",
+        &["worker/", "http/", "redis/", "session/", "counter/", "limiter/", "broadcast/", "task/", "bin/"],
+    ),
     Wall("unsafe", &["sys/"]),
     Wall("nix::", &["sys/"]),
     Wall("libc::", &["sys/"]),

@@ -1,5 +1,6 @@
 //! Text of one setting → its value; an error is the reason, without the setting's name.
 
+mod live;
 mod state;
 
 use std::net::IpAddr;
@@ -16,6 +17,7 @@ use crate::config::schema::ForwardHeader;
 use crate::config::schema::LogFormat;
 use crate::config::schema::MAX_WORKERS;
 use crate::config::schema::Steering;
+pub(super) use live::*;
 pub(super) use state::*;
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

@@ -2,6 +2,7 @@
 //!
 //! A component receives its own section, never the whole [`Config`]. Nothing here opens, binds or connects.
 
+mod live;
 mod state;
 
 use std::collections::BTreeMap;
@@ -15,6 +16,9 @@ use ipnet::IpNet;
 use crate::config::limit::Limit;
 use crate::config::limit::LimitHeaders;
 
+pub use live::Broadcast;
+pub use live::Tasks;
+pub use live::WebSocket;
 pub use state::Access;
 pub use state::Idempotency;
 pub use state::Mode;
@@ -56,6 +60,12 @@ pub struct Config {
     pub http: Http,
     /// Requests that are carried out once.
     pub idempotency: Idempotency,
+    /// Messages to everybody who subscribes to a topic.
+    pub broadcast: Broadcast,
+    /// Bounds on WebSockets.
+    pub websocket: WebSocket,
+    /// Work that any worker of the fleet takes from a queue.
+    pub tasks: Tasks,
     /// Folder of the fleet's lock and control socket; private to its user.
     pub run_dir: PathBuf,
     /// Folder in which the private Redis keeps its data and its socket.

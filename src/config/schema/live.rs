@@ -1,0 +1,50 @@
+//! The live parts' settings: broadcasts, WebSockets and tasks.
+
+use std::time::Duration;
+
+/// Messages to everybody who subscribes to a topic.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Broadcast {
+    /// Messages that Redis keeps of each topic, about, for clients that come back.
+    pub history: u64,
+    /// A topic's messages are forgotten this long after the last one.
+    pub keep: Duration,
+    /// Largest message, bytes.
+    pub message_limit: usize,
+    /// Messages a client may fall behind before it is told and dropped.
+    pub buffer: usize,
+    /// Clients that may subscribe in one worker.
+    pub subscribers: usize,
+    /// Different topics that may be subscribed to in one worker.
+    pub topics: usize,
+    /// A stream that has nothing to say gives a sign of life this often.
+    pub heartbeat: Duration,
+}
+
+/// Bounds on WebSockets.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WebSocket {
+    /// Origins that may open one beside the page's own host, such as `https://example.org`.
+    pub origins: Vec<String>,
+    /// Largest message a client may send, bytes.
+    pub message_limit: usize,
+    /// Messages a client may send in a second.
+    pub messages_per_second: u64,
+}
+
+/// Work that any worker of the fleet takes from a queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tasks {
+    /// Tasks that run at once in one worker; 0: its machine takes none.
+    pub running: usize,
+    /// Tasks that may wait in the fleet's queue.
+    pub queue: u64,
+    /// Times a task is begun before it is given up.
+    pub attempts: u64,
+    /// A task whose worker was not heard of for this long is taken over.
+    pub lease: Duration,
+    /// A task that runs for longer has failed.
+    pub timeout: Duration,
+    /// A task and its result are forgotten this long after its end.
+    pub keep: Duration,
+}
