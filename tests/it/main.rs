@@ -40,6 +40,7 @@ mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
 mod limits_desk; // what workers decide themselves, and what they do without Redis
 mod limits_http; // limits as applications and clients meet them
+mod live_harness; // the crowd finds out whoever sins
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod migrations_cli; // `regatta migrate`
