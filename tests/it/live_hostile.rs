@@ -28,7 +28,9 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 /// A fleet that takes as many messages as a test sends.
 fn fleet(redis: &RedisServer) -> Fleet {
     let plan = Plan::on(redis).workers(1).set("REGATTA_WEBSOCKET__MESSAGES_PER_SECOND", "1000");
-    plan.set("REGATTA_WEBSOCKET__MESSAGE_LIMIT", "64KiB").set("REGATTA_BROADCAST__MESSAGE_LIMIT", "64KiB").start()
+    plan.set("REGATTA_WEBSOCKET__MESSAGE_LIMIT", "64KiB")
+        .set("REGATTA_BROADCAST__MESSAGE_LIMIT", "64KiB")
+        .start()
 }
 
 fn masked(frames: &[Frame]) -> Vec<u8> {
@@ -154,11 +156,11 @@ fn what_is_not_utf8_is_closed_with_1007() {
     let fleet = fleet(&redis);
     let wrong: [&[u8]; 9] = [
         b"\xce\xba\xe1\xbd\xb9\xcf\x83\xce\xbc\xce\xb5\xed\xa0\x80edited", // a surrogate
-        b"\xf4\x90\x80\x80",                                              // above U+10FFFF
-        b"\xc0\xaf",                                                      // longer than needed
+        b"\xf4\x90\x80\x80",                                               // above U+10FFFF
+        b"\xc0\xaf",                                                       // longer than needed
         b"\xe0\x80\xaf",
-        b"\x80",       // begins in the middle
-        b"\xff",       // never
+        b"\x80",        // begins in the middle
+        b"\xff",        // never
         b"abc\xe2\x82", // cut off
         b"\xf8\x88\x80\x80\x80",
         b"{\"message\": \"\xff\"}",
@@ -167,7 +169,8 @@ fn what_is_not_utf8_is_closed_with_1007() {
         closes(&fleet, &masked(&[Frame::new(TEXT, bytes)]), 1007);
         for cut in 1..bytes.len() {
             let (left, right) = bytes.split_at(cut);
-            let frames = [Frame::new(TEXT, left).unfinished(), Frame::ping(""), Frame::new(CONTINUATION, right)];
+            let frames =
+                [Frame::new(TEXT, left).unfinished(), Frame::ping(""), Frame::new(CONTINUATION, right)];
             closes_either(&fleet, &masked(&frames));
         }
     }
@@ -249,7 +252,8 @@ fn frames_of_any_nonsense_end_one_connection_and_no_worker() {
         });
         let noise: Vec<u8> = noise.take(1 + seed as usize % 300).collect();
         // Half of them begin well.
-        let begin = if seed % 2 == 0 { masked(&[Frame::new(TEXT, said("x")).unfinished()]) } else { Vec::new() };
+        let begin =
+            if seed % 2 == 0 { masked(&[Frame::new(TEXT, said("x")).unfinished()]) } else { Vec::new() };
         drop(socket.send_raw(&[begin, noise].concat()));
     }
     good.send(&Frame::new(TEXT, said("still here"))).unwrap();

@@ -75,7 +75,8 @@ fn whoever_comes_again_goes_on_where_it_was() {
     let mut polyfill = Stream::open(fleet.listen, &format!("/events?topic=t&last_event_id={}", ids[6]));
     assert_eq!(polyfill.messages(3), after(6));
     // A browser sends its first query again, so its header counts.
-    let mut both = Stream::resume(fleet.listen, &format!("/events?topic=t&last_event_id={}", ids[0]), &ids[7]);
+    let mut both =
+        Stream::resume(fleet.listen, &format!("/events?topic=t&last_event_id={}", ids[0]), &ids[7]);
     assert_eq!(both.messages(2), after(7));
     let mut stranger = Stream::resume(fleet.listen, "/events?topic=t", "from somewhere else");
     assert_eq!(stranger.event().name, "gap");
@@ -90,7 +91,13 @@ fn nothing_breaks_out_of_a_message() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).workers(1).start();
     let mut stream = Stream::open(fleet.listen, "/events");
-    let nasty = ["a\n\nevent: gap\ndata: x\n\n", "b\r\rid: 9-9\rretry: 1\r\r", "c\r\n\r\ndata: y", ": d", "\0ü\u{2028}"];
+    let nasty = [
+        "a\n\nevent: gap\ndata: x\n\n",
+        "b\r\rid: 9-9\rretry: 1\r\r",
+        "c\r\n\r\ndata: y",
+        ": d",
+        "\0ü\u{2028}",
+    ];
     for text in nasty {
         let id = publish(fleet.listen, "news", text);
         let event = stream.event();
@@ -372,7 +379,9 @@ fn redis_away_is_said_and_streams_stay() {
         true
     });
     redis.restart();
-    wait::until("it is published again", wait::LONG, || try_publish(fleet.listen, "news", "after").status == 202);
+    wait::until("it is published again", wait::LONG, || {
+        try_publish(fleet.listen, "news", "after").status == 202
+    });
     loop {
         let event = stream.event();
         assert!(["gap", "message"].contains(&event.name.as_str()), "{event:?}");

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 use std::time::Instant;
 
+use axum::body::Body;
+use axum::http::Request as Http;
+use hyper_util::client::legacy::Client;
+use hyper_util::rt::TokioExecutor;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
@@ -106,7 +110,11 @@ fn only_a_handshake_of_our_own_pages_opens_one() {
     for key in ["", "c2hvcnQ=", "not base64 at all", "dGhlIHNhbXBsZSBub25jZQ"] {
         handshake("13", key).assert_problem(400);
     }
-    assert_eq!(open(&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")]).unwrap_err().status, 400, "two keys");
+    assert_eq!(
+        open(&[("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ==")]).unwrap_err().status,
+        400,
+        "two keys"
+    );
     assert_eq!(Socket::try_open(fleet.listen, "/ws?topic=a%20b", &[]).unwrap_err().status, 400);
 }
 
@@ -150,7 +158,8 @@ fn what_is_no_message_is_answered_and_nothing_else_happens() {
     let fleet = plan.start();
     let mut socket = Socket::open(fleet.listen, "/ws");
     let large = said(&"x".repeat(101));
-    let wrong = ["", "hello", "{}", "[]", "{\"message\": 7}", "{\"message\": null}", "{\"message\": \"a\"} x"];
+    let wrong =
+        ["", "hello", "{}", "[]", "{\"message\": 7}", "{\"message\": null}", "{\"message\": \"a\"} x"];
     for frame in wrong.map(Frame::text).iter().chain([&large]) {
         socket.send(frame).unwrap();
         let answer = socket.json();
@@ -302,14 +311,11 @@ fn a_socket_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
 
 #[test]
 fn http2_opens_none_and_says_so() {
-    use axum::body::Body;
-    use hyper_util::client::legacy::Client;
-    use hyper_util::rt::TokioExecutor;
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).workers(1).start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
-    let request = axum::http::Request::get(format!("http://{}/ws", fleet.listen)).body(Body::empty()).unwrap();
+    let request = Http::get(format!("http://{}/ws", fleet.listen)).body(Body::empty()).unwrap();
     let response = runtime.block_on(client.request(request)).unwrap();
     assert_eq!(response.status().as_u16(), 505);
     assert_eq!(response.headers()["content-type"], "application/problem+json");

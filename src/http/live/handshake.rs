@@ -49,7 +49,11 @@ impl Upgrade {
     /// Answers the handshake; `talk` begins when the client has the answer, in a task of its own.
     ///
     /// The request's places in concurrency limits are kept until `talk` has ended.
-    pub(super) fn answer<F>(self, config: WebSocketConfig, talk: impl FnOnce(Wire) -> F + Send + 'static) -> Response
+    pub(super) fn answer<F>(
+        self,
+        config: WebSocketConfig,
+        talk: impl FnOnce(Wire) -> F + Send + 'static,
+    ) -> Response
     where
         F: Future<Output = ()> + Send,
     {
@@ -136,8 +140,12 @@ impl Refused {
                 headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
                 response
             }
-            Self::Key => problem(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is one text of 16 bytes in base64"),
-            Self::Origin => problem(StatusCode::FORBIDDEN, "pages of this origin may not open a WebSocket here"),
+            Self::Key => {
+                problem(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is one text of 16 bytes in base64")
+            }
+            Self::Origin => {
+                problem(StatusCode::FORBIDDEN, "pages of this origin may not open a WebSocket here")
+            }
         }
     }
 }
@@ -166,11 +174,14 @@ fn may_open(headers: &HeaderMap, origins: &[String]) -> bool {
         return true;
     }
     let port = |scheme| if scheme == "https" { 443 } else { 80 };
-    let Some((scheme, from)) = origin.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))
+    let Some((scheme, from)) =
+        origin.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))
     else {
         return false;
     };
-    let authority = |text: &str| text.parse::<Authority>().ok().filter(|found| !text.contains('@') && !found.host().is_empty());
+    let authority = |text: &str| {
+        text.parse::<Authority>().ok().filter(|found| !text.contains('@') && !found.host().is_empty())
+    };
     let (from, here) = (authority(from), only(headers, &header::HOST).and_then(authority));
     from.zip(here).is_some_and(|(from, here)| {
         // A browser leaves its scheme's port out; who ends TLS for us may not.
@@ -253,7 +264,11 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.insert(header::ORIGIN, origin.parse().unwrap());
             headers.insert(header::HOST, host.parse().unwrap());
-            assert_eq!(may_open(&headers, &["https://friend.test".to_owned()]), expected, "{origin} at {host}");
+            assert_eq!(
+                may_open(&headers, &["https://friend.test".to_owned()]),
+                expected,
+                "{origin} at {host}"
+            );
         }
         let mut two = HeaderMap::new();
         two.insert(header::HOST, "a.test".parse().unwrap());

@@ -121,7 +121,10 @@ impl Talk {
                 Event::Gap => messages.push(gap()),
                 Event::Slow => {
                     wire.say(messages).await?;
-                    return Err(End::Ours(CloseCode::Again, "too slow: connect again after the last message"));
+                    return Err(End::Ours(
+                        CloseCode::Again,
+                        "too slow: connect again after the last message",
+                    ));
                 }
             }
             let full = messages.len() >= AT_ONCE;
