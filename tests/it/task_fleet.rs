@@ -126,8 +126,6 @@ async fn a_killed_workers_task_is_taken_over_within_five_seconds() {
     let redis = RedisServer::start();
     let fleet = plan(&redis, 2).start();
     let tasks = client(&redis, &fleet).await;
-    // Both have been there for long enough to take over.
-    wait::let_pass(Duration::from_secs(4));
     let id = tasks.enqueue("nap", &4000).await.unwrap();
     let (_, pid) = runs(&tasks, id).await;
     process::signal(pid, Signal::SIGKILL);
