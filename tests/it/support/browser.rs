@@ -45,7 +45,8 @@ impl Browser {
         let args =
             ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", &profile, &size];
         let options = json!({"args": args});
-        let wanted = json!({"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}});
+        let wanted = json!({"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
+        let wanted = json!({"capabilities": {"alwaysMatch": wanted}});
         let opened = browser.command("POST", "/session", &wanted);
         browser.session = format!("/session/{}", opened["sessionId"].as_str().unwrap());
         browser
@@ -100,6 +101,13 @@ impl Browser {
     pub(crate) fn text(&self, selector: &str) -> String {
         let text = self.run(&format!("return document.querySelector({selector:?})?.textContent ?? ''"));
         text.as_str().unwrap_or_default().trim().to_owned()
+    }
+
+    /// What the browser has written into its console since the last look.
+    pub(crate) fn log(&self) -> Vec<String> {
+        let lines = self.command("POST", &format!("{}/se/log", self.session), &json!({"type": "browser"}));
+        let lines = lines.as_array().cloned().unwrap_or_default();
+        lines.iter().filter_map(|line| line["message"].as_str().map(str::to_owned)).collect()
     }
 
     /// Waits until a script returns true.
