@@ -46,6 +46,7 @@ pub const ALL: &[Library] = &[
     library!("0005", "regatta_counter_v1", true),
     library!("0006", "regatta_fleet_v1", true),
     library!("0007", "regatta_cluster_v1", true),
+    library!("0009", "regatta_task_v1", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -92,6 +93,15 @@ pub(super) enum Entry {
     Keep,
     Forget,
     Undo,
+    TaskEnqueue,
+    TaskTake,
+    TaskBegin,
+    TaskRenew,
+    TaskEnd,
+    TaskCancel,
+    TaskOverdue,
+    TaskExpire,
+    TaskSurvey,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
@@ -123,6 +133,15 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
     (Entry::Forget, "regatta_counter_v1", "regatta_counter_v1_forget"),
     (Entry::Undo, "regatta_cluster_v1", "regatta_cluster_v1_undo"),
+    (Entry::TaskEnqueue, "regatta_task_v1", "regatta_task_v1_enqueue"),
+    (Entry::TaskTake, "regatta_task_v1", "regatta_task_v1_take"),
+    (Entry::TaskBegin, "regatta_task_v1", "regatta_task_v1_begin"),
+    (Entry::TaskRenew, "regatta_task_v1", "regatta_task_v1_renew"),
+    (Entry::TaskEnd, "regatta_task_v1", "regatta_task_v1_end"),
+    (Entry::TaskCancel, "regatta_task_v1", "regatta_task_v1_cancel"),
+    (Entry::TaskOverdue, "regatta_task_v1", "regatta_task_v1_overdue"),
+    (Entry::TaskExpire, "regatta_task_v1", "regatta_task_v1_expire"),
+    (Entry::TaskSurvey, "regatta_task_v1", "regatta_task_v1_survey"),
 ];
 
 /// A function as a script of its own.

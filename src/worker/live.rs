@@ -20,7 +20,7 @@ impl Live {
         let worker = format!("{}:{}", proc::hostname(), proc::pid());
         Self {
             broadcasts: Hub::new(redis.clone(), prefix, broadcast),
-            tasks: Tasks::new(redis.clone(), prefix, tasks, &worker),
+            tasks: Tasks::new(redis.clone(), tasks, &worker),
         }
     }
 
