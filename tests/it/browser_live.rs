@@ -25,7 +25,8 @@ fn submit(browser: &Browser, form: &str, fields: &Value) {
 
 /// The lines of the log, the latest first.
 fn heard(browser: &Browser) -> Vec<String> {
-    let lines = browser.run("return [...document.querySelectorAll('.log li span')].map(line => line.textContent)");
+    let lines =
+        browser.run("return [...document.querySelectorAll('.log li span')].map(line => line.textContent)");
     serde_json::from_value(lines).unwrap()
 }
 
@@ -82,13 +83,18 @@ fn the_map_moves_with_the_fleet() {
     let total: u64 = browser.text("#total").parse().unwrap();
     let before = browser.run("return document.querySelector('.lane.yours .count').textContent");
     (0..40).for_each(|_| _ = fleet.get("/"));
-    browser.until("views rise", &format!("document.querySelector('#total').textContent === '{}'", total + 40));
-    browser.until("boats move", &format!("document.querySelector('.lane.yours .count').textContent !== {before}"));
+    browser
+        .until("views rise", &format!("document.querySelector('#total').textContent === '{}'", total + 40));
+    browser.until(
+        "boats move",
+        &format!("document.querySelector('.lane.yours .count').textContent !== {before}"),
+    );
     assert_eq!(browser.text("dl.figures dd"), "1", "others' views are theirs");
     let victim = fleet.workers()[0];
     fleet.crash(victim);
     let pids = "[...document.querySelectorAll('.lane')].map(lane => +lane.dataset.pid)";
-    browser.until("a lane gets its new worker", &format!("!{pids}.includes({victim}) && {pids}.length === 2"));
+    browser
+        .until("a lane gets its new worker", &format!("!{pids}.includes({victim}) && {pids}.length === 2"));
     assert_eq!(complaints(&browser), Vec::<String>::new());
 }
 
@@ -114,7 +120,10 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
     assert_eq!(browser.run("return document.querySelectorAll('.card').length"), 2);
 
     submit(&browser, "#trial", &json!({"n": "1000001"}));
-    browser.until("a mistake is told", "document.querySelector('#wrong').textContent.includes('allows 0 to 1000000')");
+    browser.until(
+        "a mistake is told",
+        "document.querySelector('#wrong').textContent.includes('allows 0 to 1000000')",
+    );
     // The next page of this tab remembers its tasks.
     browser.go(&format!("http://{}/", fleet.listen));
     browser.until("both are there", "document.querySelectorAll('.card').length === 2");

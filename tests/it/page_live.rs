@@ -54,7 +54,8 @@ fn whoever_watches_sees_views_and_slots_change_and_silence_else() {
     let mut visitor = Visitor::default();
     (0..5).for_each(|_| _ = visitor.visit(fleet.listen));
     let seen = watcher.until("five views", |seen| seen["total"] == 5 && requests(seen) >= 6);
-    let pids: Vec<_> = seen["slots"].as_array().unwrap().iter().map(|slot| slot["pid"].as_u64().unwrap()).collect();
+    let pids: Vec<_> =
+        seen["slots"].as_array().unwrap().iter().map(|slot| slot["pid"].as_u64().unwrap()).collect();
     assert!(fleet.workers().iter().all(|pid| pids.contains(&u64::from(*pid))), "{seen}");
     let mut second = Watcher::come(&fleet);
     assert_eq!(second.event().unwrap()["total"], 5, "whoever comes sees at once how things stand");

@@ -170,7 +170,10 @@ fn a_browser_without_a_script_starts_looks_and_cancels() {
     let path = begun.header("Location").to_owned();
     until(&fleet, &path, "running");
     let running = page(Request::get(&path)).text();
-    assert!(running.contains("http-equiv=\"refresh\"") && running.contains("<progress max=\"100\""), "{running}");
+    assert!(
+        running.contains("http-equiv=\"refresh\"") && running.contains("<progress max=\"100\""),
+        "{running}"
+    );
     let gone = page(Request::post(&format!("{path}/cancel")).body(FORM, b""));
     assert_eq!((gone.status, gone.header("Location")), (303, path.as_str()));
     let ended = page(Request::get(&path));
@@ -179,7 +182,8 @@ fn a_browser_without_a_script_starts_looks_and_cancels() {
     let late = page(Request::post(&format!("{path}/cancel")).body(FORM, b""));
     assert_eq!(late.status, 303, "the page says what became of it");
 
-    let short = page(Request::post("/tasks").body(FORM, b"kind=fibonacci&n=1000")).header("Location").to_owned();
+    let short =
+        page(Request::post("/tasks").body(FORM, b"kind=fibonacci&n=1000")).header("Location").to_owned();
     until(&fleet, &short, "done");
     let done = page(Request::get(&short)).text();
     let value = fleet.get(&short).json()["result"]["value"].as_str().unwrap().to_owned();

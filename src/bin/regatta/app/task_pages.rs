@@ -28,7 +28,8 @@ const SHORT: usize = 60;
 const END: usize = 24;
 
 /// The form that starts a task.
-#[derive(Debug)]
+#[derive(Debug, Template)]
+#[template(path = "trial_form.html")]
 pub(super) struct Trial<'a> {
     kinds: &'static [Kind],
     kind: &'a str,
@@ -61,7 +62,8 @@ pub(super) fn form(wish: &Wish, error: Option<&str>) -> Response {
 }
 
 /// A task as pages show it; the script fills an empty one.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Template)]
+#[template(path = "card.html")]
 pub(super) struct Card {
     id: String,
     title: String,
@@ -148,7 +150,8 @@ impl Outcome {
 }
 
 fn when(task: &Task) -> String {
-    let took = |started: u64, finished: u64| format!(", and took {} ms", grouped(finished.saturating_sub(started)));
+    let took =
+        |started: u64, finished: u64| format!(", and took {} ms", grouped(finished.saturating_sub(started)));
     let seconds = i64::try_from(task.created_ms / 1000).unwrap_or(i64::MAX);
     let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     let written = at.format(format_description!("[year]-[month]-[day] [hour]:[minute]:[second] UTC"));

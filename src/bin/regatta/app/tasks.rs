@@ -165,11 +165,7 @@ fn refused(wish: &Wish, wanted: Wanted, why: &str, plain: Response) -> Response 
     page
 }
 
-pub(super) async fn look(
-    tasks: Tasks,
-    Path(id): Path<String>,
-    wanted: Wanted,
-) -> Result<Response, Response> {
+pub(super) async fn look(tasks: Tasks, Path(id): Path<String>, wanted: Wanted) -> Result<Response, Response> {
     let id = id.parse::<TaskId>().map_err(|_| unknown())?;
     let task = tasks.look(&id).await.map_err(|error| Error::from(error).into_response())?;
     let task = task.ok_or_else(unknown)?;
@@ -210,7 +206,8 @@ pub(super) async fn cancel(
         // Saying it twice is no mistake.
         Some(Cancelled::Late) => match tasks.look(&id).await.map_err(failed)? {
             Some(task) if task.state != TaskState::Cancelled => {
-                Err((StatusCode::CONFLICT, format!("the task is {} already", task.state.name())).into_response())
+                Err((StatusCode::CONFLICT, format!("the task is {} already", task.state.name()))
+                    .into_response())
             }
             _ => Ok(StatusCode::NO_CONTENT),
         },
