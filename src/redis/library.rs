@@ -46,6 +46,7 @@ pub const ALL: &[Library] = &[
     library!("0005", "regatta_counter_v1", true),
     library!("0006", "regatta_fleet_v1", true),
     library!("0007", "regatta_cluster_v1", true),
+    library!("0008", "regatta_live_v1", true),
     library!("0009", "regatta_task_v1", true),
 ];
 
@@ -93,6 +94,8 @@ pub(super) enum Entry {
     Keep,
     Forget,
     Undo,
+    LivePublish,
+    LiveHere,
     TaskEnqueue,
     TaskTake,
     TaskBegin,
@@ -133,6 +136,8 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
     (Entry::Forget, "regatta_counter_v1", "regatta_counter_v1_forget"),
     (Entry::Undo, "regatta_cluster_v1", "regatta_cluster_v1_undo"),
+    (Entry::LivePublish, "regatta_live_v1", "regatta_live_v1_publish"),
+    (Entry::LiveHere, "regatta_live_v1", "regatta_live_v1_here"),
     (Entry::TaskEnqueue, "regatta_task_v1", "regatta_task_v1_enqueue"),
     (Entry::TaskTake, "regatta_task_v1", "regatta_task_v1_take"),
     (Entry::TaskBegin, "regatta_task_v1", "regatta_task_v1_begin"),

@@ -2,6 +2,7 @@
 
 pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod events;
 pub(crate) mod exposition;
 pub(crate) mod fleet;
 pub(crate) mod host;
@@ -13,6 +14,8 @@ pub(crate) mod redis_cluster;
 pub(crate) mod redis_sentinel;
 pub(crate) mod redis_tcp;
 pub(crate) mod soak;
+pub(crate) mod sockets;
+pub(crate) mod stream;
 pub(crate) mod terminal;
 pub(crate) mod tls;
 pub(crate) mod volley;

@@ -14,12 +14,14 @@ use axum::extract::State as Shared;
 use axum::response::Response;
 use axum::routing::get;
 use regatta::EventSource;
+use regatta::Here;
 use regatta::SlotSnapshot;
 use regatta::State;
 use serde::Serialize;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 
+use crate::app::broadcast::NEWS;
 use crate::app::home;
 
 /// Between two looks.
@@ -70,7 +72,7 @@ impl Scene {
         let mut pause = tokio::time::interval(PAUSE);
         pause.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // While it lives its worker asks once a second who listens.
-        let here: Option<Here> = None;
+        let here = self.state.broadcast().here(NEWS).ok();
         let mut seen = Seen::default();
         loop {
             pause.tick().await;
@@ -113,12 +115,6 @@ impl EventSource for Watcher {
     }
 }
 
-struct Here;
-impl Here {
-    fn count(&self) -> Option<u64> {
-        None
-    }
-}
 /// The fleet at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 struct Seen {
