@@ -9,6 +9,11 @@ use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
 
+/// A fleet whose workers take tasks.
+fn plan(redis: &RedisServer) -> Plan {
+    Plan::on(redis).set("REGATTA_TASKS__RUNNING", "1")
+}
+
 fn open(fleet: &Fleet) -> Browser {
     let browser = Browser::open(1100, 1500);
     browser.go(&format!("http://{}/", fleet.listen));
@@ -38,7 +43,7 @@ fn complaints(browser: &Browser) -> Vec<String> {
 #[test]
 fn a_message_is_heard_in_another_window_once_and_as_it_was_sent() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let fleet = plan(&redis).workers(2).start();
     let (ann, bob) = (open(&fleet), open(&fleet));
     for browser in [&ann, &bob] {
         browser.until("both are here", "document.querySelector('#here').textContent === '2'");
@@ -77,7 +82,7 @@ fn submit_when_ready(browser: &Browser, message: &str) {
 #[test]
 fn the_map_moves_with_the_fleet() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let fleet = plan(&redis).workers(2).start();
     let browser = open(&fleet);
     browser.until("the stream is open", "!document.querySelector('#here').parentNode.hidden");
     let total: u64 = browser.text("#total").parse().unwrap();
@@ -101,7 +106,7 @@ fn the_map_moves_with_the_fleet() {
 #[test]
 fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let fleet = plan(&redis).workers(2).start();
     let browser = open(&fleet);
     submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "10000"}));
     browser.until("it is done", "document.querySelector('.card')?.dataset.state === 'done'");
@@ -136,7 +141,7 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
 #[test]
 fn a_task_on_its_own_page_goes_on_by_itself() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let fleet = plan(&redis).workers(2).start();
     let browser = Browser::open(1100, 1000);
     browser.go(&format!("http://{}/tasks", fleet.listen));
     submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "20000"}));
@@ -150,7 +155,7 @@ fn a_task_on_its_own_page_goes_on_by_itself() {
 #[test]
 fn the_page_is_readable_by_day_by_night_and_on_a_telephone() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(4).start();
+    let fleet = plan(&redis).workers(4).start();
     let browser = open(&fleet);
     submit(&browser, "#megaphone", &json!({"message": "Ahoy! ".repeat(40).trim()}));
     submit(&browser, "#trial", &json!({"n": "5000"}));
@@ -197,7 +202,7 @@ const CONTRAST: &str = r"
 #[test]
 fn the_page_is_small() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let fleet = plan(&redis).start();
     let browser = open(&fleet);
     let weights = browser.run(
         "const [page] = performance.getEntriesByType('navigation');

@@ -19,6 +19,11 @@ const FORM: &str = "application/x-www-form-urlencoded";
 /// More than any test waits for: it is cancelled before.
 const LONG: &str = "{\"kind\":\"fibonacci\",\"n\":1000000}";
 
+/// A fleet whose workers take tasks.
+fn plan(redis: &RedisServer) -> Plan {
+    Plan::on(redis).set("REGATTA_TASKS__RUNNING", "1")
+}
+
 fn send(fleet: &Fleet, body: &str) -> Response {
     once(fleet.listen, Request::post("/tasks").body("application/json", body.as_bytes())).unwrap()
 }
@@ -65,7 +70,7 @@ fn events(fleet: &Fleet, path: &str) -> Vec<Value> {
 #[test]
 fn a_task_is_started_followed_and_its_result_is_exact() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let fleet = plan(&redis).start();
     let path = start(&fleet, "{\"kind\":\"fibonacci\",\"n\":10000}");
     let events = events(&fleet, &path);
     let percents: Vec<_> = events.iter().map(|task| task["percent"].as_u64().unwrap()).collect();
@@ -88,7 +93,7 @@ fn a_task_is_started_followed_and_its_result_is_exact() {
 #[test]
 fn what_cannot_be_done_is_refused_with_its_reason() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let fleet = plan(&redis).start();
     let refused = |body: &str| send(&fleet, body).assert_problem(400)["detail"].as_str().unwrap().to_owned();
     assert!(refused("{\"kind\":\"mining\",\"n\":1}").contains("fibonacci, primes"));
     assert!(refused("{\"kind\":\"fibonacci\",\"n\":1000001}").contains("0 to 1000000"));
@@ -111,7 +116,7 @@ fn what_cannot_be_done_is_refused_with_its_reason() {
 #[test]
 fn a_task_is_cancelled_once_and_an_ended_one_is_not() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let fleet = plan(&redis).workers(1).start();
     let running = start(&fleet, LONG);
     until(&fleet, &running, "running");
     let queued = start(&fleet, LONG);
@@ -130,7 +135,7 @@ fn a_task_is_cancelled_once_and_an_ended_one_is_not() {
 #[test]
 fn a_full_queue_and_a_limit_say_when_to_come_again() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_TASKS__QUEUE", "2");
+    let plan = plan(&redis).workers(1).set("REGATTA_TASKS__QUEUE", "2");
     let plan = plan.set("REGATTA_LIMITS__DEFAULT__RATE", "1/min").set("REGATTA_LIMITS__DEFAULT__BURST", "6");
     let fleet = plan.start();
     let running = start(&fleet, LONG);
@@ -154,7 +159,7 @@ fn a_full_queue_and_a_limit_say_when_to_come_again() {
 #[test]
 fn a_browser_without_a_script_starts_looks_and_cancels() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).start();
+    let fleet = plan(&redis).start();
     let mut visitor = Visitor::default();
     let mut page = |request: Request| visitor.ask(fleet.listen, request.header("Accept", HTML));
     let form = page(Request::get("/tasks"));
