@@ -112,7 +112,7 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
     browser.until("it is done", "document.querySelector('.card')?.dataset.state === 'done'");
     browser.until("its result", "document.querySelector('.card .outcome').textContent !== ''");
     let outcome = browser.text(".card .outcome");
-    assert_eq!(outcome, "336447648764317832666216…233066073310059947366875 (2\u{2009}090 digits)");
+    assert_eq!(outcome, "3364476487643178…3310059947366875 (2\u{202f}090 digits)");
     assert_eq!(browser.run("return document.querySelector('.card progress').value"), 100);
     assert_eq!(browser.run("return document.querySelector('.card .cancel').hidden"), true);
 
@@ -124,11 +124,13 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
     browser.until("it is cancelled", "document.querySelector('.card').dataset.state === 'cancelled'");
     assert_eq!(browser.run("return document.querySelectorAll('.card').length"), 2);
 
+    assert_eq!(complaints(&browser), Vec::<String>::new());
     submit(&browser, "#trial", &json!({"n": "1000001"}));
     browser.until(
         "a mistake is told",
         "document.querySelector('#wrong').textContent.includes('allows 0 to 1000000')",
     );
+    assert_eq!(complaints(&browser).len(), 1, "the answer's 400, and nothing else");
     // The next page of this tab remembers its tasks.
     browser.go(&format!("http://{}/", fleet.listen));
     browser.until("both are there", "document.querySelectorAll('.card').length === 2");

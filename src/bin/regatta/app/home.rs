@@ -141,13 +141,14 @@ pub(super) fn is_in_use(slot: &SlotSnapshot) -> bool {
     slot.pid() != 0 || slot.state.name() != "empty"
 }
 
-/// A number with thin spaces between its thousands.
+/// A number with narrow spaces between its thousands.
 pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() * 2);
     for (at, digit) in digits.char_indices() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push('\u{2009}');
+            // Narrow, and no line breaks at it.
+            grouped.push('\u{202f}');
         }
         grouped.push(digit);
     }
@@ -245,7 +246,7 @@ mod tests {
     fn thousands_are_grouped() {
         assert_eq!(
             [0, 999, 1000, 1_234_567].map(grouped),
-            ["0", "999", "1\u{2009}000", "1\u{2009}234\u{2009}567"]
+            ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"]
         );
     }
 }

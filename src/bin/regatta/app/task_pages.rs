@@ -25,7 +25,7 @@ const PROPOSED: u64 = 300_000;
 const SHORT: usize = 60;
 
 /// Letters that are shown of either end where the rest is left out.
-const END: usize = 24;
+const END: usize = 16;
 
 /// The form that starts a task.
 #[derive(Debug, Template)]
@@ -168,9 +168,9 @@ mod tests {
         let outcome = |value: &str| Outcome { value: Some(value.to_owned()), ..Outcome::default() };
         assert_eq!(outcome("55").short(), "55");
         let long = format!("{}{}", "1".repeat(40), "2".repeat(1200));
-        let expected = format!("{}…{} (1\u{2009}240 digits)", "1".repeat(24), "2".repeat(24));
+        let expected = format!("{}…{} (1\u{202f}240 digits)", "1".repeat(16), "2".repeat(16));
         assert_eq!(outcome(&long).short(), expected);
-        assert_eq!(Outcome { count: Some(1229), ..Outcome::default() }.short(), "1\u{2009}229 primes");
+        assert_eq!(Outcome { count: Some(1229), ..Outcome::default() }.short(), "1\u{202f}229 primes");
         assert_eq!(Outcome::default().short(), "");
     }
 }

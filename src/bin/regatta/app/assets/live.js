@@ -2,7 +2,7 @@
 'use strict';
 (() => {
   const $ = (selector, within = document) => within.querySelector(selector);
-  const grouped = number => String(number).replace(/\B(?=(\d{3})+$)/g, '\u2009');
+  const grouped = number => String(number).replace(/\B(?=(\d{3})+$)/g, '\u202f');
   const LANES = 12, BOAT = 124, SHOWN = 20, CARDS = 4;
   const ENDS = ['done', 'failed', 'dead', 'cancelled'];
 
@@ -87,7 +87,7 @@
     const show = ({ total, here, slots }) => {
       if (total != null) $('#total').textContent = grouped(total);
       if (here != null) {
-        $('#here').textContent = grouped(here);
+        $('#here').textContent = grouped(Math.max(here, 1));
         $('#here').parentNode.hidden = false;
       }
       const own = $('.yours', lanes), at = new Map([...lanes.children].map(lane => [+lane.dataset.slot, lane]));
@@ -178,7 +178,7 @@
 
   function summary(result) {
     const { value, digits, count } = result ?? {};
-    if (value) return value.length < 60 ? value : `${value.slice(0, 24)}…${value.slice(-24)} (${grouped(digits)} digits)`;
+    if (value) return value.length < 60 ? value : `${value.slice(0, 16)}…${value.slice(-16)} (${grouped(digits)} digits)`;
     return count == null ? '' : `${grouped(count)} primes`;
   }
 
