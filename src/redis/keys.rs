@@ -149,6 +149,11 @@ pub fn libraries_seen(prefix: &str) -> String {
     join(&[prefix, "{fleet}", "libraries"])
 }
 
+/// Which sessions were seen in a minute; all minutes lie in one slot of a cluster.
+pub fn sessions_seen(prefix: &str, minute: u64) -> String {
+    join(&[prefix, "{seen}", "sessions", &minute.to_string()])
+}
+
 /// The name under which a key lies in a cluster; `None` if that is the same.
 ///
 /// What one call touches together has to lie in one slot, so each family of keys has a hash tag: sessions and their

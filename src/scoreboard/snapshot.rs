@@ -114,6 +114,8 @@ pub struct WorkerSnapshot {
     pub redis_up: bool,
     /// Where its breakers of Redis's reads and writes stand.
     pub redis_lanes: [Position; 2],
+    /// Clients that are subscribed to broadcasts through it.
+    pub subscribers: u64,
     /// Open connections.
     pub connections: u64,
     /// Requests being answered.
