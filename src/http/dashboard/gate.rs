@@ -335,15 +335,17 @@ mod tests {
 
     #[test]
     fn whoever_shows_the_token_is_known_by_every_worker_until_the_evening() {
-        let gate = gate(TOKEN);
+        let first = gate(TOKEN);
+        let gate_of = gate;
+        let gate = first;
         let operator = gate.admit(TOKEN, "a", NOW, NOW).unwrap();
         let cookie = gate.give(&operator, true);
         assert!(cookie.contains("HttpOnly; SameSite=Strict; Secure") && cookie.contains("Path=/fleet"));
         assert!(!cookie.contains(TOKEN) && !gate.give(&operator, false).contains("Secure"));
-        let other = super::tests::gate(TOKEN);
+        let other = gate_of(TOKEN);
         assert_eq!(other.operator(&sent(&cookie), NOW), Some(operator.clone()));
         assert_eq!(other.operator(&sent(&cookie), NOW + LIFETIME), None);
-        assert_eq!(super::tests::gate("another token, too").operator(&sent(&cookie), NOW), None);
+        assert_eq!(gate_of("another token, too").operator(&sent(&cookie), NOW), None);
         let forged = cookie.replacen(&operator.id, &format!("9{}", operator.id), 1);
         assert_eq!(other.operator(&sent(&forged), NOW), None);
         assert_eq!(other.operator(&sent(&Gate::take(false)), NOW), None);
