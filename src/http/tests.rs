@@ -32,11 +32,11 @@ fn parts() -> Parts {
     let scoreboard = Arc::new(scoreboard);
     let redis = Redis::new(&config.redis, &url, "test").unwrap();
     Parts {
-        dashboard: Dashboard::new(&config.dashboard),
-        broadcasts: Hub::new(redis.clone(), "test", &config.broadcast),
+        broadcasts: Hub::new(redis.clone(), &config.broadcast),
         tasks: Tasks::new(redis.clone(), "test", &config.tasks, "host:4711"),
         batches: Arc::new(Batches::new(Arc::clone(&scoreboard), redis.clone(), "test", 0, 0)),
         redis,
+        dashboard: Dashboard::new(&config.dashboard),
         config: Arc::new(config),
         scoreboard,
         worker: Worker::new(4711, 0, 1, "host"),
