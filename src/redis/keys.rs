@@ -166,6 +166,38 @@ pub fn here(prefix: &str, name: &str) -> String {
     join(&[prefix, "{b}", "here", name])
 }
 
+/// A task; `id` is as good as a password for it.
+///
+/// All keys of tasks share a hash tag: whoever takes one changes several of them in one step.
+pub fn task(prefix: &str, id: &str) -> String {
+    join(&[prefix, "{t}", "task", id])
+}
+
+/// The queue of one kind of tasks: a stream.
+pub fn task_queue(prefix: &str, kind: &str) -> String {
+    join(&[prefix, "{t}", "queue", kind])
+}
+
+/// The tasks that wait, of all kinds: a sorted set, scores ms by Redis's clock.
+pub fn tasks_waiting(prefix: &str) -> String {
+    join(&[prefix, "{t}", "waiting"])
+}
+
+/// The tasks that run: a hash.
+pub fn tasks_running(prefix: &str) -> String {
+    join(&[prefix, "{t}", "running"])
+}
+
+/// The last tasks that were given up: a list.
+pub fn tasks_dead(prefix: &str) -> String {
+    join(&[prefix, "{t}", "dead"])
+}
+
+/// What has become of all tasks so far: a hash of numbers.
+pub fn tasks_totals(prefix: &str) -> String {
+    join(&[prefix, "{t}", "totals"])
+}
+
 /// The name under which a key lies in a cluster; `None` if that is the same.
 ///
 /// What one call touches together has to lie in one slot, so each family of keys has a hash tag: sessions and their
@@ -242,6 +274,12 @@ mod tests {
             libraries_seen("p"),
             topic("p", "chat"),
             here("p", "chat"),
+            task("p", "0a"),
+            task_queue("p", "fibonacci"),
+            tasks_waiting("p"),
+            tasks_running("p"),
+            tasks_dead("p"),
+            tasks_totals("p"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
         assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
