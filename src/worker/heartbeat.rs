@@ -7,6 +7,7 @@ use tokio::runtime::Handle;
 use tokio::runtime::RuntimeMetrics;
 use tokio::time::MissedTickBehavior;
 
+use crate::broadcast::Hub;
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
@@ -20,7 +21,13 @@ const BEAT: Duration = Duration::from_millis(250);
 const MEMORY_EVERY: u32 = 8;
 
 /// Beats for ever.
-pub(super) async fn beat(scoreboard: Arc<Scoreboard>, slot: usize, cell: usize, redis: Redis) {
+pub(super) async fn beat(
+    scoreboard: Arc<Scoreboard>,
+    slot: usize,
+    cell: usize,
+    redis: Redis,
+    broadcasts: Hub,
+) {
     let mut interval = tokio::time::interval(BEAT);
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let runtime = Handle::current().metrics();
@@ -34,6 +41,7 @@ pub(super) async fn beat(scoreboard: Arc<Scoreboard>, slot: usize, cell: usize, 
         opened = note_lanes(&scoreboard, slot, cell, &redis, opened);
         let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
         let cpu_us = u64::try_from(time::cpu().as_micros()).unwrap_or(u64::MAX);
+        scoreboard.cell(slot, cell).set_subscribers(broadcasts.subscribers() as u64);
         scoreboard.cell(slot, cell).beat(now_ms, memory, cpu_us, busy_us(&runtime));
         interval.tick().await;
     }

@@ -187,7 +187,8 @@ async fn live(start: Start) -> Result<(), Error> {
     if start.slot == inspector::SLOT {
         tasks.spawn(inspector::inspect(Arc::clone(&start.scoreboard), redis.clone()));
     }
-    tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis.clone()));
+    let (board, hub) = (Arc::clone(&start.scoreboard), live.broadcasts.clone());
+    tasks.spawn(heartbeat::beat(board, start.slot, start.cell, redis.clone(), hub));
     let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
     let speaking = tasks.spawn(beacon.clone().speak());
     tasks.spawn(sweep(Arc::clone(&hall.connections)));

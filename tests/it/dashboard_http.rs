@@ -99,11 +99,19 @@ fn a_button_needs_a_cookie_a_form_of_its_own_and_its_own_site() {
         page.contains("class=\"said\" role=\"status\" tabindex=\"-1\" autofocus data-is=\"bad\""),
         "{page}"
     );
+}
 
+#[test]
+fn a_cookie_outlives_the_worker_that_gave_it_and_ends_with_the_sign_out() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).start();
+    let (mut ann, token) = operator(&fleet);
+    let (mut bob, of_bob) = operator(&fleet);
     let cookies = ann.cookies.clone();
     assert_eq!(ann.ask(fleet.admin, form("/fleet/sign-out", &format!("form-token={token}"))).status, 303);
     assert!(ann.cookies.is_empty() && !cookies.is_empty());
-    ann.ask(fleet.admin, scale(&token)).assert_problem(403);
+    let scale = form("/fleet/scale", &format!("form-token={token}&workers=3"));
+    ann.ask(fleet.admin, scale).assert_problem(403);
     fleet.signal(nix::sys::signal::Signal::SIGHUP);
     wait::until("the workers are others", wait::LONG, || !fleet.said("reload done").is_empty());
     let page = bob.ask(fleet.admin, Request::get("/fleet")).text();

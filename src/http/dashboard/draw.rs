@@ -12,6 +12,7 @@ use crate::http::dashboard::view::MachineRow;
 use crate::http::dashboard::view::Tone;
 use crate::http::dashboard::view::View;
 use crate::http::dashboard::words;
+use crate::http::dashboard::work;
 use crate::http::dashboard::work::Work;
 use crate::redis::Finding;
 use crate::redis::Findings;
@@ -119,9 +120,9 @@ pub(super) fn draw(known: &Known<'_>, history: &History) -> View {
         subscribers: words::count(sums.subscribers),
         machines: machines.iter().map(|seen| machine(known, seen, history)).collect(),
         machines_note: missing(known),
-        queue: known.work.sentence(),
-        running: known.work.running(),
-        dead: known.work.dead(known.unix_ms),
+        queue: work::sentence(&known.work),
+        running: work::running(&known.work),
+        dead: work::dead(&known.work, known.unix_ms),
         events: Some(known.events.iter().rev().map(event).collect()),
         events_note: match known.supervisor {
             Err(reason) => format!("The supervisor does not say: {reason}."),

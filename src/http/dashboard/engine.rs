@@ -76,7 +76,7 @@ impl Engine {
             told,
             views(core),
             core.seen.count(&core.redis, time::unix()),
-            work(core),
+            survey(core),
             self.ask(&core.config.run_dir),
         );
         let (now, snapshot) = (time::monotonic(), core.scoreboard.snapshot());
@@ -181,6 +181,6 @@ async fn views(core: &Core) -> Option<i64> {
     }
 }
 
-async fn work(_core: &Core) -> Work {
-    Work::Unknown("nobody says".to_owned())
+async fn survey(core: &Core) -> Work {
+    core.tasks.survey().await.map_err(|error| error.to_string())
 }
