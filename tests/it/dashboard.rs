@@ -1,15 +1,22 @@
 //! The operators' page as people see and use it, in a real browser.
 
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
 use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::support::browser::Browser;
+use crate::support::client;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
 use crate::support::fleet::Fleet;
 use crate::support::fleet::Plan;
 use crate::support::process;
 use crate::support::redis::RedisServer;
+use crate::support::wait;
 
 pub(crate) const TOKEN: &str = "a token for the tests of today";
 
@@ -172,18 +179,23 @@ fn it_is_whole_without_a_script_and_readable_on_a_phone() {
         fleet.get("/");
     }
     let browser = Browser::open(1280, 1500);
+    let over = Arc::new(AtomicBool::new(false));
     let load = std::thread::spawn({
-        let listen = fleet.listen;
+        let (listen, over) = (fleet.listen, Arc::clone(&over));
         move || {
-            for _ in 0..600 {
-                drop(crate::support::client::once(listen, Request::get("/")));
+            for count in 0_u64.. {
+                if over.load(Relaxed) {
+                    break;
+                }
+                drop(client::once(listen, Request::get(if count % 5 == 0 { "/" } else { "/hello" })));
+                wait::let_pass(Duration::from_millis(1 + (count / 100) % 7));
             }
         }
     });
     open(&browser, &fleet);
     browser.until(
         "some seconds are drawn",
-        "document.querySelector('[data-path=rate_path]').getAttribute('d').split('L').length > 4",
+        "document.querySelector('[data-path=rate_path]').getAttribute('d').split('L').length > 9",
     );
     browser.screenshot("fleet-light.png");
     browser.likes("dark");
@@ -194,6 +206,7 @@ fn it_is_whole_without_a_script_and_readable_on_a_phone() {
     browser.screenshot("fleet-phone-dark.png");
     browser.likes("light");
     browser.screenshot("fleet-phone.png");
+    over.store(true, Relaxed);
     load.join().unwrap();
     let page = fleet.operator("/fleet").text();
     assert!(!page.contains("style=") && !page.contains("http-equiv") && !page.contains("<script>"), "{page}");

@@ -282,7 +282,8 @@ fn the_page_and_its_files_have_the_headers_they_need_and_are_small() {
         assert!(file.header("Cache-Control").contains("immutable"), "{file:?}");
         size += file.body.len();
     }
-    assert!(!text.contains("http://") && !text.contains("https://"), "nothing is loaded from elsewhere");
+    let elsewhere = ["src=\"http", "href=\"http", "src=\"//", "href=\"//", "url("];
+    assert!(elsewhere.iter().all(|way| !text.contains(way)), "nothing is loaded from elsewhere: {text}");
     soak::note("dashboard, page weight", &format!("{:.1} KB in 4 files, not compressed", size as f64 / 1e3));
     soak::note("dashboard, time to the whole page", &format!("{:.1} ms", took.as_secs_f64() * 1e3));
 }
@@ -290,24 +291,52 @@ fn the_page_and_its_files_have_the_headers_they_need_and_are_small() {
 #[test]
 fn nothing_is_computed_while_nobody_watches() {
     let redis = RedisServer::start();
-    let fleet = plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "0").start();
+    let fleet = plan(&redis).start();
+    // Sessions are asked for in each computation, and by nobody else.
     let asked = || {
         let stats = redis.cli(&["INFO", "commandstats"]);
-        let line = stats.lines().find(|line| line.starts_with("cmdstat_fcall:")).unwrap_or_default();
+        let line = stats.lines().find(|line| line.starts_with("cmdstat_pfcount:")).unwrap_or_default();
         line.split(['=', ',']).nth(1).and_then(|calls| calls.parse::<u64>().ok()).unwrap_or(0)
     };
     let mut connection = Connection::open(fleet.admin).unwrap();
     connection.send(&Request::get("/fleet/events").bytes()).unwrap();
     connection.receive(true).unwrap();
     let before = asked();
-    wait::until("views are asked for while somebody watches", wait::LONG, || asked() > before + 1);
+    wait::until("it is computed while somebody watches", wait::LONG, || asked() > before + 1);
     drop(connection);
     let mut last = asked();
     let mut since = std::time::Instant::now();
-    wait::until("nothing is asked for three seconds", wait::LONG, || {
+    wait::until("nothing is computed for three seconds", wait::LONG, || {
         if asked() != last {
             (last, since) = (asked(), std::time::Instant::now());
         }
         since.elapsed() > Duration::from_secs(3)
     });
+}
+
+#[test]
+fn figures_travel_with_a_heartbeat_and_cause_none() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "60s").start();
+    let key = format!("{}:{{fleet}}:machines", fleet.plan().prefix());
+    let said = || {
+        let all = redis.cli(&["HVALS", &key]);
+        let line = all.lines().find(|line| line.contains("\"host\""))?.to_owned();
+        let document: Value = serde_json::from_str(line.splitn(3, ' ').nth(2)?).ok()?;
+        Some((line.split(' ').next()?.to_owned(), document))
+    };
+    let (at, document) = wait::until_some("both workers are told as ready", wait::LONG, || {
+        said().filter(|(_, document)| {
+            let slots = document["slots"].as_array().unwrap();
+            slots.len() == 2 && slots.iter().all(|slot| slot["state"] == "ready")
+        })
+    });
+    assert!(document["figures"]["memory_bytes"].is_u64(), "{document}");
+    assert!(document["slots"][1]["figures"]["starts"].is_u64(), "{document}");
+    let begun = std::time::Instant::now();
+    wait::until("the workers are busy for three looks", wait::LONG, || {
+        fleet.get("/hello");
+        begun.elapsed() > Duration::from_millis(1800)
+    });
+    assert_eq!(said().unwrap().0, at, "it spoke again");
 }

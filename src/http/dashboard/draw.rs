@@ -265,3 +265,81 @@ fn event(event: &Event) -> EventRow {
         text: event.text.clone(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::redis::figures::Figures;
+    use crate::redis::fleet::Machine;
+    use crate::redis::fleet::Seat;
+    use crate::scoreboard::Scoreboard;
+    use crate::scoreboard::row::SlotState;
+
+    fn machine(host: &str, requests_per_s: f64, busy_percent: f64) -> Seen {
+        let figures = Figures {
+            requests_per_s: Some(requests_per_s),
+            busy_percent: Some(busy_percent),
+            latency_p99_us: Some(requests_per_s as u64),
+            in_flight: 2,
+            ..Figures::default()
+        };
+        let slots = vec![Seat { state: "ready".into(), ..Seat::default() }];
+        let (id, host) = (host.to_owned(), host.to_owned());
+        let machine = Machine { id, host, weight: 1, slots, figures: Some(figures), ..Machine::default() };
+        Seen { age_ms: 2_500, machine }
+    }
+
+    fn known<'a>(snapshot: &'a Snapshot, told: Option<Result<Machines, String>>) -> Known<'a> {
+        Known {
+            unix_ms: 1_700_000_000_123,
+            own: machine("own", 10.0, 20.0),
+            snapshot,
+            told,
+            supervisor: Err("it is stopped"),
+            events: &[],
+            redis: Health::Down { reason: "refused".into() },
+            lanes: LaneStates::default(),
+            findings: Findings::default(),
+            views: None,
+            sessions: None,
+            work: Err("Redis is away".into()),
+        }
+    }
+
+    fn snapshot() -> Snapshot {
+        let table = Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap();
+        table.set_slots(1);
+        table.cell(0, 0).prepare(1, 0);
+        table.cell(0, 0).seated(42);
+        table.row(0).set_state(SlotState::Ready, Some(0));
+        table.snapshot()
+    }
+
+    #[test]
+    fn what_is_not_known_is_said_and_the_rest_is_shown() {
+        let snapshot = snapshot();
+        let view = draw(&known(&snapshot, Some(Err("no connection".into()))), &History::default());
+        assert_eq!((view.state.as_str(), view.state_tone), ("supervisor silent", Tone::Bad));
+        assert_eq!((view.redis.as_str(), view.views.as_str(), view.sessions.as_str()), ("away", "–", "–"));
+        assert!(view.redis_text.contains("refused") && view.machines_note.contains("no connection"));
+        assert!(view.events_note.contains("it is stopped") && view.queue.contains("Redis is away"));
+        assert_eq!((view.rate.as_str(), view.in_flight.as_str(), view.at.as_str()), ("10", "2", "22:13:20"));
+        assert!(draw(&known(&snapshot, None), &History::default()).machines_note.contains("fleet.heartbeat"));
+    }
+
+    #[test]
+    fn machines_are_added_up_this_one_first_and_none_twice() {
+        let snapshot = snapshot();
+        let seen = vec![machine("another", 30.0, 60.0), machine("own", 999.0, 99.0)];
+        let told = Machines { seen, strange: 0, complete: true };
+        let view = draw(&known(&snapshot, Some(Ok(told))), &History::default());
+        let hosts: Vec<_> = view.machines.iter().map(|row| (row.host.as_str(), row.which.as_str())).collect();
+        assert_eq!(hosts, [("own", "this machine"), ("another", "heard 2\u{2009}s ago")]);
+        assert_eq!((view.rate.as_str(), view.busy.as_str()), ("40", "40\u{2009}%"));
+        assert_eq!((view.p99.as_str(), view.machines_note.as_str()), ("30\u{2009}µs", ""));
+        assert_eq!(view.machines[0].slots[0].own, "0", "its slots can be restarted here");
+        assert_eq!(view.machines[1].slots[0].own, "", "another one's cannot");
+    }
+}

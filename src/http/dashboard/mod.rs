@@ -10,6 +10,7 @@ mod feed;
 mod gate;
 mod history;
 mod operate;
+mod origin;
 mod rows;
 mod said;
 mod supervisor;
@@ -170,7 +171,8 @@ async fn events(Shared(State(core)): Shared<State>, request: Request<Body>) -> R
 /// The answer to a request under a name that another site may have bent; visitors' names are their own affair.
 fn misnamed(core: &Core, headers: &HeaderMap, uri: &Uri, asker: &Asker) -> Option<Response> {
     let hosts = &core.dashboard.0.hosts;
-    let fine = asker.audience == Audience::Public || gate::is_own_name(headers, uri, hosts, &core.site.host);
+    let fine =
+        asker.audience == Audience::Public || origin::is_own_name(headers, uri, hosts, &core.site.host);
     let advice = "open it by its IP address or as localhost, or add this name to dashboard.hosts";
     (!fine).then(|| Problem::new(StatusCode::MISDIRECTED_REQUEST, advice).into_response())
 }

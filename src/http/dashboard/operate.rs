@@ -21,10 +21,10 @@ use crate::control::protocol::Request;
 use crate::http::dashboard;
 use crate::http::dashboard::Asker;
 use crate::http::dashboard::Visit;
-use crate::http::dashboard::gate;
 use crate::http::dashboard::gate::Denied;
 use crate::http::dashboard::gate::Gate;
 use crate::http::dashboard::gate::Operator;
+use crate::http::dashboard::origin;
 use crate::http::dashboard::said::Said;
 use crate::http::dashboard::supervisor;
 use crate::http::problem::Problem;
@@ -164,7 +164,7 @@ async fn read(core: &Core, request: HttpRequest<Body>) -> Result<(Parts, Fields)
     if let Some(refusal) = dashboard::misnamed(core, &parts.headers, &parts.uri, &Asker::of(&parts)) {
         return Err(refusal);
     }
-    if !gate::is_same_origin(&parts.headers, &parts.uri) {
+    if !origin::is_same_origin(&parts.headers, &parts.uri) {
         return Err(refuse(StatusCode::FORBIDDEN, "another site sent this request"));
     }
     let kind =
