@@ -154,18 +154,6 @@ pub fn libraries_seen(prefix: &str) -> String {
     join(&[prefix, "{fleet}", "libraries"])
 }
 
-/// A topic's last messages: a stream.
-///
-/// All topics share a hash tag, so that one call may ask for several.
-pub fn topic(prefix: &str, name: &str) -> String {
-    join(&[prefix, "{b}", "topic", name])
-}
-
-/// How many subscribe to a topic: a hash, one field a worker.
-pub fn here(prefix: &str, name: &str) -> String {
-    join(&[prefix, "{b}", "here", name])
-}
-
 /// A task; `id` is as good as a password for it.
 ///
 /// All keys of tasks share a hash tag: whoever takes one changes several of them in one step.
@@ -196,6 +184,18 @@ pub fn tasks_dead(prefix: &str) -> String {
 /// What has become of all tasks so far: a hash of numbers.
 pub fn tasks_totals(prefix: &str) -> String {
     join(&[prefix, "{t}", "totals"])
+}
+
+/// A topic's last messages: a stream.
+///
+/// All topics share a hash tag, so that one call may ask for several.
+pub fn topic(prefix: &str, name: &str) -> String {
+    join(&[prefix, "{b}", "topic", name])
+}
+
+/// How many subscribe to a topic: a hash, one field a worker.
+pub fn here(prefix: &str, name: &str) -> String {
+    join(&[prefix, "{b}", "here", name])
 }
 
 /// The name under which a key lies in a cluster; `None` if that is the same.
@@ -272,14 +272,14 @@ mod tests {
             machines("p"),
             deaths("p"),
             libraries_seen("p"),
-            topic("p", "chat"),
-            here("p", "chat"),
             task("p", "0a"),
             task_queue("p", "fibonacci"),
             tasks_waiting("p"),
             tasks_running("p"),
             tasks_dead("p"),
             tasks_totals("p"),
+            topic("p", "chat"),
+            here("p", "chat"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
         assert_eq!(keys[4], "p:l:default:v:10.0.0.1");

@@ -21,6 +21,7 @@ use crate::redis::task::Begun;
 use crate::redis::task::Execution;
 use crate::redis::task::Outcome;
 use crate::redis::task::Taken;
+use crate::sys::cpu;
 use crate::task::Inner;
 use crate::task::Order;
 use crate::task::kinds::Ended;
@@ -130,6 +131,9 @@ impl Inner {
         let progress = progress.clone();
         let work = move || {
             let _place = place;
+            if let Err(error) = cpu::stand_back() {
+                tracing::debug!(%error, "a task's thread does not stand back: {error}");
+            }
             // Whoever waited may be gone.
             let _ = sender.send(job(&input, &progress));
         };

@@ -160,8 +160,8 @@ impl Tasks {
             present: Mutex::default(),
             follows: Arc::default(),
             hears: AtomicBool::new(false),
-            trouble: AtomicBool::new(true),
-            calm: AtomicU32::new(0),
+            trouble: AtomicBool::new(false),
+            calm: AtomicU32::new(taker::CALM),
         };
         Self { inner: Arc::new(inner) }
     }

@@ -23,7 +23,7 @@ const LOOK: Duration = Duration::from_secs(1);
 
 /// Looks without a failed call before a task is taken over. While Redis was away nobody could renew: whoever runs a task
 /// has the first word afterwards.
-const CALM: u32 = 2;
+pub(super) const CALM: u32 = 3;
 
 /// Looks between two searches for tasks that have waited for too long.
 const SEARCH_EVERY: u32 = 300;

@@ -28,4 +28,10 @@ impl Live {
         self.broadcasts.start();
         self.tasks.start();
     }
+
+    /// Returns when this worker can do no more tasks, because its jobs do not stop: another one must take its seat.
+    pub(super) async fn stuck(&self) {
+        self.tasks.stuck().await;
+        tracing::error!("leaves its seat: the jobs of its tasks were told to stop and do not");
+    }
 }

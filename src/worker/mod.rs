@@ -199,6 +199,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let why = tokio::select! {
         _ = leave.recv() => ordered(start.scoreboard.cell(start.slot, start.cell)).await,
         _ = lifeline.readable() => Leave::Orphaned,
+        () = live.stuck() => Leave::Pass,
     };
     match why {
         Leave::Stop | Leave::Orphaned => phase.begin_stop(),
@@ -275,14 +276,15 @@ async fn depart(
     told_again: impl Future<Output = ()>,
     tasks: &Tasks,
 ) {
-    let drained = async {
+    let connections = async {
         drain::close(doors, schedule).await;
         if schedule.leave == Leave::Close {
             let _ = writeln!(report, "closed");
         }
-        let (cut, ()) = tokio::join!(drain::finish(hall, schedule), drain::work(tasks, schedule));
-        cut
+        drain::finish(hall, schedule).await
     };
+    // No task is taken from the first moment on.
+    let drained = async { tokio::join!(connections, drain::work(tasks, schedule)).0 };
     let (cut, when) = tokio::select! {
         // The kernel says TERM for a supervisor that died, too: what it means is looked at first.
         biased;

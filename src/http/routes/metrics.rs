@@ -19,6 +19,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use prometheus_client::registry::Unit;
 
+use crate::http::routes::task_metrics::Queue;
 use crate::http::state::State;
 use crate::scoreboard::Reason;
 use crate::scoreboard::cell::WorkerState;
@@ -43,6 +44,12 @@ pub(in crate::http) async fn metrics(Shared(state): Shared<State>) -> Response {
     let mut registry = Registry::with_prefix("regatta");
     let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
     registry.register_collector(Box::new(Scrape { snapshot: state.fleet(), now_ms }));
+    // What Redis does not tell is missing, as it is where no kind of tasks is known.
+    if state.0.tasks.is_used()
+        && let Ok(survey) = state.0.tasks.survey().await
+    {
+        registry.register_collector(Box::new(Queue(survey)));
+    }
     let mut text = String::with_capacity(16 * 1024);
     match text::encode(&mut text, &registry) {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")], text)
@@ -165,11 +172,11 @@ fn info(out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
 }
 
-fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+pub(super) fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
     out.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
 }
 
-fn add(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+pub(super) fn add(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
     family.encode_family(labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)
 }
 

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use crate::redis::error::Error;
 
 /// A task's name: 128 random bits, so that whoever has it may look, and nobody else can. Shown as 32 hexadecimal digits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct TaskId(u128);
 
 /// A text that is no [`TaskId`].
@@ -38,6 +38,12 @@ impl TaskId {
         let mut bytes = [0; 16];
         SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
         Ok(Self(u128::from_le_bytes(bytes)))
+    }
+}
+
+impl fmt::Debug for TaskId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
     }
 }
 
