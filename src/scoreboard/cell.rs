@@ -206,6 +206,13 @@ impl<'a> Cell<'a> {
         self.set(SUBSCRIBERS, subscribers);
     }
 
+    /// What broadcasts did since it was last told, in the order of the snapshot's numbers.
+    pub fn add_broadcasts(self, more: [u64; 5]) {
+        for (index, by) in more.into_iter().enumerate() {
+            self.total(row::BROADCASTS + index, by);
+        }
+    }
+
     /// A response showed a session as last known, because Redis could not do all it was asked.
     pub fn served_stale(self) {
         self.total(row::STALE, 1);

@@ -214,6 +214,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again, &live.tasks);
     let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
     beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
+    live.broadcasts.leave().await;
     flusher.abort();
     flusher::finish(&batches).await;
     Ok(())

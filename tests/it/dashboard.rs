@@ -17,6 +17,7 @@ use crate::support::fleet::Plan;
 use crate::support::process;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
+use crate::task_fleet;
 
 pub(crate) const TOKEN: &str = "a token for the tests of today";
 
@@ -216,4 +217,29 @@ fn it_is_whole_without_a_script_and_readable_on_a_phone() {
             "{slot}: {page}"
         );
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_are_seen_to_run_and_to_be_given_up() {
+    let redis = RedisServer::start();
+    let plan = plan(&redis).example("faulty").set("REGATTA_TASKS__ATTEMPTS", "1");
+    let fleet = plan.set("REGATTA_TASKS__RUNNING", "1").workers(2).start();
+    let tasks = task_fleet::client(&redis, &fleet).await;
+    tasks.enqueue("mishap", &"again").await.unwrap();
+    for _ in 0..4 {
+        tasks.enqueue("nap", &20_000).await.unwrap();
+    }
+    let browser = Browser::open(1280, 1500);
+    open(&browser, &fleet);
+    browser.until("two run, each with its bar", "document.querySelectorAll('.tasks progress').length === 2");
+    browser
+        .until("two wait", "document.querySelector('[data-text=queue]').textContent.startsWith('2 waiting')");
+    browser.until(
+        "one was given up, with the reason",
+        "document.querySelector('.dead li').textContent.includes('attempt 1')",
+    );
+    let percent = "document.querySelector('.tasks progress').value";
+    let before = browser.run(&format!("return {percent}")).as_u64().unwrap();
+    browser.until("it gets on", &format!("{percent} > {before}"));
+    browser.screenshot("fleet-tasks.png");
 }

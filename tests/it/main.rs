@@ -9,6 +9,9 @@
 mod activation; // sockets that a service manager opened
 mod autoscale; // the load decides how many workers there are
 mod bad_lines; // Redis over bad lines
+mod broadcast_cluster; // over a cluster
+mod broadcast_faults; // whatever happens to Redis and to connections
+mod broadcast_hub; // messages to everybody, and who comes back
 mod browser; // the page in a real browser
 mod clocks; // a machine whose clock is wrong
 mod config_errors; // mistakes are one sentence and an exit code

@@ -65,7 +65,9 @@ impl Track {
         if passed == 0 {
             self.0.pop_back();
         }
-        self.0.extend((1..passed).map(|_| None));
+        // One second that a busy machine skipped is no gap: nobody stopped watching.
+        let skipped = if passed == 2 { number } else { None };
+        self.0.extend((1..passed).map(|_| skipped));
         self.0.push_back(number);
         let surplus = self.0.len().saturating_sub(KEPT);
         self.0.drain(..surplus);
@@ -136,6 +138,10 @@ mod tests {
         history.note(Duration::from_secs(4), &moment(1.0, &[1.0, 2.0]));
         assert_eq!(history.rate.path(1.0), "M112 1h0M118 1h0");
         assert_eq!(history.slots[1].path(2.0), "M118 1h0");
+        let mut skipped = Track::default();
+        skipped.push(1, Some(1.0));
+        skipped.push(2, Some(1.0));
+        assert_eq!(skipped.path(1.0), "M114 1h0L116 1L118 1", "a machine too busy for one second");
         history.note(Duration::from_millis(4_400), &moment(0.0, &[]));
         assert_eq!(history.rate.path(1.0), "M112 1h0M118 31h0", "the same second");
         for second in 5..200 {

@@ -140,6 +140,7 @@ struct Visit<'a> {
     said: Option<Said>,
     /// What is wrong with the token that was shown.
     refused: &'a str,
+    audience: Audience,
 }
 
 async fn page(Shared(State(core)): Shared<State>, request: Request<Body>) -> Response {
@@ -152,7 +153,7 @@ async fn page(Shared(State(core)): Shared<State>, request: Request<Body>) -> Res
     let operator = gate.operator(&parts.headers, time::unix());
     let told = operator.as_ref().and_then(|operator| gate.told(operator, &parts.headers, asker.secure));
     let (said, forget) = told.unzip();
-    let visit = Visit { operator: operator.as_ref(), said, refused: "" };
+    let visit = Visit { operator: operator.as_ref(), said, refused: "", audience: asker.audience };
     let mut response = show(&core, &visit).await;
     if let Some(forget) = forget.and_then(|cookie| HeaderValue::try_from(cookie).ok()) {
         response.headers_mut().append(header::SET_COOKIE, forget);
@@ -200,6 +201,7 @@ async fn show(core: &Core, visit: &Visit<'_>) -> Response {
         advice: dashboard.gate.advice(),
         said: visit.said.as_ref(),
         refused: visit.refused,
+        has_more: visit.audience == Audience::Operators,
     };
     let headers = [(header::CACHE_CONTROL, "no-store"), (header::CONTENT_SECURITY_POLICY, POLICY)];
     match page.render() {
@@ -229,4 +231,6 @@ struct Page<'a> {
     advice: Option<String>,
     said: Option<&'a Said>,
     refused: &'a str,
+    /// Whether the operators' other paths are here too.
+    has_more: bool,
 }

@@ -56,13 +56,13 @@ pub(super) async fn sign_in(Shared(State(core)): Shared<State>, request: HttpReq
         }
         Err(denied) => {
             tracing::warn!(client = %asker.subject, reason = ?denied, "nobody was let in at the dashboard");
-            refuse(&core, &denied).await
+            refuse(&core, &denied, &asker).await
         }
     }
 }
 
 /// The page again, with what was wrong.
-async fn refuse(core: &Core, denied: &Denied) -> Response {
+async fn refuse(core: &Core, denied: &Denied, asker: &Asker) -> Response {
     let (status, refused) = match denied {
         Denied::Closed => (StatusCode::FORBIDDEN, "There is no token to sign in with.".to_owned()),
         Denied::Wrong => (StatusCode::FORBIDDEN, "That is not the token.".to_owned()),
@@ -71,7 +71,7 @@ async fn refuse(core: &Core, denied: &Denied) -> Response {
             (StatusCode::TOO_MANY_REQUESTS, text)
         }
     };
-    let visit = Visit { operator: None, said: None, refused: &refused };
+    let visit = Visit { operator: None, said: None, refused: &refused, audience: asker.audience };
     let mut response = dashboard::show(core, &visit).await;
     *response.status_mut() = status;
     if let Denied::Often(seconds) = denied {

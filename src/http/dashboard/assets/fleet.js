@@ -8,7 +8,7 @@
     value: (el, value) => { if (String(el.value) !== String(value)) el.value = value; },
     width: (el, value) => el.setAttribute("width", value),
     path: (el, value) => el.setAttribute("d", value),
-    show: (el, value) => { el.hidden = value.length === 0; },
+    show: (el, value) => { el.toggleAttribute("hidden", value.length === 0); },
     time: (el, value) => { el.dateTime = value; },
   };
   const names = Object.keys(ways);
