@@ -47,6 +47,10 @@ fuzz: ## what strangers may send, mutated by a fuzzer: each target for a minute 
 bench: deps-bench ## measure against wrk, on this machine
 	@exec $(CARGO) bench --locked --bench http
 
+.PHONY: bench-live
+bench-live: deps-bench ## measure streams, broadcasts, tasks and pages
+	@exec $(CARGO) bench --locked --bench live
+
 .PHONY: bench-fairness
 bench-fairness: deps-bench ## measure how evenly each steering spreads requests over the workers
 	@exec $(CARGO) bench --locked --bench fairness
