@@ -1,29 +1,340 @@
 //! Messages to everybody who subscribes to a topic, whichever worker of whichever machine he is connected to.
+//!
+//! A topic is a capped stream in Redis, which is the truth; news only wake workers up. Guarantees each subscriber every
+//! message after the one he begins with, once and in the order of ids, whatever happens to connections, workers and Redis
+//! itself, or tells him that there is a gap; and that nobody who is slow holds up another or takes memory without bound.
+//! A topic to which nobody subscribes costs a worker nothing but hearing of it.
 
+mod chain;
+mod error;
+mod id;
+mod keeper;
+mod line;
+mod message;
+mod presence;
+mod ring;
+mod subscription;
+mod topic;
+
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
-use crate::config::schema::Broadcast;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use tokio::sync::Notify;
+use tokio::sync::Semaphore;
+
+use crate::config::schema;
+use crate::redis;
 use crate::redis::Redis;
+use crate::redis::live;
+use crate::redis::live::Publish;
+pub use error::Error;
+pub use id::Id;
+pub use id::InvalidId;
+use line::Line;
+pub use message::Message;
+pub use presence::Here;
+use presence::Presence;
+pub use subscription::Event;
+pub use subscription::Subscription;
+pub use topic::InvalidTopic;
+pub use topic::TOPIC_MAX;
+pub use topic::Topic;
+
+/// Bytes of messages that a worker remembers, of all topics together.
+const MEMORY: usize = 32 << 20;
+/// As many of the largest messages are remembered of each topic, however many topics there are.
+const LARGEST_MIN: usize = 8;
+/// Bytes of one answer of Redis, about, and messages in it.
+const PAGE_BYTES: usize = 1 << 20;
+const PAGE_MAX: usize = 128;
+/// Reads of older messages at the same time.
+const READS: usize = 8;
+/// Shortest and longest pause before Redis is asked again after it could not answer.
+const PAUSE_MS: [u32; 2] = [100, 1000];
 
 /// A worker's broadcasts; clones are the same one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Hub {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     redis: Redis,
-    prefix: Arc<str>,
-    settings: Arc<Broadcast>,
+    settings: schema::Broadcast,
+    topics: Mutex<HashMap<Topic, Table>>,
+    subscribers: AtomicUsize,
+    /// Bytes that each topic may have remembered.
+    room: Arc<AtomicUsize>,
+    /// Messages in one answer of Redis.
+    page: usize,
+    listens: AtomicBool,
+    /// Told when a stream is to be asked, or there is a first topic.
+    doubt: Notify,
+    reads: Semaphore,
+    presence: Presence,
+    figures: Counts,
+}
+
+/// A topic, and how many subscribe to it here.
+struct Table {
+    line: Arc<Line>,
+    seats: usize,
+}
+
+/// A subscriber's right to his topic.
+struct Seat {
+    inner: Arc<Inner>,
+    line: Arc<Line>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    published: AtomicU64,
+    delivered: AtomicU64,
+    gaps: AtomicU64,
+    gaps_read: AtomicU64,
+    slow: AtomicU64,
+}
+
+/// What a worker's broadcasts did so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Clients that subscribe now.
+    pub subscribers: u64,
+    /// Topics to which they do.
+    pub topics: u64,
+    /// Messages published through this worker.
+    pub published: u64,
+    /// Messages passed on, once for each client.
+    pub delivered: u64,
+    /// Clients told that messages may be missing.
+    pub gaps: u64,
+    /// Times that messages were read which had not been heard.
+    pub gaps_read: u64,
+    /// Clients dropped because they were too slow.
+    pub slow: u64,
+}
+
+impl fmt::Debug for Hub {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Hub").field("figures", &self.figures()).finish_non_exhaustive()
+    }
 }
 
 impl Hub {
-    /// Over this connection, with all keys below `prefix`.
-    pub fn new(redis: Redis, prefix: &str, settings: &Broadcast) -> Self {
-        Self { redis, prefix: Arc::from(prefix), settings: Arc::new(settings.clone()) }
+    /// Over this connection; no I/O, no runtime needed.
+    pub fn new(redis: Redis, settings: &schema::Broadcast) -> Self {
+        let largest = settings.message_limit.max(1);
+        let inner = Inner {
+            redis,
+            page: (PAGE_BYTES / largest).clamp(2, PAGE_MAX),
+            settings: settings.clone(),
+            topics: Mutex::default(),
+            subscribers: AtomicUsize::new(0),
+            room: Arc::new(AtomicUsize::new(MEMORY)),
+            listens: AtomicBool::new(false),
+            doubt: Notify::new(),
+            reads: Semaphore::new(READS),
+            presence: Presence::new(),
+            figures: Counts::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
-    /// Begins to listen, for as long as the worker lives; to be called once.
+    /// Begins to keep topics whole, for as long as the runtime lives; to be called once.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(&self) {
-        tracing::trace!(prefix = %self.prefix, redis = ?self.redis, settings = ?self.settings, "broadcasts");
+        tokio::spawn(keeper::keep(Arc::clone(&self.inner)));
+        tokio::spawn(presence::keep(Arc::clone(&self.inner)));
     }
+
+    /// Publishes a message to everybody who subscribes to the topic, in the whole fleet.
+    ///
+    /// # Errors
+    /// [`Error::TooLong`], and [`Error::Redis`]; after its `Timeout` and `Lost` the message may have been published, and
+    /// repeating it may publish it twice.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was published.
+    pub async fn publish(&self, topic: &Topic, text: &str) -> Result<Id, Error> {
+        let schema::Broadcast { message_limit, history, keep, .. } = self.inner.settings;
+        if text.len() > message_limit {
+            return Err(Error::TooLong { len: text.len(), limit: message_limit });
+        }
+        let message = Publish { topic: topic.as_str(), text, history, keep };
+        let id = self.inner.redis.live_publish(&message).await?;
+        self.inner.figures.published.fetch_add(1, Relaxed);
+        Ok(id.into())
+    }
+
+    /// Subscribes to a topic: to every message after `after`, which whoever comes back has seen, or from now on.
+    ///
+    /// # Errors
+    /// [`Error::Subscribers`] and [`Error::Topics`] when there is no room in this worker; [`Error::Redis`] when nobody
+    /// subscribes to the topic here yet and Redis cannot say where it stands.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the subscription.
+    pub async fn subscribe(&self, topic: &Topic, after: Option<Id>) -> Result<Subscription, Error> {
+        if self.inner.redis.is_plain() {
+            return Err(Error::Redis(redis::Error::Unsupported { what: "a broadcast" }));
+        }
+        let seat = self.inner.sit(topic)?;
+        if !seat.line.has_begun() {
+            self.begin(&seat.line).await?;
+        }
+        Ok(Subscription::new(seat, after))
+    }
+
+    /// Finds out where the topic stands; one does so for all who wait.
+    async fn begin(&self, line: &Line) -> Result<(), Error> {
+        self.listen();
+        let _turn = line.turn.lock().await;
+        if line.has_begun() {
+            return Ok(());
+        }
+        let newest = match self.inner.reads.acquire().await {
+            Ok(_permit) => self.inner.redis.live_newest(line.topic.as_str()).await?,
+            Err(_) => live::Stamp::default(),
+        };
+        line.begin(newest.into());
+        self.inner.doubt.notify_one();
+        Ok(())
+    }
+
+    /// How many subscribe to a topic in the whole fleet.
+    pub fn here(&self, topic: &Topic) -> Here {
+        Here::new(&self.inner, topic)
+    }
+
+    /// Clients that subscribe to anything in this worker.
+    pub fn subscribers(&self) -> usize {
+        self.inner.subscribers.load(Relaxed)
+    }
+
+    /// What this worker's broadcasts did so far.
+    pub fn figures(&self) -> Figures {
+        let Counts { published, delivered, gaps, gaps_read, slow } = &self.inner.figures;
+        Figures {
+            subscribers: self.subscribers() as u64,
+            topics: self.inner.topics().len() as u64,
+            published: published.load(Relaxed),
+            delivered: delivered.load(Relaxed),
+            gaps: gaps.load(Relaxed),
+            gaps_read: gaps_read.load(Relaxed),
+            slow: slow.load(Relaxed),
+        }
+    }
+
+    /// Takes back what this worker said of who is here, because it ends; waits for 200 ms at most.
+    ///
+    /// # Cancel safety
+    /// Whoever does not hear of it forgets this worker ten seconds later.
+    pub async fn leave(&self) {
+        presence::leave(&self.inner).await;
+    }
+
+    /// Listens to news from the first subscriber on.
+    fn listen(&self) {
+        if self.inner.listens.swap(true, Relaxed) {
+            return;
+        }
+        let inner = Arc::downgrade(&self.inner);
+        let hear = move |text: &str| {
+            if let Some(inner) = inner.upgrade() {
+                inner.hear(text);
+            }
+        };
+        self.inner.redis.listen(live::NEWS, Arc::new(hear));
+    }
+}
+
+impl Inner {
+    fn topics(&self) -> MutexGuard<'_, HashMap<Topic, Table>> {
+        self.topics.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lines(&self) -> Vec<Arc<Line>> {
+        self.topics().values().map(|table| Arc::clone(&table.line)).collect()
+    }
+
+    fn counts(&self) -> Vec<(Topic, u64)> {
+        self.topics().iter().map(|(topic, table)| (topic.clone(), table.seats as u64)).collect()
+    }
+
+    fn hear(&self, text: &str) {
+        let Some((topic, before, id, text)) = live::heard(text) else { return };
+        let line = self.topics().get(topic).map(|table| Arc::clone(&table.line));
+        if line.is_some_and(|line| line.hear(before.into(), id.into(), text)) {
+            self.doubt.notify_one();
+        }
+    }
+
+    /// Takes a seat at a topic's table, which is set up for the first one.
+    fn sit(self: &Arc<Self>, topic: &Topic) -> Result<Seat, Error> {
+        let schema::Broadcast { subscribers, topics: topics_max, buffer, history, .. } = self.settings;
+        if self.subscribers() >= subscribers {
+            return Err(Error::Subscribers { limit: subscribers });
+        }
+        let mut topics = self.topics();
+        if !topics.contains_key(topic) {
+            if topics.len() >= topics_max {
+                return Err(Error::Topics { limit: topics_max });
+            }
+            // All that Redis keeps fits, so that whoever comes back need not read for himself.
+            let count = usize::try_from(history).unwrap_or(usize::MAX).saturating_add(PAGE_MAX).max(buffer);
+            let line = Arc::new(Line::new(topic, count, &self.room));
+            topics.insert(topic.clone(), Table { line, seats: 0 });
+            self.share(topics.len());
+            self.presence.wake();
+        }
+        let Some(table) = topics.get_mut(topic) else { return Err(Error::Topics { limit: topics_max }) };
+        table.seats += 1;
+        self.subscribers.fetch_add(1, Relaxed);
+        Ok(Seat { inner: Arc::clone(self), line: Arc::clone(&table.line) })
+    }
+
+    fn subscribers(&self) -> usize {
+        self.subscribers.load(Relaxed)
+    }
+
+    /// Divides the memory among the topics.
+    fn share(&self, topics: usize) {
+        let least = LARGEST_MIN * message::weight(self.settings.message_limit);
+        self.room.store((MEMORY / topics.max(1)).max(least), Relaxed);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut topics = self.inner.topics();
+        if let Some(table) = topics.get_mut(&self.line.topic) {
+            table.seats -= 1;
+            if table.seats == 0 {
+                topics.remove(&self.line.topic);
+                self.inner.share(topics.len());
+            }
+        }
+        self.inner.subscribers.fetch_sub(1, Relaxed);
+    }
+}
+
+/// How long to wait before Redis is asked again: random, so that not all who wait ask at once.
+fn pause() -> Duration {
+    let [shortest, longest] = PAUSE_MS;
+    let random = OsRng.try_next_u32().unwrap_or(0);
+    Duration::from_millis(u64::from(shortest + random % (longest - shortest)))
 }

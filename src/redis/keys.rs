@@ -149,6 +149,18 @@ pub fn libraries_seen(prefix: &str) -> String {
     join(&[prefix, "{fleet}", "libraries"])
 }
 
+/// A topic's last messages: a stream.
+///
+/// All topics share a hash tag, so that one call may ask for several.
+pub fn topic(prefix: &str, name: &str) -> String {
+    join(&[prefix, "{b}", "topic", name])
+}
+
+/// How many subscribe to a topic: a hash, one field a worker.
+pub fn here(prefix: &str, name: &str) -> String {
+    join(&[prefix, "{b}", "here", name])
+}
+
 /// The name under which a key lies in a cluster; `None` if that is the same.
 ///
 /// What one call touches together has to lie in one slot, so each family of keys has a hash tag: sessions and their
@@ -223,6 +235,8 @@ mod tests {
             machines("p"),
             deaths("p"),
             libraries_seen("p"),
+            topic("p", "chat"),
+            here("p", "chat"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
         assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
@@ -241,7 +255,9 @@ mod tests {
         let limit = "a:b:l:m:v:2001:db8::";
         assert_eq!(out_of_cluster("a:b", &name(limit)).as_deref(), Some(limit));
         assert_eq!(out_of_cluster("a:b", "a:b:c:x"), None);
-        for same in ["a:b:{fleet}:machines", "a:b:secret", "other:s:x", "a:b:i:digest"] {
+        for same in
+            ["a:b:{fleet}:machines", "a:b:{b}:topic:l:m:v:x", "a:b:secret", "other:s:x", "a:b:i:digest"]
+        {
             assert_eq!(name(same), same);
         }
     }

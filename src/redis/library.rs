@@ -46,6 +46,7 @@ pub const ALL: &[Library] = &[
     library!("0005", "regatta_counter_v1", true),
     library!("0006", "regatta_fleet_v1", true),
     library!("0007", "regatta_cluster_v1", true),
+    library!("0008", "regatta_live_v1", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -92,6 +93,8 @@ pub(super) enum Entry {
     Keep,
     Forget,
     Undo,
+    LivePublish,
+    LiveHere,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
@@ -123,6 +126,8 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
     (Entry::Forget, "regatta_counter_v1", "regatta_counter_v1_forget"),
     (Entry::Undo, "regatta_cluster_v1", "regatta_cluster_v1_undo"),
+    (Entry::LivePublish, "regatta_live_v1", "regatta_live_v1_publish"),
+    (Entry::LiveHere, "regatta_live_v1", "regatta_live_v1_here"),
 ];
 
 /// A function as a script of its own.

@@ -20,6 +20,7 @@ mod lanes;
 pub mod library;
 pub mod limit;
 mod link;
+pub mod live;
 pub mod migrations;
 pub mod news;
 mod once;

@@ -2,7 +2,8 @@
 //!
 //! Guarantees that a listener can tell whether it may have missed something: [`Redis::news_since`] says from when on
 //! everything was heard, and says so only while the connection answers. The connection is made when somebody first
-//! wants to listen, and made anew for ever, with the pauses of the other one.
+//! wants to listen, and made anew for ever, with the pauses of the other one. News that came faster than it was heard is
+//! missed like any other.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -19,6 +20,9 @@ use fred::interfaces::EventInterface;
 use fred::interfaces::PubsubInterface;
 use fred::types::RespVersion;
 use fred::types::config::Config;
+use fred::types::config::PerformanceConfig;
+use tokio::sync::broadcast::error::RecvError;
+use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 use tokio::time::timeout;
@@ -41,6 +45,10 @@ const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
 /// A connection that lived this long begins counting pauses anew.
 const SETTLED: Duration = Duration::from_secs(2);
 
+/// Messages that may have come and not been heard yet: what one read from the socket brings, and more. The client makes
+/// room for them beforehand, so it is not many.
+const BACKLOG: usize = 512;
+
 /// Hears the text of one kind of news.
 pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -48,7 +56,7 @@ pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
 #[derive(Default)]
 pub(super) struct Listeners {
     all: RwLock<Vec<(char, Listener)>>,
-    since: RwLock<Option<Instant>>,
+    since: watch::Sender<Option<Instant>>,
     started: AtomicBool,
 }
 
@@ -60,11 +68,11 @@ impl fmt::Debug for Listeners {
 
 impl Listeners {
     fn since(&self) -> Option<Instant> {
-        *self.since.read().unwrap_or_else(PoisonError::into_inner)
+        *self.since.borrow()
     }
 
     fn set_since(&self, since: Option<Instant>) {
-        *self.since.write().unwrap_or_else(PoisonError::into_inner) = since;
+        self.since.send_replace(since);
     }
 
     /// A message is a letter for its kind, a space, and a text.
@@ -101,6 +109,11 @@ impl Redis {
         self.inner.news.since().map(Instant::into_std)
     }
 
+    /// Changes whenever [`Redis::news_since`] does.
+    pub fn news_changes(&self) -> watch::Receiver<Option<Instant>> {
+        self.inner.news.since.subscribe()
+    }
+
     /// The channel of this fleet's news.
     pub(super) fn channel(&self) -> String {
         keys::news(&self.inner.prefix)
@@ -126,7 +139,8 @@ async fn follow(inner: &Inner) -> Error {
         Ok(config) => Config { version: RespVersion::RESP3, ..config },
         Err(error) => return error,
     };
-    let performance = endpoint::performance(SETUP_TIMEOUT);
+    let performance =
+        PerformanceConfig { broadcast_channel_capacity: BACKLOG, ..endpoint::performance(SETUP_TIMEOUT) };
     let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
     let mut task = client.connect();
     let error = tokio::select! {
@@ -162,8 +176,12 @@ async fn listen(inner: &Inner, client: &Client) -> Error {
                         inner.news.hear(&untagged(inner, &text));
                     }
                 }
-                // Too many at once: some are lost, so everything begins anew.
-                Err(error) => return Error::unavailable(error.to_string()),
+                // Too many at once: from here on everything is heard again.
+                Err(RecvError::Lagged(count)) => {
+                    tracing::debug!(count, "news came faster than it was heard");
+                    inner.news.set_since(Some(Instant::now()));
+                }
+                Err(error @ RecvError::Closed) => return Error::unavailable(error.to_string()),
             },
             _ = ticks.tick() => match timeout(PING_TIMEOUT, client.ping::<()>(None)).await {
                 Err(_) => return Error::Timeout,

@@ -19,7 +19,7 @@ impl Live {
         let Config { broadcast, tasks, redis: Settings { prefix, .. }, .. } = &*start.config;
         let worker = format!("{}:{}", proc::hostname(), proc::pid());
         Self {
-            broadcasts: Hub::new(redis.clone(), prefix, broadcast),
+            broadcasts: Hub::new(redis.clone(), broadcast),
             tasks: Tasks::new(redis.clone(), prefix, tasks, &worker),
         }
     }

@@ -1,0 +1,38 @@
+//! Why a message is not published, or a topic not subscribed to.
+
+use crate::redis;
+
+/// Why a broadcast failed; each refusal names the setting that decides.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The message is too long; the caller's mistake.
+    #[error("a message has at most {limit} bytes (broadcast.message_limit), and this one has {len}")]
+    TooLong {
+        /// Its length, bytes.
+        len: usize,
+        /// The longest, bytes.
+        limit: usize,
+    },
+    /// This worker has as many subscribers as it may; another one may have room.
+    #[error("this worker has {limit} subscribers already (broadcast.subscribers)")]
+    Subscribers {
+        /// As many as there may be.
+        limit: usize,
+    },
+    /// This worker has as many topics as it may; another one may have room.
+    #[error("{limit} topics are subscribed to on this worker already (broadcast.topics)")]
+    Topics {
+        /// As many as there may be.
+        limit: usize,
+    },
+    /// Redis did not do it. After [`redis::Error::Timeout`] and [`redis::Error::Lost`] a message may have been published.
+    #[error("broadcasts are not reachable")]
+    Redis(#[source] redis::Error),
+}
+
+impl From<redis::Error> for Error {
+    fn from(error: redis::Error) -> Self {
+        Self::Redis(error)
+    }
+}

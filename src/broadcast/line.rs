@@ -1,0 +1,221 @@
+//! One topic in one worker: what came of it, and what is remembered of it, for all who subscribe here.
+
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+
+use tokio::sync::watch;
+
+use crate::broadcast::chain::Asked;
+use crate::broadcast::chain::Chain;
+use crate::broadcast::chain::Link;
+use crate::broadcast::chain::Page;
+use crate::broadcast::chain::Step;
+use crate::broadcast::id::Id;
+use crate::broadcast::message::Message;
+use crate::broadcast::ring::Found;
+use crate::broadcast::ring::Ring;
+use crate::broadcast::ring::Seek;
+use crate::broadcast::topic::Topic;
+use crate::redis::live::Stored;
+
+/// A topic that somebody subscribes to.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) topic: Topic,
+    core: Mutex<Core>,
+    /// Bytes that may be remembered.
+    room: Arc<AtomicUsize>,
+    /// Changes with everything that is passed on, and with every look at the stream.
+    tip: watch::Sender<u64>,
+    /// Held by whoever reads what is older than what is remembered, or where the stream stands: one reads for all.
+    pub(super) turn: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Core {
+    chain: Chain<Arc<Message>>,
+    ring: Ring,
+    /// Questions to the stream so far, and which of them was answered last.
+    asked: u64,
+    answered: u64,
+}
+
+/// A question to the stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question {
+    asked: Asked,
+    number: u64,
+}
+
+impl Question {
+    /// What there is from this message on, itself included.
+    pub(super) fn from(&self) -> Id {
+        self.asked.from
+    }
+}
+
+impl Line {
+    pub(super) fn new(topic: &Topic, count_max: usize, room: &Arc<AtomicUsize>) -> Self {
+        let core = Core { chain: Chain::new(), ring: Ring::new(count_max), asked: 0, answered: 0 };
+        Self {
+            topic: topic.clone(),
+            core: Mutex::new(core),
+            room: Arc::clone(room),
+            tip: watch::Sender::new(0),
+            turn: tokio::sync::Mutex::default(),
+        }
+    }
+
+    fn core(&self) -> MutexGuard<'_, Core> {
+        self.core.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the chain, and what it passes on into the ring; returns whether the stream is to be asked.
+    fn pass(&self, act: impl FnOnce(&mut Chain<Arc<Message>>, &mut dyn FnMut(Step<Arc<Message>>))) -> bool {
+        let room = self.room.load(Relaxed);
+        let mut core = self.core();
+        let Core { chain, ring, .. } = &mut *core;
+        act(chain, &mut |step| match step {
+            Step::Message(link) => ring.push(link.body, room),
+            Step::Gap { after } => ring.push_gap(after),
+        });
+        let (end, doubtful) = (ring.end(), chain.is_doubtful());
+        drop(core);
+        self.tip.send_if_modified(|tip| std::mem::replace(tip, end) != end);
+        doubtful
+    }
+
+    /// A message was heard; returns whether the stream is to be asked.
+    pub(super) fn hear(&self, before: Id, id: Id, text: &str) -> bool {
+        let body = Arc::new(Message::new(&self.topic, id, text));
+        self.pass(|chain, mut emit| chain.hear(Link { before, id, body }, &mut emit))
+    }
+
+    /// Whether it is known where the stream stands.
+    pub(super) fn has_begun(&self) -> bool {
+        self.core().chain.last().is_some()
+    }
+
+    /// The stream stands at `newest`; returns whether it is to be asked.
+    pub(super) fn begin(&self, newest: Id) -> bool {
+        if !self.has_begun() {
+            self.core().ring.begin(newest);
+        }
+        self.pass(|chain, mut emit| chain.begin(newest, &mut emit))
+    }
+
+    /// The stream may hold more than was heard.
+    pub(super) fn doubt(&self, lossy: bool) {
+        self.core().chain.doubt(lossy);
+    }
+
+    /// What is to be asked of the stream, if anything.
+    pub(super) fn ask(&self) -> Option<Question> {
+        let mut core = self.core();
+        let asked = core.chain.ask()?;
+        core.asked += 1;
+        Some(Question { asked, number: core.asked })
+    }
+
+    /// There was no answer.
+    pub(super) fn fail(&self, question: Question) {
+        self.core().chain.fail(question.asked);
+    }
+
+    /// The stream's answer.
+    pub(super) fn answer(&self, question: Question, page: Page<Arc<Message>>) {
+        self.core().answered = question.number;
+        self.pass(|chain, mut emit| chain.answer(question.asked, page, &mut emit));
+        self.tip.send_modify(|_| {});
+    }
+
+    /// Number of the next question to the stream, which is asked for by this.
+    pub(super) fn next_look(&self) -> u64 {
+        let mut core = self.core();
+        core.chain.doubt(false);
+        core.asked + 1
+    }
+
+    /// Whether the question of this number was answered.
+    pub(super) fn has_looked(&self, number: u64) -> bool {
+        self.core().answered >= number
+    }
+
+    pub(super) fn tip(&self) -> watch::Receiver<u64> {
+        self.tip.subscribe()
+    }
+
+    /// What is at a place, and how many messages there are from there on.
+    pub(super) fn get(&self, place: u64) -> (Found, u64) {
+        let core = self.core();
+        (core.ring.get(place), core.ring.end().saturating_sub(place))
+    }
+
+    /// The place after the youngest message.
+    pub(super) fn end(&self) -> u64 {
+        self.core().ring.end()
+    }
+
+    /// The first place after which nothing is missing.
+    pub(super) fn whole_from(&self) -> u64 {
+        self.core().ring.whole_from()
+    }
+
+    /// Where a client goes on that has everything up to `after`.
+    pub(super) fn seek(&self, after: Id) -> Seek {
+        self.core().ring.seek(after)
+    }
+
+    /// All messages after this one are remembered.
+    pub(super) fn floor(&self) -> Id {
+        self.core().ring.floor()
+    }
+
+    /// What is older than all that is remembered.
+    pub(super) fn older(&self) -> Older {
+        let core = self.core();
+        match (core.ring.at_bottom(), core.ring.has_room(self.room.load(Relaxed))) {
+            (true, _) => Older::Nothing,
+            (false, true) => Older::Room,
+            (false, false) => Older::NoRoom,
+        }
+    }
+
+    /// What the stream holds up to `floor`, the youngest first.
+    pub(super) fn prepend(&self, floor: Id, older: &[Stored]) {
+        let room = self.room.load(Relaxed);
+        let mut core = self.core();
+        // Others may have been forgotten meanwhile: then it does not fit any more.
+        if core.ring.floor() != floor {
+            return;
+        }
+        for stored in older {
+            let (id, before) = (Id::from(stored.id), Id::from(stored.before));
+            if id != core.ring.floor() || core.ring.at_bottom() {
+                break;
+            }
+            let message = Arc::new(Message::new(&self.topic, id, &stored.text));
+            if !core.ring.prepend(message, before, room) {
+                return core.ring.set_full();
+            }
+        }
+        if core.ring.floor() == floor {
+            core.ring.set_bottom();
+        }
+    }
+}
+
+/// What there is of a topic that is older than what is remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Older {
+    /// It may be read, and there is room for it.
+    Room,
+    /// It may be read, and there is none.
+    NoRoom,
+    /// Nothing any more.
+    Nothing,
+}

@@ -1,0 +1,252 @@
+//! Broadcasts as Redis has them: a stream a topic, the news that wakes workers up, and who subscribes where.
+//!
+//! Plain data and its wire form, described at the head of `migrations/0008_regatta_live_v1.lua`. What only reads is plain
+//! commands, so that it goes on while the server takes no writes.
+
+use std::time::Duration;
+
+use fred::types::Value;
+
+use crate::redis::Redis;
+use crate::redis::count::list;
+use crate::redis::count::number;
+use crate::redis::count::signed;
+use crate::redis::count::with_keys;
+use crate::redis::error::Error;
+use crate::redis::keys;
+use crate::redis::lanes::Kind;
+use crate::redis::library::Entry;
+use crate::redis::library::Form;
+use crate::redis::link::Live;
+
+/// The letter of a broadcast's news.
+pub const NEWS: char = 'b';
+
+/// A message's id: milliseconds and a number, rising within a topic. No time of day: a new topic begins a second ahead.
+pub type Stamp = (u64, u64);
+
+/// A message as it lies in its topic's stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored {
+    /// Id of the message before it; (0, 0) if it was the first.
+    pub before: Stamp,
+    /// Its id.
+    pub id: Stamp,
+    /// Its text.
+    pub text: String,
+}
+
+/// A message to be published.
+#[derive(Debug, Clone, Copy)]
+pub struct Publish<'a> {
+    /// Its topic's name.
+    pub topic: &'a str,
+    /// Its text.
+    pub text: &'a str,
+    /// How many messages the topic keeps, about.
+    pub history: u64,
+    /// The topic is forgotten this long after its last message.
+    pub keep: Duration,
+}
+
+impl Redis {
+    /// Adds a message to its topic and wakes up every worker; returns its id.
+    ///
+    /// # Errors
+    /// See [`Error`]; after [`Error::Timeout`] and [`Error::Lost`] it may have been published.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was published.
+    pub async fn live_publish(&self, message: &Publish<'_>) -> Result<Stamp, Error> {
+        let (key, channel) = (keys::topic(&self.inner.prefix, message.topic), self.channel());
+        let reply = self
+            .run(Entry::LivePublish, |entry| {
+                let mut args = with_keys(entry, [key.as_str()]);
+                args.extend([channel.as_str(), message.topic, message.text].map(Value::from));
+                args.extend([number(message.history), number(millis(message.keep))]);
+                args
+            })
+            .await?;
+        stamp(&reply)
+    }
+
+    /// The messages of each topic from this id on, itself included, at most `count` of each.
+    ///
+    /// # Errors
+    /// See [`Error`]; within, what the server said of one topic only.
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn live_from(
+        &self,
+        topics: &[(&str, Stamp)],
+        count: usize,
+    ) -> Result<Vec<Result<Vec<Stored>, Error>>, Error> {
+        let commands =
+            topics.iter().map(|(topic, from)| self.range("XRANGE", topic, &written(*from), "+", count));
+        let commands: Vec<_> = commands.collect();
+        let answers = self
+            .guard_repeatable(Kind::Read, |live| {
+                let commands = commands.clone();
+                async move { with_code(&live)?.caller.together(commands).await }
+            })
+            .await?;
+        Ok(answers.into_iter().map(|answer| entries(answer?)).collect())
+    }
+
+    /// The messages of a topic up to this id, itself included, the youngest first; at most `count`.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn live_until(&self, topic: &str, until: Stamp, count: usize) -> Result<Vec<Stored>, Error> {
+        self.backwards(topic, &written(until), count).await
+    }
+
+    /// Id of a topic's youngest message; (0, 0) if there is none.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn live_newest(&self, topic: &str) -> Result<Stamp, Error> {
+        Ok(self.backwards(topic, "+", 1).await?.first().map_or((0, 0), |newest| newest.id))
+    }
+
+    async fn backwards(&self, topic: &str, from: &str, count: usize) -> Result<Vec<Stored>, Error> {
+        let (command, args) = self.range("XREVRANGE", topic, from, "-", count);
+        let answer = self
+            .guard_repeatable(Kind::Read, |live| {
+                let args = args.clone();
+                async move { with_code(&live)?.caller.send(command, args).await }
+            })
+            .await?;
+        entries(answer)
+    }
+
+    /// Says how many subscribe to each topic on a worker, for as long as `life` (none: says nothing), and returns how many
+    /// do on all workers.
+    ///
+    /// # Errors
+    /// See [`Error`]; saying it once more does no harm.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was said.
+    pub async fn live_here(
+        &self,
+        worker: &str,
+        life: Duration,
+        topics: &[(&str, Option<u64>)],
+    ) -> Result<Vec<u64>, Error> {
+        let keys: Vec<String> =
+            topics.iter().map(|(topic, _)| keys::here(&self.inner.prefix, topic)).collect();
+        let word = |count: Option<u64>| count.map_or_else(|| Value::from("-"), number);
+        let reply = self
+            .run(Entry::LiveHere, |entry| {
+                let mut args = with_keys(entry, keys.iter().map(String::as_str));
+                args.extend([Value::from(worker), number(millis(life))]);
+                args.extend(topics.iter().map(|(_, count)| word(*count)));
+                args
+            })
+            .await?;
+        let sums = list(reply, topics.len())?;
+        sums.map(|sum| Ok(u64::try_from(signed(Some(sum))?).unwrap_or(0))).collect()
+    }
+
+    fn range(
+        &self,
+        command: &'static str,
+        topic: &str,
+        from: &str,
+        to: &str,
+        count: usize,
+    ) -> (&'static str, Vec<Value>) {
+        let key = keys::topic(&self.inner.prefix, topic);
+        let count = number(u64::try_from(count).unwrap_or(u64::MAX));
+        (command, vec![key.into(), from.into(), to.into(), Value::from_static_str("COUNT"), count])
+    }
+}
+
+/// What is never published without server-side code is not read without it either.
+fn with_code(live: &Live) -> Result<&Live, Error> {
+    match live.form {
+        Form::Plain => Err(Error::Unsupported { what: "a broadcast" }),
+        Form::Function | Form::Script => Ok(live),
+    }
+}
+
+/// A news text: topic, id of the message before, id, and the message.
+pub fn heard(text: &str) -> Option<(&str, Stamp, Stamp, &str)> {
+    let mut parts = text.splitn(4, ' ');
+    Some((parts.next()?, read(parts.next()?)?, read(parts.next()?)?, parts.next()?))
+}
+
+/// Reads `ms-seq`.
+pub fn read(text: &str) -> Option<Stamp> {
+    let digits = |part: &str| part.bytes().all(|byte| byte.is_ascii_digit()).then(|| part.parse().ok())?;
+    let (ms, seq) = text.split_once('-')?;
+    Some((digits(ms)?, digits(seq)?))
+}
+
+fn written((ms, seq): Stamp) -> String {
+    format!("{ms}-{seq}")
+}
+
+fn stamp(value: &Value) -> Result<Stamp, Error> {
+    let stamp = value.as_str().and_then(|text| read(&text));
+    stamp.ok_or_else(|| Error::protocol("a message's id is none"))
+}
+
+/// Entries of a stream: `[id, [p, …, m, …]]` each.
+fn entries(answer: Value) -> Result<Vec<Stored>, Error> {
+    let Value::Array(rows) = answer else { return Err(Error::protocol("a topic is no stream")) };
+    rows.into_iter().map(entry).collect()
+}
+
+fn entry(row: Value) -> Result<Stored, Error> {
+    let strange = || Error::protocol("a topic holds something that is no message");
+    let Value::Array(row) = row else { return Err(strange()) };
+    let mut row = row.into_iter();
+    let id = stamp(&row.next().ok_or_else(strange)?)?;
+    let Some(Value::Array(fields)) = row.next() else { return Err(strange()) };
+    let [_, before, _, text] = <[Value; 4]>::try_from(fields).map_err(|_| strange())?;
+    let text = text.into_string().ok_or_else(strange)?;
+    Ok(Stored { before: stamp(&before)?, id, text })
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn news_keep_every_letter_of_a_message() {
+        assert_eq!(heard("a:b 0-0 1-2  x\ny  z"), Some(("a:b", (0, 0), (1, 2), " x\ny  z")));
+        assert_eq!(heard("a 0-0 1-2 "), Some(("a", (0, 0), (1, 2), "")));
+        for strange in ["", "a", "a 0-0 1-2", "a 0 1-2 x", "a 0-0 +1-2 x", "a 0-0 1-2-3 x", "a 0-0 -1 x"] {
+            assert_eq!(heard(strange), None, "{strange}");
+        }
+    }
+
+    #[test]
+    fn entries_are_messages_or_an_error() {
+        let text = |text: &str| Value::from(text);
+        let row =
+            |fields: Vec<Value>| Value::Array(vec![Value::Array(vec![text("5-1"), Value::Array(fields)])]);
+        let good = row(vec![text("p"), text("4-0"), text("m"), text("é\r\n")]);
+        let stored = Stored { before: (4, 0), id: (5, 1), text: "é\r\n".into() };
+        assert_eq!(entries(good).unwrap(), [stored]);
+        assert_eq!(entries(Value::Array(vec![])).unwrap(), []);
+        for strange in
+            [row(vec![text("m"), text("x")]), row(vec![]), Value::Null, Value::Array(vec![Value::Null])]
+        {
+            assert!(entries(strange).is_err());
+        }
+    }
+}
