@@ -7,6 +7,8 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use http::StatusCode;
 
+use crate::broadcast;
+use crate::broadcast::InvalidTopic;
 use crate::counter;
 use crate::http::offload;
 use crate::http::problem::Problem;
@@ -63,6 +65,18 @@ pub enum Error {
     /// A field of the session does not hold what is expected of it, such as a number to add to: 409.
     #[error("a field of the session does not hold what is expected of it")]
     SessionField,
+    /// A topic's name is not allowed: 400.
+    #[error("a topic's name has 1 to 64 of A-Z a-z 0-9 - _ . : /")]
+    Topic,
+    /// A message is longer than `broadcast.message_limit`: 413.
+    #[error("a message has at most {limit} bytes")]
+    MessageTooLarge {
+        /// The longest that is allowed.
+        limit: usize,
+    },
+    /// As many clients or topics are subscribed as this worker takes: 503.
+    #[error("as many are subscribed as this worker takes")]
+    Crowded,
     /// Nobody is logged in: 401.
     #[error("nobody is logged in")]
     LoggedOut,
@@ -83,7 +97,9 @@ impl Error {
                 Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
             }
             Self::Busy => Problem::reduced_capacity("as much work is under way as this worker takes", 1),
-            Self::CounterName | Self::CounterAmount | Self::CounterToken | Self::UserName => {
+            Self::Crowded => Problem::reduced_capacity(self.to_string(), 1),
+            Self::MessageTooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, self.to_string()),
+            Self::Topic | Self::CounterName | Self::CounterAmount | Self::CounterToken | Self::UserName => {
                 Problem::new(StatusCode::BAD_REQUEST, self.to_string())
             }
             Self::CounterOverflow | Self::SessionField => {
@@ -180,6 +196,22 @@ impl From<session::Error> for Error {
             session::Error::NoSum | session::Error::Form => Self::SessionField,
             session::Error::NoRandomness => Self::Failed,
             session::Error::Redis(error) => Refusal::from(&error).error(),
+        }
+    }
+}
+
+impl From<InvalidTopic> for Error {
+    fn from(_: InvalidTopic) -> Self {
+        Self::Topic
+    }
+}
+
+impl From<broadcast::Error> for Error {
+    fn from(error: broadcast::Error) -> Self {
+        match error {
+            broadcast::Error::TooLong { limit, .. } => Self::MessageTooLarge { limit },
+            broadcast::Error::Subscribers { .. } | broadcast::Error::Topics { .. } => Self::Crowded,
+            broadcast::Error::Redis(error) => Refusal::from(&error).error(),
         }
     }
 }

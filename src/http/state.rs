@@ -168,11 +168,6 @@ impl State {
         self.0.tasks.clone()
     }
 
-    /// This worker's broadcasts.
-    pub fn broadcasts(&self) -> Hub {
-        self.0.broadcasts.clone()
-    }
-
     /// Runs CPU work off the event loop, in a bounded number of places.
     ///
     /// # Errors

@@ -3,7 +3,9 @@
 //! It uses the library's public names only, so it is also the example to copy from.
 
 mod assets;
+mod broadcast;
 mod counters;
+mod events;
 mod forms;
 mod heavy;
 mod home;
@@ -11,6 +13,7 @@ mod login;
 mod me;
 mod plain;
 mod sticky;
+mod ws;
 
 use axum::Router;
 use axum::routing::delete;
@@ -27,6 +30,9 @@ pub(crate) fn router(state: regatta::State) -> Router {
         .route("/counters/{name}", get(counters::read).post(counters::add))
         .route("/login", get(login::page).post(login::login))
         .route("/logout", post(login::logout))
+        .route("/broadcast", post(broadcast::publish))
+        .route("/events", get(events::events))
+        .route("/ws", get(ws::socket))
         .route("/me", get(me::me))
         .route("/me/sessions", get(me::sessions).post(me::end_form).delete(me::end))
         .route("/me/sessions/{id}", delete(me::end_one))
