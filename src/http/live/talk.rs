@@ -87,11 +87,8 @@ impl Talk {
         }
     }
 
-    /// Deals with what a client sent.
+    /// Deals with what a client sent; pings and answers that nobody asked for count, too.
     async fn take(&self, wire: &mut Wire, heard: Heard, allowance: &mut Allowance) -> Result<(), End> {
-        if heard == Heard::Pong {
-            return Ok(());
-        }
         match allowance.take(Instant::now()) {
             Verdict::Taken => {}
             Verdict::Ignored => return Ok(()),
