@@ -35,6 +35,7 @@ pub mod telemetry;
 pub mod worker;
 
 // The names an application is written with: one import each, whatever room they live in.
+pub use broadcast::Here;
 pub use cli::Fleet;
 pub use counter::batched::Reading;
 pub use http::error::Error;

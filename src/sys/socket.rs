@@ -84,8 +84,10 @@ pub fn inherited(number: RawFd) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Bounds what the kernel keeps for the clients of a listener: of each, so many bytes that were not sent yet, and what
-/// was sent for so long as it is not acknowledged, or not taken by a client whose window stays closed.
+/// Bounds what the kernel keeps for each client of a listener.
+///
+/// So many bytes that were not sent yet; and for so long, what was sent and is not acknowledged, or what cannot be sent
+/// because the client takes nothing.
 ///
 /// Without it a client that reads nothing holds some megabytes, and one whose machine is gone a quarter of an hour of
 /// retransmissions. Accepted connections inherit both; `TCP_NOTSENT_LOWAT` and `TCP_USER_TIMEOUT`, tcp(7).

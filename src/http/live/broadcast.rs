@@ -8,6 +8,7 @@ use bytes::Bytes;
 use http::request::Parts;
 
 use crate::broadcast::Event;
+use crate::broadcast::Here;
 use crate::broadcast::Hub;
 use crate::broadcast::Id;
 use crate::broadcast::Subscription;
@@ -92,6 +93,14 @@ impl Broadcast {
     /// Nothing is lost when it is dropped.
     pub async fn subscribe(&self, topic: &str, resume: Resume) -> Result<Subscription, Error> {
         Ok(self.hub().subscribe(&Topic::parse(topic)?, resume.id()).await?)
+    }
+
+    /// How many subscribe to a topic, on all workers of all machines; asked for once a second while the value lives.
+    ///
+    /// # Errors
+    /// [`Error::Topic`].
+    pub fn here(&self, topic: &str) -> Result<Here, Error> {
+        Ok(self.hub().here(&Topic::parse(topic)?))
     }
 
     /// A topic's messages as a response of server-sent events, until the client or the worker leaves.

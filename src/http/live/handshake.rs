@@ -224,7 +224,8 @@ mod tests {
 
     #[test]
     fn only_a_whole_handshake_is_answered() {
-        let cases: [(&[(&str, &str)], Option<Refused>); 9] = [
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<Refused>);
+        let cases: [Case; 9] = [
             (&[], None),
             (&[("connection", "keep-alive")], Some(Refused::NoHandshake)),
             (&[("upgrade", "h2c")], Some(Refused::NoHandshake)),
