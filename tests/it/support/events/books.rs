@@ -39,6 +39,8 @@ pub(crate) struct Balance {
     pub(crate) adopted: usize,
     /// Publishing calls that failed.
     pub(crate) failed: usize,
+    /// Why the first of them did.
+    pub(crate) failure: String,
     /// Got, all clients.
     pub(crate) delivered: usize,
     /// Streams that began again.
@@ -65,12 +67,13 @@ impl fmt::Display for Balance {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "{} clients, {} published (+{} unknown, {} calls failed), {} delivered, {} streams resumed ({} cut, {} ended, {} slow), \
+            "{} clients, {} published (+{} unknown, {} calls failed {}), {} delivered, {} streams resumed ({} cut, {} ended, {} slow), \
              p50 {:.1} ms, p99 {:.1} ms, longest {:.1} ms",
             self.clients,
             self.answered,
             self.adopted,
             self.failed,
+            self.failure,
             self.delivered,
             self.resumed,
             self.cut,
@@ -95,6 +98,8 @@ pub(crate) fn judge(records: &[Record], printed: &[Printed]) -> Result<Balance, 
     let mut balance = Balance { clients: records.len(), ..Balance::default() };
     balance.answered = printed.iter().filter(|printed| printed.answer.is_ok()).count();
     balance.failed = printed.len() - balance.answered;
+    let failure = printed.iter().find_map(|printed| printed.answer.as_ref().err());
+    balance.failure = failure.cloned().unwrap_or_default();
     balance.adopted = topics.values().map(BTreeMap::len).sum::<usize>() - balance.answered;
     for (number, record) in records.iter().enumerate() {
         let topic = topics.get(&record.topic).ok_or("a topic without a message")?;
