@@ -3,7 +3,7 @@
 //! `FAULTY_FILE` names a file that lists the slots whose workers panic while they build their router, or says `all`;
 //! it is read anew by each worker, so that a fault can be mended while the fleet runs. `late` has workers die a second
 //! after they began, `never` has them never begin. `FAULTY_THREAD` makes it start a thread before the fleet, which a
-//! program that forks must not.
+//! program that forks must not. Its tasks sleep, or end in every way there is.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -33,8 +33,11 @@ use hyper_util::rt::TokioIo;
 use regatta::Counters;
 use regatta::Error;
 use regatta::Fleet;
+use regatta::Progress;
 use regatta::Session;
 use regatta::State;
+use regatta::TaskFailure;
+use regatta::Tasks;
 use regatta::Worker;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         let slot = fleet.worker().slot().to_string();
         assert!(!failing.split_whitespace().any(|word| word == "all" || word == slot), "the boat has a hole");
         linger(&failing);
+        register(&fleet.tasks());
         routes().with_state(fleet)
     })
     .run()
@@ -206,4 +210,41 @@ fn linger(failing: &str) {
     if failing.contains("never") {
         std::thread::sleep(Duration::from_secs(600));
     }
+}
+
+/// Kinds of tasks: `nap` and `deaf` sleep for so many milliseconds, and the latter hears nothing; `mishap` ends as told.
+fn register(tasks: &Tasks) {
+    tasks.register("nap", |millis: u64, progress: &Progress| {
+        for step in 0..100 {
+            std::thread::sleep(Duration::from_micros(millis * 10));
+            progress.percent(step + 1);
+            if progress.is_cancelled() {
+                return Err("woken");
+            }
+        }
+        Ok(std::process::id())
+    });
+    tasks.register("deaf", |millis: u64, _: &Progress| {
+        std::thread::sleep(Duration::from_millis(millis));
+        Ok::<_, String>(millis)
+    });
+    tasks.register("mishap", |how: String, progress: &Progress| mishap(&how, progress));
+}
+
+fn mishap(how: &str, progress: &Progress) -> Result<String, TaskFailure> {
+    match how {
+        "abort" => std::process::abort(),
+        "overflow" => Ok(deep(u64::MAX).to_string()),
+        "panic" => panic!("man overboard"),
+        "again" => Err(TaskFailure::again(format!("attempt {}", progress.attempt()))),
+        "once" if progress.attempt() == 1 => Err(TaskFailure::again("the first one")),
+        "once" => Ok("the second one".to_owned()),
+        other => Err(other.into()),
+    }
+}
+
+/// Needs more stack than there is.
+fn deep(left: u64) -> u64 {
+    let frame = std::hint::black_box([left; 128]);
+    if left == 0 { frame[0] } else { deep(left - 1) + frame[1] }
 }

@@ -25,6 +25,9 @@ use crate::redis;
 /// Messages that a client reads for itself at a time, at most.
 const OWN_PAGE: usize = 16;
 
+/// As many may come before anybody had a turn on the event loop: whoever is that far behind is not slow.
+const BURST: usize = 128;
+
 /// What comes to a client.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -145,7 +148,7 @@ impl Subscription {
         let Place::Ring { at, current } = &mut self.place else { return None };
         self.tip.borrow_and_update();
         let (found, behind) = self.seat.line.get(*at);
-        let late = *current && behind > self.seat.inner.settings.buffer as u64;
+        let late = *current && behind > self.seat.inner.settings.buffer.max(BURST) as u64;
         match found {
             Found::Message(message) if !late => {
                 *at += 1;

@@ -33,7 +33,7 @@ fn parts() -> Parts {
     let redis = Redis::new(&config.redis, &url, "test").unwrap();
     Parts {
         broadcasts: Hub::new(redis.clone(), &config.broadcast),
-        tasks: Tasks::new(redis.clone(), "test", &config.tasks, "host:4711"),
+        tasks: Tasks::new(redis.clone(), &config.tasks, "host:4711"),
         batches: Arc::new(Batches::new(Arc::clone(&scoreboard), redis.clone(), "test", 0, 0)),
         redis,
         config: Arc::new(config),

@@ -149,6 +149,38 @@ pub fn libraries_seen(prefix: &str) -> String {
     join(&[prefix, "{fleet}", "libraries"])
 }
 
+/// A task; `id` is as good as a password for it.
+///
+/// All keys of tasks share a hash tag: whoever takes one changes several of them in one step.
+pub fn task(prefix: &str, id: &str) -> String {
+    join(&[prefix, "{t}", "task", id])
+}
+
+/// The queue of one kind of tasks: a stream.
+pub fn task_queue(prefix: &str, kind: &str) -> String {
+    join(&[prefix, "{t}", "queue", kind])
+}
+
+/// The tasks that wait, of all kinds: a sorted set, scores ms by Redis's clock.
+pub fn tasks_waiting(prefix: &str) -> String {
+    join(&[prefix, "{t}", "waiting"])
+}
+
+/// The tasks that run: a hash.
+pub fn tasks_running(prefix: &str) -> String {
+    join(&[prefix, "{t}", "running"])
+}
+
+/// The last tasks that were given up: a list.
+pub fn tasks_dead(prefix: &str) -> String {
+    join(&[prefix, "{t}", "dead"])
+}
+
+/// What has become of all tasks so far: a hash of numbers.
+pub fn tasks_totals(prefix: &str) -> String {
+    join(&[prefix, "{t}", "totals"])
+}
+
 /// A topic's last messages: a stream.
 ///
 /// All topics share a hash tag, so that one call may ask for several.
@@ -235,6 +267,12 @@ mod tests {
             machines("p"),
             deaths("p"),
             libraries_seen("p"),
+            task("p", "0a"),
+            task_queue("p", "fibonacci"),
+            tasks_waiting("p"),
+            tasks_running("p"),
+            tasks_dead("p"),
+            tasks_totals("p"),
             topic("p", "chat"),
             here("p", "chat"),
         ];

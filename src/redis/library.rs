@@ -47,6 +47,7 @@ pub const ALL: &[Library] = &[
     library!("0006", "regatta_fleet_v1", true),
     library!("0007", "regatta_cluster_v1", true),
     library!("0008", "regatta_live_v1", true),
+    library!("0009", "regatta_task_v1", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -95,6 +96,15 @@ pub(super) enum Entry {
     Undo,
     LivePublish,
     LiveHere,
+    TaskEnqueue,
+    TaskTake,
+    TaskBegin,
+    TaskRenew,
+    TaskEnd,
+    TaskCancel,
+    TaskOverdue,
+    TaskExpire,
+    TaskSurvey,
 }
 
 /// Every entry, in the order of the enum, with its library's and its own name.
@@ -128,6 +138,15 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Undo, "regatta_cluster_v1", "regatta_cluster_v1_undo"),
     (Entry::LivePublish, "regatta_live_v1", "regatta_live_v1_publish"),
     (Entry::LiveHere, "regatta_live_v1", "regatta_live_v1_here"),
+    (Entry::TaskEnqueue, "regatta_task_v1", "regatta_task_v1_enqueue"),
+    (Entry::TaskTake, "regatta_task_v1", "regatta_task_v1_take"),
+    (Entry::TaskBegin, "regatta_task_v1", "regatta_task_v1_begin"),
+    (Entry::TaskRenew, "regatta_task_v1", "regatta_task_v1_renew"),
+    (Entry::TaskEnd, "regatta_task_v1", "regatta_task_v1_end"),
+    (Entry::TaskCancel, "regatta_task_v1", "regatta_task_v1_cancel"),
+    (Entry::TaskOverdue, "regatta_task_v1", "regatta_task_v1_overdue"),
+    (Entry::TaskExpire, "regatta_task_v1", "regatta_task_v1_expire"),
+    (Entry::TaskSurvey, "regatta_task_v1", "regatta_task_v1_survey"),
 ];
 
 /// A function as a script of its own.

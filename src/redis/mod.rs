@@ -32,6 +32,7 @@ mod secret;
 pub mod sessions;
 mod split;
 mod standing;
+pub mod task;
 mod tls;
 mod topology;
 
@@ -272,7 +273,7 @@ impl Redis {
     async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
         let kind = match entry {
             Entry::Begin | Entry::Take | Entry::Give | Entry::See | Entry::Claim => Kind::Begin,
-            Entry::ReadBatched => Kind::Read,
+            Entry::ReadBatched | Entry::TaskOverdue | Entry::TaskSurvey => Kind::Read,
             _ => Kind::Commit,
         };
         self.guard_as(kind, async |live| {

@@ -1,24 +1,213 @@
 //! Work that is queued in Redis and done by any worker of any machine, and finished once.
+//!
+//! Guarantees that a task has one end, however often it was begun: each execution has a number, and only the present
+//! one may end it. A job may be begun more than once, when its worker was lost or silent for longer than a lease; what it
+//! does to the world besides its result must bear that. Nothing here runs on the event loop but the bookkeeping.
 
+mod execution;
+mod follow;
+mod kinds;
+mod progress;
+mod taker;
+
+use std::collections::HashMap;
+use std::fmt;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::RwLock;
+use std::sync::RwLockReadGuard;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU32;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::Notify;
+use tokio::sync::Semaphore;
+use tokio::sync::watch;
+use tokio::time::timeout;
 
 use crate::config::schema;
+use crate::redis;
 use crate::redis::Redis;
+use crate::redis::task::CHANGED;
+use crate::redis::task::Cancelled;
+use crate::redis::task::Enqueued;
+use crate::redis::task::Rules;
+use crate::redis::task::Survey;
+use crate::redis::task::Task;
+use crate::redis::task::TaskId;
+use crate::redis::task::TaskState;
+pub use follow::Following;
+use follow::Follows;
+pub use kinds::Failure;
+use kinds::Kinds;
+pub use kinds::RESULT_MAX;
+pub use progress::Progress;
+
+/// Largest input of a task, bytes of JSON.
+pub const INPUT_MAX: usize = 16 * 1024;
+
+/// A task that waited for this long is dead: nobody who could do it takes any.
+pub const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Longest time for giving back what still runs.
+const GIVE_BACK: Duration = Duration::from_millis(500);
+
+/// Why a task was not made, or nothing could be said of it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// As many tasks wait as `tasks.queue` allows; one may be made when workers have caught up.
+    #[error("too many tasks wait already")]
+    Full,
+    /// No job was registered for this kind in this worker's program.
+    #[error("there is no task of the kind {0:?}")]
+    UnknownKind(String),
+    /// The input is larger than [`INPUT_MAX`], or cannot be written as JSON.
+    #[error("the task's input cannot be taken: {0}")]
+    Input(String),
+    /// The operating system has no random bytes for an id.
+    #[error(transparent)]
+    NoRandomness(#[from] redis::task::NoRandomness),
+    /// Redis said no, or nothing.
+    #[error(transparent)]
+    Redis(#[from] redis::Error),
+}
+
+/// What becomes of a worker's tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Order {
+    /// They are taken.
+    Serve,
+    /// None is taken, those that run may end.
+    Leave,
+    /// Those that run are given back.
+    Back,
+}
 
 /// A worker's part in the fleet's tasks; clones are the same one.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Tasks {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
     redis: Redis,
-    prefix: Arc<str>,
-    settings: Arc<schema::Tasks>,
-    worker: Arc<str>,
+    rules: Rules,
+    /// A task that runs for longer has failed.
+    timeout: Duration,
+    /// What people know this worker by.
+    worker: String,
+    kinds: RwLock<Kinds>,
+    /// Most executions at once.
+    running: usize,
+    /// Places for them; a job's thread keeps its own until it ends.
+    places: Arc<Semaphore>,
+    /// Told when there is something to take.
+    wake: Notify,
+    order: watch::Sender<Order>,
+    /// Takings and executions under way.
+    busy: watch::Sender<usize>,
+    /// Jobs that were told to stop and do not.
+    hung: watch::Sender<usize>,
+    /// What runs here, to be told when it is cancelled.
+    present: Mutex<HashMap<TaskId, Progress>>,
+    follows: Arc<Follows>,
+    /// Whether it hears of changes.
+    hears: AtomicBool,
+    /// Whether a call has failed lately, and for how many looks none has.
+    trouble: AtomicBool,
+    calm: AtomicU32,
+}
+
+impl fmt::Debug for Tasks {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tasks")
+            .field("kinds", &self.inner.kinds().keys().collect::<Vec<_>>())
+            .field("busy", &*self.inner.busy.borrow())
+            .finish_non_exhaustive()
+    }
 }
 
 impl Tasks {
-    /// Over this connection, with all keys below `prefix`; `worker` is what people know this worker by: host and pid.
-    pub fn new(redis: Redis, prefix: &str, settings: &schema::Tasks, worker: &str) -> Self {
-        let (prefix, worker) = (Arc::from(prefix), Arc::from(worker));
-        Self { redis, prefix, settings: Arc::new(settings.clone()), worker }
+    /// Over this connection; `worker` is what people know this worker by: host and pid. Nothing is taken before
+    /// [`Tasks::start`].
+    pub fn new(redis: Redis, settings: &schema::Tasks, worker: &str) -> Self {
+        let rules = Rules {
+            queue: settings.queue,
+            attempts: settings.attempts,
+            // Twice the longest wait, so that whoever waits too long is found and not forgotten; and it may run then.
+            life: WAIT_MAX * 2 + settings.timeout,
+            keep: settings.keep,
+            lease: settings.lease,
+        };
+        let inner = Inner {
+            redis,
+            rules,
+            timeout: settings.timeout,
+            worker: worker.to_owned(),
+            kinds: RwLock::default(),
+            running: settings.running,
+            places: Arc::new(Semaphore::new(settings.running)),
+            wake: Notify::new(),
+            order: watch::Sender::new(Order::Serve),
+            busy: watch::Sender::new(0),
+            hung: watch::Sender::new(0),
+            present: Mutex::default(),
+            follows: Arc::default(),
+            hears: AtomicBool::new(false),
+            trouble: AtomicBool::new(false),
+            calm: AtomicU32::new(taker::CALM),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// Says what is to be done for tasks of this kind; every worker whose program knows the kind may be asked to.
+    ///
+    /// The job runs on a thread of its own and may take all the time it needs, up to `tasks.timeout`. An error is final,
+    /// unless it is a [`Failure::again`]; a panic, and a worker that is lost, are followed by another attempt as long as
+    /// `tasks.attempts` allows. A job may thus be begun more than once: its result is taken once, and what else it does
+    /// must bear that.
+    ///
+    /// ```no_run
+    /// use regatta::Progress;
+    ///
+    /// regatta::Fleet::new(|fleet: regatta::State| {
+    ///     fleet.tasks().register("sum", |numbers: Vec<u64>, progress: &Progress| {
+    ///         let mut sum = 0_u64;
+    ///         for (done, number) in numbers.iter().enumerate() {
+    ///             sum = sum.checked_add(*number).ok_or("the sum is too large")?;
+    ///             progress.percent((100 * done / numbers.len()) as u8);
+    ///             if progress.is_cancelled() {
+    ///                 return Err("nobody needs it any more");
+    ///             }
+    ///         }
+    ///         Ok(sum)
+    ///     });
+    ///     axum::Router::new().with_state(fleet)
+    /// });
+    /// ```
+    ///
+    /// # Panics
+    /// When the name has other characters than small letters, digits, `-` and `_`, or more than 32, or is taken: the
+    /// worker then says so and the fleet does not start.
+    pub fn register<I, O, E>(
+        &self,
+        kind: &'static str,
+        job: impl Fn(I, &Progress) -> Result<O, E> + Send + Sync + 'static,
+    ) where
+        I: DeserializeOwned,
+        O: Serialize,
+        E: Into<Failure>,
+    {
+        assert!(kinds::is_name(kind), "{kind:?} is no name for a kind of tasks: use a-z, 0-9, - and _");
+        let mut kinds = self.inner.kinds.write().unwrap_or_else(PoisonError::into_inner);
+        assert!(!kinds.contains_key(kind), "the kind of tasks {kind:?} is registered twice");
+        kinds.insert(kind, kinds::erase(job));
     }
 
     /// Begins to take tasks of the kinds that were registered; to be called once.
@@ -26,15 +215,181 @@ impl Tasks {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(&self) {
-        tracing::trace!(prefix = %self.prefix, worker = %self.worker, redis = ?self.redis, settings = ?self.settings, "tasks");
+        if self.inner.running > 0 && self.is_used() {
+            self.inner.hear();
+            tokio::spawn(Arc::clone(&self.inner).take());
+            tokio::spawn(Arc::clone(&self.inner).look_after());
+        }
     }
 
-    /// Takes no more tasks, lets those that run end, and gives back what does not end while it is awaited.
+    /// Whether any kind was registered.
+    pub fn is_used(&self) -> bool {
+        !self.inner.kinds().is_empty()
+    }
+
+    /// Takes no more tasks, and returns when those that run have ended.
     ///
     /// # Cancel safety
     /// Whoever stops waiting gives the rest back with [`Tasks::give_back`].
-    pub async fn leave(&self) {}
+    pub async fn leave(&self) {
+        self.inner.ordered(Order::Leave);
+        self.inner.idle().await;
+    }
 
-    /// Gives back what still runs, for another worker.
-    pub async fn give_back(&self) {}
+    /// Takes no more tasks and gives back what still runs, for another worker to begin anew at once; in half a second at
+    /// most. What could not be given back is taken over after a lease.
+    pub async fn give_back(&self) {
+        self.inner.ordered(Order::Back);
+        if timeout(GIVE_BACK, self.inner.idle()).await.is_err() {
+            tracing::warn!("tasks could not be given back in time; they are taken over after a lease");
+        }
+    }
+
+    /// Returns when every place is held by a job that was told to stop and does not: a thread cannot be taken back, so
+    /// only another worker can take tasks in this one's stead.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub async fn stuck(&self) {
+        let places = self.inner.running;
+        let mut hung = self.inner.hung.subscribe();
+        if places == 0 || hung.wait_for(|hung| *hung >= places).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Makes a task, for the next worker that has a place and knows its kind.
+    ///
+    /// # Errors
+    /// See [`Error`]. After [`redis::Error::Timeout`] or [`redis::Error::Lost`] it may have been made; nobody knows its id
+    /// then, and its result is forgotten by itself.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was made.
+    pub async fn enqueue<I: Serialize + ?Sized>(&self, kind: &str, input: &I) -> Result<TaskId, Error> {
+        let inner = &*self.inner;
+        if !inner.kinds().contains_key(kind) {
+            return Err(Error::UnknownKind(kind.to_owned()));
+        }
+        let input = serde_json::to_string(input).map_err(|error| Error::Input(error.to_string()))?;
+        if input.len() > INPUT_MAX {
+            return Err(Error::Input(format!("it has {} bytes; allowed: {INPUT_MAX}", input.len())));
+        }
+        let id = TaskId::new()?;
+        let mut made = inner.redis.enqueue_task(id, kind, &input, &inner.rules).await;
+        if matches!(made, Err(redis::Error::Timeout | redis::Error::Lost { .. })) {
+            // Under the same id it is made once, however often it is said.
+            made = inner.redis.enqueue_task(id, kind, &input, &inner.rules).await;
+        }
+        match made? {
+            Enqueued::Waits => Ok(id),
+            Enqueued::Full => Err(Error::Full),
+        }
+    }
+
+    /// A task as it is now; `None`: there is none, or it ended longer than `tasks.keep` ago.
+    ///
+    /// # Errors
+    /// [`Error::Redis`].
+    pub async fn look(&self, id: &TaskId) -> Result<Option<Task>, Error> {
+        Ok(self.inner.redis.look_at_task(*id).await?)
+    }
+
+    /// Says that nobody needs a task any more; `None`: there is none.
+    ///
+    /// One that waits is never begun. The job of one that runs is told, at once or within a third of a lease, and what
+    /// comes of it is dropped; whoever looks sees it as cancelled from now on.
+    ///
+    /// # Errors
+    /// [`Error::Redis`]; saying it once more does no harm.
+    pub async fn cancel(&self, id: &TaskId) -> Result<Option<Cancelled>, Error> {
+        let redis = &self.inner.redis;
+        match redis.look_at_task(*id).await? {
+            None => Ok(None),
+            Some(task) if task.state.is_end() => Ok(Some(Cancelled::Late)),
+            Some(task) => Ok(redis.cancel_task(*id, &task.kind, &self.inner.rules).await?),
+        }
+    }
+
+    /// Follows a task to its end. However many do so on a worker, Redis is asked once for all of them.
+    ///
+    /// # Errors
+    /// [`Error::Redis`].
+    pub async fn follow(&self, id: &TaskId) -> Result<Following, Error> {
+        self.inner.hear();
+        Ok(self.inner.follows.follow(&self.inner.redis, *id).await?)
+    }
+
+    /// How many tasks are followed on this worker, by whatever number of clients.
+    pub fn followed(&self) -> usize {
+        self.inner.follows.len()
+    }
+
+    /// How the fleet's tasks stand, those of all machines.
+    ///
+    /// # Errors
+    /// [`Error::Redis`].
+    pub async fn survey(&self) -> Result<Survey, Error> {
+        Ok(self.inner.redis.survey_tasks().await?)
+    }
+}
+
+impl Error {
+    /// How long a client should wait before it tries again.
+    pub fn retry_after(&self) -> Duration {
+        match self {
+            Self::Redis(error) => error.retry_after(),
+            _ => Duration::from_secs(1),
+        }
+    }
+}
+
+impl Inner {
+    fn kinds(&self) -> RwLockReadGuard<'_, Kinds> {
+        self.kinds.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn present(&self) -> MutexGuard<'_, HashMap<TaskId, Progress>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// An order is never taken back.
+    fn ordered(&self, order: Order) {
+        self.order.send_if_modified(|last| {
+            let later = order > *last;
+            *last = order.max(*last);
+            later
+        });
+    }
+
+    fn is_leaving(&self) -> bool {
+        *self.order.borrow() >= Order::Leave
+    }
+
+    /// Returns when nothing is under way.
+    async fn idle(&self) {
+        let mut busy = self.busy.subscribe();
+        // The sender is here, so it is not gone.
+        let _ = busy.wait_for(|busy| *busy == 0).await.is_ok();
+    }
+
+    /// Hears from now on which tasks change.
+    fn hear(self: &Arc<Self>) {
+        if self.hears.swap(true, Relaxed) {
+            return;
+        }
+        let inner = Arc::downgrade(self);
+        let listener = move |text: &str| {
+            let Some(inner) = inner.upgrade() else { return };
+            let Some((id, state)) = text.split_once(' ') else { return };
+            let Ok(id) = id.parse() else { return };
+            if state == TaskState::Cancelled.name()
+                && let Some(progress) = inner.present().get(&id)
+            {
+                progress.stop();
+            }
+            inner.follows.changed(id);
+        };
+        self.redis.listen(CHANGED, Arc::new(listener));
+    }
 }

@@ -2,7 +2,6 @@
 
 use crate::broadcast::Hub;
 use crate::config::schema::Config;
-use crate::config::schema::Redis as Settings;
 use crate::redis::Redis;
 use crate::sys::proc;
 use crate::task::Tasks;
@@ -16,11 +15,11 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new(start: &Start, redis: &Redis) -> Self {
-        let Config { broadcast, tasks, redis: Settings { prefix, .. }, .. } = &*start.config;
+        let Config { broadcast, tasks, .. } = &*start.config;
         let worker = format!("{}:{}", proc::hostname(), proc::pid());
         Self {
             broadcasts: Hub::new(redis.clone(), broadcast),
-            tasks: Tasks::new(redis.clone(), prefix, tasks, &worker),
+            tasks: Tasks::new(redis.clone(), tasks, &worker),
         }
     }
 
@@ -28,5 +27,11 @@ impl Live {
     pub(super) fn start(&self) {
         self.broadcasts.start();
         self.tasks.start();
+    }
+
+    /// Returns when this worker can do no more tasks, because its jobs do not stop: another one must take its seat.
+    pub(super) async fn stuck(&self) {
+        self.tasks.stuck().await;
+        tracing::error!("leaves its seat: the jobs of its tasks were told to stop and do not");
     }
 }

@@ -187,7 +187,8 @@ async fn live(start: Start) -> Result<(), Error> {
     if start.slot == inspector::SLOT {
         tasks.spawn(inspector::inspect(Arc::clone(&start.scoreboard), redis.clone()));
     }
-    tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis.clone()));
+    let (board, hub) = (Arc::clone(&start.scoreboard), live.broadcasts.clone());
+    tasks.spawn(heartbeat::beat(board, start.slot, start.cell, redis.clone(), hub));
     let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
     let speaking = tasks.spawn(beacon.clone().speak());
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
@@ -198,6 +199,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let why = tokio::select! {
         _ = leave.recv() => ordered(start.scoreboard.cell(start.slot, start.cell)).await,
         _ = lifeline.readable() => Leave::Orphaned,
+        () = live.stuck() => Leave::Pass,
     };
     match why {
         Leave::Stop | Leave::Orphaned => phase.begin_stop(),
@@ -212,6 +214,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again, &live.tasks);
     let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
     beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
+    live.broadcasts.leave().await;
     flusher.abort();
     flusher::finish(&batches).await;
     Ok(())
@@ -273,14 +276,15 @@ async fn depart(
     told_again: impl Future<Output = ()>,
     tasks: &Tasks,
 ) {
-    let drained = async {
+    let connections = async {
         drain::close(doors, schedule).await;
         if schedule.leave == Leave::Close {
             let _ = writeln!(report, "closed");
         }
-        let (cut, ()) = tokio::join!(drain::finish(hall, schedule), drain::work(tasks, schedule));
-        cut
+        drain::finish(hall, schedule).await
     };
+    // No task is taken from the first moment on.
+    let drained = async { tokio::join!(connections, drain::work(tasks, schedule)).0 };
     let (cut, when) = tokio::select! {
         // The kernel says TERM for a supervisor that died, too: what it means is looked at first.
         biased;

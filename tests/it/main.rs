@@ -9,6 +9,9 @@
 mod activation; // sockets that a service manager opened
 mod autoscale; // the load decides how many workers there are
 mod bad_lines; // Redis over bad lines
+mod broadcast_cluster; // over a cluster
+mod broadcast_faults; // whatever happens to Redis and to connections
+mod broadcast_hub; // messages to everybody, and who comes back
 mod browser; // the page in a real browser
 mod clocks; // a machine whose clock is wrong
 mod config_errors; // mistakes are one sentence and an exit code
@@ -78,6 +81,10 @@ mod state_stock; // the control: tower-sessions' own store
 mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
+mod task_fleet; // tasks over real workers that are killed, leave, hang and come back
+mod task_model; // any order of steps of a task, against a model
+mod task_room; // the application's face of tasks
+mod task_steps; // each step of a task, in both forms of the code
 mod topology_access; // who may do what in Redis, and how a password changes
 mod topology_cluster; // a real cluster
 mod topology_sentinel; // a primary that changes

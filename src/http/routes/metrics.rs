@@ -19,6 +19,7 @@ use prometheus_client::metrics::MetricType;
 use prometheus_client::registry::Registry;
 use prometheus_client::registry::Unit;
 
+use crate::http::routes::task_metrics::Queue;
 use crate::http::state::State;
 use crate::scoreboard::Reason;
 use crate::scoreboard::cell::WorkerState;
@@ -43,6 +44,12 @@ pub(in crate::http) async fn metrics(Shared(state): Shared<State>) -> Response {
     let mut registry = Registry::with_prefix("regatta");
     let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
     registry.register_collector(Box::new(Scrape { snapshot: state.fleet(), now_ms }));
+    // What Redis does not tell is missing, as it is where no kind of tasks is known.
+    if state.0.tasks.is_used()
+        && let Ok(survey) = state.0.tasks.survey().await
+    {
+        registry.register_collector(Box::new(Queue(survey)));
+    }
     let mut text = String::with_capacity(16 * 1024);
     match text::encode(&mut text, &registry) {
         Ok(()) => ([(header::CONTENT_TYPE, CONTENT_TYPE), (header::CACHE_CONTROL, "no-store")], text)
@@ -61,7 +68,7 @@ struct Scrape {
 /// A number of each slot: name, help, what it is.
 type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
 
-const COUNTERS: [PerSlot; 17] = [
+const COUNTERS: [PerSlot; 22] = [
     ("connections_accepted", "Connections accepted", |slot| slot.accepted),
     ("connections_cut", "Connections cut at the end of a drain", |slot| slot.cut),
     ("response_bytes", "Bytes of response bodies whose length was known", |slot| slot.bytes),
@@ -78,6 +85,11 @@ const COUNTERS: [PerSlot; 17] = [
     }),
     ("counter_flushes", "Batches of additions to counters sent on", |slot| slot.flushes),
     ("counter_additions_dropped", "Additions to counters that Redis refused for good", |slot| slot.dropped),
+    ("broadcasts_published", "Messages published", |slot| slot.broadcasts[0]),
+    ("broadcasts_delivered", "Messages passed on, once for each client", |slot| slot.broadcasts[1]),
+    ("broadcast_gaps", "Clients told that messages may be missing", |slot| slot.broadcasts[2]),
+    ("broadcast_reads", "Times that messages were read which had not been heard", |slot| slot.broadcasts[3]),
+    ("broadcast_clients_dropped", "Clients dropped for being slow", |slot| slot.broadcasts[4]),
     ("worker_starts", "Workers started in the slot", |slot| slot.starts),
     ("worker_crashes", "Workers that ended without being asked to", |slot| slot.crashes),
     ("worker_restarts", "Workers that replaced another one in the slot", |slot| {
@@ -100,8 +112,11 @@ const STATES: [WorkerState; 5] = [
     WorkerState::Killed,
 ];
 
-const GAUGES: [PerSlot; 8] = [
+const GAUGES: [PerSlot; 9] = [
     ("connections", "Open connections", |slot| slot.sum(|worker| worker.connections)),
+    ("broadcast_subscribers", "Clients subscribed to broadcasts", |slot| {
+        slot.sum(|worker| worker.subscribers)
+    }),
     ("requests_in_flight", "Requests being answered", |slot| slot.sum(|worker| worker.in_flight)),
     ("worker_up", "1 if the slot's worker serves", |slot| u64::from(slot.state == SlotState::Ready)),
     ("worker_generation", "Generation of the slot's worker", |slot| slot.generation()),
@@ -165,11 +180,11 @@ fn info(out: &mut DescriptorEncoder<'_>) -> fmt::Result {
     metric.encode_info(&[("version", env!("CARGO_PKG_VERSION"))])
 }
 
-fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+pub(super) fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
     out.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
 }
 
-fn add(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+pub(super) fn add(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
     family.encode_family(labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)
 }
 

@@ -3,3 +3,4 @@
 pub(super) mod fleet;
 pub(super) mod metrics;
 pub(super) mod probes;
+mod task_metrics;

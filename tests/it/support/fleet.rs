@@ -56,8 +56,9 @@ impl Plan {
             ("REGATTA_LIMITS__DEFAULT__RATE", "1000000/s".to_owned()),
             ("REGATTA_LIMITS__DEFAULT__BURST", "1000000".to_owned()),
             ("REGATTA_DRAIN__TIMEOUT", "10s".to_owned()),
-            // Tests count what Redis is asked; those about heartbeats have them.
+            // Tests count what Redis is asked; those about heartbeats and tasks have them.
             ("REGATTA_FLEET__HEARTBEAT", "0".to_owned()),
+            ("REGATTA_TASKS__RUNNING", "0".to_owned()),
             ("WEB_CONCURRENCY", "2".to_owned()),
             ("PATH", std::env::var("PATH").unwrap_or_default()),
         ];

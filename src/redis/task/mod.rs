@@ -1,0 +1,323 @@
+//! Tasks as Redis has them: plain data and its wire form, described at the head of `migrations/0009_regatta_task_v1.lua`.
+//!
+//! Without server-side code there are none: every call is [`Error::Unsupported`].
+
+mod record;
+mod step;
+mod survey;
+
+use std::time::Duration;
+
+use fred::types::Value;
+
+use crate::redis::Redis;
+use crate::redis::count::list;
+use crate::redis::count::number;
+use crate::redis::count::signed;
+use crate::redis::count::with_keys;
+use crate::redis::error::Error;
+use crate::redis::keys;
+use crate::redis::lanes::Kind;
+use crate::redis::library::Entry;
+use crate::redis::link::Live;
+pub use record::NoRandomness;
+pub use record::NoTaskId;
+pub use record::Task;
+pub use record::TaskId;
+pub use record::TaskState;
+pub use step::Begun;
+pub use step::Cancelled;
+pub use step::Enqueued;
+pub use step::Execution;
+pub use step::Outcome;
+pub use step::Rules;
+pub use step::Taken;
+pub use survey::DeadTask;
+pub use survey::RunningTask;
+pub use survey::Survey;
+pub use survey::TaskTotals;
+
+/// News: there is something to take; its text is the kind.
+pub const TO_TAKE: char = 't';
+
+/// News: a task has changed; its text is the id, a space, and the state.
+pub const CHANGED: char = 'p';
+
+fn millis(time: Duration) -> Value {
+    number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
+}
+
+impl Redis {
+    /// Makes a task. Repeating it changes nothing.
+    ///
+    /// # Errors
+    /// See [`Error`]; after [`Error::Timeout`] it may have been made, and saying it once more does no harm.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was made.
+    pub async fn enqueue_task(
+        &self,
+        id: TaskId,
+        kind: &str,
+        input: &str,
+        rules: &Rules,
+    ) -> Result<Enqueued, Error> {
+        let prefix = &self.inner.prefix;
+        let id = id.to_string();
+        let keys = [keys::task(prefix, &id), keys::task_queue(prefix, kind), keys::tasks_waiting(prefix)];
+        let channel = self.channel();
+        let reply = self
+            .run(Entry::TaskEnqueue, |entry| {
+                let mut args = with_keys(entry, keys.iter().map(String::as_str));
+                args.extend([id.as_str(), kind, input].map(Value::from));
+                args.extend([number(rules.queue), millis(rules.life), Value::from(channel.as_str())]);
+                args
+            })
+            .await?;
+        match signed(Some(reply))? {
+            0 => Ok(Enqueued::Full),
+            _ => Ok(Enqueued::Waits),
+        }
+    }
+
+    /// Takes the next entry of these kinds: one that is overdue if `lease` is given, else the oldest.
+    ///
+    /// # Errors
+    /// See [`Error`]; what was taken by a call that was not answered is overdue after a lease.
+    ///
+    /// # Cancel safety
+    /// As after an error.
+    pub async fn take_task(&self, kinds: &[&str], lease: Option<Duration>) -> Result<Option<Taken>, Error> {
+        let queues: Vec<_> = kinds.iter().map(|kind| keys::task_queue(&self.inner.prefix, kind)).collect();
+        let reply = self
+            .run(Entry::TaskTake, |entry| {
+                let mut args = with_keys(entry, queues.iter().map(String::as_str));
+                args.push(lease.map_or(number(0), millis));
+                args
+            })
+            .await?;
+        let mut parts = list(reply, 0)?;
+        let Some(queue) = parts.next() else { return Ok(None) };
+        let odd = || Error::protocol("an entry of a queue of tasks has another form");
+        let queue = usize::try_from(signed(Some(queue))?).map_err(|_| odd())?;
+        let kind = queue.checked_sub(1).and_then(|at| kinds.get(at)).ok_or_else(odd)?;
+        let mut text = || parts.next().and_then(|part| part.as_string());
+        let (Some(entry), Some(id)) = (text(), text()) else { return Err(odd()) };
+        let id = id.parse().map_err(|_| odd())?;
+        Ok(Some(Taken { id, kind: (*kind).to_owned(), entry }))
+    }
+
+    /// Begins an execution; `worker` is what people know it by. Repeating it with the same number changes nothing.
+    ///
+    /// # Errors
+    /// See [`Error`]; after [`Error::Timeout`] it may have begun.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it has begun; the task is overdue after a lease.
+    pub async fn begin_task(
+        &self,
+        execution: &Execution,
+        worker: &str,
+        rules: &Rules,
+    ) -> Result<Begun, Error> {
+        let rest = [Value::from(worker), number(rules.attempts), millis(rules.life), millis(rules.keep)];
+        let reply = self.of_execution(Entry::TaskBegin, execution, &rest).await?;
+        let mut parts = list(reply, 1)?;
+        match signed(parts.next())? {
+            0 => Ok(Begun::Ended),
+            2 => Ok(Begun::Dead),
+            _ => {
+                let attempt = u64::try_from(signed(parts.next())?).unwrap_or(0);
+                let input = parts.next().and_then(|part| part.as_string());
+                let input = input.ok_or_else(|| Error::protocol("a task has no input"))?;
+                Ok(Begun::Run { attempt, input })
+            }
+        }
+    }
+
+    /// Says that an execution goes on, and how far it is if that has changed; false: it is no longer the present one.
+    ///
+    /// # Errors
+    /// See [`Error`]; saying it once more does no harm.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was said.
+    pub async fn renew_task(&self, execution: &Execution, percent: Option<u8>) -> Result<bool, Error> {
+        let prefix = &self.inner.prefix;
+        let Taken { id, kind, .. } = &execution.taken;
+        let id = id.to_string();
+        let keys = [keys::task(prefix, &id), keys::task_queue(prefix, kind), keys::tasks_running(prefix)];
+        let head = self.head(execution);
+        let reply = self
+            .run(Entry::TaskRenew, |entry| {
+                let mut args = with_keys(entry, keys.iter().map(String::as_str));
+                args.extend_from_slice(&head);
+                args.push(Value::Integer(percent.map_or(-1, i64::from)));
+                args
+            })
+            .await?;
+        Ok(signed(Some(reply))? == 1)
+    }
+
+    /// Ends an execution; false: it is no longer the present one, and nothing was changed. Repeating it does no harm.
+    ///
+    /// # Errors
+    /// See [`Error`]; after [`Error::Timeout`] it may have ended, and saying it once more answers as the first time.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it has ended.
+    pub async fn end_task(
+        &self,
+        execution: &Execution,
+        outcome: &Outcome,
+        rules: &Rules,
+    ) -> Result<bool, Error> {
+        let (name, value, pause) = match outcome {
+            Outcome::Done(result) => ("done", result.as_str(), Duration::ZERO),
+            Outcome::Failed(reason) => ("failed", reason.as_str(), Duration::ZERO),
+            Outcome::Retry(reason, pause) => ("retry", reason.as_str(), *pause),
+            Outcome::Back => ("back", "", Duration::ZERO),
+        };
+        let words = [Value::from(name), Value::from(value)];
+        let numbers = [number(rules.attempts), millis(rules.keep), millis(pause), millis(rules.lease)];
+        let rest: Vec<Value> = words.into_iter().chain(numbers).collect();
+        let reply = self.of_execution(Entry::TaskEnd, execution, &rest).await?;
+        Ok(signed(Some(reply))? == 1)
+    }
+
+    /// Cancels a task of this kind; `None`: there is none.
+    ///
+    /// # Errors
+    /// See [`Error`]; after [`Error::Timeout`] it may have been cancelled.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether it was cancelled.
+    pub async fn cancel_task(
+        &self,
+        id: TaskId,
+        kind: &str,
+        rules: &Rules,
+    ) -> Result<Option<Cancelled>, Error> {
+        let id = id.to_string();
+        let rest = [Value::from(self.channel()), millis(rules.keep)];
+        let reply = self.of_task(Entry::TaskCancel, &id, kind, &rest).await?;
+        Ok(match signed(Some(reply))? {
+            0 => None,
+            1 => Some(Cancelled::Queued),
+            2 => Some(Cancelled::Running),
+            _ => Some(Cancelled::Late),
+        })
+    }
+
+    /// Some of the tasks that have waited for longer than this, with their kinds, the oldest first.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn overdue_tasks(&self, longest: Duration) -> Result<Vec<(TaskId, String)>, Error> {
+        let waiting = keys::tasks_waiting(&self.inner.prefix);
+        let reply = self
+            .run(Entry::TaskOverdue, |entry| {
+                let mut args = with_keys(entry, [waiting.as_str()]);
+                args.push(millis(longest));
+                args
+            })
+            .await?;
+        let member = |part: Value| {
+            let text = part.as_string()?;
+            let (id, kind) = text.split_once(' ')?;
+            Some((id.parse().ok()?, kind.to_owned()))
+        };
+        Ok(list(reply, 0)?.filter_map(member).collect())
+    }
+
+    /// Gives up a task that has waited for longer than this; whether it had.
+    ///
+    /// # Errors
+    /// See [`Error`]; saying it once more does no harm.
+    pub async fn expire_task(
+        &self,
+        id: TaskId,
+        kind: &str,
+        (longest, reason): (Duration, &str),
+        rules: &Rules,
+    ) -> Result<bool, Error> {
+        let rest = [Value::from(self.channel()), millis(longest), millis(rules.keep), Value::from(reason)];
+        let reply = self.of_task(Entry::TaskExpire, &id.to_string(), kind, &rest).await?;
+        Ok(signed(Some(reply))? == 1)
+    }
+
+    /// A task as it is now; `None`: there is none, or no longer.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn look_at_task(&self, id: TaskId) -> Result<Option<Task>, Error> {
+        if self.is_plain() {
+            return Err(Error::Unsupported { what: "tasks" });
+        }
+        let key = keys::task(&self.inner.prefix, &id.to_string());
+        let args: Vec<Value> = std::iter::once(key.as_str()).chain(record::FIELDS).map(Value::from).collect();
+        let call = |live: Live| {
+            let args = args.clone();
+            async move { live.caller.send("HMGET", args).await }
+        };
+        match self.guard_repeatable(Kind::Read, call).await? {
+            Value::Array(values) => Task::read(id, &values),
+            _ => Err(Error::protocol("what lies under a task's key is none")),
+        }
+    }
+
+    /// How the fleet's tasks stand.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn survey_tasks(&self) -> Result<Survey, Error> {
+        let prefix = &self.inner.prefix;
+        let keys = [
+            keys::tasks_waiting(prefix),
+            keys::tasks_running(prefix),
+            keys::tasks_dead(prefix),
+            keys::tasks_totals(prefix),
+        ];
+        let keys = || keys.iter().map(String::as_str);
+        Survey::read(&self.run(Entry::TaskSurvey, |entry| with_keys(entry, keys())).await?)
+    }
+
+    /// What every call about an execution begins with: id, kind, entry, number, channel.
+    fn head(&self, execution: &Execution) -> [Value; 5] {
+        let Taken { id, kind, entry } = &execution.taken;
+        let number = format!("{:016x}", execution.number);
+        [id.to_string(), kind.clone(), entry.clone(), number, self.channel()].map(Value::from)
+    }
+
+    async fn of_execution(
+        &self,
+        entry: Entry,
+        execution: &Execution,
+        rest: &[Value],
+    ) -> Result<Value, Error> {
+        let Taken { id, kind, .. } = &execution.taken;
+        let [_, _, words @ ..] = self.head(execution);
+        let rest: Vec<Value> = words.into_iter().chain(rest.iter().cloned()).collect();
+        self.of_task(entry, &id.to_string(), kind, &rest).await
+    }
+
+    /// A call that may change everything that is known of a task: id and kind, and the rest.
+    async fn of_task(&self, entry: Entry, id: &str, kind: &str, rest: &[Value]) -> Result<Value, Error> {
+        let prefix = &self.inner.prefix;
+        let keys = [
+            keys::task(prefix, id),
+            keys::task_queue(prefix, kind),
+            keys::tasks_waiting(prefix),
+            keys::tasks_running(prefix),
+            keys::tasks_dead(prefix),
+            keys::tasks_totals(prefix),
+        ];
+        self.run(entry, |entry| {
+            let mut args = with_keys(entry, keys.iter().map(String::as_str));
+            args.extend([id, kind].map(Value::from));
+            args.extend_from_slice(rest);
+            args
+        })
+        .await
+    }
+}

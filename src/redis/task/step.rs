@@ -1,0 +1,105 @@
+//! The steps of a task's life: what each is told, and what it answers.
+
+use std::time::Duration;
+
+use ring::rand::SecureRandom;
+use ring::rand::SystemRandom;
+
+use crate::redis::task::record::NoRandomness;
+use crate::redis::task::record::TaskId;
+
+/// Bounds that every call about a task's life knows.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules {
+    /// Most tasks that may wait.
+    pub queue: u64,
+    /// Times a task is begun before it is given up.
+    pub attempts: u64,
+    /// Longest life of a task that does not end.
+    pub life: Duration,
+    /// How long a task is kept after its end.
+    pub keep: Duration,
+    /// After which time without a renewal a task is overdue.
+    pub lease: Duration,
+}
+
+/// What became of a task that was to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Enqueued {
+    /// It waits, now or since an earlier sending.
+    Waits,
+    /// Too many wait already.
+    Full,
+}
+
+/// An entry of a queue, taken but not begun.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Taken {
+    /// Its task.
+    pub id: TaskId,
+    /// The task's kind.
+    pub kind: String,
+    /// The entry's own name in its queue.
+    pub entry: String,
+}
+
+/// One execution of a task: the right to renew and to end it, as long as it is the present one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Execution {
+    /// What was taken.
+    pub taken: Taken,
+    /// Its number: unlike every other one's, chosen at random before it begins.
+    pub number: u64,
+}
+
+impl Execution {
+    /// A new execution of what was taken.
+    ///
+    /// # Errors
+    /// When the operating system has no random bytes.
+    pub fn new(taken: Taken) -> Result<Self, NoRandomness> {
+        let mut bytes = [0; 8];
+        SystemRandom::new().fill(&mut bytes).map_err(|_| NoRandomness)?;
+        Ok(Self { taken, number: u64::from_le_bytes(bytes) })
+    }
+}
+
+/// The answer to a beginning.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Begun {
+    /// It runs.
+    Run {
+        /// Number of the attempt, from 1.
+        attempt: u64,
+        /// The job's input, JSON.
+        input: String,
+    },
+    /// There is nothing to do: the task has ended.
+    Ended,
+    /// The task is dead: its attempts are used up.
+    Dead,
+}
+
+/// How an execution ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// With this result, JSON.
+    Done(String),
+    /// It cannot be done, for this reason.
+    Failed(String),
+    /// This attempt failed for this reason; another one may be made after a pause.
+    Retry(String, Duration),
+    /// The worker leaves: another one is to begin anew, and nothing is counted.
+    Back,
+}
+
+/// What cancelling a task did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It was not begun and never will be.
+    Queued,
+    /// It was running: its job is told, and what comes of it is dropped.
+    Running,
+    /// It had ended.
+    Late,
+}

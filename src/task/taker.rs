@@ -1,0 +1,140 @@
+//! Takes tasks as long as there is a place for one, and looks after those that nobody takes.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
+use tokio::time::interval;
+use tokio::time::sleep;
+
+use crate::redis;
+use crate::redis::task::TO_TAKE;
+use crate::redis::task::Taken;
+use crate::task::Inner;
+use crate::task::WAIT_MAX;
+
+/// Longest time between two looks into the queues: news may be lost, and of an overdue task there is none.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Time between two looks whether all goes well.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// Looks without a failed call before a task is taken over. While Redis was away nobody could renew: whoever runs a task
+/// has the first word afterwards.
+pub(super) const CALM: u32 = 3;
+
+/// Looks between two searches for tasks that have waited for too long.
+const SEARCH_EVERY: u32 = 300;
+
+/// Pause where tasks are not supported, which another connection may change.
+const UNSUPPORTED: Duration = Duration::from_secs(60);
+
+/// Something is under way as long as this value lives.
+pub(super) struct Busy(watch::Sender<usize>);
+
+impl Busy {
+    fn new(busy: &watch::Sender<usize>) -> Self {
+        busy.send_modify(|busy| *busy += 1);
+        Self(busy.clone())
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.send_modify(|busy| *busy -= 1);
+    }
+}
+
+impl Inner {
+    /// Takes tasks until the worker leaves, never more than it has places for.
+    pub(super) async fn take(self: Arc<Self>) {
+        let kinds: Vec<&'static str> = self.kinds().keys().copied().collect();
+        let (waker, known) = (Arc::downgrade(&self), kinds.clone());
+        let listener = move |kind: &str| {
+            if let Some(inner) = waker.upgrade().filter(|_| known.contains(&kind)) {
+                inner.wake.notify_one();
+            }
+        };
+        self.redis.listen(TO_TAKE, Arc::new(listener));
+        let mut order = self.order.subscribe();
+        loop {
+            let place = tokio::select! {
+                place = Arc::clone(&self.places).acquire_owned() => place,
+                _ = order.changed() => return,
+            };
+            let (Ok(place), Some((taken, busy))) = (place, self.next(&kinds).await) else { return };
+            tokio::spawn(Arc::clone(&self).execute(taken, place, busy));
+        }
+    }
+
+    /// The next task; `None`: the worker leaves.
+    async fn next(&self, kinds: &[&str]) -> Option<(Taken, Busy)> {
+        let mut order = self.order.subscribe();
+        loop {
+            // A taking that is under way is not broken off: what it takes would have to wait for a lease.
+            let busy = Busy::new(&self.busy);
+            if self.is_leaving() {
+                return None;
+            }
+            let lease = (self.calm.load(Relaxed) >= CALM).then_some(self.rules.lease);
+            let pause = match self.redis.take_task(kinds, lease).await {
+                Ok(Some(taken)) => return Some((taken, busy)),
+                Ok(None) => POLL,
+                Err(redis::Error::Unsupported { .. }) => UNSUPPORTED,
+                Err(error) => {
+                    self.failed("no task can be taken", &error);
+                    POLL
+                }
+            };
+            drop(busy);
+            tokio::select! {
+                () = self.wake.notified() => {}
+                () = sleep(pause) => {}
+                _ = order.changed() => return None,
+            }
+        }
+    }
+
+    /// A call has failed: for a while nothing is taken over.
+    pub(super) fn failed(&self, what: &str, error: &redis::Error) {
+        self.trouble.store(true, Relaxed);
+        tracing::debug!(%error, "{what}: {error}");
+    }
+
+    /// Sees whether all goes well, and now and then whether tasks wait that nobody takes.
+    pub(super) async fn look_after(self: Arc<Self>) {
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Workers that began together do not search together; that several do would be no harm.
+        let mut until_search = std::process::id() % SEARCH_EVERY;
+        loop {
+            looks.tick().await;
+            match self.trouble.swap(false, Relaxed) {
+                true => self.calm.store(0, Relaxed),
+                false => self.calm.store(self.calm.load(Relaxed).saturating_add(1), Relaxed),
+            }
+            until_search = match until_search.checked_sub(1) {
+                Some(left) => left,
+                None => {
+                    if let Err(error) = self.give_up_overdue().await {
+                        self.failed("tasks that wait for too long are not looked for", &error);
+                    }
+                    SEARCH_EVERY
+                }
+            };
+        }
+    }
+
+    /// Gives up the tasks that nobody has taken for a day: those of a kind that no program knows any more.
+    async fn give_up_overdue(&self) -> Result<(), redis::Error> {
+        let reason = format!("no worker took it within {} h", WAIT_MAX.as_secs() / 3600);
+        for (id, kind) in self.redis.overdue_tasks(WAIT_MAX).await? {
+            if self.redis.expire_task(id, &kind, (WAIT_MAX, &reason), &self.rules).await? {
+                tracing::warn!(%kind, %reason, "a task is dead: {reason}");
+            }
+        }
+        Ok(())
+    }
+}

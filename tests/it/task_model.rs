@@ -1,0 +1,243 @@
+//! Any order of steps, on a real server and on a model of fifty lines that has no streams, leases or scripts: both agree.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+use proptest::test_runner::TestRunner;
+use regatta::TaskId;
+use regatta::TaskState;
+use regatta::TaskState::Cancelled;
+use regatta::TaskState::Dead;
+use regatta::TaskState::Done;
+use regatta::TaskState::Failed;
+use regatta::TaskState::Queued;
+use regatta::TaskState::Running;
+use regatta::config::schema::Mode;
+use regatta::redis::Redis;
+use regatta::redis::task;
+use regatta::redis::task::Begun;
+use regatta::redis::task::Enqueued;
+use regatta::redis::task::Execution;
+use regatta::redis::task::Outcome;
+use regatta::redis::task::Rules;
+
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+use crate::support::soak;
+
+const KIND: &str = "any";
+
+/// So short that whatever was taken is overdue after a moment.
+const RULES: Rules = Rules {
+    queue: 4,
+    attempts: 2,
+    life: Duration::from_secs(1000),
+    keep: Duration::from_secs(100),
+    lease: Duration::from_millis(1),
+};
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    Enqueue,
+    /// Whether what is overdue may be taken over.
+    Take(bool),
+    /// Of what was taken, or of an execution: which one, counted back from the last.
+    Begin(usize),
+    Renew(usize),
+    /// Which execution, and one of the outcomes.
+    End(usize, usize),
+    /// Which task, counted back from the last.
+    Cancel(usize),
+}
+
+fn outcomes() -> [Outcome; 4] {
+    let text = String::new;
+    [
+        Outcome::Done("1".into()),
+        Outcome::Failed(text()),
+        Outcome::Retry(text(), Duration::ZERO),
+        Outcome::Back,
+    ]
+}
+
+/// A task as it has to be.
+#[derive(Debug, Clone)]
+struct Model {
+    id: TaskId,
+    state: TaskState,
+    attempts: u64,
+    /// Whether its entry was taken.
+    taken: bool,
+    /// Its present execution, or the last one.
+    execution: Option<u64>,
+}
+
+/// Both sides, and what was taken and begun so far.
+struct Play<'a> {
+    redis: &'a Redis,
+    tasks: Vec<Model>,
+    executions: Vec<Execution>,
+}
+
+fn back<T>(list: &[T], count: usize) -> Option<usize> {
+    list.len().checked_sub(1 + count % list.len().max(1))
+}
+
+impl Play<'_> {
+    fn waiting(&self) -> usize {
+        self.tasks.iter().filter(|task| task.state == Queued).count()
+    }
+
+    fn model(&mut self, id: TaskId) -> &mut Model {
+        self.tasks.iter_mut().find(|task| task.id == id).unwrap()
+    }
+
+    async fn step(&mut self, step: Step) {
+        match step {
+            Step::Enqueue => {
+                let id = TaskId::new().unwrap();
+                let room = self.waiting() < 4;
+                let made = self.redis.enqueue_task(id, KIND, "1", &RULES).await.unwrap();
+                assert_eq!(made, if room { Enqueued::Waits } else { Enqueued::Full });
+                if room {
+                    self.tasks.push(Model { id, state: Queued, attempts: 0, taken: false, execution: None });
+                }
+            }
+            Step::Take(over) => self.take(over).await,
+            Step::Begin(which) => {
+                if let Some(at) = back(&self.executions, which) {
+                    self.begin(at).await;
+                }
+            }
+            Step::Renew(which) => {
+                let Some(at) = back(&self.executions, which) else { return };
+                let execution = self.executions[at].clone();
+                let task = self.model(execution.taken.id);
+                let present = task.state == Running && task.execution == Some(execution.number);
+                assert_eq!(self.redis.renew_task(&execution, None).await, Ok(present));
+            }
+            Step::End(which, outcome) => {
+                if let Some(at) = back(&self.executions, which) {
+                    self.end(at, outcome % 4).await;
+                }
+            }
+            Step::Cancel(which) => {
+                let Some(at) = back(&self.tasks, which) else { return };
+                let task = &mut self.tasks[at];
+                let expected = match task.state {
+                    Queued => task::Cancelled::Queued,
+                    Running => task::Cancelled::Running,
+                    _ => task::Cancelled::Late,
+                };
+                if !task.state.is_end() {
+                    task.state = Cancelled;
+                }
+                assert_eq!(self.redis.cancel_task(task.id, KIND, &RULES).await, Ok(Some(expected)));
+            }
+        }
+    }
+
+    async fn take(&mut self, over: bool) {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        let open = |task: &&mut Model| !task.state.is_end();
+        let overdue = self.tasks.iter_mut().filter(open).find(|task| over && task.taken);
+        let expected = match overdue {
+            Some(task) => Some(task),
+            None => self.tasks.iter_mut().filter(open).find(|task| !task.taken),
+        };
+        let expected = expected.map(|task| {
+            task.taken = true;
+            task.id
+        });
+        let taken = self.redis.take_task(&[KIND], over.then_some(RULES.lease)).await.unwrap();
+        assert_eq!(taken.as_ref().map(|taken| taken.id), expected);
+        self.executions.extend(taken.map(|taken| Execution::new(taken).unwrap()));
+    }
+
+    async fn begin(&mut self, at: usize) {
+        let execution = self.executions[at].clone();
+        let task = self.model(execution.taken.id);
+        let same = task.execution == Some(execution.number);
+        let expected = match task.state {
+            Running if same => Begun::Run { attempt: task.attempts, input: "1".into() },
+            Queued | Running if task.attempts == 2 => {
+                task.state = Dead;
+                Begun::Dead
+            }
+            Queued | Running => {
+                (task.state, task.attempts, task.execution) =
+                    (Running, task.attempts + 1, Some(execution.number));
+                Begun::Run { attempt: task.attempts, input: "1".into() }
+            }
+            _ => Begun::Ended,
+        };
+        assert_eq!(self.redis.begin_task(&execution, "web:1", &RULES).await, Ok(expected));
+    }
+
+    async fn end(&mut self, at: usize, outcome: usize) {
+        let execution = self.executions[at].clone();
+        let task = self.model(execution.taken.id);
+        let own = task.execution == Some(execution.number);
+        let expected = own && task.state != Cancelled;
+        if own && task.state == Running {
+            (task.state, task.attempts) = match outcome {
+                0 => (Done, task.attempts),
+                1 => (Failed, task.attempts),
+                2 if task.attempts == 2 => (Dead, 2),
+                2 => (Queued, task.attempts),
+                _ => (Queued, task.attempts - 1),
+            };
+        }
+        let ended = self.redis.end_task(&execution, &outcomes()[outcome], &RULES).await;
+        assert_eq!(ended, Ok(expected));
+    }
+
+    /// Everything that anybody can see is as the model has it.
+    async fn compare(&self) {
+        let count = |state: TaskState| self.tasks.iter().filter(|task| task.state == state).count();
+        for task in &self.tasks {
+            let seen = self.redis.look_at_task(task.id).await.unwrap().unwrap();
+            assert_eq!((seen.state, seen.attempts), (task.state, task.attempts));
+            assert_eq!(seen.result.is_some(), task.state == Done);
+        }
+        let survey = self.redis.survey_tasks().await.unwrap();
+        assert_eq!((survey.waiting, survey.running.len()), (count(Queued) as u64, count(Running)));
+        let totals = survey.totals;
+        let ends = [totals.done, totals.failed, totals.dead, totals.cancelled].map(|total| total as usize);
+        assert_eq!(ends, [Done, Failed, Dead, Cancelled].map(count));
+        assert_eq!(survey.dead.len(), count(Dead));
+    }
+}
+
+#[test]
+fn any_order_of_steps_is_as_the_model_has_it() {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let server = RedisServer::start();
+    let step = prop_oneof![
+        2 => Just(Step::Enqueue),
+        3 => any::<bool>().prop_map(Step::Take),
+        4 => (0..4_usize).prop_map(Step::Begin),
+        1 => (0..4_usize).prop_map(Step::Renew),
+        3 => (0..4_usize, 0..4_usize).prop_map(|(which, outcome)| Step::End(which, outcome)),
+        1 => (0..4_usize).prop_map(Step::Cancel),
+    ];
+    for mode in [Mode::Fcall, Mode::Evalsha] {
+        let redis = runtime.block_on(connect(&server, "p", mode));
+        let config = ProptestConfig { cases: soak::length(60, 2000), ..ProptestConfig::default() };
+        let played = TestRunner::new(config).run(&prop::collection::vec(step.clone(), 1..40), |steps| {
+            let keys: Vec<_> = server.keys().into_iter().filter(|key| key.contains("{t}")).collect();
+            for key in keys {
+                server.cli(&["DEL", &key]);
+            }
+            runtime.block_on(async {
+                let mut play = Play { redis: &redis, tasks: Vec::new(), executions: Vec::new() };
+                for step in steps {
+                    play.step(step).await;
+                }
+                play.compare().await;
+            });
+            Ok(())
+        });
+        played.unwrap();
+    }
+}

@@ -1,0 +1,154 @@
+//! Tasks as an application sees them: what is refused, what everybody who follows sees, and one queue in a cluster.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use regatta::Progress;
+use regatta::TaskState;
+use regatta::Tasks;
+use regatta::config;
+use regatta::config::Inputs;
+use regatta::config::schema;
+use regatta::config::schema::Mode;
+use regatta::redis::Health;
+use regatta::redis::Redis;
+use regatta::task::Error;
+use regatta::task::INPUT_MAX;
+use tokio::task::JoinSet;
+
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+use crate::support::redis::eventually;
+use crate::support::redis_cluster::RedisCluster;
+
+/// Settings as an operator gives them.
+pub(crate) fn settings(set: &[(&str, &str)]) -> schema::Tasks {
+    let flag =
+        |(name, value): &(&str, &str)| (format!("tasks.{name}"), (*value).to_owned(), "test".to_owned());
+    config::load(&Inputs { flags: set.iter().map(flag).collect(), ..Inputs::default() }).unwrap().tasks
+}
+
+/// A worker of these tests: doubles numbers, in a while.
+fn worker(redis: &Redis, set: &[(&str, &str)]) -> Tasks {
+    let tasks = Tasks::new(redis.clone(), &settings(set), "test:1");
+    tasks.register("double", |(number, millis): (u64, u64), progress: &Progress| {
+        for step in 0..50 {
+            std::thread::sleep(Duration::from_micros(millis * 20));
+            progress.percent(2 * step + 2);
+        }
+        Ok::<_, String>(number * 2)
+    });
+    tasks
+}
+
+#[tokio::test]
+async fn what_cannot_be_taken_is_refused_and_nothing_is_made() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let tasks = worker(&redis, &[("queue", "2")]);
+    assert_eq!(tasks.enqueue("halve", &1).await, Err(Error::UnknownKind("halve".to_owned())));
+    let large = tasks.enqueue("double", &"x".repeat(INPUT_MAX)).await.unwrap_err();
+    assert_eq!(large.to_string(), "the task's input cannot be taken: it has 16386 bytes; allowed: 16384");
+    for _ in 0..2 {
+        tasks.enqueue("double", &(1, 1)).await.unwrap();
+    }
+    assert_eq!(tasks.enqueue("double", &(1, 1)).await, Err(Error::Full));
+    assert_eq!(tasks.survey().await.unwrap().waiting, 2);
+}
+
+#[tokio::test]
+async fn redis_away_is_an_error_and_no_hang() {
+    let mut server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let tasks = worker(&redis, &[]);
+    let id = tasks.enqueue("double", &(1, 1)).await.unwrap();
+    server.kill();
+    assert!(matches!(tasks.enqueue("double", &(1, 1)).await, Err(Error::Redis(_))));
+    assert!(matches!(tasks.look(&id).await, Err(Error::Redis(_))));
+    assert!(matches!(tasks.follow(&id).await.map(|_| ()), Err(Error::Redis(_))));
+    assert_eq!(tasks.followed(), 0);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_thousand_who_follow_one_task_are_one_reader_and_all_see_its_end() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let tasks = worker(&redis, &[]);
+    tasks.start();
+    let id = tasks.enqueue("double", &(21, 2000)).await.unwrap();
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    let mut followers = JoinSet::new();
+    for _ in 0..1000 {
+        let mut following = tasks.follow(&id).await.unwrap();
+        followers.spawn(async move {
+            let (mut last, mut seen) = (0, 0);
+            let mut end = None;
+            while let Some(task) = following.next().await {
+                assert!(task.percent >= last, "it went back");
+                (last, seen) = (task.percent, seen + 1);
+                end = Some(task);
+            }
+            (seen, end.map(|task| (task.state, task.result.as_ref().map(|result| result.get().to_owned()))))
+        });
+    }
+    assert_eq!(tasks.followed(), 1);
+    while let Some(followed) = followers.join_next().await {
+        let (seen, end) = followed.unwrap();
+        assert_eq!(end, Some((TaskState::Done, Some("42".to_owned()))));
+        assert!(seen >= 3, "it saw {seen} changes");
+    }
+    let reads = server.commands().get("hmget").copied().unwrap_or(0);
+    let renewals = server.commands().get("xclaim").copied().unwrap_or(0);
+    // Each renewal reads too, within its function; the followers read once for each piece of news at most.
+    assert!(reads <= 3 * renewals + 30, "{reads} reads for {renewals} renewals");
+    eventually("nobody looks any more", async || tasks.followed() == 0).await;
+    let mut late = tasks.follow(&id).await.unwrap();
+    assert_eq!(late.next().await.map(|task| task.state), Some(TaskState::Done));
+    assert!(late.next().await.is_none());
+    let mut unknown = tasks.follow(&regatta::TaskId::new().unwrap()).await.unwrap();
+    assert!(unknown.next().await.is_none());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn in_a_cluster_there_is_one_queue_and_everybody_hears() {
+    let cluster = RedisCluster::start();
+    let flags = vec![("redis.url".to_owned(), cluster.url(), "test".to_owned())];
+    let url = config::load(&Inputs { flags, ..Inputs::default() }).unwrap().redis.url.unwrap();
+    for mode in [Mode::Fcall, Mode::Evalsha] {
+        let settings = schema::Redis {
+            url: Some(url.clone()),
+            prefix: format!("{mode:?}"),
+            mode,
+            command_timeout: Duration::from_secs(2),
+            commit_timeout: Duration::from_secs(2),
+            access: schema::Access::default(),
+        };
+        let mut workers = Vec::new();
+        for _ in 0..2 {
+            let redis = Redis::new(&settings, &url, "test").unwrap();
+            redis.start();
+            eventually("all nodes are connected", async || redis.health() == Health::Up).await;
+            let tasks = worker(&redis, &[]);
+            tasks.start();
+            workers.push(tasks);
+        }
+        let mut ids = Vec::new();
+        for number in 0..20 {
+            ids.push(workers[number % 2].enqueue("double", &(number, 20)).await.unwrap());
+        }
+        for (number, id) in ids.iter().enumerate() {
+            let mut following = workers[(number + 1) % 2].follow(id).await.unwrap();
+            let mut last = None;
+            while let Some(task) = following.next().await {
+                last = Some(task);
+            }
+            let last: Arc<_> = last.unwrap();
+            assert_eq!(last.result.as_ref().unwrap().get(), (2 * number).to_string(), "{mode:?} {last:?}");
+        }
+        let survey = workers[0].survey().await.unwrap();
+        assert_eq!((survey.waiting, survey.running.len(), survey.totals.done), (0, 0, 20));
+        let keys = cluster.keys();
+        let queue = keys.iter().find(|key| key.ends_with("queue:double")).unwrap();
+        assert_eq!(cluster.ask("XLEN", queue, &[]), "0");
+    }
+}
