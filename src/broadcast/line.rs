@@ -39,6 +39,8 @@ pub(super) struct Line {
 struct Core {
     chain: Chain<Arc<Message>>,
     ring: Ring,
+    /// The ring's end before what came last, in one piece: nobody can have seen that yet.
+    settled: u64,
     /// Questions to the stream so far, and which of them was answered last.
     asked: u64,
     answered: u64,
@@ -60,7 +62,8 @@ impl Question {
 
 impl Line {
     pub(super) fn new(topic: &Topic, count_max: usize, room: &Arc<AtomicUsize>) -> Self {
-        let core = Core { chain: Chain::new(), ring: Ring::new(count_max), asked: 0, answered: 0 };
+        let ring = Ring::new(count_max);
+        let core = Core { chain: Chain::new(), settled: ring.end(), ring, asked: 0, answered: 0 };
         Self {
             topic: topic.clone(),
             core: Mutex::new(core),
@@ -78,12 +81,16 @@ impl Line {
     fn pass(&self, act: impl FnOnce(&mut Chain<Arc<Message>>, &mut dyn FnMut(Step<Arc<Message>>))) -> bool {
         let room = self.room.load(Relaxed);
         let mut core = self.core();
-        let Core { chain, ring, .. } = &mut *core;
+        let Core { chain, ring, settled, .. } = &mut *core;
+        let before = ring.end();
         act(chain, &mut |step| match step {
             Step::Message(link) => ring.push(link.body, room),
             Step::Gap { after } => ring.push_gap(after),
         });
         let (end, doubtful) = (ring.end(), chain.is_doubtful());
+        if end != before {
+            *settled = before;
+        }
         drop(core);
         self.tip.send_if_modified(|tip| std::mem::replace(tip, end) != end);
         doubtful
@@ -149,15 +156,21 @@ impl Line {
         self.tip.subscribe()
     }
 
-    /// What is at a place, and how many messages there are from there on.
+    /// What is at a place, and how many messages there were from there on before the last ones came.
     pub(super) fn get(&self, place: u64) -> (Found, u64) {
         let core = self.core();
-        (core.ring.get(place), core.ring.end().saturating_sub(place))
+        (core.ring.get(place), core.settled.saturating_sub(place))
     }
 
     /// The place after the youngest message.
     pub(super) fn end(&self) -> u64 {
         self.core().ring.end()
+    }
+
+    /// The same, and that message.
+    pub(super) fn now(&self) -> (u64, Option<Id>) {
+        let core = self.core();
+        (core.ring.end(), core.chain.last())
     }
 
     /// The first place after which nothing is missing.

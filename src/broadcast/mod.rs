@@ -294,8 +294,9 @@ impl Inner {
             if topics.len() >= topics_max {
                 return Err(Error::Topics { limit: topics_max });
             }
-            // All that Redis keeps fits, so that whoever comes back need not read for himself.
-            let count = usize::try_from(history).unwrap_or(usize::MAX).saturating_add(PAGE_MAX).max(buffer);
+            // All that Redis keeps fits, so that whoever comes back need not read for himself; and all that may come at once.
+            let history = usize::try_from(history).unwrap_or(usize::MAX);
+            let count = history.max(buffer).saturating_add(chain::PENDING_MAX + 2 * PAGE_MAX);
             let line = Arc::new(Line::new(topic, count, &self.room));
             topics.insert(topic.clone(), Table { line, seats: 0 });
             self.share(topics.len());

@@ -307,7 +307,8 @@ mod tests {
         assert!(ring.prepend(message(7), Id::ZERO, HEAVY) && ring.at_bottom());
         assert_eq!(resumed(&ring, 0), Ok(vec![7, 8, 9]));
         assert_eq!(resumed(&ring, 5), Err(Seek::Older));
-        let empty = self::ring(8, 0, 1..=0);
+        let mut empty = Ring::new(8);
+        empty.begin(id(0));
         assert_eq!((resumed(&empty, 0), resumed(&empty, 5)), (Ok(vec![]), Err(Seek::Ahead)));
         let anew = self::ring(8, 0, 9..=9);
         assert_eq!((resumed(&anew, 0), resumed(&anew, 5)), (Ok(vec![9]), Err(Seek::Older)));

@@ -25,6 +25,9 @@ use crate::redis;
 /// Messages that a client reads for itself at a time, at most.
 const OWN_PAGE: usize = 16;
 
+/// As many may come before anybody had a turn on the event loop: whoever is that far behind is not slow.
+const BURST: usize = 128;
+
 /// What comes to a client.
 #[derive(Debug, Clone)]
 pub enum Event {
@@ -68,11 +71,14 @@ impl Subscription {
     /// From `after` on, or from now on.
     pub(super) fn new(seat: Seat, after: Option<Id>) -> Self {
         let tip = seat.line.tip();
-        let place = match after {
-            Some(after) => Place::After(after),
-            None => Place::Ring { at: seat.line.end(), current: true },
+        let (place, last) = match after {
+            Some(after) => (Place::After(after), Some(after)),
+            None => {
+                let (at, newest) = seat.line.now();
+                (Place::Ring { at, current: true }, newest)
+            }
         };
-        Self { seat, tip, place, last: after }
+        Self { seat, tip, place, last }
     }
 
     /// What it subscribes to.
@@ -80,7 +86,8 @@ impl Subscription {
         &self.seat.line.topic
     }
 
-    /// The last message that this client has: that it resumed after, or the last that came.
+    /// After which message this client goes on: the one it resumed after, else the newest when it came (0-0 if there
+    /// was none), then the last that came.
     pub fn last(&self) -> Option<Id> {
         self.last
     }
@@ -141,7 +148,7 @@ impl Subscription {
         let Place::Ring { at, current } = &mut self.place else { return None };
         self.tip.borrow_and_update();
         let (found, behind) = self.seat.line.get(*at);
-        let late = *current && behind > self.seat.inner.settings.buffer as u64;
+        let late = *current && behind > self.seat.inner.settings.buffer.max(BURST) as u64;
         match found {
             Found::Message(message) if !late => {
                 *at += 1;

@@ -47,7 +47,7 @@ const SETTLED: Duration = Duration::from_secs(2);
 
 /// Messages that may have come and not been heard yet: what one read from the socket brings, and more. The client makes
 /// room for them beforehand, so it is not many.
-const BACKLOG: usize = 512;
+const BACKLOG: usize = 256;
 
 /// Hears the text of one kind of news.
 pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;

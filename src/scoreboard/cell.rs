@@ -34,6 +34,7 @@ const ORDER: usize = 12;
 const LIFE: usize = 13;
 /// Where the breakers of reads and writes stand, four bits each.
 const LANES: usize = 14;
+const SUBSCRIBERS: usize = 15;
 
 /// Where a worker stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -200,6 +201,18 @@ impl<'a> Cell<'a> {
         }
     }
 
+    /// Clients that are subscribed to broadcasts through this worker.
+    pub fn set_subscribers(self, subscribers: u64) {
+        self.set(SUBSCRIBERS, subscribers);
+    }
+
+    /// What broadcasts did since it was last told, in the order of the snapshot's numbers.
+    pub fn add_broadcasts(self, more: [u64; 5]) {
+        for (index, by) in more.into_iter().enumerate() {
+            self.total(row::BROADCASTS + index, by);
+        }
+    }
+
     /// A response showed a session as last known, because Redis could not do all it was asked.
     pub fn served_stale(self) {
         self.total(row::STALE, 1);
@@ -312,6 +325,7 @@ impl<'a> Cell<'a> {
             busy_us: self.read(BUSY_US),
             redis_up: self.read(REDIS_UP) != 0,
             redis_lanes: [0, 4].map(|shift| Position::from_word(self.read(LANES) >> shift & 15)),
+            subscribers: self.read(SUBSCRIBERS),
             connections: self.read(CONNECTIONS),
             in_flight: self.read(IN_FLIGHT),
             requests: self.read(REQUESTS),

@@ -45,10 +45,12 @@ pub(super) const CORRUPT: usize = 126;
 pub(super) const UNSTORED: usize = 127;
 pub(super) const SHADOWED: usize = 128;
 pub(super) const INSURED: usize = 129;
+/// What broadcasts did, in the order of [`SlotSnapshot::broadcasts`].
+pub(super) const BROADCASTS: usize = 130;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
-const _: () = assert!(INSURED < TOTALS, "a row has room for its totals");
+const _: () = assert!(BROADCASTS + 5 <= TOTALS, "a row has room for its totals");
 
 /// Where a slot stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -180,6 +182,7 @@ impl<'a> Row<'a> {
             unavailable: self.read(UNAVAILABLE),
             stale: self.read(STALE),
             redis_opened: [READS_OPENED, WRITES_OPENED].map(|word| self.read(word)),
+            broadcasts: std::array::from_fn(|index| self.read(BROADCASTS + index)),
             corrupt: self.read(CORRUPT),
             unstored: self.read(UNSTORED),
             responses: std::array::from_fn(|class| self.read(STATUS + class)),

@@ -67,6 +67,9 @@ pub struct SlotSnapshot {
     pub stale: u64,
     /// How often the breakers of Redis's reads and writes have opened.
     pub redis_opened: [u64; 2],
+    /// Messages published and passed on, gaps that clients were told of, times that was read what had not been heard, and
+    /// clients dropped for being slow.
+    pub broadcasts: [u64; 5],
     /// Session keys under which something else lay.
     pub corrupt: u64,
     /// Responses whose session changes were not stored.
@@ -114,6 +117,8 @@ pub struct WorkerSnapshot {
     pub redis_up: bool,
     /// Where its breakers of Redis's reads and writes stand.
     pub redis_lanes: [Position; 2],
+    /// Clients that are subscribed to broadcasts through it.
+    pub subscribers: u64,
     /// Open connections.
     pub connections: u64,
     /// Requests being answered.

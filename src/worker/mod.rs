@@ -47,6 +47,7 @@ use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
 use crate::counter::batched::Batches;
 use crate::http::App;
+use crate::http::Dashboard;
 use crate::http::Face;
 use crate::http::Parts;
 use crate::http::Phase;
@@ -187,7 +188,8 @@ async fn live(start: Start) -> Result<(), Error> {
     if start.slot == inspector::SLOT {
         tasks.spawn(inspector::inspect(Arc::clone(&start.scoreboard), redis.clone()));
     }
-    tasks.spawn(heartbeat::beat(Arc::clone(&start.scoreboard), start.slot, start.cell, redis.clone()));
+    let (board, hub) = (Arc::clone(&start.scoreboard), live.broadcasts.clone());
+    tasks.spawn(heartbeat::beat(board, start.slot, start.cell, redis.clone(), hub));
     let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
     let speaking = tasks.spawn(beacon.clone().speak());
     tasks.spawn(sweep(Arc::clone(&hall.connections)));
@@ -213,6 +215,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again, &live.tasks);
     let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
     beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
+    live.broadcasts.leave().await;
     flusher.abort();
     flusher::finish(&batches).await;
     Ok(())
@@ -257,6 +260,7 @@ fn faces(
         batches: Arc::clone(batches),
         broadcasts: live.broadcasts.clone(),
         tasks: live.tasks.clone(),
+        dashboard: Dashboard::new(&start.config.dashboard),
     };
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))

@@ -47,7 +47,7 @@ fn url_of(text: &str) -> schema::RedisUrl {
     regatta::config::load(&inputs).unwrap().redis.url.unwrap()
 }
 
-async fn connect(cluster: &RedisCluster, mode: Mode) -> Redis {
+pub(crate) async fn connect(cluster: &RedisCluster, mode: Mode) -> Redis {
     let redis = handle(cluster, mode);
     redis.start();
     eventually("all nodes are connected", async || redis.health() == Health::Up).await;

@@ -10,7 +10,7 @@ use std::mem;
 use crate::broadcast::id::Id;
 
 /// News that wait for what is missing before them; more are read with it.
-const PENDING_MAX: usize = 256;
+pub(super) const PENDING_MAX: usize = 256;
 
 /// A message, and the id of the one before it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -228,6 +228,9 @@ fn event() -> impl Strategy<Value = Event> {
 
 const PAGE: usize = 3;
 
+/// A question, the messages that answer it, and whether these are all.
+type Answer = (Asked, Vec<(u64, u64)>, bool);
+
 /// A topic whose stream forgets nothing: 1, 2, 3, …
 struct World {
     heard: Heard,
@@ -235,7 +238,7 @@ struct World {
     /// News under way.
     wire: VecDeque<u64>,
     last_news: u64,
-    asked: Option<(Asked, Vec<(u64, u64)>, bool)>,
+    asked: Option<Answer>,
 }
 
 impl World {

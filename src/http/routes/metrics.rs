@@ -68,7 +68,7 @@ struct Scrape {
 /// A number of each slot: name, help, what it is.
 type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
 
-const COUNTERS: [PerSlot; 17] = [
+const COUNTERS: [PerSlot; 22] = [
     ("connections_accepted", "Connections accepted", |slot| slot.accepted),
     ("connections_cut", "Connections cut at the end of a drain", |slot| slot.cut),
     ("response_bytes", "Bytes of response bodies whose length was known", |slot| slot.bytes),
@@ -85,6 +85,11 @@ const COUNTERS: [PerSlot; 17] = [
     }),
     ("counter_flushes", "Batches of additions to counters sent on", |slot| slot.flushes),
     ("counter_additions_dropped", "Additions to counters that Redis refused for good", |slot| slot.dropped),
+    ("broadcasts_published", "Messages published", |slot| slot.broadcasts[0]),
+    ("broadcasts_delivered", "Messages passed on, once for each client", |slot| slot.broadcasts[1]),
+    ("broadcast_gaps", "Clients told that messages may be missing", |slot| slot.broadcasts[2]),
+    ("broadcast_reads", "Times that messages were read which had not been heard", |slot| slot.broadcasts[3]),
+    ("broadcast_clients_dropped", "Clients dropped for being slow", |slot| slot.broadcasts[4]),
     ("worker_starts", "Workers started in the slot", |slot| slot.starts),
     ("worker_crashes", "Workers that ended without being asked to", |slot| slot.crashes),
     ("worker_restarts", "Workers that replaced another one in the slot", |slot| {
@@ -107,8 +112,11 @@ const STATES: [WorkerState; 5] = [
     WorkerState::Killed,
 ];
 
-const GAUGES: [PerSlot; 8] = [
+const GAUGES: [PerSlot; 9] = [
     ("connections", "Open connections", |slot| slot.sum(|worker| worker.connections)),
+    ("broadcast_subscribers", "Clients subscribed to broadcasts", |slot| {
+        slot.sum(|worker| worker.subscribers)
+    }),
     ("requests_in_flight", "Requests being answered", |slot| slot.sum(|worker| worker.in_flight)),
     ("worker_up", "1 if the slot's worker serves", |slot| u64::from(slot.state == SlotState::Ready)),
     ("worker_generation", "Generation of the slot's worker", |slot| slot.generation()),

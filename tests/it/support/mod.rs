@@ -1,5 +1,7 @@
 //! What every promise is tested with: a real fleet, a real Redis, a plain client, and deadlines.
 
+pub(crate) mod broadcasts;
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod events;
 pub(crate) mod exposition;
@@ -14,6 +16,7 @@ pub(crate) mod redis_sentinel;
 pub(crate) mod redis_tcp;
 pub(crate) mod soak;
 pub(crate) mod sockets;
+pub(crate) mod stage;
 pub(crate) mod stream;
 pub(crate) mod terminal;
 pub(crate) mod tls;

@@ -1,0 +1,325 @@
+//! Broadcasts: every message once, in order and on every worker; who comes back goes on where he was.
+
+use std::time::Duration;
+
+use regatta::broadcast::Error;
+use regatta::broadcast::Event;
+use regatta::broadcast::Hub;
+use regatta::broadcast::Id;
+use regatta::broadcast::Topic;
+use regatta::config::schema::Broadcast;
+use regatta::config::schema::Mode;
+use regatta::redis;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+
+use crate::support::broadcasts::LONG;
+use crate::support::broadcasts::gap;
+use crate::support::broadcasts::hub;
+use crate::support::broadcasts::hub_with;
+use crate::support::broadcasts::next;
+use crate::support::broadcasts::nothing;
+use crate::support::broadcasts::numbers;
+use crate::support::broadcasts::settings;
+use crate::support::broadcasts::text;
+use crate::support::broadcasts::topic;
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+use crate::support::redis::eventually;
+
+/// Publishes numbers.
+async fn publish(hub: &Hub, topic: &Topic, numbers: std::ops::Range<usize>) -> Vec<Id> {
+    let mut ids = Vec::new();
+    for number in numbers {
+        ids.push(hub.publish(topic, &number.to_string()).await.unwrap());
+    }
+    ids
+}
+
+/// How often a command was executed, within functions too.
+fn calls(server: &RedisServer, command: &str) -> u64 {
+    server.commands().get(command).copied().unwrap_or(0)
+}
+
+#[tokio::test]
+async fn what_one_worker_publishes_every_worker_s_subscribers_get() {
+    for mode in [Mode::Fcall, Mode::Evalsha] {
+        let server = RedisServer::start();
+        let (one, other) = (hub(&server, mode).await, hub(&server, mode).await);
+        let (chat, news) = (topic("chat"), topic("news"));
+        let mut at_one = one.subscribe(&chat, None).await.unwrap();
+        let mut at_other = other.subscribe(&chat, None).await.unwrap();
+        let mut elsewhere = other.subscribe(&news, None).await.unwrap();
+        let strange = ["hello", "", " two  spaces ", "a\nb\r\nc\r", "é\u{1f6a3} \0", "b chat 0-0 9-9 x"];
+        for message in strange {
+            one.publish(&chat, message).await.unwrap();
+        }
+        for message in strange {
+            assert_eq!(
+                (text(&mut at_one).await, text(&mut at_other).await),
+                (message.into(), message.into())
+            );
+        }
+        assert_eq!(at_one.last(), at_other.last());
+        other.publish(&news, "this").await.unwrap();
+        assert_eq!(text(&mut elsewhere).await, "this");
+        nothing(&mut at_one).await;
+        assert_eq!((one.subscribers(), other.subscribers()), (1, 2));
+    }
+}
+
+#[tokio::test]
+async fn who_comes_back_resumes_after_any_message_without_gap_or_duplicate() {
+    const MESSAGES: usize = 40;
+    let server = RedisServer::start();
+    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    // A worker that has listened all along, and one that comes later.
+    let _there = one.subscribe(&chat, None).await.unwrap();
+    let ids = publish(&one, &chat, 0..MESSAGES).await;
+    let late = hub(&server, Mode::Auto).await;
+    let _there_too = late.subscribe(&chat, None).await.unwrap();
+    for hub in [&one, &late] {
+        for (index, id) in ids.iter().enumerate().rev() {
+            let mut back = hub.subscribe(&chat, Some(*id)).await.unwrap();
+            let missed: Vec<usize> = (index + 1..MESSAGES).collect();
+            assert_eq!(numbers(&mut back, missed.len()).await, missed);
+            assert_eq!(back.last(), ids.last().copied());
+        }
+        let mut all = hub.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
+        assert_eq!(numbers(&mut all, MESSAGES).await, (0..MESSAGES).collect::<Vec<_>>());
+        nothing(&mut all).await;
+        assert_eq!(hub.figures().gaps, 0);
+    }
+}
+
+#[tokio::test]
+async fn many_who_come_back_at_once_are_a_few_reads() {
+    const CLIENTS: usize = 500;
+    const MISSED: usize = 300;
+    let server = RedisServer::start();
+    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    let first = publish(&one, &chat, 0..1).await[0];
+    publish(&one, &chat, 1..1 + MISSED).await;
+    let successor = hub(&server, Mode::Auto).await;
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    let mut clients = JoinSet::new();
+    for _ in 0..CLIENTS {
+        let (hub, chat) = (successor.clone(), chat.clone());
+        clients.spawn(async move {
+            let mut back = hub.subscribe(&chat, Some(first)).await.unwrap();
+            numbers(&mut back, MISSED).await
+        });
+    }
+    for missed in clients.join_all().await {
+        assert_eq!(missed, (1..=MISSED).collect::<Vec<_>>());
+    }
+    let reads = calls(&server, "xrange") + calls(&server, "xrevrange");
+    assert!(reads <= 10, "{reads} reads for {CLIENTS} clients");
+    assert_eq!(successor.subscribers(), 0);
+}
+
+#[tokio::test]
+async fn who_needs_more_than_a_worker_remembers_reads_it_from_the_stream_while_others_write() {
+    // So large that a worker remembers fewer than there are.
+    const MESSAGES: usize = 1500;
+    const LARGE: usize = 16 << 10;
+    let server = RedisServer::start();
+    let all = Broadcast { history: 10_000, ..settings() };
+    let (one, other, chat) =
+        (hub_with(&server, Mode::Auto, &all).await, hub_with(&server, Mode::Auto, &all).await, topic("chat"));
+    let large = |number: usize| format!("{number} {}", "x".repeat(LARGE - 8));
+    for number in 0..MESSAGES {
+        one.publish(&chat, &large(number)).await.unwrap();
+    }
+    let mut back = other.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
+    for number in 0..2 * MESSAGES {
+        if number < MESSAGES {
+            one.publish(&chat, &large(MESSAGES + number)).await.unwrap();
+        }
+        let come = text(&mut back).await;
+        assert_eq!(come.split(' ').next(), Some(number.to_string().as_str()));
+    }
+    nothing(&mut back).await;
+}
+
+#[tokio::test]
+async fn a_history_that_was_trimmed_is_told_and_what_is_left_follows() {
+    let server = RedisServer::start();
+    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    let ids = publish(&one, &chat, 0..20).await;
+    server.cli(&["XTRIM", "p:{b}:topic:chat", "MAXLEN", "5"]);
+    let late = hub(&server, Mode::Auto).await;
+    for after in [Id::ZERO, ids[0], ids[13]] {
+        let mut back = late.subscribe(&chat, Some(after)).await.unwrap();
+        gap(&mut back).await;
+        assert_eq!(numbers(&mut back, 5).await, [15, 16, 17, 18, 19]);
+    }
+    // What is trimmed is no longer there, and nothing lay between it and what is.
+    for (at, after) in ids.iter().enumerate().skip(14) {
+        let mut back = late.subscribe(&chat, Some(*after)).await.unwrap();
+        assert_eq!(numbers(&mut back, 19 - at).await, (at + 1..20).collect::<Vec<_>>());
+    }
+}
+
+#[tokio::test]
+async fn redis_keeps_about_as_many_as_it_is_to_and_forgets_them_after_a_time() {
+    let server = RedisServer::start();
+    let kept = Broadcast { history: 50, keep: Duration::from_millis(300), ..settings() };
+    let (one, chat) = (hub_with(&server, Mode::Auto, &kept).await, topic("chat"));
+    let mut here = one.subscribe(&chat, None).await.unwrap();
+    let (ids, read) = tokio::join!(publish(&one, &chat, 0..1000), numbers(&mut here, 1000));
+    assert_eq!(read, (0..1000).collect::<Vec<_>>());
+    let length: u64 = server.cli(&["XLEN", "p:{b}:topic:chat"]).parse().unwrap();
+    assert!((50..=200).contains(&length), "{length} messages");
+    eventually("the topic is forgotten", async || !server.keys().contains(&"p:{b}:topic:chat".to_owned()))
+        .await;
+    // Whoever was there goes on without a word; whoever comes back cannot know.
+    let next = publish(&one, &chat, 1000..1001).await[0];
+    assert!(next > ids[999]);
+    assert_eq!(numbers(&mut here, 1).await, [1000]);
+    let other = hub_with(&server, Mode::Auto, &kept).await;
+    let mut back = other.subscribe(&chat, Some(ids[999])).await.unwrap();
+    gap(&mut back).await;
+    nothing(&mut here).await;
+}
+
+#[tokio::test]
+async fn a_slow_client_is_told_and_dropped_while_others_get_everything() {
+    let server = RedisServer::start();
+    let few = Broadcast { buffer: 10, ..settings() };
+    let (one, chat) = (hub_with(&server, Mode::Auto, &few).await, topic("chat"));
+    let mut slow = one.subscribe(&chat, None).await.unwrap();
+    let mut quick = one.subscribe(&chat, None).await.unwrap();
+    let mut read = Vec::new();
+    for number in 0..200 {
+        publish(&one, &chat, number..number + 1).await;
+        read.extend(numbers(&mut quick, 1).await);
+        if number == 2 {
+            assert_eq!(numbers(&mut slow, 3).await, [0, 1, 2]);
+        }
+    }
+    assert_eq!(read, (0..200).collect::<Vec<_>>());
+    for _ in 0..2 {
+        assert!(matches!(next(&mut slow).await, Event::Slow));
+    }
+    // It comes again, and nothing is lost.
+    let after = slow.last();
+    drop(slow);
+    let mut again = one.subscribe(&chat, after).await.unwrap();
+    assert_eq!(numbers(&mut again, 197).await, (3..200).collect::<Vec<_>>());
+    let figures = one.figures();
+    assert_eq!((figures.slow, figures.published, figures.subscribers, figures.topics), (1, 200, 2, 1));
+    assert_eq!(figures.delivered, 400);
+}
+
+#[tokio::test]
+async fn a_client_that_is_ahead_of_its_new_worker_waits_for_what_it_has_not() {
+    let server = RedisServer::start();
+    let (one, other, chat) = (hub(&server, Mode::Auto).await, hub(&server, Mode::Auto).await, topic("chat"));
+    let mut there = other.subscribe(&chat, None).await.unwrap();
+    publish(&one, &chat, 0..1).await;
+    assert_eq!(numbers(&mut there, 1).await, [0]);
+    // Written by somebody who told nobody: the worker finds it by looking.
+    let newest = server.cli(&["XREVRANGE", "p:{b}:topic:chat", "+", "-", "COUNT", "1"]);
+    let before = newest.lines().next().unwrap();
+    let ahead = server.cli(&["XADD", "p:{b}:topic:chat", "*", "p", before, "m", "1"]);
+    let mut back = other.subscribe(&chat, Some(ahead.parse().unwrap())).await.unwrap();
+    publish(&one, &chat, 2..3).await;
+    assert_eq!(numbers(&mut back, 1).await, [2]);
+    assert_eq!(numbers(&mut there, 2).await, [1, 2]);
+    // An id that nobody ever gave.
+    let future = Id::from((1 << 62, 7));
+    let mut back = other.subscribe(&chat, Some(future)).await.unwrap();
+    gap(&mut back).await;
+    publish(&one, &chat, 3..4).await;
+    assert_eq!(numbers(&mut back, 1).await, [3]);
+}
+
+#[tokio::test]
+async fn what_is_refused_says_which_bound_it_was() {
+    let server = RedisServer::start();
+    let tight = Broadcast { message_limit: 4, subscribers: 2, topics: 1, ..settings() };
+    let (one, chat) = (hub_with(&server, Mode::Auto, &tight).await, topic("chat"));
+    let told = |error: Error| error.to_string();
+    let long = told(one.publish(&chat, "12345").await.unwrap_err());
+    assert!(long.contains("4 bytes") && long.contains("broadcast.message_limit"), "{long}");
+    let first = one.subscribe(&chat, None).await.unwrap();
+    let other = told(one.subscribe(&topic("other"), None).await.unwrap_err());
+    assert!(other.contains("broadcast.topics"), "{other}");
+    let _second = one.subscribe(&chat, None).await.unwrap();
+    let third = told(one.subscribe(&chat, None).await.unwrap_err());
+    assert!(third.contains("broadcast.subscribers"), "{third}");
+    drop(first);
+    one.subscribe(&chat, None).await.unwrap();
+    assert_eq!(one.subscribers(), 1, "whoever is refused or leaves takes no place");
+
+    let plain = hub(&server, Mode::Plain).await;
+    for refused in
+        [plain.publish(&chat, "x").await.map(|_| ()), plain.subscribe(&chat, None).await.map(|_| ())]
+    {
+        assert!(matches!(refused, Err(Error::Redis(redis::Error::Unsupported { .. }))), "{refused:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_topic_nobody_subscribes_to_costs_nothing() {
+    let server = RedisServer::start();
+    let (one, other, chat) = (hub(&server, Mode::Auto).await, hub(&server, Mode::Auto).await, topic("chat"));
+    let mut there = one.subscribe(&chat, None).await.unwrap();
+    drop(other.subscribe(&chat, None).await.unwrap());
+    assert_eq!(other.figures().topics, 0);
+    publish(&other, &chat, 0..10).await;
+    assert_eq!(numbers(&mut there, 10).await, (0..10).collect::<Vec<_>>());
+    let figures = other.figures();
+    assert_eq!((figures.delivered, figures.subscribers), (0, 0));
+}
+
+#[tokio::test]
+async fn who_is_here_is_counted_over_all_workers() {
+    let server = RedisServer::start();
+    for mode in [Mode::Fcall, Mode::Evalsha] {
+        let (one, other, chat) = (hub(&server, mode).await, hub(&server, mode).await, topic("chat"));
+        let mut here = one.here(&chat);
+        assert_eq!(here.count(), None);
+        assert_eq!(timeout(LONG, here.next()).await.unwrap(), 0);
+        let first = one.subscribe(&chat, None).await.unwrap();
+        let mut others = Vec::new();
+        for _ in 0..3 {
+            others.push(other.subscribe(&chat, None).await.unwrap());
+        }
+        eventually("all four are here", async || here.next().await == 4).await;
+        drop(others.pop());
+        assert_eq!(timeout(LONG, here.next()).await.unwrap(), 3);
+        // A worker that was killed is forgotten after a while, one that ends at once.
+        let dead = connect(&server, "p", mode).await;
+        let sums = dead.live_here("dead", Duration::from_millis(1500), &[("chat", Some(40))]).await.unwrap();
+        assert_eq!(sums, [43]);
+        eventually("the dead are forgotten", async || here.next().await == 3).await;
+        drop(others);
+        other.leave().await;
+        assert_eq!(server.cli(&["HLEN", "p:{b}:here:chat"]), "1");
+        drop((first, one.here(&topic("other")), here));
+        one.leave().await;
+        assert!(server.keys().iter().all(|key| !key.contains(":here:")), "{:?}", server.keys());
+    }
+}
+
+#[tokio::test]
+async fn nobody_asks_nothing_and_is_not_asked() {
+    let server = RedisServer::start();
+    let one = hub(&server, Mode::Auto).await;
+    drop(one.subscribe(&topic("chat"), None).await.unwrap());
+    eventually("it said so and took it back", async || {
+        !server.keys().iter().any(|key| key.contains(":here:"))
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    tokio::time::sleep(Duration::from_millis(2500)).await;
+    let busy: Vec<_> = server
+        .commands()
+        .into_iter()
+        .filter(|(name, _)| ["fcall", "xrange", "xrevrange"].contains(&name.as_str()))
+        .collect();
+    assert!(busy.is_empty(), "{busy:?}");
+}

@@ -1,0 +1,82 @@
+//! Broadcasts as a worker has them, without the worker: a hub over a connection of its own.
+
+use std::time::Duration;
+
+use regatta::broadcast::Event;
+use regatta::broadcast::Hub;
+use regatta::broadcast::Subscription;
+use regatta::broadcast::Topic;
+use regatta::config::schema::Broadcast;
+use regatta::config::schema::Mode;
+use tokio::time::timeout;
+
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+
+/// Longest wait for what must come.
+pub(crate) const LONG: Duration = Duration::from_secs(30);
+/// How long a test looks whether something comes that must not.
+pub(crate) const QUIET: Duration = Duration::from_millis(200);
+
+/// The defaults.
+pub(crate) fn settings() -> Broadcast {
+    Broadcast {
+        history: 1000,
+        keep: Duration::from_secs(3600),
+        message_limit: 16 << 10,
+        buffer: 256,
+        subscribers: 10_000,
+        topics: 1000,
+        heartbeat: Duration::from_secs(15),
+    }
+}
+
+/// A worker's broadcasts with these settings.
+pub(crate) async fn hub_with(server: &RedisServer, mode: Mode, settings: &Broadcast) -> Hub {
+    let hub = Hub::new(connect(server, "p", mode).await, settings);
+    hub.start();
+    hub
+}
+
+/// A worker's broadcasts.
+pub(crate) async fn hub(server: &RedisServer, mode: Mode) -> Hub {
+    hub_with(server, mode, &settings()).await
+}
+
+pub(crate) fn topic(name: &str) -> Topic {
+    Topic::parse(name).unwrap()
+}
+
+/// What comes next.
+pub(crate) async fn next(subscription: &mut Subscription) -> Event {
+    timeout(LONG, subscription.next()).await.expect("nothing comes")
+}
+
+/// The next message's text.
+pub(crate) async fn text(subscription: &mut Subscription) -> String {
+    match next(subscription).await {
+        Event::Message(message) => message.text().to_owned(),
+        other => panic!("{other:?} instead of a message after {:?}", subscription.last()),
+    }
+}
+
+/// So many messages, whose texts are numbers.
+pub(crate) async fn numbers(subscription: &mut Subscription, count: usize) -> Vec<usize> {
+    let mut numbers = Vec::with_capacity(count);
+    while numbers.len() < count {
+        numbers.push(text(subscription).await.parse().unwrap());
+    }
+    numbers
+}
+
+/// Asserts that the next event is a gap.
+pub(crate) async fn gap(subscription: &mut Subscription) {
+    let event = next(subscription).await;
+    assert!(matches!(event, Event::Gap), "{event:?} instead of a gap");
+}
+
+/// Asserts that nothing comes for a moment.
+pub(crate) async fn nothing(subscription: &mut Subscription) {
+    let come = timeout(QUIET, subscription.next()).await;
+    assert!(come.is_err(), "{come:?} instead of nothing");
+}
