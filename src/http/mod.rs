@@ -11,6 +11,7 @@ mod finish;
 mod idempotency;
 pub mod identity;
 pub mod layer;
+pub mod live;
 pub mod offload;
 mod phase;
 pub mod problem;
