@@ -72,11 +72,14 @@ impl Subscription {
     /// From `after` on, or from now on.
     pub(super) fn new(seat: Seat, after: Option<Id>) -> Self {
         let tip = seat.line.tip();
-        let place = match after {
-            Some(after) => Place::After(after),
-            None => Place::Ring { at: seat.line.end(), current: true },
+        let (place, last) = match after {
+            Some(after) => (Place::After(after), Some(after)),
+            None => {
+                let (at, newest) = seat.line.now();
+                (Place::Ring { at, current: true }, newest)
+            }
         };
-        Self { seat, tip, place, last: after }
+        Self { seat, tip, place, last }
     }
 
     /// What it subscribes to.
@@ -84,8 +87,8 @@ impl Subscription {
         &self.seat.line.topic
     }
 
-    /// After which message this client is to resume when it comes again: the last that came, the one it resumed after
-    /// before that, or where it is whole again after a gap.
+    /// After which message this client goes on when it comes again: the one it resumed after, else the newest when it came
+    /// (0-0 if there was none); then the last that came, and after a gap the one from which on it is whole again.
     pub fn last(&self) -> Option<Id> {
         self.last
     }
