@@ -35,6 +35,7 @@ pub mod telemetry;
 pub mod worker;
 
 // The names an application is written with: one import each, whatever room they live in.
+pub use broadcast::Here;
 pub use cli::Fleet;
 pub use counter::batched::Reading;
 pub use http::error::Error;
@@ -50,9 +51,15 @@ pub use http::extract::Taken;
 pub use http::extract::Unique;
 pub use http::extract::Visit;
 pub use http::layer::LimitLayer;
+pub use http::live::broadcast::Broadcast;
+pub use http::live::handshake::Upgrade;
+pub use http::live::resume::Resume;
+pub use http::live::sse::Source as EventSource;
+pub use http::live::sse::event;
 pub use http::state::State;
 pub use http::state::Worker;
 pub use redis::Health as RedisHealth;
+pub use redis::task::Cancelled;
 pub use redis::task::Task;
 pub use redis::task::TaskId;
 pub use redis::task::TaskState;

@@ -6,6 +6,8 @@
 use std::error::Error;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Context;
@@ -64,8 +66,17 @@ pub(super) fn fault(fault: &AtomicU8, bounds: &Http) -> Option<Problem> {
     }
 }
 
-/// A response that keeps the request's places in concurrency limits until its body was sent or given up.
-pub(super) fn keep(response: Response, places: Vec<Place>) -> Response {
+/// What a request holds that goes on after its response, among the response's extensions: a WebSocket.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Lasting(Arc<Mutex<Vec<Place>>>);
+
+/// A response that keeps the request's places in concurrency limits until its body was sent or given up, or until
+/// whatever goes on after it has ended.
+pub(super) fn keep(mut response: Response, places: Vec<Place>) -> Response {
+    if let Some(lasting) = response.extensions_mut().remove::<Lasting>() {
+        lasting.0.lock().unwrap_or_else(PoisonError::into_inner).extend(places);
+        return response;
+    }
     if places.is_empty() {
         return response;
     }

@@ -7,12 +7,15 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use http::StatusCode;
 
+use crate::broadcast;
+use crate::broadcast::InvalidTopic;
 use crate::counter;
 use crate::http::offload;
 use crate::http::problem::Problem;
 use crate::limiter::headers::Headers;
 use crate::redis;
 use crate::session;
+use crate::task;
 
 /// Why an extractor or an operation of this library failed; answers as a problem document.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -63,12 +66,33 @@ pub enum Error {
     /// A field of the session does not hold what is expected of it, such as a number to add to: 409.
     #[error("a field of the session does not hold what is expected of it")]
     SessionField,
+    /// A topic's name is not allowed: 400.
+    #[error("a topic's name has 1 to 64 of A-Z a-z 0-9 - _ . : /")]
+    Topic,
+    /// A message is longer than `broadcast.message_limit`: 413.
+    #[error("a message has at most {limit} bytes")]
+    MessageTooLarge {
+        /// The longest that is allowed.
+        limit: usize,
+    },
+    /// As many clients or topics are subscribed as this worker takes: 503.
+    #[error("as many are subscribed as this worker takes")]
+    Crowded,
     /// Nobody is logged in: 401.
     #[error("nobody is logged in")]
     LoggedOut,
     /// A user's name is not allowed: 400.
     #[error("a user's name has 1 to 256 bytes")]
     UserName,
+    /// As many tasks wait as `tasks.queue` allows: 503.
+    #[error("as many tasks wait as are allowed")]
+    TooManyTasks,
+    /// No job was registered for this kind of task: 400.
+    #[error("there is no task of the kind {0:?}")]
+    TaskKind(String),
+    /// A task's input is too large, or cannot be written as JSON: 400.
+    #[error("the task's input cannot be taken: {0}")]
+    TaskInput(String),
     /// The handler runs outside a fleet, so there is nothing to extract: 500.
     #[error("this handler runs outside a fleet")]
     NoFleet,
@@ -83,9 +107,15 @@ impl Error {
                 Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
             }
             Self::Busy => Problem::reduced_capacity("as much work is under way as this worker takes", 1),
-            Self::CounterName | Self::CounterAmount | Self::CounterToken | Self::UserName => {
-                Problem::new(StatusCode::BAD_REQUEST, self.to_string())
-            }
+            Self::TooManyTasks | Self::Crowded => Problem::reduced_capacity(self.to_string(), 1),
+            Self::MessageTooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, self.to_string()),
+            Self::Topic
+            | Self::TaskKind(_)
+            | Self::TaskInput(_)
+            | Self::CounterName
+            | Self::CounterAmount
+            | Self::CounterToken
+            | Self::UserName => Problem::new(StatusCode::BAD_REQUEST, self.to_string()),
             Self::CounterOverflow | Self::SessionField => {
                 Problem::new(StatusCode::CONFLICT, self.to_string())
             }
@@ -180,6 +210,34 @@ impl From<session::Error> for Error {
             session::Error::NoSum | session::Error::Form => Self::SessionField,
             session::Error::NoRandomness => Self::Failed,
             session::Error::Redis(error) => Refusal::from(&error).error(),
+        }
+    }
+}
+
+impl From<task::Error> for Error {
+    fn from(error: task::Error) -> Self {
+        match error {
+            task::Error::Full => Self::TooManyTasks,
+            task::Error::UnknownKind(kind) => Self::TaskKind(kind),
+            task::Error::Input(reason) => Self::TaskInput(reason),
+            task::Error::NoRandomness(_) => Self::Failed,
+            task::Error::Redis(error) => Refusal::from(&error).error(),
+        }
+    }
+}
+
+impl From<InvalidTopic> for Error {
+    fn from(_: InvalidTopic) -> Self {
+        Self::Topic
+    }
+}
+
+impl From<broadcast::Error> for Error {
+    fn from(error: broadcast::Error) -> Self {
+        match error {
+            broadcast::Error::TooLong { limit, .. } => Self::MessageTooLarge { limit },
+            broadcast::Error::Subscribers { .. } | broadcast::Error::Topics { .. } => Self::Crowded,
+            broadcast::Error::Redis(error) => Refusal::from(&error).error(),
         }
     }
 }

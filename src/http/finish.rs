@@ -241,6 +241,7 @@ fn forbid_storing(headers: &mut HeaderMap) {
 
 /// Headers of every response, whatever became of its request.
 pub(super) fn dress(response: &mut Response<Body>, core: &Core, head: &Head) {
+    let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
     // One growth of the table instead of three.
     headers.reserve(HEADERS);
@@ -250,7 +251,7 @@ pub(super) fn dress(response: &mut Response<Body>, core: &Core, head: &Head) {
     if head.version >= Version::HTTP_2 {
         // RFC 9113 §8.2.2: HTTP/2 knows no such header, GOAWAY says it.
         headers.remove(header::CONNECTION);
-    } else if core.phase.is_draining() {
+    } else if core.phase.is_draining() && !upgrades {
         headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
     }
 }

@@ -17,10 +17,15 @@ use crate::broadcast::Hub;
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
 use crate::counter::batched::Batches;
+use crate::http::error::Error;
+use crate::http::error::Refusal;
+use crate::http::exchange;
+use crate::http::dashboard::Dashboard;
 use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
 use crate::http::phase::Phase;
+use crate::http::seen::Seen;
 use crate::http::site::Remembered;
 use crate::http::site::Site;
 use crate::limiter::Desk;
@@ -28,6 +33,7 @@ use crate::limiter::Policies;
 use crate::redis::Health;
 use crate::redis::LaneStates;
 use crate::redis::Redis;
+use crate::redis::keys;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::snapshot::Snapshot;
@@ -69,6 +75,8 @@ pub struct Parts {
     pub broadcasts: Hub,
     /// Its part in the fleet's tasks.
     pub tasks: Tasks,
+    /// The operators' page.
+    pub dashboard: Dashboard,
 }
 
 /// Which worker answers; also an extractor.
@@ -142,6 +150,15 @@ impl State {
         self.0.scoreboard.snapshot()
     }
 
+    /// Views of all visitors, without counting one.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::Error::Unavailable).
+    pub async fn views(&self) -> Result<i64, Error> {
+        let total = self.0.redis.count(&keys::counter(&self.0.prefix, exchange::TOTAL), 0).await;
+        total.map_err(|error| Refusal::from(&error).error())
+    }
+
     /// A layer that puts routes under the policy with this name, decided in the request's one call with all others.
     ///
     /// ```no_run
@@ -166,11 +183,6 @@ impl State {
     /// The fleet's tasks: kinds are registered while the routes are built.
     pub fn tasks(&self) -> Tasks {
         self.0.tasks.clone()
-    }
-
-    /// This worker's broadcasts.
-    pub fn broadcasts(&self) -> Hub {
-        self.0.broadcasts.clone()
     }
 
     /// Runs CPU work off the event loop, in a bounded number of places.
@@ -203,6 +215,9 @@ pub(super) struct Core {
     pub(super) batches: Arc<Batches>,
     pub(super) broadcasts: Hub,
     pub(super) tasks: Tasks,
+    pub(super) dashboard: Dashboard,
+    /// Sessions that were seen lately.
+    pub(super) seen: Seen,
     pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
@@ -255,6 +270,8 @@ impl Core {
             batches: Arc::clone(&parts.batches),
             broadcasts: parts.broadcasts.clone(),
             tasks: parts.tasks.clone(),
+            dashboard: parts.dashboard.clone(),
+            seen: Seen::new(&parts.redis, config.heartbeat.is_some()),
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,

@@ -8,6 +8,7 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::FromRawFd;
 use std::os::fd::RawFd;
+use std::time::Duration;
 
 use socket2::Domain;
 use socket2::SockRef;
@@ -81,6 +82,22 @@ pub fn inherited(number: RawFd) -> io::Result<TcpListener> {
     socket.set_nonblocking(true)?;
     socket.set_tcp_nodelay(true)?;
     Ok(socket.into())
+}
+
+/// Bounds what the kernel keeps for each client of a listener.
+///
+/// So many bytes that were not sent yet; and for so long, what was sent and is not acknowledged, or what cannot be sent
+/// because the client takes nothing.
+///
+/// Without it a client that reads nothing holds some megabytes, and one whose machine is gone a quarter of an hour of
+/// retransmissions. Accepted connections inherit both; `TCP_NOTSENT_LOWAT` and `TCP_USER_TIMEOUT`, tcp(7).
+///
+/// # Errors
+/// When the kernel does not take them.
+pub fn bound_unsent(listener: &impl AsFd, unsent: u32, untaken: Duration) -> io::Result<()> {
+    let socket = SockRef::from(listener);
+    socket.set_tcp_notsent_lowat(unsent)?;
+    socket.set_tcp_user_timeout(Some(untaken))
 }
 
 /// Which addresses a socket serves; a dual-stack one counts as IPv6.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http::Response;
+use http::StatusCode;
 use http::Version;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -156,6 +157,9 @@ impl Hall {
             let answered = answer.answer(request, peer);
             async move {
                 let response = answered.await;
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    under_way.upgrades();
+                }
                 Ok::<_, Infallible>(response.map(|body| Sending { body, _under_way: under_way }))
             }
         });

@@ -47,6 +47,7 @@ use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
 use crate::counter::batched::Batches;
 use crate::http::App;
+use crate::http::Dashboard;
 use crate::http::Face;
 use crate::http::Parts;
 use crate::http::Phase;
@@ -64,6 +65,7 @@ use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
+use crate::sys::socket;
 use crate::task::Tasks;
 use crate::telemetry;
 
@@ -258,6 +260,7 @@ fn faces(
         batches: Arc::clone(batches),
         broadcasts: live.broadcasts.clone(),
         tasks: live.tasks.clone(),
+        dashboard: Dashboard::new(&start.config.dashboard),
     };
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))
@@ -316,6 +319,12 @@ const OTHERS: &[Signal] =
 /// Connections that operators may have open at once.
 const OPERATORS: usize = 64;
 
+/// Bytes that the kernel keeps for a client beyond what is on its way; enough that a fast one never waits for us.
+const UNSENT: u32 = 128 << 10;
+
+/// How long at least a client may be out of reach, or take nothing, before its connection is given up.
+const UNTAKEN: Duration = Duration::from_secs(30);
+
 /// Descriptors a worker needs besides its connections.
 const RESERVED: usize = 64;
 
@@ -325,7 +334,11 @@ fn doors(
     [public, admin]: [Face; 2],
     config: &Config,
 ) -> io::Result<Vec<Door<Face>>> {
+    let untaken = config.http.keep_alive.max(UNTAKEN);
     let door = |Listener { socket, owner }, answer: &Face, permits: &Arc<Semaphore>| {
+        if let Err(error) = socket::bound_unsent(&socket, UNSENT, untaken) {
+            tracing::warn!(%error, "clients that read nothing may take much of the kernel's memory");
+        }
         let listener = Arc::new(TcpListener::from_std(socket)?);
         Ok(Door { listener, owner, answer: answer.clone(), permits: Arc::clone(permits), hall: hall.clone() })
     };

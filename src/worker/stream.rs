@@ -18,6 +18,7 @@ use tokio::sync::OwnedSemaphorePermit;
 
 use crate::sys::fd;
 use crate::worker::connection::Entry;
+use crate::worker::connection::Side;
 
 /// A stream that reports what passes through it. It owns its connection's entry and place, which it therefore keeps
 /// when the connection is upgraded and leaves hyper's hands.
@@ -34,6 +35,15 @@ impl Watched {
             Poll::Ready(Ok(count)) if *count > 0 => self.entry.sent(),
             Poll::Pending => self.entry.stalls(),
             Poll::Ready(_) => {}
+        }
+    }
+
+    /// Ends what has left HTTP and has to end, whichever task has it now.
+    fn check(&self, side: Side, context: &Context<'_>) -> io::Result<()> {
+        let connection = &self.entry.connection;
+        match connection.is_upgraded() && self.entry.must_end(side, context.waker()) {
+            true => Err(io::ErrorKind::ConnectionAborted.into()),
+            false => Ok(()),
         }
     }
 }
@@ -56,6 +66,7 @@ impl AsyncRead for Watched {
         context: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        self.check(Side::Reader, context)?;
         let before = buffer.filled().len();
         let mut polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if polled.is_pending() && self.entry.connection.is_looked_at() {
@@ -74,6 +85,7 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.check(Side::Writer, context)?;
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.note(&written);
         written
@@ -92,6 +104,7 @@ impl AsyncWrite for Watched {
         context: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.check(Side::Writer, context)?;
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
         self.note(&written);
         written
@@ -110,6 +123,11 @@ impl UnderWay {
     pub(super) fn begin(entry: &Arc<Entry>, http2: bool) -> Self {
         entry.asked(http2);
         Self(Arc::clone(entry))
+    }
+
+    /// Its response takes the connection out of HTTP.
+    pub(super) fn upgrades(&self) {
+        self.0.upgraded();
     }
 }
 

@@ -13,6 +13,7 @@ mod broadcast_cluster; // over a cluster
 mod broadcast_faults; // whatever happens to Redis and to connections
 mod broadcast_hub; // messages to everybody, and who comes back
 mod browser; // the page in a real browser
+mod browser_live; // what moves on the page, in real browsers
 mod clocks; // a machine whose clock is wrong
 mod config_errors; // mistakes are one sentence and an exit code
 mod control; // the control socket, whoever is at its other end
@@ -25,6 +26,8 @@ mod counters_kinds; // bounded and unique counters
 mod counters_once; // requests that are carried out once
 mod crash; // what a crash costs, and what not
 mod crossed; // two things at once, each of which goes well alone
+mod dashboard; // the operators' page in a real browser
+mod dashboard_http; // who may do what there, over HTTP
 mod deploy; // manifests and compose agree with each other and with the settings
 mod exact; // counts are exact
 mod faults; // every fault of Redis is a defined state
@@ -43,6 +46,13 @@ mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
 mod limits_desk; // what workers decide themselves, and what they do without Redis
 mod limits_http; // limits as applications and clients meet them
+mod live_faults; // what may happen to streams without costing a message
+mod live_harness; // the crowd finds out whoever sins
+mod live_hostile; // frames that no WebSocket may send, and clients that are no good
+mod live_load; // many clients at once
+mod live_nginx; // streams and sockets behind the shipped nginx
+mod live_sse; // streams of events as their clients meet them
+mod live_ws; // WebSockets as their clients meet them
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod migrations_cli; // `regatta migrate`
@@ -51,6 +61,8 @@ mod migrations_rolling; // two releases on one Redis
 mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
 mod oracle; // commits against a sequential model
+mod page_live; // the page's stream
+mod page_tasks; // the application's tasks over HTTP
 mod plain; // no server-side code allowed
 mod plain_limits; // and what that means for limits
 mod proxy; // who a client is

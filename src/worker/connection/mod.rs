@@ -14,8 +14,10 @@ use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Waker;
 use std::time::Duration;
 
+use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
 use crate::scoreboard::Scoreboard;
@@ -57,6 +59,8 @@ enum Pause {
     Begun,
     /// Nothing has come since the last request.
     Idle,
+    /// It speaks another protocol now, whose pauses are none of ours.
+    Upgraded,
 }
 
 /// One connection's state.
@@ -76,6 +80,18 @@ pub(super) struct Connection {
     told: Notify,
     /// Whether reading it must not trust the reactor, because nothing that has come may be left unread.
     looked_at: AtomicBool,
+    /// Who reads and who writes it since it was upgraded, to be woken by orders: nobody waits for those any more.
+    reader: AtomicWaker,
+    writer: AtomicWaker,
+}
+
+/// One of the two sides from which an upgraded connection is used, which may be two tasks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Side {
+    /// Who waits for bytes of the client's.
+    Reader,
+    /// Who waits until the client takes some.
+    Writer,
 }
 
 impl Connection {
@@ -111,6 +127,15 @@ impl Connection {
     fn tell(&self, order: Order) {
         self.order.fetch_max(order as u8, Relaxed);
         self.told.notify_one();
+        if self.is_upgraded() {
+            self.reader.wake();
+            self.writer.wake();
+        }
+    }
+
+    /// Whether it has left HTTP.
+    pub(super) fn is_upgraded(&self) -> bool {
+        self.pause.load(Relaxed) == Pause::Upgraded as u8
     }
 
     /// Whether it speaks HTTP/2.
@@ -210,6 +235,7 @@ impl Connections {
             _ if connection.stalled.load(Relaxed) => self.patience.idle,
             _ if busy => return false,
             waiting if waiting == Pause::Waiting as u8 => return false,
+            upgraded if upgraded == Pause::Upgraded as u8 => return false,
             idle if idle == Pause::Idle as u8 => self.patience.idle,
             _ => self.patience.header,
         };
@@ -252,10 +278,30 @@ impl Entry {
         self.changed();
     }
 
+    /// It leaves HTTP with the response to the request under way.
+    pub(super) fn upgraded(&self) {
+        self.connection.pause.store(Pause::Upgraded as u8, Relaxed);
+    }
+
+    /// Whether an upgraded connection has to end: it was cut, or its client reads nothing of what is sent to it.
+    ///
+    /// If not, the waker is woken by the next order. To finish is left to whoever speaks on it.
+    pub(super) fn must_end(&self, side: Side, waker: &Waker) -> bool {
+        match side {
+            Side::Reader => self.connection.reader.register(waker),
+            Side::Writer => self.connection.writer.register(waker),
+        }
+        match self.connection.order.load(Relaxed) {
+            order if order == Order::Cut as u8 => true,
+            order if order == Order::Serve as u8 => false,
+            _ => self.is_expired(),
+        }
+    }
+
     /// Bytes came from the client: while no request is under way they begin a header; in HTTP/2 they are a sign of life.
     pub(super) fn read(&self) {
         let connection = &self.connection;
-        if connection.active.load(Relaxed) > 0 {
+        if connection.active.load(Relaxed) > 0 || connection.is_upgraded() {
             return;
         }
         let idle = connection.pause.load(Relaxed) == Pause::Idle as u8;

@@ -90,6 +90,51 @@ fn frames_keep_an_idle_http2_connection_alive() {
 }
 
 #[test]
+fn an_upgraded_connection_may_be_silent_but_not_deaf() {
+    let all = connections();
+    let entry = all.open();
+    entry.seat();
+    entry.asked(false);
+    entry.upgraded();
+    entry.answered();
+    sweep(&all, 100);
+    entry.read();
+    sweep(&all, 100);
+    assert!(!entry.must_end(Side::Reader, Waker::noop()));
+    entry.stalls();
+    sweep(&all, 11);
+    assert!(entry.must_end(Side::Writer, Waker::noop()));
+    entry.sent();
+    assert!(!entry.must_end(Side::Writer, Waker::noop()));
+    assert_eq!(order(&entry), Order::Serve as u8);
+}
+
+#[test]
+fn an_upgraded_connection_hears_of_orders_and_finishes_by_itself() {
+    struct Woken(AtomicU8);
+    impl std::task::Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+    let all = connections();
+    let entry = all.open();
+    entry.seat();
+    entry.asked(false);
+    entry.upgraded();
+    entry.answered();
+    let woken = Arc::new(Woken(AtomicU8::new(0)));
+    let waker = Waker::from(Arc::clone(&woken));
+    assert!(!entry.must_end(Side::Reader, &waker));
+    all.tell_all(Order::Finish);
+    assert_eq!(woken.0.load(Relaxed), 1);
+    assert!(!entry.must_end(Side::Reader, &waker));
+    all.cut_all();
+    assert_eq!(woken.0.load(Relaxed), 2);
+    assert!(entry.must_end(Side::Reader, &waker));
+}
+
+#[test]
 fn an_entry_leaves_every_book_with_its_drop() {
     let all = connections();
     all.cell().prepare(1, 0);

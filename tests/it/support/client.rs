@@ -252,20 +252,22 @@ impl Connection {
 
     fn chunks(&mut self) -> Result<Vec<u8>, Failure> {
         let mut body = Vec::new();
-        loop {
-            let size = self.line()?;
-            let size = usize::from_str_radix(size.split(';').next().unwrap_or("").trim(), 16)
-                .map_err(|_| Failure::Other(format!("{size:?} is no size of a chunk")))?;
-            let begin = body.len();
-            body.resize(begin + size, 0);
-            self.stream.read_exact(&mut body[begin..])?;
-            if !self.line()?.is_empty() {
-                return Err(Failure::Other("a chunk without its end".into()));
-            }
-            if size == 0 {
-                return Ok(body);
-            }
+        while let Some(chunk) = self.chunk()? {
+            body.extend(chunk);
         }
+        Ok(body)
+    }
+
+    /// The next chunk of a body that comes in chunks; none at its end.
+    pub(crate) fn chunk(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+        let size = self.line()?;
+        let size = usize::from_str_radix(size.split(';').next().unwrap_or("").trim(), 16)
+            .map_err(|_| Failure::Other(format!("{size:?} is no size of a chunk")))?;
+        let chunk = self.read(size)?;
+        if !self.line()?.is_empty() {
+            return Err(Failure::Other("a chunk without its end".into()));
+        }
+        Ok((size > 0).then_some(chunk))
     }
 
     fn line(&mut self) -> Result<String, Failure> {

@@ -1,7 +1,9 @@
 //! What every promise is tested with: a real fleet, a real Redis, a plain client, and deadlines.
 
 pub(crate) mod broadcasts;
+pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod events;
 pub(crate) mod exposition;
 pub(crate) mod fleet;
 pub(crate) mod host;
@@ -13,6 +15,9 @@ pub(crate) mod redis_cluster;
 pub(crate) mod redis_sentinel;
 pub(crate) mod redis_tcp;
 pub(crate) mod soak;
+pub(crate) mod sockets;
+pub(crate) mod stage;
+pub(crate) mod stream;
 pub(crate) mod terminal;
 pub(crate) mod tls;
 pub(crate) mod volley;

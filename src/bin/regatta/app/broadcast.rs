@@ -1,0 +1,78 @@
+//! A message to everybody who listens to a topic: `POST /broadcast`, JSON or a form.
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::http::HeaderMap;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::response::Redirect;
+use axum::response::Response;
+use regatta::Account;
+use regatta::Broadcast;
+use regatta::Limit;
+use serde::Deserialize;
+use serde_json::json;
+
+use crate::app::forms;
+use crate::app::forms::SameOrigin;
+use crate::app::forms::Sent;
+use crate::app::home::Wanted;
+
+/// The topic of whoever names none.
+pub(super) const NEWS: &str = "news";
+
+#[derive(Debug, Default, Deserialize)]
+pub(super) struct Wish {
+    topic: Option<String>,
+    message: Option<String>,
+    /// A form's hidden field.
+    #[serde(default)]
+    token: String,
+}
+
+/// Which topic a client asks for.
+#[derive(Debug, Deserialize)]
+pub(super) struct Asked {
+    topic: Option<String>,
+}
+
+impl Asked {
+    pub(super) fn topic(&self) -> &str {
+        topic(self.topic.as_deref())
+    }
+}
+
+/// A topic, be it named or not: an empty field of a form names none.
+fn topic(named: Option<&str>) -> &str {
+    named.filter(|topic| !topic.is_empty()).unwrap_or(NEWS)
+}
+
+pub(super) async fn publish(
+    _same: SameOrigin,
+    broadcast: Broadcast,
+    account: Account,
+    _limit: Limit,
+    wanted: Wanted,
+    headers: HeaderMap,
+    request: Request<Body>,
+) -> Result<Response, Response> {
+    let wish = match Sent::<Wish>::read(request).await? {
+        Sent::Form(wish) if !forms::is_own(&account, &headers, &wish.token).await => {
+            return Err((StatusCode::FORBIDDEN, forms::EXPIRED).into_response());
+        }
+        Sent::Form(wish) | Sent::Json(wish) => wish,
+        Sent::Nothing => Wish::default(),
+    };
+    let topic = topic(wish.topic.as_deref());
+    let Some(message) = wish.message.filter(|message| !message.is_empty()) else {
+        return Err((StatusCode::BAD_REQUEST, "say a message").into_response());
+    };
+    let id = broadcast.publish(topic, &message).await.map_err(IntoResponse::into_response)?;
+    Ok(match wanted {
+        Wanted::Document => Redirect::to("/").into_response(),
+        Wanted::Line => {
+            (StatusCode::ACCEPTED, Json(json!({"id": id.to_string(), "topic": topic}))).into_response()
+        }
+    })
+}

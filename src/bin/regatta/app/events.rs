@@ -1,0 +1,19 @@
+//! A topic's messages as server-sent events: `GET /events?topic=`, `news` if none is named.
+
+use axum::extract::Query;
+use axum::response::Response;
+use regatta::Broadcast;
+use regatta::Error;
+use regatta::Limit;
+use regatta::Resume;
+
+use crate::app::broadcast::Asked;
+
+pub(super) async fn events(
+    broadcast: Broadcast,
+    resume: Resume,
+    _limit: Limit,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Error> {
+    broadcast.events(asked.topic(), resume).await
+}

@@ -1,0 +1,21 @@
+//! A topic over a WebSocket: `GET /ws?topic=&after=`.
+
+use axum::extract::Query;
+use axum::response::Response;
+use regatta::Broadcast;
+use regatta::Error;
+use regatta::Limit;
+use regatta::Resume;
+use regatta::Upgrade;
+
+use crate::app::broadcast::Asked;
+
+pub(super) async fn socket(
+    upgrade: Upgrade,
+    broadcast: Broadcast,
+    resume: Resume,
+    _limit: Limit,
+    Query(asked): Query<Asked>,
+) -> Result<Response, Error> {
+    broadcast.socket(upgrade, asked.topic(), resume).await
+}

@@ -1,0 +1,294 @@
+//! The opening handshake of a WebSocket (RFC 6455 §4), and which pages may open one.
+//!
+//! Guarantees that a page of another site opens none in a visitor's name (§10.2): a browser sends cookies with the
+//! handshake, and asks nobody beforehand. Only HTTP/1.1 carries WebSockets here (RFC 8441 is not spoken).
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::FromRequestParts;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::Method;
+use http::StatusCode;
+use http::Version;
+use http::header;
+use http::request::Parts;
+use http::uri::Authority;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+
+use crate::http::body::Lasting;
+use crate::http::error::Error;
+use crate::http::exchange::Exchange;
+use crate::http::live::wire::Wire;
+use crate::http::problem::Problem;
+
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
+const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
+
+/// A handshake that may be answered: whole, of a version that is spoken here, and from a page that may open a WebSocket.
+///
+/// An extractor; it refuses all others: 403 to pages of other sites, 426 to requests that are no handshake, 505 over
+/// HTTP/2.
+#[derive(Debug)]
+pub struct Upgrade {
+    upgraded: OnUpgrade,
+    accept: HeaderValue,
+}
+
+impl Upgrade {
+    /// Answers the handshake; `talk` begins when the client has the answer, in a task of its own.
+    ///
+    /// The request's places in concurrency limits are kept until `talk` has ended.
+    pub(super) fn answer<F>(
+        self,
+        config: WebSocketConfig,
+        talk: impl FnOnce(Wire) -> F + Send + 'static,
+    ) -> Response
+    where
+        F: Future<Output = ()> + Send,
+    {
+        let Self { upgraded, accept } = self;
+        let lasting = Lasting::default();
+        let kept = lasting.clone();
+        tokio::spawn(async move {
+            match upgraded.await {
+                Ok(upgraded) => {
+                    let io = TokioIo::new(upgraded);
+                    let stream = WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await;
+                    talk(Wire::new(stream)).await;
+                }
+                Err(error) => tracing::debug!(%error, "a client left before its WebSocket was open"),
+            }
+            drop(kept);
+        });
+        let mut response = Response::new(Body::empty());
+        *response.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+        response.extensions_mut().insert(lasting);
+        let headers = response.headers_mut();
+        headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        headers.insert(header::UPGRADE, WEBSOCKET);
+        headers.insert(header::SEC_WEBSOCKET_ACCEPT, accept);
+        response
+    }
+
+    fn read(parts: &mut Parts, origins: &[String]) -> Result<Self, Refused> {
+        if parts.version >= Version::HTTP_2 {
+            return Err(Refused::Version);
+        }
+        let headers = &parts.headers;
+        let asks = parts.method == Method::GET
+            && has_token(headers, &header::CONNECTION, "upgrade")
+            && has_token(headers, &header::UPGRADE, "websocket");
+        if !asks || only(headers, &header::SEC_WEBSOCKET_VERSION) != Some("13") {
+            return Err(Refused::NoHandshake);
+        }
+        let key = only(headers, &header::SEC_WEBSOCKET_KEY).ok_or(Refused::Key)?;
+        if !BASE64_STANDARD.decode(key).is_ok_and(|nonce| nonce.len() == 16) {
+            return Err(Refused::Key);
+        }
+        let accept = HeaderValue::try_from(derive_accept_key(key.as_bytes())).map_err(|_| Refused::Key)?;
+        if !may_open(headers, origins) {
+            return Err(Refused::Origin);
+        }
+        let upgraded = parts.extensions.remove::<OnUpgrade>().ok_or(Refused::NoHandshake)?;
+        Ok(Self { upgraded, accept })
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Upgrade {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Response> {
+        let exchange = parts.extensions.get::<Arc<Exchange>>().map(Arc::clone);
+        let exchange = exchange.ok_or_else(|| Error::NoFleet.into_response())?;
+        Self::read(parts, &exchange.core.config.websocket.origins).map_err(Refused::response)
+    }
+}
+
+/// Why a request opens no WebSocket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Refused {
+    Version,
+    NoHandshake,
+    Key,
+    Origin,
+}
+
+impl Refused {
+    fn response(self) -> Response {
+        let problem = |status, detail: &str| Problem::new(status, detail).into_response();
+        match self {
+            Self::Version => {
+                problem(StatusCode::HTTP_VERSION_NOT_SUPPORTED, "a WebSocket is opened over HTTP/1.1 here")
+            }
+            Self::NoHandshake => {
+                let detail = "this is the place of a WebSocket: open one, version 13";
+                let mut response = problem(StatusCode::UPGRADE_REQUIRED, detail);
+                let headers = response.headers_mut();
+                headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+                headers.insert(header::UPGRADE, WEBSOCKET);
+                headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+                response
+            }
+            Self::Key => {
+                problem(StatusCode::BAD_REQUEST, "Sec-WebSocket-Key is one text of 16 bytes in base64")
+            }
+            Self::Origin => {
+                problem(StatusCode::FORBIDDEN, "pages of this origin may not open a WebSocket here")
+            }
+        }
+    }
+}
+
+/// The value of a header that was sent once.
+fn only<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    let mut values = headers.get_all(name).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(wanted))
+}
+
+/// Whether the page that opens it may: one of the host it is opened at, or one of those that are named.
+///
+/// Programs send no origin, and have no visitor who could be abused.
+fn may_open(headers: &HeaderMap, origins: &[String]) -> bool {
+    if !headers.contains_key(header::ORIGIN) {
+        return true;
+    }
+    // No page can set this one, and it is right where a proxy did not pass `Host` on as it came.
+    if only(headers, &SEC_FETCH_SITE) == Some("same-origin") {
+        return true;
+    }
+    let Some(origin) = only(headers, &header::ORIGIN) else { return false };
+    if origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
+        return true;
+    }
+    let port = |scheme| if scheme == "https" { 443 } else { 80 };
+    let Some((scheme, from)) =
+        origin.split_once("://").filter(|(scheme, _)| ["http", "https"].contains(scheme))
+    else {
+        return false;
+    };
+    let authority = |text: &str| {
+        text.parse::<Authority>().ok().filter(|found| !text.contains('@') && !found.host().is_empty())
+    };
+    let (from, here) = (authority(from), only(headers, &header::HOST).and_then(authority));
+    from.zip(here).is_some_and(|(from, here)| {
+        // A browser leaves its scheme's port out; who ends TLS for us may not.
+        let of = |authority: &Authority| authority.port_u16().unwrap_or(port(scheme));
+        from.host().eq_ignore_ascii_case(here.host()) && of(&from) == of(&here)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    const GOOD: [(&str, &str); 5] = [
+        ("host", "a.test:3000"),
+        ("connection", "keep-alive, Upgrade"),
+        ("upgrade", "WebSocket"),
+        ("sec-websocket-version", "13"),
+        ("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ];
+
+    fn refused(change: &[(&str, &str)], version: Version) -> Option<Refused> {
+        let kept = GOOD.iter().filter(|(name, _)| !change.iter().any(|(changed, _)| changed == name));
+        let headers = kept.chain(change).filter(|(_, value)| !value.is_empty());
+        let request = headers.fold(Request::get("/ws").version(version), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        let (mut parts, ()) = request.body(()).unwrap().into_parts();
+        let read = Upgrade::read(&mut parts, &["https://friend.test".to_owned()]);
+        // Without a connection there is nothing to upgrade: that is looked at last.
+        read.err().filter(|refused| *refused != Refused::NoHandshake || has_fault(&parts))
+    }
+
+    fn has_fault(parts: &Parts) -> bool {
+        !has_token(&parts.headers, &header::UPGRADE, "websocket")
+            || !has_token(&parts.headers, &header::CONNECTION, "upgrade")
+            || only(&parts.headers, &header::SEC_WEBSOCKET_VERSION) != Some("13")
+    }
+
+    #[test]
+    fn only_a_whole_handshake_is_answered() {
+        type Case<'a> = (&'a [(&'a str, &'a str)], Option<Refused>);
+        let cases: [Case; 9] = [
+            (&[], None),
+            (&[("connection", "keep-alive")], Some(Refused::NoHandshake)),
+            (&[("upgrade", "h2c")], Some(Refused::NoHandshake)),
+            (&[("upgrade", "")], Some(Refused::NoHandshake)),
+            (&[("sec-websocket-version", "8")], Some(Refused::NoHandshake)),
+            (&[("sec-websocket-key", "")], Some(Refused::Key)),
+            (&[("sec-websocket-key", "c2hvcnQ=")], Some(Refused::Key)),
+            (&[("sec-websocket-key", "not base64")], Some(Refused::Key)),
+            (&[("origin", "https://b.test")], Some(Refused::Origin)),
+        ];
+        for (change, expected) in cases {
+            assert_eq!(refused(change, Version::HTTP_11), expected, "{change:?}");
+        }
+        assert_eq!(refused(&[], Version::HTTP_2), Some(Refused::Version));
+    }
+
+    #[test]
+    fn pages_of_other_sites_open_none() {
+        let cases = [
+            ("http://a.test:3000", "a.test:3000", true),
+            ("https://a.test", "a.test", true),
+            ("https://a.test", "a.test:443", true),
+            ("https://A.TEST", "a.test", true),
+            ("https://friend.test", "a.test", true),
+            ("https://[::1]:8443", "[::1]:8443", true),
+            ("http://friend.test", "a.test", false),
+            ("http://a.test", "a.test:443", false),
+            ("https://a.test:8443", "a.test", false),
+            ("https://a.test.b.test", "a.test", false),
+            ("https://a.test@b.test", "b.test", false),
+            ("null", "a.test", false),
+            ("", "a.test", false),
+            ("a.test", "a.test", false),
+            ("file://a.test", "a.test", false),
+        ];
+        for (origin, host, expected) in cases {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ORIGIN, origin.parse().unwrap());
+            headers.insert(header::HOST, host.parse().unwrap());
+            assert_eq!(
+                may_open(&headers, &["https://friend.test".to_owned()]),
+                expected,
+                "{origin} at {host}"
+            );
+        }
+        let mut two = HeaderMap::new();
+        two.insert(header::HOST, "a.test".parse().unwrap());
+        assert!(may_open(&two, &[]), "programs send none");
+        two.append(header::ORIGIN, "https://a.test".parse().unwrap());
+        two.append(header::ORIGIN, "https://b.test".parse().unwrap());
+        assert!(!may_open(&two, &[]));
+        let mut rewritten = HeaderMap::new();
+        rewritten.insert(header::HOST, "backend:3000".parse().unwrap());
+        rewritten.insert(header::ORIGIN, "https://a.test".parse().unwrap());
+        for (site, expected) in [("same-origin", true), ("same-site", false), ("cross-site", false)] {
+            rewritten.insert(SEC_FETCH_SITE, site.parse().unwrap());
+            assert_eq!(may_open(&rewritten, &[]), expected, "{site}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! One open WebSocket: what is heard, what is sent, and how it ends (RFC 6455 §5 to §7).
+//!
+//! Guarantees that whatever a client does wrong is answered with the close code that says so, and that a client which
+//! takes nothing is waited for only so long.
+
+use std::time::Duration;
+
+use futures_util::SinkExt;
+use futures_util::StreamExt;
+use hyper::upgrade::Upgraded;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncReadExt;
+use tokio::io::AsyncWriteExt;
+use tokio::time::timeout;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Error;
+use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::Utf8Bytes;
+use tokio_tungstenite::tungstenite::error::ProtocolError;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
+use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
+use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
+
+/// How long a client may take nothing of what is sent to it.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a client has to answer a close frame.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// How long is read on after the last word: to close with something unread would have the kernel take that word back.
+const LINGER: Duration = Duration::from_secs(1);
+
+/// Read at once; each connection keeps a buffer of this size.
+const READ_BUFFER: usize = 4 << 10;
+
+/// Frames are collected up to this size while more are at hand.
+const WRITE_BUFFER: usize = 8 << 10;
+
+/// Bounds of a connection: messages of at most `heard` bytes come, and at most `said` go.
+pub(super) fn config(heard: usize, said: usize) -> WebSocketConfig {
+    WebSocketConfig::default()
+        .read_buffer_size(READ_BUFFER)
+        .write_buffer_size(WRITE_BUFFER)
+        .max_write_buffer_size(2 * WRITE_BUFFER + said)
+        .max_message_size(Some(heard))
+        .max_frame_size(Some(heard))
+}
+
+/// An open WebSocket.
+#[derive(Debug)]
+pub(super) struct Wire {
+    stream: WebSocketStream<TokioIo<Upgraded>>,
+}
+
+/// What comes from a client.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Heard {
+    /// A message.
+    Text(Utf8Bytes),
+    /// A ping, which is answered already.
+    Ping,
+    /// The answer to one.
+    Pong,
+}
+
+/// How a WebSocket ends.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum End {
+    /// The client is gone, or takes nothing: nobody is there to be told.
+    Gone,
+    /// The client closes it.
+    Theirs,
+    /// We close it, and say why.
+    Ours(CloseCode, &'static str),
+}
+
+impl Wire {
+    pub(super) fn new(stream: WebSocketStream<TokioIo<Upgraded>>) -> Self {
+        Self { stream }
+    }
+
+    /// The next of what comes; an error is the end.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub(super) async fn hear(&mut self) -> Result<Heard, End> {
+        match self.stream.next().await {
+            Some(Ok(Message::Text(text))) => Ok(Heard::Text(text)),
+            Some(Ok(Message::Ping(_))) => Ok(Heard::Ping),
+            Some(Ok(Message::Pong(_))) => Ok(Heard::Pong),
+            Some(Ok(Message::Close(_))) => Err(End::Theirs),
+            Some(Ok(Message::Binary(_) | Message::Frame(_))) => {
+                Err(End::Ours(CloseCode::Unsupported, "send text, not binary data"))
+            }
+            Some(Err(error)) => Err(fault(&error)),
+            None => Err(End::Gone),
+        }
+    }
+
+    /// Sends messages, all in as few pieces as possible.
+    ///
+    /// # Errors
+    /// When the client is gone or takes nothing for too long.
+    ///
+    /// # Cancel safety
+    /// What was not taken yet is not sent; the connection is whole.
+    pub(super) async fn say(&mut self, messages: impl IntoIterator<Item = Message>) -> Result<(), End> {
+        let said = async {
+            for message in messages {
+                self.stream.feed(message).await?;
+            }
+            self.stream.flush().await
+        };
+        match timeout(PATIENCE, said).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(End::Gone),
+        }
+    }
+
+    /// Ends it; waits for the client's answer, but not for long.
+    pub(super) async fn end(mut self, end: End) {
+        if end == End::Gone {
+            return;
+        }
+        let closing = async {
+            if let End::Ours(code, reason) = end {
+                let frame = CloseFrame { code, reason: Utf8Bytes::from_static(reason) };
+                self.stream.send(Message::Close(Some(frame))).await?;
+            }
+            // Reading sends the answer to the client's close frame, or finds the answer to ours.
+            while self.stream.next().await.transpose()?.is_some() {}
+            Ok::<_, Error>(())
+        };
+        let _ = timeout(CLOSING, closing).await;
+        let mut rest = self.stream.into_inner();
+        let lingering = async {
+            rest.shutdown().await?;
+            let mut unread = [0; 1024];
+            while rest.read(&mut unread).await? > 0 {}
+            Ok::<_, std::io::Error>(())
+        };
+        let _ = timeout(LINGER, lingering).await;
+    }
+}
+
+/// What a client is told that did something wrong (RFC 6455 §7.4.1).
+fn fault(error: &Error) -> End {
+    match error {
+        Error::Protocol(ProtocolError::ResetWithoutClosingHandshake)
+        | Error::ConnectionClosed
+        | Error::AlreadyClosed
+        | Error::Io(_) => End::Gone,
+        Error::Capacity(_) => End::Ours(CloseCode::Size, "the message is too large"),
+        Error::Utf8(_) => End::Ours(CloseCode::Invalid, "this text is not UTF-8"),
+        Error::Protocol(_) => End::Ours(CloseCode::Protocol, "this is no WebSocket frame that may come here"),
+        _ => End::Ours(CloseCode::Error, ""),
+    }
+}
