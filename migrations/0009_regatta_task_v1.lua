@@ -246,6 +246,7 @@ end
 local function requeue(keys, id, kind, entry, made, idle)
   redis.call('HSET', keys[1], 's', 'queued', 'p', 0)
   redis.call('ZADD', keys[3], made, id .. ' ' .. kind)
+  live_on(keys[3], 2 * LONG_AGO)
   redis.call('HDEL', keys[4], id)
   redis.call('XCLAIM', keys[2], GROUP, CONSUMER, 0, entry, 'IDLE', idle, 'JUSTID')
 end

@@ -1,7 +1,8 @@
 //! One execution of a task: its thread, its renewals, its end.
 //!
-//! The event loop only waits here. The job has a thread of its own, which keeps the place of its execution until it ends,
-//! because a thread cannot be taken back.
+//! The event loop only waits here. The job has a thread of its own, and its execution keeps its place until the thread
+//! has ended, because one cannot be taken back, and until the end is told, so that no more results wait for Redis than
+//! there are places.
 
 use std::sync::Arc;
 use std::thread;
@@ -60,18 +61,21 @@ enum Over {
 
 impl Inner {
     /// Executes what was taken.
-    pub(super) async fn execute(self: Arc<Self>, taken: Taken, place: OwnedSemaphorePermit, busy: Busy) {
+    pub(super) async fn execute(self: Arc<Self>, taken: Taken, _place: OwnedSemaphorePermit, busy: Busy) {
         let execution = match Execution::new(taken) {
             Ok(execution) => execution,
             Err(error) => return tracing::error!(%error, "a task waits for a lease: {error}"),
         };
         let Some((attempt, input)) = self.begin(&execution).await else { return };
         let progress = Progress::new(attempt);
-        let started = match self.is_leaving() {
-            true => None,
-            false => self.thread(&execution, input, &progress, place),
+        if self.is_leaving() {
+            return self.end(&execution, &Outcome::Back).await;
+        }
+        let Some(mut thread) = self.thread(&execution, input, &progress) else {
+            self.end(&execution, &Outcome::Back).await;
+            // This worker is not to be the first to try again.
+            return sleep(TRY_AGAIN[1]).await;
         };
-        let Some(mut thread) = started else { return self.end(&execution, &Outcome::Back).await };
         let deadline = sleep(self.timeout);
         tokio::pin!(deadline);
         self.present().insert(execution.taken.id, progress.clone());
@@ -119,18 +123,11 @@ impl Inner {
     }
 
     /// Starts the job; `None` where there can be no thread for it.
-    fn thread(
-        &self,
-        execution: &Execution,
-        input: String,
-        progress: &Progress,
-        place: OwnedSemaphorePermit,
-    ) -> Option<Thread> {
+    fn thread(&self, execution: &Execution, input: String, progress: &Progress) -> Option<Thread> {
         let job = Arc::clone(self.kinds().get(execution.taken.kind.as_str())?);
         let (sender, thread) = oneshot::channel();
         let progress = progress.clone();
         let work = move || {
-            let _place = place;
             if let Err(error) = cpu::stand_back() {
                 tracing::debug!(%error, "a task's thread does not stand back: {error}");
             }

@@ -105,7 +105,7 @@ struct Inner {
     kinds: RwLock<Kinds>,
     /// Most executions at once.
     running: usize,
-    /// Places for them; a job's thread keeps its own until it ends.
+    /// Places for them.
     places: Arc<Semaphore>,
     /// Told when there is something to take.
     wake: Notify,

@@ -59,6 +59,8 @@ impl Inner {
         };
         self.redis.listen(TO_TAKE, Arc::new(listener));
         let mut order = self.order.subscribe();
+        // Before the first connection every call fails, which would say that others had no word either.
+        self.redis.first_attempt().await;
         loop {
             let place = tokio::select! {
                 place = Arc::clone(&self.places).acquire_owned() => place,

@@ -3,6 +3,15 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use regatta::Progress;
+use regatta::RedisHealth;
+use regatta::TaskFailure;
+use regatta::TaskState;
+use regatta::Tasks;
+use regatta::config;
+use regatta::config::Inputs;
+use regatta::redis::Redis;
+
 use crate::support::client;
 use crate::support::client::Request;
 use crate::support::fleet::Plan;
@@ -32,6 +41,41 @@ fn the_manual_s_rules_are_enough() {
         let (code, said) = plan.args(&["migrate", "--check"]).run();
         assert_eq!(code, 0, "{said}");
         // Everything the server ever refused is in its log.
+        assert_eq!(server.cli(&["ACL", "LOG"]), "", "{mode}");
+    }
+}
+
+/// Tasks need keys of more types than a visit does.
+#[tokio::test]
+async fn the_manual_s_rules_are_enough_for_tasks() {
+    for mode in ["fcall", "evalsha"] {
+        let server = TcpServer::plain();
+        admit(&server, "secret");
+        let url = format!("redis://regatta:secret@127.0.0.1:{}", server.port);
+        let flag = |name: &str, value: &str| (name.to_owned(), value.to_owned(), "test".to_owned());
+        let flags = vec![flag("redis.url", &url), flag("redis.mode", mode), flag("tasks.attempts", "1")];
+        let config = config::load(&Inputs { flags, ..Inputs::default() }).unwrap();
+        let redis = Redis::new(&config.redis, config.redis.url.as_ref().unwrap(), "test").unwrap();
+        redis.start();
+        let tasks = Tasks::new(redis.clone(), &config.tasks, "test:1");
+        tasks.register("echo", |text: String, _: &Progress| match text.as_str() {
+            "again" => Err(TaskFailure::again(text)),
+            _ => Ok(text),
+        });
+        tasks.start();
+        assert_eq!(redis.first_attempt().await, RedisHealth::Up);
+        for (text, expected) in [("again", TaskState::Dead), ("fine", TaskState::Done)] {
+            let id = tasks.enqueue("echo", text).await.unwrap();
+            let mut following = tasks.follow(&id).await.unwrap();
+            let mut last = None;
+            while let Some(task) = following.next().await {
+                last = Some(task.state);
+            }
+            assert_eq!(last, Some(expected), "{mode}");
+            tasks.cancel(&id).await.unwrap();
+        }
+        assert_eq!(tasks.survey().await.unwrap().dead.len(), 1);
+        assert_eq!(redis.overdue_tasks(Duration::from_secs(1)).await, Ok(Vec::new()));
         assert_eq!(server.cli(&["ACL", "LOG"]), "", "{mode}");
     }
 }
