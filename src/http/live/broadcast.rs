@@ -115,7 +115,11 @@ impl Broadcast {
     /// Nothing is lost when it is dropped.
     pub async fn events(&self, topic: &str, resume: Resume) -> Result<Response, Error> {
         let subscription = self.subscribe(topic, resume).await?;
-        let stage = if resume == Resume::Unknown { Stage::Gap } else { Stage::Open };
+        let stage = match resume {
+            Resume::Now => Stage::Fresh,
+            Resume::After(_) => Stage::Open,
+            Resume::Unknown => Stage::Gap,
+        };
         let heartbeat = self.core.config.broadcast.heartbeat;
         Ok(sse::respond(Messages { subscription, stage }, heartbeat, &self.core.phase))
     }
@@ -171,6 +175,8 @@ struct Messages {
 }
 
 enum Stage {
+    /// The client does not know yet where the topic stood when it came.
+    Fresh,
     /// The client has to hear of a gap first.
     Gap,
     /// Messages are passed on.
@@ -183,6 +189,12 @@ impl sse::Source for Messages {
     async fn next(&mut self) -> Option<Bytes> {
         match self.stage {
             Stage::Over => None,
+            Stage::Fresh => {
+                self.stage = Stage::Open;
+                // No event, but a browser keeps the id: one whose stream breaks before the first message misses none.
+                let last = self.subscription.last();
+                Some(last.map_or(sse::HEARTBEAT, |last| Bytes::from(format!("id: {last}\n\n"))))
+            }
             Stage::Gap => {
                 self.stage = Stage::Open;
                 Some(GAP)
