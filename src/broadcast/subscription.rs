@@ -74,8 +74,8 @@ impl Subscription {
         let (place, last) = match after {
             Some(after) => (Place::After(after), Some(after)),
             None => {
-                let (at, last) = seat.line.now();
-                (Place::Ring { at, current: true }, last)
+                let (at, newest) = seat.line.now();
+                (Place::Ring { at, current: true }, newest)
             }
         };
         Self { seat, tip, place, last }
@@ -86,7 +86,8 @@ impl Subscription {
         &self.seat.line.topic
     }
 
-    /// The last message that this client has: that it resumed after, or the last before it came, or the last that came.
+    /// After which message this client goes on: the one it resumed after, else the newest when it came (0-0 if there
+    /// was none), then the last that came.
     pub fn last(&self) -> Option<Id> {
         self.last
     }

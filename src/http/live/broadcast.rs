@@ -115,11 +115,7 @@ impl Broadcast {
     /// Nothing is lost when it is dropped.
     pub async fn events(&self, topic: &str, resume: Resume) -> Result<Response, Error> {
         let subscription = self.subscribe(topic, resume).await?;
-        let stage = match resume {
-            Resume::Now => Stage::Fresh,
-            Resume::After(_) => Stage::Open,
-            Resume::Unknown => Stage::Gap,
-        };
+        let stage = if resume == Resume::Unknown { Stage::Gap } else { Stage::Begin };
         let heartbeat = self.core.config.broadcast.heartbeat;
         Ok(sse::respond(Messages { subscription, stage }, heartbeat, &self.core.phase))
     }
@@ -175,10 +171,10 @@ struct Messages {
 }
 
 enum Stage {
-    /// The client does not know yet where the topic stood when it came.
-    Fresh,
     /// The client has to hear of a gap first.
     Gap,
+    /// It has to hear where it begins: were it cut off before the first message, it would come again as a stranger.
+    Begin,
     /// Messages are passed on.
     Open,
     /// It fell behind and has been told.
@@ -189,15 +185,15 @@ impl sse::Source for Messages {
     async fn next(&mut self) -> Option<Bytes> {
         match self.stage {
             Stage::Over => None,
-            Stage::Fresh => {
-                self.stage = Stage::Open;
-                // No event, but a browser keeps the id: one whose stream breaks before the first message misses none.
-                let last = self.subscription.last();
-                Some(last.map_or(sse::HEARTBEAT, |last| Bytes::from(format!("id: {last}\n\n"))))
-            }
             Stage::Gap => {
-                self.stage = Stage::Open;
+                self.stage = Stage::Begin;
                 Some(GAP)
+            }
+            Stage::Begin => {
+                self.stage = Stage::Open;
+                let id = self.subscription.last().unwrap_or(Id::ZERO);
+                // An id without data is kept by the client and no event (§9.2.6).
+                Some(Bytes::from(format!("id: {id}\n\n")))
             }
             Stage::Open => Some(match self.subscription.next().await {
                 Event::Message(message) => message.frame().clone(),

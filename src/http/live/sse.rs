@@ -29,7 +29,7 @@ const AFTER_A_BREAK_MS: std::ops::RangeInclusive<u64> = 500..=1500;
 const AFTER_LEAVING_MS: std::ops::RangeInclusive<u64> = 50..=1000;
 
 /// A line that means nothing, and a sign of life.
-pub(super) const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
+const HEARTBEAT: Bytes = Bytes::from_static(b":\n\n");
 
 /// nginx collects a response before it passes it on, unless it is told not to.
 const UNBUFFERED: HeaderName = HeaderName::from_static("x-accel-buffering");
