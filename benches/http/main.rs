@@ -14,6 +14,7 @@ mod exact;
 mod load;
 mod machine;
 mod options;
+mod page;
 mod peers;
 mod process;
 mod redis;

@@ -1,15 +1,12 @@
 //! The page `docs/BENCHMARKS.md`: what was measured, how, and how to repeat it.
 
-use std::fs;
-
 use crate::Outcome;
 use crate::load;
 use crate::options::Options;
+use crate::page;
+use crate::page::Part;
 use crate::rounds::Figures;
 use crate::tables;
-
-/// Where the page goes.
-const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/BENCHMARKS.md");
 
 /// The whole page.
 pub(crate) fn page(machine: &[(&'static str, String)], options: &Options, measured: &[Figures]) -> String {
@@ -105,15 +102,12 @@ in `benches/http/options.rs`, the peers' sources in `benches/peers/`.
 }
 
 /// Writes the page, if a date was given for it.
-pub(crate) fn write(page: &str, options: &Options) -> Outcome<()> {
+pub(crate) fn write(page_text: &str, options: &Options) -> Outcome<()> {
     if options.date.is_none() {
         println!("no --date: docs/BENCHMARKS.md was left as it is");
         return Ok(());
     }
-    if let Some(folder) = std::path::Path::new(PAGE).parent() {
-        fs::create_dir_all(folder)?;
-    }
-    fs::write(PAGE, page)?;
+    page::write(Part::Http, page_text)?;
     println!("written to docs/BENCHMARKS.md");
     Ok(())
 }

@@ -167,6 +167,12 @@ impl Line {
         self.core().ring.end()
     }
 
+    /// The same, and that message.
+    pub(super) fn now(&self) -> (u64, Option<Id>) {
+        let core = self.core();
+        (core.ring.end(), core.chain.last())
+    }
+
     /// The first place after which nothing is missing.
     pub(super) fn whole_from(&self) -> u64 {
         self.core().ring.whole_from()

@@ -71,11 +71,14 @@ impl Subscription {
     /// From `after` on, or from now on.
     pub(super) fn new(seat: Seat, after: Option<Id>) -> Self {
         let tip = seat.line.tip();
-        let place = match after {
-            Some(after) => Place::After(after),
-            None => Place::Ring { at: seat.line.end(), current: true },
+        let (place, last) = match after {
+            Some(after) => (Place::After(after), Some(after)),
+            None => {
+                let (at, newest) = seat.line.now();
+                (Place::Ring { at, current: true }, newest)
+            }
         };
-        Self { seat, tip, place, last: after }
+        Self { seat, tip, place, last }
     }
 
     /// What it subscribes to.
@@ -83,7 +86,8 @@ impl Subscription {
         &self.seat.line.topic
     }
 
-    /// The last message that this client has: that it resumed after, or the last that came.
+    /// After which message this client goes on: the one it resumed after, else the newest when it came (0-0 if there
+    /// was none), then the last that came.
     pub fn last(&self) -> Option<Id> {
         self.last
     }

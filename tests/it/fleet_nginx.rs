@@ -43,7 +43,7 @@ fn printed(plan: &Plan, count: usize) -> String {
 }
 
 /// Kills every process of a fleet, so that it leaves without a word.
-fn kill(fleet: &mut Fleet) {
+pub(crate) fn kill(fleet: &mut Fleet) {
     let workers = fleet.workers();
     workers.iter().for_each(|pid| process::stop(*pid));
     fleet.signal(Signal::SIGKILL);

@@ -32,10 +32,17 @@ use tokio::sync::watch;
 use crate::support::events::Aim;
 use crate::support::events::Clock;
 use crate::support::events::Crowd;
-use crate::support::events::books;
+use crate::support::events::Record;
+use crate::support::events::Seen;
 use crate::support::events::books::Balance;
+use crate::support::events::books::judge;
+use crate::support::events::parse::Answer;
+use crate::support::events::parse::Event;
+use crate::support::events::parse::Heard;
+use crate::support::events::parse::Stream as Events;
 use crate::support::events::press::Job;
 use crate::support::events::press::Press;
+use crate::support::events::press::Printed;
 use crate::support::wait;
 
 /// What a server does wrong, once in a while.
@@ -195,7 +202,7 @@ fn verdict(sin: Sin) -> Result<Balance, String> {
     let patience = if matches!(sin, Sin::None | Sin::Cuts) { wait::LONG } else { Duration::from_secs(1) };
     let _ = wait::until_or(patience, || crowd.all(|record| record.has(end) || !record.faults.is_empty()));
     let records = crowd.stop();
-    books::judge(&records, &press.finish())
+    judge(&records, &press.finish())
 }
 
 #[test]
@@ -212,5 +219,85 @@ fn a_server_that_sins_is_found_out() {
     for sin in [Sin::Loses, Sin::Repeats, Sin::Forgets, Sin::Swaps] {
         let verdict = verdict(sin);
         assert!(verdict.is_err(), "{sin:?} was not noticed: {}", verdict.unwrap());
+    }
+}
+
+fn record(seen: &[(&str, u64)]) -> Record {
+    let seen = seen.iter().map(|(id, hash)| Seen { id: id.parse().unwrap(), hash: *hash, late_us: None });
+    Record { topic: "a".into(), seen: seen.collect(), ..Record::default() }
+}
+
+fn printed(answer: Option<&str>, hash: u64) -> Printed {
+    let answer = answer.map(|id| id.parse().unwrap()).ok_or_else(String::new);
+    Printed { topic: "a".into(), hash, answer }
+}
+
+#[test]
+fn every_discrepancy_is_found() {
+    let press = [printed(Some("1-0"), 1), printed(None, 2), printed(Some("3-0"), 3)];
+    let verdict = |clients: &[&[(&str, u64)]]| {
+        let records: Vec<_> = clients.iter().map(|seen| record(seen)).collect();
+        judge(&records, &press).map(|balance| balance.adopted)
+    };
+    let (all, without) = ([("1-0", 1), ("2-0", 2), ("3-0", 3)], [("1-0", 1), ("3-0", 3)]);
+    assert_eq!(verdict(&[&all, &all]), Ok(1));
+    assert_eq!(verdict(&[&without, &without]), Ok(0));
+    assert!(verdict(&[&all, &without]).unwrap_err().contains("2-0 is missing"));
+    assert!(verdict(&[&without[..1]]).unwrap_err().contains("3-0 and what follows is missing"));
+    assert!(verdict(&[&without[1..]]).unwrap_err().contains("1-0 is missing"));
+    assert!(verdict(&[&[("1-0", 1), ("3-0", 9)]]).unwrap_err().contains("another text"));
+    assert!(verdict(&[&[("1-0", 1), ("2-0", 7), ("3-0", 3)]]).unwrap_err().contains("never published"));
+    assert!(verdict(&[&all, &[("1-0", 1), ("2-1", 2), ("3-0", 3)]]).unwrap_err().contains("one call"));
+    assert!(verdict(&[&[("1-0", 1), ("3-0", 3), ("3-0", 3)]]).is_err(), "twice");
+    let mut told = record(&without);
+    told.others.push(("gap".into(), String::new()));
+    assert!(judge(&[told], &press).unwrap_err().contains("gap"));
+}
+
+fn heard(text: &str, piece: usize) -> (Vec<(String, Heard)>, String) {
+    let (mut stream, mut all) = (Events::default(), Vec::new());
+    for piece in text.as_bytes().chunks(piece) {
+        stream.take(piece, |last, heard| all.push((last.to_owned(), heard)));
+    }
+    (all, stream.last)
+}
+
+fn event(name: &str, data: &str) -> Heard {
+    Heard::Event(Event { name: name.into(), data: data.into() })
+}
+
+#[test]
+fn streams_are_read_in_any_pieces() {
+    let text = "retry: 50\n\n: quiet\n\nid: 1-0\ndata: a\ndata:  b\n\nevent:gap\r\ndata\r\n\r\nid: 2-0\n\nid\ndata: c\n\n";
+    for piece in 1..text.len() {
+        let (heard, last) = heard(text, piece);
+        let expected = [
+            (String::new(), Heard::Retry(50)),
+            (String::new(), Heard::Comment),
+            ("1-0".into(), event("message", "a\n b")),
+            ("1-0".into(), event("gap", "")),
+            (String::new(), event("message", "c")),
+        ];
+        assert_eq!((heard, last), (expected.to_vec(), String::new()), "in pieces of {piece}");
+    }
+    assert_eq!(heard("id: 7-1\n\n", 100), (Vec::new(), "7-1".into()), "an id without data counts");
+    assert_eq!(heard("id: 7-1\ndata: lost", 100), (Vec::new(), String::new()), "half an event is none");
+}
+
+#[test]
+fn answers_are_read_in_any_pieces() {
+    let chunked = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nX-Worker-Id: 7\r\n\r\n3\r\nabc\r\n2;x=y\r\nde\r\n0\r\n\r\n";
+    let counted = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\nx-worker-id: 7\r\n\r\nabcde";
+    for text in [chunked, counted] {
+        for piece in 1..text.len() {
+            let (mut answer, mut body) = (Answer::new(), Vec::new());
+            for piece in text.as_bytes().chunks(piece) {
+                assert!(!answer.is_done());
+                answer.take(piece, |bytes| body.extend_from_slice(bytes)).unwrap();
+            }
+            assert!(answer.is_done() && body == b"abcde", "in pieces of {piece}");
+            assert_eq!((answer.status(), answer.header("X-Worker-Id")), (Some(200), Some("7")));
+            assert!(answer.take(b"x", |_| ()).is_err(), "nothing follows");
+        }
     }
 }

@@ -46,8 +46,11 @@ mod layers; // the house rules: floors, walls, sizes
 mod limits; // rate limits hold over all workers
 mod limits_desk; // what workers decide themselves, and what they do without Redis
 mod limits_http; // limits as applications and clients meet them
+mod live_faults; // what may happen to streams without costing a message
 mod live_harness; // the crowd finds out whoever sins
 mod live_hostile; // frames that no WebSocket may send, and clients that are no good
+mod live_load; // many clients at once
+mod live_nginx; // streams and sockets behind the shipped nginx
 mod live_sse; // streams of events as their clients meet them
 mod live_ws; // WebSockets as their clients meet them
 mod logs; // the log in a file, its rotation, and the figures in it

@@ -182,10 +182,20 @@ impl Drop for Front {
 
 /// Starts nginx as one process; on another port if somebody else took the first.
 pub(crate) fn serve(folder: &Path, upstream: &str) -> (SocketAddr, Child) {
+    serve_changed(folder, upstream, &[])
+}
+
+/// The same with other words in the configuration: shorter times, for a test that waits for them.
+pub(crate) fn serve_changed(folder: &Path, upstream: &str, changes: &[(&str, &str)]) -> (SocketAddr, Child) {
     let end = Instant::now() + PATIENCE;
     loop {
         let address = free_address();
         write_configuration(folder, address, upstream);
+        for (word, other) in changes {
+            let text = std::fs::read_to_string(folder.join("nginx.conf")).unwrap();
+            assert!(text.contains(word), "no {word} in {text}");
+            std::fs::write(folder.join("nginx.conf"), text.replace(word, other)).unwrap();
+        }
         let _ = std::fs::remove_file(folder.join("status.sock"));
         let mut command = nginx(folder);
         command.args(["-g", "daemon off; master_process off;"]).stdout(Stdio::null());

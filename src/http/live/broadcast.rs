@@ -115,7 +115,7 @@ impl Broadcast {
     /// Nothing is lost when it is dropped.
     pub async fn events(&self, topic: &str, resume: Resume) -> Result<Response, Error> {
         let subscription = self.subscribe(topic, resume).await?;
-        let stage = if resume == Resume::Unknown { Stage::Gap } else { Stage::Open };
+        let stage = if resume == Resume::Unknown { Stage::Gap } else { Stage::Begin };
         let heartbeat = self.core.config.broadcast.heartbeat;
         Ok(sse::respond(Messages { subscription, stage }, heartbeat, &self.core.phase))
     }
@@ -173,6 +173,8 @@ struct Messages {
 enum Stage {
     /// The client has to hear of a gap first.
     Gap,
+    /// It has to hear where it begins: were it cut off before the first message, it would come again as a stranger.
+    Begin,
     /// Messages are passed on.
     Open,
     /// It fell behind and has been told.
@@ -184,8 +186,14 @@ impl sse::Source for Messages {
         match self.stage {
             Stage::Over => None,
             Stage::Gap => {
-                self.stage = Stage::Open;
+                self.stage = Stage::Begin;
                 Some(GAP)
+            }
+            Stage::Begin => {
+                self.stage = Stage::Open;
+                let id = self.subscription.last().unwrap_or(Id::ZERO);
+                // An id without data is kept by the client and no event (§9.2.6).
+                Some(Bytes::from(format!("id: {id}\n\n")))
             }
             Stage::Open => Some(match self.subscription.next().await {
                 Event::Message(message) => message.frame().clone(),

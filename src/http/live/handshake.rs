@@ -33,6 +33,8 @@ use crate::http::exchange::Exchange;
 use crate::http::live::wire::Wire;
 use crate::http::problem::Problem;
 
+const SEC_FETCH_SITE: HeaderName = HeaderName::from_static("sec-fetch-site");
+
 const WEBSOCKET: HeaderValue = HeaderValue::from_static("websocket");
 
 /// A handshake that may be answered: whole, of a version that is spoken here, and from a page that may open a WebSocket.
@@ -169,6 +171,10 @@ fn may_open(headers: &HeaderMap, origins: &[String]) -> bool {
     if !headers.contains_key(header::ORIGIN) {
         return true;
     }
+    // No page can set this one, and it is right where a proxy did not pass `Host` on as it came.
+    if only(headers, &SEC_FETCH_SITE) == Some("same-origin") {
+        return true;
+    }
     let Some(origin) = only(headers, &header::ORIGIN) else { return false };
     if origins.iter().any(|allowed| allowed.eq_ignore_ascii_case(origin)) {
         return true;
@@ -277,5 +283,12 @@ mod tests {
         two.append(header::ORIGIN, "https://a.test".parse().unwrap());
         two.append(header::ORIGIN, "https://b.test".parse().unwrap());
         assert!(!may_open(&two, &[]));
+        let mut rewritten = HeaderMap::new();
+        rewritten.insert(header::HOST, "backend:3000".parse().unwrap());
+        rewritten.insert(header::ORIGIN, "https://a.test".parse().unwrap());
+        for (site, expected) in [("same-origin", true), ("same-site", false), ("cross-site", false)] {
+            rewritten.insert(SEC_FETCH_SITE, site.parse().unwrap());
+            assert_eq!(may_open(&rewritten, &[]), expected, "{site}");
+        }
     }
 }

@@ -16,6 +16,7 @@ pub(crate) mod redis_sentinel;
 pub(crate) mod redis_tcp;
 pub(crate) mod soak;
 pub(crate) mod sockets;
+pub(crate) mod stage;
 pub(crate) mod stream;
 pub(crate) mod terminal;
 pub(crate) mod tls;

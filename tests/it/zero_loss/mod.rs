@@ -135,7 +135,7 @@ fn total(fleet: &Fleet) -> f64 {
 
 /// Begins a rollout by its signal and waits for its end, which has to be a good one.
 #[track_caller]
-fn rollout(fleet: &Fleet, signal: Signal, verb: &str) {
+pub(crate) fn rollout(fleet: &Fleet, signal: Signal, verb: &str) {
     let (done, failed) = (format!("{verb} done"), format!("{verb} rolled back"));
     let before = fleet.said(&done).len();
     let lost = fleet.said(&failed).len();
@@ -149,7 +149,7 @@ fn rollout(fleet: &Fleet, signal: Signal, verb: &str) {
 
 /// Waits until so many workers serve and no other is left.
 #[track_caller]
-fn settled(fleet: &Fleet, workers: usize) {
+pub(crate) fn settled(fleet: &Fleet, workers: usize) {
     wait::until(&format!("{workers} workers, all ready"), ROLLOUT, || {
         let alive = fleet.workers();
         let ready = fleet.ready();

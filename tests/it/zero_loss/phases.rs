@@ -39,8 +39,10 @@ fn moments() -> impl Iterator<Item = Duration> {
 
 /// Before a program has taken its signals it has done nothing either, and the kernel ends it.
 fn ended_before_it_began(fleet: &mut Fleet, signal: Signal) -> bool {
-    wait::until_or(Duration::from_millis(500), || !fleet.log().is_empty()).is_err()
-        && fleet.exit_code(wait::LONG) == -(signal as i32)
+    wait::until("it has said something, or has ended", wait::LONG, || {
+        !fleet.log().is_empty() || !process::alive(fleet.pid())
+    });
+    fleet.log().is_empty() && fleet.exit_code(wait::LONG) == -(signal as i32)
 }
 
 #[test]

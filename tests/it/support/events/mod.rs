@@ -8,7 +8,7 @@
 
 pub(crate) mod books;
 mod client;
-mod parse;
+pub(crate) mod parse;
 pub(crate) mod press;
 
 use std::net::SocketAddr;

@@ -1,5 +1,6 @@
 //! Publishers: one message after the other over a connection that is kept, each noted with what was answered.
 
+use std::io::ErrorKind;
 use std::io::Read;
 use std::io::Write;
 use std::net::SocketAddr;
@@ -85,6 +86,11 @@ impl Press {
     /// Ends it after the message at hand; everything it tried.
     pub(crate) fn finish(self) -> Vec<Printed> {
         self.stop.store(true, Ordering::Relaxed);
+        self.wait()
+    }
+
+    /// Waits for the end of one that has one; everything it tried.
+    pub(crate) fn wait(self) -> Vec<Printed> {
         assert!(self.thread.join().is_ok(), "a publisher panicked");
         std::mem::take(&mut self.book.lock().unwrap_or_else(PoisonError::into_inner))
     }
@@ -168,9 +174,7 @@ fn connect(address: SocketAddr) -> std::io::Result<TcpStream> {
 
 /// Whether the other end has neither closed it nor said anything unasked.
 fn is_open(stream: &TcpStream) -> bool {
-    let quiet = stream.set_nonblocking(true).and_then(|()| match stream.peek(&mut [0]) {
-        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(true),
-        _ => Ok(false),
-    });
-    quiet.unwrap_or(false) && stream.set_nonblocking(false).is_ok()
+    let peeked = stream.set_nonblocking(true).and_then(|()| stream.peek(&mut [0]));
+    let quiet = peeked.is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    quiet && stream.set_nonblocking(false).is_ok()
 }
