@@ -28,6 +28,7 @@ use crate::http::dashboard::view::EventRow;
 use crate::http::dashboard::view::View;
 use crate::http::phase::Phase;
 use crate::http::problem::Problem;
+use crate::http::router::Audience;
 use crate::http::state::Core;
 
 /// Time between two computations.
@@ -36,7 +37,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long a computation is passed on to whoever opens the page.
 const FRESH: Duration = Duration::from_millis(900);
 
-/// Streams at once. The operators' listener has 64 connections, of which probes and metrics need some.
+/// Streams at once of each audience. The operators' listener has 64 connections, of which probes and metrics need some.
 const WATCHERS: usize = 32;
 
 /// How long a browser waits before it comes again, milliseconds; spread at a leaving, so that all do not come at once.
@@ -49,7 +50,8 @@ pub(super) struct Feed(Arc<Inner>);
 struct Inner {
     engine: Mutex<Engine>,
     latest: watch::Sender<Option<Arc<Frame>>>,
-    places: Arc<Semaphore>,
+    /// Visitors, where the page is theirs, must not take the operators' places.
+    places: [Arc<Semaphore>; 2],
     runs: AtomicBool,
 }
 
@@ -57,9 +59,22 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Frame {
     made: Instant,
+    /// Frames before it.
+    number: u64,
     pub(super) view: View,
     /// As it is sent to those who have the one before.
     event: Bytes,
+}
+
+impl Frame {
+    /// As it is sent to somebody whose last frame was this one.
+    fn after(&self, number: u64) -> Bytes {
+        match self.number == number + 1 {
+            true => self.event.clone(),
+            // He was too slow for one in between, which may have told what happened.
+            false => encode(&self.view),
+        }
+    }
 }
 
 impl fmt::Debug for Feed {
@@ -73,7 +88,7 @@ impl Feed {
         Self(Arc::new(Inner {
             engine: Mutex::new(Engine::default()),
             latest: watch::Sender::new(None),
-            places: Arc::new(Semaphore::new(WATCHERS)),
+            places: std::array::from_fn(|_| Arc::new(Semaphore::new(WATCHERS))),
             runs: AtomicBool::new(false),
         }))
     }
@@ -95,7 +110,8 @@ impl Feed {
         }
         let event = encode(&view);
         view.events = events;
-        let frame = Arc::new(Frame { made: Instant::now(), view, event });
+        let number = last.map_or(0, |frame| frame.number + 1);
+        let frame = Arc::new(Frame { made: Instant::now(), number, view, event });
         self.0.latest.send_replace(Some(Arc::clone(&frame)));
         frame
     }
@@ -124,18 +140,20 @@ impl Feed {
     }
 
     /// The response that never ends: the whole page first, then what has changed, once a second.
-    pub(super) async fn stream(&self, core: &Arc<Core>) -> Response {
-        let Ok(place) = Arc::clone(&self.0.places).try_acquire_owned() else {
+    pub(super) async fn stream(&self, core: &Arc<Core>, audience: Audience) -> Response {
+        let [operators, visitors] = &self.0.places;
+        let places = if audience == Audience::Operators { operators } else { visitors };
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
             let problem = Problem::reduced_capacity("as many dashboards are open here as may be", 5);
             return problem.into_response();
         };
-        let mut frames = self.0.latest.subscribe();
+        let frames = self.0.latest.subscribe();
         let first = self.look(core).await;
         self.run(core);
-        frames.mark_unchanged();
         let hello = format!("retry: {RETRY_MS}\n\n");
         let hello = Bytes::from([hello.as_bytes(), &encode(&first.view)].concat());
-        let watcher = Watcher { frames, phase: core.phase.clone(), _place: place, hello: Some(hello) };
+        let (phase, number) = (core.phase.clone(), first.number);
+        let watcher = Watcher { frames, phase, _place: place, number, hello: Some(hello) };
         let parts = stream::unfold(Some(watcher), |watcher| async { next(watcher?).await });
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -152,6 +170,8 @@ struct Watcher {
     frames: watch::Receiver<Option<Arc<Frame>>>,
     phase: Phase,
     _place: OwnedSemaphorePermit,
+    /// The last frame he was sent.
+    number: u64,
     hello: Option<Bytes>,
 }
 
@@ -168,8 +188,11 @@ async fn next(mut watcher: Watcher) -> Option<(Result<Bytes, Infallible>, Option
             }
             changed = watcher.frames.changed() => {
                 changed.ok()?;
-                let event = watcher.frames.borrow_and_update().as_ref().map(|frame| frame.event.clone());
-                if let Some(event) = event {
+                let frame = watcher.frames.borrow_and_update().clone();
+                // The first may be the one that the page came with.
+                if let Some(frame) = frame.filter(|frame| frame.number > watcher.number) {
+                    let event = frame.after(watcher.number);
+                    watcher.number = frame.number;
                     return Some((Ok(event), Some(watcher)));
                 }
             }
@@ -205,5 +228,13 @@ mod tests {
         let event = encode(&view);
         assert!(event.starts_with(b"data: {") && event.ends_with(b"}\n\n"));
         assert_eq!(event.iter().filter(|byte| matches!(**byte, b'\n' | b'\r')).count(), 2);
+    }
+    #[test]
+    fn whoever_missed_a_frame_is_told_everything() {
+        let events = Some(vec![EventRow { key: "7".into(), ..EventRow::default() }]);
+        let view = View { events, ..View::default() };
+        let frame = Frame { made: Instant::now(), number: 5, view, event: Bytes::from_static(b"short") };
+        assert_eq!(frame.after(4), "short");
+        assert!(String::from_utf8_lossy(&frame.after(3)).contains("\"key\":\"7\""));
     }
 }
