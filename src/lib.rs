@@ -59,6 +59,7 @@ pub use http::live::sse::event;
 pub use http::state::State;
 pub use http::state::Worker;
 pub use redis::Health as RedisHealth;
+pub use redis::task::Cancelled;
 pub use redis::task::Task;
 pub use redis::task::TaskId;
 pub use redis::task::TaskState;

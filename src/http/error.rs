@@ -15,6 +15,7 @@ use crate::http::problem::Problem;
 use crate::limiter::headers::Headers;
 use crate::redis;
 use crate::session;
+use crate::task;
 
 /// Why an extractor or an operation of this library failed; answers as a problem document.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -83,6 +84,15 @@ pub enum Error {
     /// A user's name is not allowed: 400.
     #[error("a user's name has 1 to 256 bytes")]
     UserName,
+    /// As many tasks wait as `tasks.queue` allows: 503.
+    #[error("as many tasks wait as are allowed")]
+    TooManyTasks,
+    /// No job was registered for this kind of task: 400.
+    #[error("there is no task of the kind {0:?}")]
+    TaskKind(String),
+    /// A task's input is too large, or cannot be written as JSON: 400.
+    #[error("the task's input cannot be taken: {0}")]
+    TaskInput(String),
     /// The handler runs outside a fleet, so there is nothing to extract: 500.
     #[error("this handler runs outside a fleet")]
     NoFleet,
@@ -97,11 +107,15 @@ impl Error {
                 Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
             }
             Self::Busy => Problem::reduced_capacity("as much work is under way as this worker takes", 1),
-            Self::Crowded => Problem::reduced_capacity(self.to_string(), 1),
+            Self::TooManyTasks | Self::Crowded => Problem::reduced_capacity(self.to_string(), 1),
             Self::MessageTooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, self.to_string()),
-            Self::Topic | Self::CounterName | Self::CounterAmount | Self::CounterToken | Self::UserName => {
-                Problem::new(StatusCode::BAD_REQUEST, self.to_string())
-            }
+            Self::Topic
+            | Self::TaskKind(_)
+            | Self::TaskInput(_)
+            | Self::CounterName
+            | Self::CounterAmount
+            | Self::CounterToken
+            | Self::UserName => Problem::new(StatusCode::BAD_REQUEST, self.to_string()),
             Self::CounterOverflow | Self::SessionField => {
                 Problem::new(StatusCode::CONFLICT, self.to_string())
             }
@@ -196,6 +210,18 @@ impl From<session::Error> for Error {
             session::Error::NoSum | session::Error::Form => Self::SessionField,
             session::Error::NoRandomness => Self::Failed,
             session::Error::Redis(error) => Refusal::from(&error).error(),
+        }
+    }
+}
+
+impl From<task::Error> for Error {
+    fn from(error: task::Error) -> Self {
+        match error {
+            task::Error::Full => Self::TooManyTasks,
+            task::Error::UnknownKind(kind) => Self::TaskKind(kind),
+            task::Error::Input(reason) => Self::TaskInput(reason),
+            task::Error::NoRandomness(_) => Self::Failed,
+            task::Error::Redis(error) => Refusal::from(&error).error(),
         }
     }
 }

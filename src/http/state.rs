@@ -17,6 +17,9 @@ use crate::broadcast::Hub;
 use crate::config::schema::Config;
 use crate::config::schema::Secret;
 use crate::counter::batched::Batches;
+use crate::http::error::Error;
+use crate::http::error::Refusal;
+use crate::http::exchange;
 use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
@@ -28,6 +31,7 @@ use crate::limiter::Policies;
 use crate::redis::Health;
 use crate::redis::LaneStates;
 use crate::redis::Redis;
+use crate::redis::keys;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::snapshot::Snapshot;
@@ -140,6 +144,15 @@ impl State {
     /// Every slot of this machine's fleet and its totals.
     pub fn fleet(&self) -> Snapshot {
         self.0.scoreboard.snapshot()
+    }
+
+    /// Views of all visitors, without counting one.
+    ///
+    /// # Errors
+    /// [`Error::Unavailable`](crate::Error::Unavailable).
+    pub async fn views(&self) -> Result<i64, Error> {
+        let total = self.0.redis.count(&keys::counter(&self.0.prefix, exchange::TOTAL), 0).await;
+        total.map_err(|error| Refusal::from(&error).error())
     }
 
     /// A layer that puts routes under the policy with this name, decided in the request's one call with all others.

@@ -1,101 +1,15 @@
-//! The page as people see it: a real browser, driven over `WebDriver` (W3C), of which only four commands are needed.
+//! The page as people see it.
 
 use std::collections::BTreeSet;
-use std::fs;
-use std::io::BufRead;
-use std::io::BufReader;
-use std::net::SocketAddr;
-use std::path::Path;
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
 
-use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
-use serde_json::Value;
 use serde_json::json;
-use tempfile::TempDir;
 
-use crate::support::client::Connection;
+use crate::support::browser::Browser;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
 use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
-
-/// A headless Chromium with a profile of its own.
-struct Browser {
-    driver: Child,
-    address: SocketAddr,
-    session: String,
-    _profile: TempDir,
-}
-
-impl Browser {
-    fn open(width: u32, height: u32) -> Self {
-        let profile = TempDir::with_prefix("browser").unwrap();
-        let mut driver = Command::new("chromedriver");
-        driver.arg("--port=0").env("HOME", profile.path()).stdout(Stdio::piped()).stderr(Stdio::null());
-        let mut driver = driver.spawn().expect("chromedriver is installed (`make test` does it)");
-        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
-        let port = lines.find_map(|line| {
-            line.ok()?.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok()
-        });
-        let address = SocketAddr::from(([127, 0, 0, 1], port.expect("chromedriver says its port")));
-        let mut browser = Self { driver, address, session: String::new(), _profile: profile };
-        let profile = format!("--user-data-dir={}", browser._profile.path().display());
-        let size = format!("--window-size={width},{height}");
-        // Without a sandbox because tests run as root in containers; the only page it sees is ours.
-        let args =
-            ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", &profile, &size];
-        let options = json!({"args": args});
-        let wanted = json!({"capabilities": {"alwaysMatch": {"browserName": "chrome", "goog:chromeOptions": options}}});
-        let opened = browser.command("POST", "/session", &wanted);
-        browser.session = format!("/session/{}", opened["sessionId"].as_str().unwrap());
-        browser
-    }
-
-    fn command(&self, method: &str, path: &str, body: &Value) -> Value {
-        let mut connection = Connection::open(self.address).unwrap();
-        connection.patience(std::time::Duration::from_secs(60));
-        let mut request = Request::new(method, path);
-        if method == "POST" {
-            request = request.body("application/json", body.to_string().as_bytes());
-        }
-        let mut response = connection.ask(&request).unwrap().json();
-        assert!(response["value"]["error"].is_null(), "{path}: {response}");
-        response["value"].take()
-    }
-
-    fn go(&self, url: &str) {
-        self.command("POST", &format!("{}/url", self.session), &json!({"url": url}));
-    }
-
-    fn run(&self, script: &str) -> Value {
-        self.command(
-            "POST",
-            &format!("{}/execute/sync", self.session),
-            &json!({"script": script, "args": []}),
-        )
-    }
-
-    fn screenshot(&self, name: &str) {
-        let picture = self.command("GET", &format!("{}/screenshot", self.session), &Value::Null);
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("screenshots");
-        fs::create_dir_all(&folder).unwrap();
-        fs::write(folder.join(name), STANDARD.decode(picture.as_str().unwrap()).unwrap()).unwrap();
-    }
-}
-
-impl Drop for Browser {
-    fn drop(&mut self) {
-        if !std::thread::panicking() {
-            self.command("DELETE", &self.session, &Value::Null);
-        }
-        drop(self.driver.kill());
-        drop(self.driver.wait());
-    }
-}
 
 /// The number that an element of the page shows.
 fn shown(browser: &Browser, selector: &str) -> u64 {
@@ -137,6 +51,7 @@ fn the_page_fits_a_phone() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).start();
     let browser = Browser::open(500, 900);
+    browser.narrow(360, 740);
     browser.go(&format!("http://{}/", fleet.listen));
     let overflow = browser.run("return document.documentElement.scrollWidth - window.innerWidth");
     assert!(overflow.as_i64().is_some_and(|pixels| pixels <= 0), "{overflow} pixels stand out to the right");
@@ -158,13 +73,7 @@ fn a_browser_logs_in_looks_at_its_sessions_and_logs_out() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).start();
     let browser = Browser::open(1000, 800);
-    let text = |selector: &str| {
-        browser
-            .run(&format!("return document.querySelector({selector:?})?.textContent ?? ''"))
-            .as_str()
-            .unwrap()
-            .to_owned()
-    };
+    let text = |selector: &str| browser.text(selector);
     browser.go(&format!("http://{}/login", fleet.listen));
     browser.screenshot("login.png");
     browser.run("document.querySelector('#name').value = 'Ann'");

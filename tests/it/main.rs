@@ -13,6 +13,7 @@ mod broadcast_cluster; // over a cluster
 mod broadcast_faults; // whatever happens to Redis and to connections
 mod broadcast_hub; // messages to everybody, and who comes back
 mod browser; // the page in a real browser
+mod browser_live; // what moves on the page, in real browsers
 mod clocks; // a machine whose clock is wrong
 mod config_errors; // mistakes are one sentence and an exit code
 mod control; // the control socket, whoever is at its other end
@@ -58,6 +59,8 @@ mod migrations_rolling; // two releases on one Redis
 mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
 mod oracle; // commits against a sequential model
+mod page_live; // the page's stream
+mod page_tasks; // the application's tasks over HTTP
 mod plain; // no server-side code allowed
 mod plain_limits; // and what that means for limits
 mod proxy; // who a client is

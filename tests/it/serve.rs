@@ -168,7 +168,13 @@ fn the_page_is_html_for_browsers_and_one_line_for_everyone_else() {
         assert!(!response.header("Cache-Control").is_empty(), "{response:?}");
     }
     assert!(page.header("Content-Security-Policy").contains("default-src"), "{page:?}");
-    assert!(!page.text().contains("<script"), "it works without JavaScript");
+    let policy = page.header("Content-Security-Policy");
+    assert!(policy.contains("script-src 'self';") && !policy.contains("unsafe"), "{policy}");
+    let text = page.text();
+    assert_eq!(text.matches("<script").count(), 1, "{text}");
+    assert!(text.contains("<script src=\"/assets/live."), "nothing inline: {text}");
+    let forms = ["action=\"/broadcast\"", "action=\"/tasks\""];
+    assert!(forms.iter().all(|form| text.contains(form)), "it works without JavaScript: {text}");
 }
 
 #[test]

@@ -11,4 +11,5 @@ pub mod sse;
 
 mod allowance;
 mod talk;
+mod tasks;
 mod wire;

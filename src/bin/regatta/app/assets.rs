@@ -1,4 +1,4 @@
-//! The page's stylesheet and picture, part of the binary.
+//! The pages' stylesheet, script and picture, part of the binary.
 
 use axum::Router;
 use axum::http::header;
@@ -6,7 +6,12 @@ use axum::response::IntoResponse;
 use axum::routing::get;
 
 const STYLE: &str = include_str!("assets/style.css");
+const SCRIPT: &str = include_str!("assets/live.js");
 const FAVICON: &str = include_str!("assets/favicon.svg");
+
+/// What a browser may do with a page that has the script: the library's policy for documents allows none.
+pub(super) const LIVE_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
+     connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
 
 /// For what has its content's hash in its name: it never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
@@ -23,12 +28,18 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
     };
     Router::new()
         .route(&style_path(), file("text/css; charset=utf-8", FOR_EVER, STYLE))
+        .route(&script_path(), file("text/javascript; charset=utf-8", FOR_EVER, SCRIPT))
         .route("/favicon.svg", file("image/svg+xml", FOR_A_DAY, FAVICON))
 }
 
 /// Where the stylesheet lies; another stylesheet lies elsewhere, so it may be kept for ever.
 pub(super) fn style_path() -> String {
     format!("/assets/style.{:016x}.css", fnv1a(STYLE.as_bytes()))
+}
+
+/// Where the script lies, likewise.
+pub(super) fn script_path() -> String {
+    format!("/assets/live.{:016x}.js", fnv1a(SCRIPT.as_bytes()))
 }
 
 /// FNV-1a (Fowler, Noll, Vo), 64 bits: names a version of a file, and protects nothing.

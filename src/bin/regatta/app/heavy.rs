@@ -12,6 +12,8 @@ use regatta::State;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::app::work;
+
 /// Some hundredths of a second of work.
 const DEFAULT: u32 = 200_000;
 
@@ -37,33 +39,11 @@ pub(super) async fn heavy(Shared(state): Shared<State>, Query(Wanted { n }): Que
         return (StatusCode::BAD_REQUEST, format!("n is {n}; allowed: 0 to {MAX}")).into_response();
     }
     let begun = Instant::now();
-    match state.offload(move || primes_below(n)).await {
+    match state.offload(move || work::primes_in(0..n)).await {
         Ok(result) => {
             let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
             Json(Counted { worker: state.worker().pid(), n, result, elapsed_ms }).into_response()
         }
         Err(error) => regatta::Error::from(error).into_response(),
-    }
-}
-
-/// By trial division: it is meant to cost time and no memory.
-fn primes_below(n: u32) -> u32 {
-    let divides = |candidate: u32| {
-        (3..).step_by(2).take_while(move |d| d * d <= candidate).any(move |d| candidate.is_multiple_of(d))
-    };
-    let odd = (3..n).step_by(2).filter(|candidate| !divides(*candidate)).count();
-    u32::try_from(odd).unwrap_or(u32::MAX) + u32::from(n > 2)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn counts_primes() {
-        let known = [(0, 0), (1, 0), (2, 0), (3, 1), (4, 2), (10, 4), (100, 25), (10_000, 1229)];
-        for (n, expected) in known {
-            assert_eq!(primes_below(n), expected, "{n}");
-        }
     }
 }

@@ -12,12 +12,16 @@ use axum::http::request::Parts;
 use axum::response::Html;
 use axum::response::IntoResponse;
 use axum::response::Response;
+use regatta::Account;
+use regatta::Error;
 use regatta::SlotSnapshot;
 use regatta::State;
 use regatta::Visit;
 use regatta::Worker;
 
 use crate::app::assets;
+use crate::app::task_pages::Card;
+use crate::app::task_pages::Trial;
 
 /// Most lanes that are drawn; a page is no dashboard.
 const LANES: usize = 12;
@@ -29,17 +33,21 @@ pub(super) async fn home(
     worker: Worker,
     visit: Visit,
     Shared(state): Shared<State>,
-    wanted: Wanted,
+    reader: Reader,
 ) -> Response {
-    if wanted == Wanted::Line {
+    let Reader::Person(account) = reader else {
         let line = format!("PID: {} | Views: {}\n", worker.pid(), visit.views());
         return ([(header::VARY, "Accept")], line).into_response();
-    }
+    };
+    // Without one, as while Redis is away, the form is refused with the reason, and the rest of the page is right.
+    let token = account.form_token().await.unwrap_or_default();
     let slots = state.fleet().slots;
     let lanes = lanes(&slots, worker.slot());
-    let more = slots.iter().filter(|slot| slot.pid() != 0).count().saturating_sub(lanes.len());
+    let more = slots.iter().filter(|slot| is_in_use(slot)).count().saturating_sub(lanes.len());
     let page = Page {
         style: assets::style_path(),
+        script: assets::script_path(),
+        token,
         pid: worker.pid(),
         slot: worker.slot(),
         host: worker.host(),
@@ -48,10 +56,19 @@ pub(super) async fn home(
         new: visit.is_new(),
         lanes,
         more,
+        trial: Trial::default(),
+        card: Card::default(),
     };
     match page.render() {
-        // A browser keeps its connection, and with it the worker: closing it lets the next visit meet another one.
-        Ok(page) => ([(header::VARY, "Accept"), (header::CONNECTION, "close")], Html(page)).into_response(),
+        Ok(page) => {
+            let head = [
+                (header::VARY, "Accept"),
+                // A browser keeps its connection, and with it the worker: closing it lets the next visit meet another.
+                (header::CONNECTION, "close"),
+                (header::CONTENT_SECURITY_POLICY, assets::LIVE_POLICY),
+            ];
+            (head, Html(page)).into_response()
+        }
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()).into_response(),
     }
 }
@@ -61,6 +78,8 @@ pub(super) async fn home(
 #[template(path = "home.html")]
 struct Page<'a> {
     style: String,
+    script: String,
+    token: String,
     pid: u32,
     slot: usize,
     host: &'a str,
@@ -69,12 +88,18 @@ struct Page<'a> {
     new: bool,
     lanes: Vec<Lane>,
     more: usize,
+    trial: Trial<'a>,
+    /// What the script copies for each task.
+    card: Card,
 }
 
 /// One slot as a lane of the course.
 struct Lane {
     number: usize,
     pid: u32,
+    /// Who sits in it: a worker, and what keeps it from serving.
+    crew: String,
+    ready: bool,
     requests: String,
     /// Where its boat is, percent of the lane.
     at: i64,
@@ -83,15 +108,21 @@ struct Lane {
     yours: bool,
 }
 
-/// The first lanes with a worker, the one that serves in any case; the busiest boat is furthest.
+/// The first lanes in use, the one that serves in any case; the busiest boat is furthest.
 fn lanes(slots: &[SlotSnapshot], serving: usize) -> Vec<Lane> {
-    let shown = |slot: &&SlotSnapshot| slot.pid() != 0 || slot.slot == serving;
+    let shown = |slot: &&SlotSnapshot| is_in_use(slot) || slot.slot == serving;
     let most = slots.iter().filter(shown).map(SlotSnapshot::requests).max().unwrap_or(0).max(1);
     let lane = |slot: &SlotSnapshot| {
         let at = i64::try_from(slot.requests().saturating_mul(100) / most).unwrap_or(100).min(100);
         Lane {
             number: slot.slot,
             pid: slot.pid(),
+            crew: match (slot.pid(), slot.state.name()) {
+                (0, _) => "no crew".to_owned(),
+                (pid, "ready") => pid.to_string(),
+                (pid, state) => format!("{pid} {state}"),
+            },
+            ready: slot.state.name() == "ready",
             requests: grouped(slot.requests()),
             at,
             back: at * BOAT / 100,
@@ -105,17 +136,42 @@ fn lanes(slots: &[SlotSnapshot], serving: usize) -> Vec<Lane> {
     drawn
 }
 
-/// A number with thin spaces between its thousands.
-fn grouped(number: u64) -> String {
+/// Whether a slot has a worker or waits for one; one that was given up has totals only.
+pub(super) fn is_in_use(slot: &SlotSnapshot) -> bool {
+    slot.pid() != 0 || slot.state.name() != "empty"
+}
+
+/// A number with narrow spaces between its thousands.
+pub(super) fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut grouped = String::with_capacity(digits.len() * 2);
     for (at, digit) in digits.char_indices() {
         if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            grouped.push('\u{2009}');
+            // Narrow, and no line breaks at it.
+            grouped.push('\u{202f}');
         }
         grouped.push(digit);
     }
     grouped
+}
+
+/// Who reads the page; to be named after the visit, of which it makes use: it costs nothing more.
+pub(super) enum Reader {
+    /// Somebody at a browser, whose forms need a text of their session.
+    Person(Account),
+    /// Whoever is content with a line.
+    Program,
+}
+
+impl<S: Sync> FromRequestParts<S> for Reader {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
+        match wants_document(&parts.headers) {
+            true => Ok(Self::Person(Account::from_request_parts(parts, state).await?)),
+            false => Ok(Self::Program),
+        }
+    }
 }
 
 /// What the client asks for; an extractor, so that the headers need not be copied for the handler.
@@ -190,7 +246,7 @@ mod tests {
     fn thousands_are_grouped() {
         assert_eq!(
             [0, 999, 1000, 1_234_567].map(grouped),
-            ["0", "999", "1\u{2009}000", "1\u{2009}234\u{2009}567"]
+            ["0", "999", "1\u{202f}000", "1\u{202f}234\u{202f}567"]
         );
     }
 }

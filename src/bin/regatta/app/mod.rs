@@ -9,10 +9,14 @@ mod events;
 mod forms;
 mod heavy;
 mod home;
+mod live;
 mod login;
 mod me;
 mod plain;
 mod sticky;
+mod task_pages;
+mod tasks;
+mod work;
 mod ws;
 
 use axum::Router;
@@ -22,6 +26,7 @@ use axum::routing::post;
 
 /// Every route of the application.
 pub(crate) fn router(state: regatta::State) -> Router {
+    tasks::register(&state.tasks());
     Router::new()
         .route("/", get(home::home))
         .route("/hello", get(plain::hello))
@@ -36,6 +41,11 @@ pub(crate) fn router(state: regatta::State) -> Router {
         .route("/me", get(me::me))
         .route("/me/sessions", get(me::sessions).post(me::end_form).delete(me::end))
         .route("/me/sessions/{id}", delete(me::end_one))
+        .route("/tasks", get(tasks::page).post(tasks::start))
+        .route("/tasks/{id}", get(tasks::look).delete(tasks::cancel))
+        .route("/tasks/{id}/cancel", post(tasks::cancel_form))
+        .route("/tasks/{id}/events", get(tasks::events))
+        .merge(live::routes(&state))
         .merge(assets::routes())
         .merge(sticky::routes())
         .with_state(state)

@@ -1,0 +1,223 @@
+//! What moves on the page, as people see it: several browsers, with the script and without.
+
+use serde_json::Value;
+use serde_json::json;
+
+use crate::support::browser::Browser;
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::redis::RedisServer;
+use crate::support::wait;
+
+/// A fleet whose workers take tasks.
+fn plan(redis: &RedisServer) -> Plan {
+    Plan::on(redis).set("REGATTA_TASKS__RUNNING", "1")
+}
+
+fn open(fleet: &Fleet) -> Browser {
+    let browser = Browser::open(1100, 1500);
+    browser.go(&format!("http://{}/", fleet.listen));
+    browser
+}
+
+/// Fills the form's field and presses its button.
+fn submit(browser: &Browser, form: &str, fields: &Value) {
+    for (name, value) in fields.as_object().unwrap() {
+        browser.run(&format!("document.querySelector('{form} [name={name}]').value = {value}"));
+    }
+    browser.run(&format!("document.querySelector('{form} button').click()"));
+}
+
+/// The lines of the log, the latest first.
+fn heard(browser: &Browser) -> Vec<String> {
+    let lines =
+        browser.run("return [...document.querySelectorAll('.log li span')].map(line => line.textContent)");
+    serde_json::from_value(lines).unwrap()
+}
+
+/// What the browser complained of: the policy, a script, something missing.
+fn complaints(browser: &Browser) -> Vec<String> {
+    browser.log().into_iter().filter(|line| !line.contains("ERR_")).collect()
+}
+
+#[test]
+fn a_message_is_heard_in_another_window_once_and_as_it_was_sent() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).workers(2).start();
+    let (ann, bob) = (open(&fleet), open(&fleet));
+    for browser in [&ann, &bob] {
+        browser.until("both are here", "document.querySelector('#here').textContent === '2'");
+    }
+    let markup = "<img src=x onerror=alert(1)> & \"so\"";
+    submit(&ann, "#megaphone", &json!({"message": markup}));
+    submit_when_ready(&bob, "second");
+    for browser in [&ann, &bob] {
+        wait::until("both are heard", wait::LONG, || heard(browser).len() == 2);
+        assert!(heard(browser).contains(&markup.to_owned()), "{:?}", heard(browser));
+        assert_eq!(browser.run("return document.querySelectorAll('.log img').length"), 0);
+        assert_eq!(browser.run("return document.querySelector('#megaphone [name=message]').value"), "");
+    }
+    ann.screenshot("live.png");
+    // Another page of the same tab goes on where the last one was.
+    let last = heard(&bob);
+    bob.go("about:blank");
+    submit(&ann, "#megaphone", &json!({"message": "third"}));
+    wait::until("Ann hears it", wait::LONG, || heard(&ann).len() == 3);
+    bob.go(&format!("http://{}/", fleet.listen));
+    wait::until("Bob hears what he missed", wait::LONG, || heard(&bob).len() == 3);
+    assert_eq!((heard(&bob)[0].as_str(), &heard(&bob)[1..]), ("third", &last[..]));
+    for browser in [&ann, &bob] {
+        assert_eq!(complaints(browser), Vec::<String>::new());
+    }
+    drop(bob);
+    ann.until("one is left", "document.querySelector('#here').textContent === '1'");
+}
+
+/// Sends a message once the one before has come.
+fn submit_when_ready(browser: &Browser, message: &str) {
+    wait::until("the first message", wait::LONG, || heard(browser).len() == 1);
+    submit(browser, "#megaphone", &json!({"message": message}));
+}
+
+#[test]
+fn the_map_moves_with_the_fleet() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).workers(2).start();
+    let browser = open(&fleet);
+    browser.until("the stream is open", "!document.querySelector('#here').parentNode.hidden");
+    let total: u64 = browser.text("#total").parse().unwrap();
+    let before = browser.run("return document.querySelector('.lane.yours .count').textContent");
+    (0..40).for_each(|_| _ = fleet.get("/"));
+    browser
+        .until("views rise", &format!("document.querySelector('#total').textContent === '{}'", total + 40));
+    browser.until(
+        "boats move",
+        &format!("document.querySelector('.lane.yours .count').textContent !== {before}"),
+    );
+    assert_eq!(browser.text("dl.figures dd"), "1", "others' views are theirs");
+    let victim = fleet.workers()[0];
+    fleet.crash(victim);
+    let pids = "[...document.querySelectorAll('.lane')].map(lane => +lane.dataset.pid)";
+    browser
+        .until("a lane gets its new worker", &format!("!{pids}.includes({victim}) && {pids}.length === 2"));
+    assert_eq!(complaints(&browser), Vec::<String>::new());
+}
+
+#[test]
+fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).workers(2).start();
+    let browser = open(&fleet);
+    submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "10000"}));
+    browser.until("it is done", "document.querySelector('.card')?.dataset.state === 'done'");
+    browser.until("its result", "document.querySelector('.card .outcome').textContent !== ''");
+    let outcome = browser.text(".card .outcome");
+    assert_eq!(outcome, "3364476487643178…3310059947366875 (2\u{202f}090 digits)");
+    assert_eq!(browser.run("return document.querySelector('.card progress').value"), 100);
+    assert_eq!(browser.run("return document.querySelector('.card .cancel').hidden"), true);
+
+    submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "1000000"}));
+    browser.until("it runs", "document.querySelector('.card')?.dataset.state === 'running'");
+    browser.until("it moves", "document.querySelector('.card progress').value > 0");
+    browser.screenshot("tasks.png");
+    browser.run("document.querySelector('.card .cancel button').click()");
+    browser.until("it is cancelled", "document.querySelector('.card').dataset.state === 'cancelled'");
+    assert_eq!(browser.run("return document.querySelectorAll('.card').length"), 2);
+
+    assert_eq!(complaints(&browser), Vec::<String>::new());
+    submit(&browser, "#trial", &json!({"n": "1000001"}));
+    browser.until(
+        "a mistake is told",
+        "document.querySelector('#wrong').textContent.includes('allows 0 to 1000000')",
+    );
+    assert_eq!(complaints(&browser).len(), 1, "the answer's 400, and nothing else");
+    // The next page of this tab remembers its tasks.
+    browser.go(&format!("http://{}/", fleet.listen));
+    browser.until("both are there", "document.querySelectorAll('.card').length === 2");
+    browser.run("document.querySelector('.card h3 a').click()");
+    browser.until("its page", "location.pathname.startsWith('/tasks/')");
+    assert_eq!(browser.text(".card .state").split(' ').next(), Some("cancelled"));
+    assert_eq!(complaints(&browser), Vec::<String>::new());
+}
+
+#[test]
+fn a_task_on_its_own_page_goes_on_by_itself() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).workers(2).start();
+    let browser = Browser::open(1100, 1000);
+    browser.go(&format!("http://{}/tasks", fleet.listen));
+    submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "20000"}));
+    browser.until("its page", "location.pathname.startsWith('/tasks/')");
+    browser.until("it is done", "document.querySelector('.card').dataset.state === 'done'");
+    browser.until("the whole result", "document.querySelector('.whole')?.textContent.length === 4180");
+    browser.screenshot("task.png");
+    assert_eq!(complaints(&browser), Vec::<String>::new());
+}
+
+#[test]
+fn the_page_is_readable_by_day_by_night_and_on_a_telephone() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).workers(4).start();
+    let browser = open(&fleet);
+    submit(&browser, "#megaphone", &json!({"message": "Ahoy! ".repeat(40).trim()}));
+    submit(&browser, "#trial", &json!({"n": "5000"}));
+    browser.until("it is done", "document.querySelector('.card')?.dataset.state === 'done'");
+    wait::until("it is heard", wait::LONG, || heard(&browser).len() == 1);
+    for (scheme, width) in [("light", 1100), ("dark", 1100), ("light", 360), ("dark", 360)] {
+        browser.likes(scheme);
+        browser.narrow(width, 2400);
+        let overflow = browser.run("return document.documentElement.scrollWidth - window.innerWidth");
+        assert!(overflow.as_i64().is_some_and(|pixels| pixels <= 0), "{scheme} {width}: {overflow}");
+        assert_eq!(browser.run(CONTRAST), json!([]), "{scheme} {width}");
+        browser.screenshot(&format!("live-{scheme}-{width}.png"));
+    }
+    let named = "return [...document.querySelectorAll('input:not([type=hidden]), select, progress')].filter(field => !field.labels.length).length";
+    assert_eq!(browser.run(named), 0, "every field has a label");
+    let targets = "return [...document.querySelectorAll('main button, main a.button, main input:not([type=hidden]), main select')].filter(one => one.offsetParent && one.offsetHeight < 24).length";
+    assert_eq!(browser.run(targets), 0, "whatever is pressed is large enough");
+}
+
+/// Texts whose contrast is below what WCAG 2 asks for (level AA): each with its ratio.
+const CONTRAST: &str = r"
+    const channel = value => (value /= 255) <= .04045 ? value / 12.92 : ((value + .055) / 1.055) ** 2.4;
+    const numbers = colour => colour.match(/[\d.]+/g).map(Number);
+    const light = ([r, g, b]) => .2126 * channel(r) + .7152 * channel(g) + .0722 * channel(b);
+    const ground = element => {
+        for (let at = element; at; at = at.parentElement) {
+            const colour = numbers(getComputedStyle(at).backgroundColor);
+            if (colour.length < 4 || colour[3] > 0) return colour;
+        }
+        return [255, 255, 255];
+    };
+    const faults = [];
+    for (const element of document.querySelectorAll('body *')) {
+        const text = [...element.childNodes].some(node => node.nodeType === 3 && node.textContent.trim());
+        if (!text || !element.offsetParent || element.closest('.spoken')) continue;
+        const style = getComputedStyle(element), size = parseFloat(style.fontSize);
+        const [one, two] = [light(numbers(style.color)), light(ground(element))].sort((a, b) => b - a);
+        const ratio = (one + .05) / (two + .05), large = size >= 24 || size >= 18.66 && style.fontWeight >= 700;
+        if (ratio < (large ? 3 : 4.5)) faults.push(`${element.className} ${element.tagName} ${ratio.toFixed(2)}`);
+    }
+    return faults;
+";
+
+#[test]
+fn the_page_is_small() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).start();
+    let browser = open(&fleet);
+    let weights = browser.run(
+        "const [page] = performance.getEntriesByType('navigation');
+         const parts = performance.getEntriesByType('resource').filter(part => /\\.(js|css|svg)$/.test(part.name));
+         return [page, ...parts].map(part => [part.name.split('/').pop() || '/', part.encodedBodySize])",
+    );
+    let weights: Vec<(String, u64)> = serde_json::from_value(weights).unwrap();
+    let total: u64 = weights.iter().map(|(_, bytes)| bytes).sum();
+    let wait = browser.run("const [page] = performance.getEntriesByType('navigation'); return page.responseStart - page.requestStart");
+    eprintln!("page: {total} bytes in all, {weights:?}; first byte after {wait} ms");
+    assert!(total < 48 * 1024 && weights.len() >= 3, "{weights:?}");
+    let foreign = browser.run(
+        "return performance.getEntriesByType('resource').map(part => part.name).filter(name => !name.startsWith(location.origin))",
+    );
+    assert_eq!(foreign, json!([]), "nothing comes from elsewhere");
+}

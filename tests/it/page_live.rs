@@ -1,0 +1,124 @@
+//! The page's stream: what it tells, when it is silent, and what it costs.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::support::client::Failure;
+use crate::support::client::Visitor;
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::redis::RedisServer;
+use crate::support::stream::Stream;
+use crate::support::wait;
+
+/// Somebody who watches.
+struct Watcher(Stream);
+
+impl Watcher {
+    fn come(fleet: &Fleet) -> Self {
+        let stream = Stream::open(fleet.listen, "/live");
+        let head = &stream.response;
+        assert_eq!((head.header("Cache-Control"), head.header("X-Accel-Buffering")), ("no-store", "no"));
+        Self(stream)
+    }
+
+    /// The next event; comments and hints are passed over.
+    fn event(&mut self) -> Result<Value, Failure> {
+        loop {
+            let block = self.0.block()?.ok_or(Failure::Closed)?;
+            if let Some(data) = block.strip_prefix("data: ") {
+                return Ok(serde_json::from_str(data).unwrap());
+            }
+        }
+    }
+
+    /// Waits for an event of which this is true.
+    #[track_caller]
+    fn until(&mut self, what: &str, is: impl Fn(&Value) -> bool) -> Value {
+        wait::until_some(what, wait::LONG, || self.event().ok().filter(&is))
+    }
+}
+
+fn requests(seen: &Value) -> u64 {
+    seen["slots"].as_array().unwrap().iter().map(|slot| slot["requests"].as_u64().unwrap()).sum()
+}
+
+#[test]
+fn whoever_watches_sees_views_and_slots_change_and_silence_else() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(2).start();
+    let mut watcher = Watcher::come(&fleet);
+    let first = watcher.event().unwrap();
+    assert_eq!((&first["total"], first["slots"].as_array().unwrap().len()), (&0.into(), 2), "{first}");
+    let mut visitor = Visitor::default();
+    (0..5).for_each(|_| _ = visitor.visit(fleet.listen));
+    let seen = watcher.until("five views", |seen| seen["total"] == 5 && requests(seen) >= 6);
+    let pids: Vec<_> =
+        seen["slots"].as_array().unwrap().iter().map(|slot| slot["pid"].as_u64().unwrap()).collect();
+    assert!(fleet.workers().iter().all(|pid| pids.contains(&u64::from(*pid))), "{seen}");
+    let mut second = Watcher::come(&fleet);
+    assert_eq!(second.event().unwrap()["total"], 5, "whoever comes sees at once how things stand");
+    // Its own coming is an event; after it nothing happens.
+    watcher.until("the second came", |seen| requests(seen) >= 7);
+    second.0.connection.patience(Duration::from_millis(2500));
+    while let Ok(seen) = second.event() {
+        assert!(requests(&seen) <= 7, "{seen}");
+    }
+}
+
+#[test]
+fn many_watchers_cost_redis_what_one_does_and_none_cost_nothing() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    fleet.get("/");
+    // Views are read by GET, which nothing else sends here again and again.
+    let reads = || redis.commands().get("get").copied().unwrap_or(0);
+    let over = |seconds: u64| {
+        let before = reads();
+        wait::let_pass(Duration::from_secs(seconds));
+        reads() - before
+    };
+    assert_eq!(over(3), 0, "nobody watches");
+    let mut watchers: Vec<_> = (0..50).map(|_| Watcher::come(&fleet)).collect();
+    watchers.iter_mut().for_each(|watcher| _ = watcher.event().unwrap());
+    let many = over(3);
+    assert!((1..=4).contains(&many), "{many} reads in three seconds");
+    drop(watchers);
+    wait::until("the last look", wait::LONG, || over(2) == 0);
+}
+
+#[test]
+fn the_stream_ends_when_its_worker_leaves_and_goes_on_at_the_successor() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    let mut watcher = Watcher::come(&fleet);
+    let before = watcher.event().unwrap()["slots"][0]["pid"].clone();
+    fleet.signal(nix::sys::signal::Signal::SIGHUP);
+    let mut last = String::new();
+    while let Some(block) = watcher.0.block().unwrap() {
+        last = block;
+    }
+    assert!(last.starts_with("retry: "), "{last}");
+    let mut again = Watcher::come(&fleet);
+    let after = again.until("the successor tells", |seen| seen["slots"][0]["state"] == "ready");
+    assert_ne!(after["slots"][0]["pid"], before);
+}
+
+#[test]
+fn the_stream_outlives_redis() {
+    let mut redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).set("REGATTA_REDIS__COMMAND_TIMEOUT", "25ms").start();
+    fleet.get("/");
+    let mut watcher = Watcher::come(&fleet);
+    watcher.until("a view", |seen| seen["total"] == 1);
+    redis.kill();
+    fleet.get("/hello");
+    let seen = watcher.until("slots are told without Redis", |seen| requests(seen) >= 3);
+    assert_eq!(seen["total"], 1, "what was known last");
+    redis.restart();
+    let known = || fleet.get("/").status == 200;
+    wait::until("Redis is back", wait::LONG, known);
+    (0..3).for_each(|_| _ = fleet.get("/"));
+    watcher.until("views are told again", |seen| seen["total"].as_i64().is_some_and(|total| total > 1));
+}

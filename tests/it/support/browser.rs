@@ -1,0 +1,128 @@
+//! A real browser, driven over `WebDriver` (W3C), of which only few commands are needed.
+
+use std::fs;
+use std::io::BufRead;
+use std::io::BufReader;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::Child;
+use std::process::Command;
+use std::process::Stdio;
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use serde_json::json;
+use tempfile::TempDir;
+
+use crate::support::client::Connection;
+use crate::support::client::Request;
+use crate::support::wait;
+
+/// A headless Chromium with a profile of its own.
+pub(crate) struct Browser {
+    driver: Child,
+    address: SocketAddr,
+    session: String,
+    _profile: TempDir,
+}
+
+impl Browser {
+    pub(crate) fn open(width: u32, height: u32) -> Self {
+        let profile = TempDir::with_prefix("browser").unwrap();
+        let mut driver = Command::new("chromedriver");
+        driver.arg("--port=0").env("HOME", profile.path()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut driver = driver.spawn().expect("chromedriver is installed (`make test` does it)");
+        let mut lines = BufReader::new(driver.stdout.take().unwrap()).lines();
+        let port = lines.find_map(|line| {
+            line.ok()?.split("successfully on port ").nth(1)?.trim_end_matches('.').parse().ok()
+        });
+        let address = SocketAddr::from(([127, 0, 0, 1], port.expect("chromedriver says its port")));
+        let mut browser = Self { driver, address, session: String::new(), _profile: profile };
+        let profile = format!("--user-data-dir={}", browser._profile.path().display());
+        let size = format!("--window-size={width},{height}");
+        // Without a sandbox because tests run as root in containers; the only page it sees is ours.
+        let args =
+            ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", &profile, &size];
+        let options = json!({"args": args});
+        let wanted = json!({"browserName": "chrome", "goog:chromeOptions": options, "goog:loggingPrefs": {"browser": "ALL"}});
+        let wanted = json!({"capabilities": {"alwaysMatch": wanted}});
+        let opened = browser.command("POST", "/session", &wanted);
+        browser.session = format!("/session/{}", opened["sessionId"].as_str().unwrap());
+        browser
+    }
+
+    fn command(&self, method: &str, path: &str, body: &Value) -> Value {
+        let mut connection = Connection::open(self.address).unwrap();
+        connection.patience(std::time::Duration::from_secs(60));
+        let mut request = Request::new(method, path);
+        if method == "POST" {
+            request = request.body("application/json", body.to_string().as_bytes());
+        }
+        let mut response = connection.ask(&request).unwrap().json();
+        assert!(response["value"]["error"].is_null(), "{path}: {response}");
+        response["value"].take()
+    }
+
+    pub(crate) fn go(&self, url: &str) {
+        self.command("POST", &format!("{}/url", self.session), &json!({"url": url}));
+    }
+
+    pub(crate) fn run(&self, script: &str) -> Value {
+        self.command(
+            "POST",
+            &format!("{}/execute/sync", self.session),
+            &json!({"script": script, "args": []}),
+        )
+    }
+
+    pub(crate) fn screenshot(&self, name: &str) {
+        let picture = self.command("GET", &format!("{}/screenshot", self.session), &Value::Null);
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("screenshots");
+        fs::create_dir_all(&folder).unwrap();
+        fs::write(folder.join(name), STANDARD.decode(picture.as_str().unwrap()).unwrap()).unwrap();
+    }
+
+    /// Whether the page is shown to somebody who likes it dark.
+    pub(crate) fn likes(&self, scheme: &str) {
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        let command = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}});
+        self.command("POST", &format!("{}/goog/cdp/execute", self.session), &command);
+    }
+
+    /// As wide as a telephone: a window cannot be so narrow.
+    pub(crate) fn narrow(&self, width: u32, height: u32) {
+        let size = json!({"width": width, "height": height, "deviceScaleFactor": 2, "mobile": true});
+        let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": size});
+        self.command("POST", &format!("{}/goog/cdp/execute", self.session), &command);
+    }
+
+    /// The text of the first element that matches, trimmed; empty if there is none.
+    pub(crate) fn text(&self, selector: &str) -> String {
+        let text = self.run(&format!("return document.querySelector({selector:?})?.textContent ?? ''"));
+        text.as_str().unwrap_or_default().trim().to_owned()
+    }
+
+    /// What the browser has written into its console since the last look.
+    pub(crate) fn log(&self) -> Vec<String> {
+        let lines = self.command("POST", &format!("{}/se/log", self.session), &json!({"type": "browser"}));
+        let lines = lines.as_array().cloned().unwrap_or_default();
+        lines.iter().filter_map(|line| line["message"].as_str().map(str::to_owned)).collect()
+    }
+
+    /// Waits until a script returns true.
+    #[track_caller]
+    pub(crate) fn until(&self, what: &str, script: &str) {
+        wait::until(what, wait::LONG, || self.run(&format!("return {script}")) == true);
+    }
+}
+
+impl Drop for Browser {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.command("DELETE", &self.session, &Value::Null);
+        }
+        drop(self.driver.kill());
+        drop(self.driver.wait());
+    }
+}
