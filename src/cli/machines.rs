@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn every_machine_and_worker_has_its_line() {
-        let seat = |slot, state: &str| Seat { slot, pid: 100, generation: 2, state: state.into() };
+        let seat =
+            |slot, state: &str| Seat { slot, pid: 100, generation: 2, state: state.into(), figures: None };
         let machine = Machine {
             host: "web-1\x1b[2J".into(),
             pid: 42,

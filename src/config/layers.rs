@@ -220,7 +220,7 @@ impl Layers {
     fn refuse(&self, path: &str, given: &Given, reason: Reason) -> Error {
         let key = keys::find(path);
         let value = match path {
-            "session.secrets" | "session.encryption_keys" => "***".to_owned(),
+            "session.secrets" | "session.encryption_keys" | "dashboard.token" => "***".to_owned(),
             "redis.url" => RedisUrl(given.text()).to_string(),
             _ => given.text(),
         };

@@ -62,6 +62,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         broadcast: sections::broadcast(&layers)?,
         websocket: sections::websocket(&layers)?,
         tasks: sections::tasks(&layers)?,
+        dashboard: sections::dashboard(&layers)?,
         run_dir: layers.optional("run_dir", sections::path)?.unwrap_or_else(|| inputs.default_run_dir()),
         data_dir: layers.optional("data_dir", sections::path)?.unwrap_or_else(|| inputs.default_data_dir()),
         log: Log {
@@ -89,6 +90,14 @@ pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
     }
     let found = Layers::collect_known(inputs)?.optional("run_dir", sections::path)?;
     Ok(found.unwrap_or_else(|| inputs.default_run_dir()))
+}
+
+/// Reads what a file with an operator's token holds.
+///
+/// # Errors
+/// Why it is no token, in a sentence without it.
+pub fn operators_token(text: &str) -> Result<schema::Secret, String> {
+    parse::token(text)
 }
 
 /// What no single value can be blamed for.

@@ -11,6 +11,7 @@ use crate::config::place::Kind;
 use crate::config::place::Place;
 use crate::config::schema::Access;
 use crate::config::schema::Broadcast;
+use crate::config::schema::Dashboard;
 use crate::config::schema::Drain;
 use crate::config::schema::Http;
 use crate::config::schema::Idempotency;
@@ -123,6 +124,22 @@ pub(super) fn tasks(layers: &Layers) -> Result<Tasks, Error> {
         timeout: layers.one("tasks.timeout", parse::positive_duration)?,
         keep: layers.one("tasks.keep", parse::positive_duration)?,
     })
+}
+
+pub(super) fn dashboard(layers: &Layers) -> Result<Dashboard, Error> {
+    let dashboard = Dashboard {
+        public: layers.one("dashboard.public", parse::flag)?,
+        token: layers.optional("dashboard.token", parse::token)?,
+        token_file: layers.optional("dashboard.token_file", path)?,
+        hosts: layers.list("dashboard.hosts", parse::hosts)?,
+    };
+    match (&dashboard.token, &dashboard.token_file) {
+        (Some(_), Some(_)) => Err(layers.contradiction(
+            "dashboard.token_file",
+            "dashboard.token is set too; give one of them".to_owned(),
+        )),
+        _ => Ok(dashboard),
+    }
 }
 
 /// Where the shared state lives.

@@ -4,6 +4,7 @@
 //! request costs no round trip unless it uses state, then one. It accepts no connections and starts no process.
 
 mod body;
+mod dashboard;
 pub mod error;
 mod exchange;
 pub mod extract;
@@ -18,6 +19,7 @@ pub mod problem;
 mod router;
 mod routes;
 pub mod security;
+mod seen;
 mod site;
 pub mod state;
 mod store;
@@ -29,10 +31,12 @@ use std::sync::Arc;
 
 pub use axum::Router;
 pub use axum::body::Body;
+pub use dashboard::Dashboard;
 pub use error::Error;
 pub use phase::Phase;
 pub use router::Face;
 pub use site::Site;
+pub use site::measured;
 pub use state::App;
 pub use state::Parts;
 pub use state::State;
@@ -44,14 +48,17 @@ use state::Core;
 /// What visitors get: the application's routes, with everything around them.
 ///
 /// # Panics
-/// When the application panics while it builds its routes.
+/// When the application panics while it builds its routes, or has one of the dashboard's where that is public.
 pub fn public(parts: &Parts, app: &App) -> Face {
     let core = Arc::new(Core::new(parts));
-    let router = app(State(Arc::clone(&core)));
+    let mut router = app(State(Arc::clone(&core)));
+    if core.config.dashboard.public {
+        router = router.merge(dashboard::routes().with_state(State(Arc::clone(&core))));
+    }
     Face::new(core, router, Audience::Public)
 }
 
-/// What operators get: `/livez`, `/readyz`, `/metrics`, `/fleet.json`.
+/// What operators get: `/livez`, `/readyz`, `/metrics`, `/fleet.json`, and the page `/fleet`.
 pub fn admin(parts: &Parts) -> Face {
     let core = Arc::new(Core::new(parts));
     let router = router::operators(&core);

@@ -21,17 +21,21 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::routing::get;
 use bytes::Bytes;
+use http::Method;
 use http::Request;
 use http::StatusCode;
 use tower::Service;
 use tower_sessions::Session;
 
 use crate::http::body;
+use crate::http::dashboard;
+use crate::http::dashboard::Peer;
 use crate::http::exchange::Exchange;
 use crate::http::finish;
 use crate::http::finish::Head;
 use crate::http::idempotency;
 use crate::http::identity;
+use crate::http::identity::Client;
 use crate::http::problem::Problem;
 use crate::http::routes;
 use crate::http::state::Core;
@@ -77,7 +81,7 @@ impl Face {
         async move {
             match audience {
                 Audience::Public => serve(core, router, request, peer).await,
-                Audience::Operators => operate(core, router, request).await,
+                Audience::Operators => operate(core, router, request, peer).await,
             }
         }
     }
@@ -90,6 +94,7 @@ pub(super) fn operators(core: &Arc<Core>) -> Router {
         .route("/readyz", get(routes::probes::readyz))
         .route("/metrics", get(routes::metrics::metrics))
         .route("/fleet.json", get(routes::fleet::fleet))
+        .merge(dashboard::routes())
         .with_state(State(Arc::clone(core)))
 }
 
@@ -151,10 +156,21 @@ where
 }
 
 /// An operator's request: no state, no limits, and not counted among the visitors'.
-async fn operate<B>(core: Arc<Core>, router: Router, request: Request<B>) -> Response {
-    let (parts, _unread) = request.into_parts();
+///
+/// Who asks is the socket's peer, whatever a header says: this machine's own programs are trusted proxies, and could
+/// be anybody. Whether a proxy had it over TLS is believed, because it only makes a cookie stricter.
+async fn operate<B>(core: Arc<Core>, router: Router, request: Request<B>, peer: SocketAddr) -> Response
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let (mut parts, incoming) = request.into_parts();
     let head = Head::of(&core, &parts, true);
-    let response = answer(router, Request::from_parts(parts, Body::empty())).await;
+    let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
+    parts.extensions.insert(Peer(Client { address: peer.ip().to_canonical(), ..client }));
+    // Whoever reads a form bounds it; nobody else reads.
+    let body = if parts.method == Method::POST { Body::new(incoming) } else { Body::empty() };
+    let response = answer(router, Request::from_parts(parts, body)).await;
     let mut response = finish::explain(response, None).await;
     finish::dress(&mut response, &core, &head);
     response

@@ -6,14 +6,21 @@ use std::time::Instant;
 
 use tokio::sync::Mutex;
 
+use crate::breaker::Position;
+use crate::control::rates::Rates;
 use crate::redis::Redis;
+use crate::redis::figures::Figures;
+use crate::redis::figures::SeatFigures;
 use crate::redis::fleet;
 use crate::redis::fleet::Machine;
 use crate::redis::fleet::Machines;
 use crate::redis::fleet::Seat;
+use crate::scoreboard::Reason;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::row::SlotState;
 use crate::scoreboard::snapshot::SlotSnapshot;
+use crate::scoreboard::snapshot::Snapshot;
+use crate::scoreboard::snapshot::WorkerSnapshot;
 
 /// How long an answer of Redis is passed on: operators' pages must not multiply the load.
 const FRESH: Duration = Duration::from_secs(1);
@@ -54,6 +61,7 @@ impl Site {
             pid: slot.pid(),
             generation: slot.generation(),
             state: slot.state.name().to_owned(),
+            figures: None,
         };
         Machine {
             version: fleet::VERSION,
@@ -69,8 +77,60 @@ impl Site {
             addresses: self.addresses.clone(),
             admin: self.admin.clone(),
             slots: slots.map(seat).collect(),
+            figures: None,
         }
     }
+}
+
+/// The machine with how it fares: what a heartbeat tells others, and what is shown of it here.
+pub fn measured(machine: Machine, snapshot: &Snapshot, rates: &Rates) -> Machine {
+    let gauge = |number: fn(&WorkerSnapshot) -> u64| snapshot.total(|slot| slot.sum(number));
+    let workers = snapshot.slots.iter().filter_map(|slot| slot.incumbent.as_ref());
+    let busy: Vec<f64> = workers.filter_map(|worker| rates.busy_percent.get(&worker.pid).copied()).collect();
+    let figures = Figures {
+        requests_per_s: rates.fleet.requests_per_s.map(tenths),
+        latency_p99_us: rates.fleet.latency_p99_us,
+        busy_percent: mean(&busy).map(tenths),
+        in_flight: gauge(|worker| worker.in_flight),
+        connections: gauge(|worker| worker.connections),
+        memory_bytes: gauge(|worker| worker.memory_bytes),
+        limited: snapshot.total(|slot| slot.limited),
+        subscribers: gauge(|worker| worker.subscribers),
+    };
+    let with_figures = |seat: Seat| {
+        let slot = snapshot.slots.get(seat.slot);
+        Seat { figures: slot.map(|slot| seat_figures(slot, rates)), ..seat }
+    };
+    let slots = machine.slots.into_iter().map(with_figures).collect();
+    Machine { slots, figures: Some(figures), ..machine }
+}
+
+fn seat_figures(slot: &SlotSnapshot, rates: &Rates) -> SeatFigures {
+    let rate = rates.slots.get(slot.slot).copied().unwrap_or_default();
+    let ends = Reason::ALL.iter().zip(slot.ends).filter(|(_, count)| *count > 0);
+    let incumbent = slot.incumbent.as_ref();
+    SeatFigures {
+        requests_per_s: rate.requests_per_s.map(tenths),
+        latency_p99_us: rate.latency_p99_us,
+        busy_percent: rates.busy_percent.get(&slot.pid()).copied().map(tenths),
+        in_flight: slot.sum(|worker| worker.in_flight),
+        memory_bytes: slot.sum(|worker| worker.memory_bytes),
+        starts: slot.starts,
+        ends: ends.map(|(reason, count)| (reason.name().to_owned(), count)).collect(),
+        redis_up: slot.redis_up(),
+        redis_held_back: incumbent
+            .is_some_and(|worker| worker.redis_lanes.iter().any(|lane| *lane != Position::Closed)),
+    }
+}
+
+/// Rounded: what people read needs no more, and it keeps the heartbeat short.
+fn tenths(number: f64) -> f64 {
+    (number * 10.0).round() / 10.0
+}
+
+#[allow(clippy::cast_precision_loss, reason = "a number of workers")]
+fn mean(numbers: &[f64]) -> Option<f64> {
+    (!numbers.is_empty()).then(|| numbers.iter().sum::<f64>() / numbers.len() as f64)
 }
 
 /// What Redis last said of the machines.

@@ -20,10 +20,12 @@ use crate::counter::batched::Batches;
 use crate::http::error::Error;
 use crate::http::error::Refusal;
 use crate::http::exchange;
+use crate::http::dashboard::Dashboard;
 use crate::http::layer::LimitLayer;
 use crate::http::offload;
 use crate::http::offload::Offload;
 use crate::http::phase::Phase;
+use crate::http::seen::Seen;
 use crate::http::site::Remembered;
 use crate::http::site::Site;
 use crate::limiter::Desk;
@@ -73,6 +75,8 @@ pub struct Parts {
     pub broadcasts: Hub,
     /// Its part in the fleet's tasks.
     pub tasks: Tasks,
+    /// The operators' page.
+    pub dashboard: Dashboard,
 }
 
 /// Which worker answers; also an extractor.
@@ -211,6 +215,9 @@ pub(super) struct Core {
     pub(super) batches: Arc<Batches>,
     pub(super) broadcasts: Hub,
     pub(super) tasks: Tasks,
+    pub(super) dashboard: Dashboard,
+    /// Sessions that were seen lately.
+    pub(super) seen: Seen,
     pub(super) limits: Arc<Desk>,
     /// First part of every key.
     pub(super) prefix: Arc<str>,
@@ -263,6 +270,8 @@ impl Core {
             batches: Arc::clone(&parts.batches),
             broadcasts: parts.broadcasts.clone(),
             tasks: parts.tasks.clone(),
+            dashboard: parts.dashboard.clone(),
+            seen: Seen::new(&parts.redis, config.heartbeat.is_some()),
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,

@@ -36,6 +36,7 @@ fn parts() -> Parts {
         tasks: Tasks::new(redis.clone(), &config.tasks, "host:4711"),
         batches: Arc::new(Batches::new(Arc::clone(&scoreboard), redis.clone(), "test", 0, 0)),
         redis,
+        dashboard: Dashboard::new(&config.dashboard),
         config: Arc::new(config),
         scoreboard,
         worker: Worker::new(4711, 0, 1, "host"),

@@ -12,6 +12,8 @@ use serde::Serialize;
 use crate::redis::Redis;
 use crate::redis::caller::Caller;
 use crate::redis::error::Error;
+use crate::redis::figures::Figures;
+use crate::redis::figures::SeatFigures;
 use crate::redis::keys;
 use crate::redis::lanes::Kind;
 use crate::redis::library;
@@ -30,7 +32,7 @@ pub const BEATS: u32 = 5;
 pub(super) const SINCE: &str = "-";
 
 /// One supervisor and its workers, as a worker of it describes them.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Machine {
     /// Version of these fields.
@@ -59,10 +61,13 @@ pub struct Machine {
     pub admin: String,
     /// Its slots in use, by index.
     pub slots: Vec<Seat>,
+    /// How it fared when it said this; none where nobody measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub figures: Option<Figures>,
 }
 
 /// One slot of a machine.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Seat {
     /// Index, from 0.
@@ -73,6 +78,9 @@ pub struct Seat {
     pub generation: u64,
     /// Where it stands, as `status` spells it: `ready`, `booting`, ….
     pub state: String,
+    /// How it fared when the machine said this; none where nobody measured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub figures: Option<SeatFigures>,
 }
 
 impl Machine {
@@ -83,7 +91,7 @@ impl Machine {
 }
 
 /// A machine and when it was last heard of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Seen {
     /// Time since its last beat, ms by Redis's clock.
     pub age_ms: u64,
@@ -93,7 +101,7 @@ pub struct Seen {
 }
 
 /// All machines that live.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Machines {
     /// Those that are understood, by host and pid.
     pub seen: Vec<Seen>,

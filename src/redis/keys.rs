@@ -59,6 +59,11 @@ pub fn unique(prefix: &str, name: &str, window: Option<(u64, u64)>) -> String {
     }
 }
 
+/// Which sessions were seen in a minute; all minutes lie in one slot of a cluster.
+pub fn sessions_seen(prefix: &str, minute: u64) -> String {
+    join(&[prefix, "{seen}", "sessions", &minute.to_string()])
+}
+
 /// How much is taken of something of which there is only so much.
 pub fn bounded(prefix: &str, name: &str) -> String {
     join(&[prefix, "b", name])

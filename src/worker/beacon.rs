@@ -15,6 +15,8 @@ use tokio::time::timeout;
 
 use crate::config::schema::Advertised;
 use crate::config::schema::Config;
+use crate::control::rates::Window;
+use crate::http;
 use crate::http::Site;
 use crate::listener::SlotListeners;
 use crate::redis::Error;
@@ -29,10 +31,13 @@ use crate::sys::build;
 use crate::sys::cpu;
 use crate::sys::interface;
 use crate::sys::proc;
+use crate::sys::time;
 use crate::worker::Start;
 
 /// How often a worker looks whether it has to speak, and whether there is news.
 const LOOK: Duration = Duration::from_millis(500);
+/// Time over which a machine's rates are measured.
+const FIGURES: Duration = Duration::from_secs(2);
 /// Longest time for saying goodbye; whoever cannot say it is dead after the last heartbeat's lifetime.
 const GOODBYE: Duration = Duration::from_millis(500);
 /// How often it is said when nobody answers.
@@ -60,17 +65,24 @@ impl Beacon {
         let mut ticks = tokio::time::interval(LOOK.min(every));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut said: Option<(Instant, Machine)> = None;
+        let mut window = Window::new(FIGURES);
         loop {
             ticks.tick().await;
             if speaker(&self.scoreboard) != Some(own) {
                 said = None;
+                window = Window::new(FIGURES);
                 continue;
             }
             let machine = self.site.machine(&self.scoreboard);
+            let (now, snapshot) = (time::monotonic(), self.scoreboard.snapshot());
+            let rates = window.rates(now, &snapshot);
+            window.note(now, &snapshot);
             if said.as_ref().is_some_and(|(at, last)| *last == machine && at.elapsed() < every) {
                 continue;
             }
-            match self.redis.beat(&machine, BEATS * every).await {
+            // How it fares is told with it, and no reason to speak: it changes all the time.
+            let told = http::measured(machine.clone(), &snapshot, &rates);
+            match self.redis.beat(&told, BEATS * every).await {
                 Ok(alive) => {
                     tracing::trace!(alive, "heartbeat");
                     self.scoreboard.set_machines(alive);

@@ -47,6 +47,7 @@ use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
 use crate::counter::batched::Batches;
 use crate::http::App;
+use crate::http::Dashboard;
 use crate::http::Face;
 use crate::http::Parts;
 use crate::http::Phase;
@@ -259,6 +260,7 @@ fn faces(
         batches: Arc::clone(batches),
         broadcasts: live.broadcasts.clone(),
         tasks: live.tasks.clone(),
+        dashboard: Dashboard::new(&start.config.dashboard),
     };
     let built = std::panic::catch_unwind(AssertUnwindSafe(|| {
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))

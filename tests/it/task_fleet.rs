@@ -28,7 +28,7 @@ fn plan(redis: &RedisServer, workers: usize) -> Plan {
 }
 
 /// Whoever makes tasks and looks at them from outside: it knows the kinds and does none.
-async fn client(redis: &RedisServer, fleet: &Fleet) -> Tasks {
+pub(crate) async fn client(redis: &RedisServer, fleet: &Fleet) -> Tasks {
     let connection = connect(redis, fleet.plan().prefix(), Mode::Auto).await;
     let tasks = Tasks::new(connection, &settings(&[("queue", "5000")]), "client");
     for kind in ["nap", "deaf", "mishap"] {

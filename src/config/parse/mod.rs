@@ -1,5 +1,6 @@
 //! Text of one setting → its value; an error is the reason, without the setting's name.
 
+mod dashboard;
 mod live;
 mod state;
 
@@ -17,6 +18,7 @@ use crate::config::schema::ForwardHeader;
 use crate::config::schema::LogFormat;
 use crate::config::schema::MAX_WORKERS;
 use crate::config::schema::Steering;
+pub(super) use dashboard::*;
 pub(super) use live::*;
 pub(super) use state::*;
 

@@ -2,6 +2,7 @@
 //!
 //! A component receives its own section, never the whole [`Config`]. Nothing here opens, binds or connects.
 
+mod dashboard;
 mod live;
 mod state;
 
@@ -16,6 +17,7 @@ use ipnet::IpNet;
 use crate::config::limit::Limit;
 use crate::config::limit::LimitHeaders;
 
+pub use dashboard::Dashboard;
 pub use live::Broadcast;
 pub use live::Tasks;
 pub use live::WebSocket;
@@ -66,6 +68,8 @@ pub struct Config {
     pub websocket: WebSocket,
     /// Work that any worker of the fleet takes from a queue.
     pub tasks: Tasks,
+    /// The operators' page.
+    pub dashboard: Dashboard,
     /// Folder of the fleet's lock and control socket; private to its user.
     pub run_dir: PathBuf,
     /// Folder in which the private Redis keeps its data and its socket.

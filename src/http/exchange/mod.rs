@@ -40,7 +40,7 @@ use crate::session::user::UserTag;
 pub(super) use stale::Degraded;
 
 /// Name of the counter of all views; `@` keeps it out of the applications' names.
-pub(super) const TOTAL: &str = "@views";
+pub(in crate::http) const TOTAL: &str = "@views";
 
 /// Integers below this are exact in Lua, whose numbers are doubles.
 const EXACT: u64 = 1 << 53;

@@ -52,7 +52,12 @@ impl Exchange {
             // Boxed: every request would be as large as this, which next to none needs.
             Box::pin(self.put_aside(id)).await;
         }
-        if !matches!(reply, SessionReply::Live { .. }) {
+        if matches!(reply, SessionReply::Live { .. }) {
+            match &self.visitor {
+                Visitor::Known { id: known, digest, .. } if *known == id => self.core.seen.note(digest),
+                _ => self.core.seen.note(&session::digest(id)),
+            }
+        } else {
             begun.current = None;
             begun.user = None;
         }

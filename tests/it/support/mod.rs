@@ -1,7 +1,7 @@
 //! What every promise is tested with: a real fleet, a real Redis, a plain client, and deadlines.
 
-pub(crate) mod browser;
 pub(crate) mod broadcasts;
+pub(crate) mod browser;
 pub(crate) mod client;
 pub(crate) mod events;
 pub(crate) mod exposition;

@@ -1,0 +1,59 @@
+//! What the operators' page's settings may be.
+
+use crate::config::parse::Reason;
+use crate::config::parse::choice;
+use crate::config::schema::Secret;
+
+/// Fewest bytes of a token: guessing one takes longer than anybody has.
+const TOKEN_MIN: usize = 16;
+
+/// Most bytes of a token, so that a form with one stays small.
+const TOKEN_MAX: usize = 1024;
+
+pub(in crate::config) fn flag(text: &str) -> Result<bool, Reason> {
+    choice(text, &[("true", true), ("false", false)])
+}
+
+/// An operator's token; what a file holds is read the same way.
+pub(in crate::config) fn token(text: &str) -> Result<Secret, Reason> {
+    let text = text.trim();
+    match text.len() {
+        len if len < TOKEN_MIN => Err(format!("a token has {len} bytes, fewer than {TOKEN_MIN}")),
+        len if len > TOKEN_MAX => Err(format!("a token has {len} bytes, more than {TOKEN_MAX}")),
+        _ => Ok(Secret(text.as_bytes().to_vec())),
+    }
+}
+
+/// Names of hosts, without a port.
+pub(in crate::config) fn hosts(items: &[String]) -> Result<Vec<String>, Reason> {
+    let fits = |item: &String| {
+        let letters = item.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
+        letters && (1..=253).contains(&item.len())
+    };
+    let host = |item: &String| match fits(item) {
+        true => Ok(item.to_ascii_lowercase()),
+        false => Err(format!("{item} is no name of a host")),
+    };
+    items.iter().map(host).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_long_enough_and_never_printed() {
+        assert!(token("fifteen letters").is_err() && token(&"x".repeat(1025)).is_err());
+        let token = token(" a token of mine too\n").unwrap_or_else(|reason| panic!("{reason}"));
+        assert_eq!(token.expose(), b"a token of mine too", "what surrounds it in a file is not part of it");
+        assert!(!format!("{token:?}").contains("mine"));
+    }
+
+    #[test]
+    fn hosts_are_names_without_a_port() {
+        assert_eq!(hosts(&["Fleet.Example.org".into()]).unwrap(), ["fleet.example.org"]);
+        for wrong in ["", "a:80", "http://a", "a b", "*.a"] {
+            assert!(hosts(&[wrong.to_owned()]).is_err(), "{wrong}");
+        }
+    }
+}

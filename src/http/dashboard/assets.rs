@@ -1,0 +1,48 @@
+//! The page's stylesheet, script and picture, part of the library: nothing is loaded from elsewhere.
+
+use std::sync::LazyLock;
+
+use axum::Router;
+use axum::http::header;
+use axum::response::IntoResponse;
+use axum::routing::get;
+
+const STYLE: &str = include_str!("assets/fleet.css");
+const SCRIPT: &str = include_str!("assets/fleet.js");
+const ICON: &str = include_str!("assets/icon.svg");
+
+/// Where they lie. Each has its content's hash in its name, so that it may be kept for ever.
+pub(super) static PATHS: LazyLock<Paths> = LazyLock::new(|| Paths {
+    style: format!("/fleet/assets/{:016x}.css", fnv1a(STYLE)),
+    script: format!("/fleet/assets/{:016x}.js", fnv1a(SCRIPT)),
+    icon: format!("/fleet/assets/{:016x}.svg", fnv1a(ICON)),
+});
+
+/// Paths of the page's files.
+#[derive(Debug)]
+pub(super) struct Paths {
+    pub(super) style: String,
+    pub(super) script: String,
+    pub(super) icon: String,
+}
+
+const FOR_EVER: &str = "public, max-age=31536000, immutable";
+
+/// Generic over the state because it needs none.
+pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
+    let file = |kind: &'static str, text: &'static str| {
+        get(move || async move {
+            ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, FOR_EVER)], text).into_response()
+        })
+    };
+    Router::new()
+        .route(&PATHS.style, file("text/css; charset=utf-8", STYLE))
+        .route(&PATHS.script, file("text/javascript; charset=utf-8", SCRIPT))
+        .route(&PATHS.icon, file("image/svg+xml", ICON))
+}
+
+/// FNV-1a (Fowler, Noll, Vo), 64 bits: names a version of a file, and protects nothing.
+fn fnv1a(text: &str) -> u64 {
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
