@@ -173,14 +173,20 @@ impl Line {
         (core.ring.end(), core.chain.last())
     }
 
-    /// The first place after which nothing is missing.
-    pub(super) fn whole_from(&self) -> u64 {
-        self.core().ring.whole_from()
+    /// The first place after which nothing is missing, and the message before it.
+    pub(super) fn whole_from(&self) -> (u64, Id) {
+        let core = self.core();
+        (core.ring.whole_from(), core.ring.floor())
     }
 
     /// Where a client goes on that has everything up to `after`.
     pub(super) fn seek(&self, after: Id) -> Seek {
         self.core().ring.seek(after)
+    }
+
+    /// The youngest message that was passed on.
+    pub(super) fn newest(&self) -> Id {
+        self.core().ring.newest()
     }
 
     /// All messages after this one are remembered.

@@ -16,8 +16,8 @@ const FIRST: u64 = 1 << 48;
 pub(super) enum Found {
     /// A message.
     Message(Arc<Message>),
-    /// Some may be missing here.
-    Gap,
+    /// Some may be missing here; none after this id.
+    Gap(Id),
     /// Nothing yet.
     End,
     /// What was there is forgotten.
@@ -38,7 +38,7 @@ pub(super) enum Seek {
 #[derive(Debug)]
 enum Item {
     Message(Arc<Message>),
-    Gap,
+    Gap(Id),
 }
 
 /// The last messages of a topic.
@@ -106,8 +106,9 @@ impl Ring {
 
     /// Some are missing here, and after `after` none.
     pub(super) fn push_gap(&mut self, after: Id) {
-        if self.items.is_empty() || !matches!(self.items.back(), Some(Item::Gap)) {
-            self.items.push_back(Item::Gap);
+        match self.items.back_mut() {
+            Some(Item::Gap(known)) => *known = after,
+            _ => self.items.push_back(Item::Gap(after)),
         }
         self.risen = self.end();
         self.begin(after);
@@ -170,11 +171,7 @@ impl Ring {
     /// Where a client goes on that has everything up to `after`.
     pub(super) fn seek(&self, after: Id) -> Seek {
         let rest = self.rest();
-        let newest = match self.items.back() {
-            Some(Item::Message(newest)) if rest < self.items.len() => newest.id(),
-            _ => self.floor,
-        };
-        if after > newest {
+        if after > self.newest() {
             return Seek::Ahead;
         }
         let from_the_first = self.origin && after == Id::ZERO;
@@ -190,6 +187,14 @@ impl Ring {
             }
         }
         Seek::At(self.first + low as u64)
+    }
+
+    /// The youngest message that was passed on.
+    pub(super) fn newest(&self) -> Id {
+        match self.items.back() {
+            Some(Item::Message(newest)) => newest.id(),
+            Some(Item::Gap(_)) | None => self.floor,
+        }
     }
 
     /// Who has a message of a stream that is gone may have missed some of it.
@@ -210,7 +215,7 @@ impl Ring {
         let Some(index) = place.checked_sub(self.first) else { return Found::Past };
         match usize::try_from(index).ok().and_then(|index| self.items.get(index)) {
             Some(Item::Message(message)) => Found::Message(Arc::clone(message)),
-            Some(Item::Gap) => Found::Gap,
+            Some(Item::Gap(after)) => Found::Gap(*after),
             None => Found::End,
         }
     }
@@ -248,7 +253,7 @@ mod tests {
         loop {
             match ring.get(place) {
                 Found::Message(message) => read.push(message.id().stamp().0),
-                Found::Gap => read.push(0),
+                Found::Gap(_) => read.push(0),
                 Found::End => return read,
                 Found::Past => panic!("past"),
             }

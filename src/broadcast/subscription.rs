@@ -33,7 +33,8 @@ const BURST: usize = 128;
 pub enum Event {
     /// The next message.
     Message(Arc<Message>),
-    /// Some messages may be missing here: Redis keeps them no longer, or lost them. What follows is whole again.
+    /// Some messages may be missing here: Redis keeps them no longer, or lost them. What follows is whole again, after
+    /// [`Subscription::last`].
     Gap,
     /// The client fell too far behind: this is the last event. It may come again and resume after [`Subscription::last`].
     Slow,
@@ -86,8 +87,8 @@ impl Subscription {
         &self.seat.line.topic
     }
 
-    /// After which message this client goes on: the one it resumed after, else the newest when it came (0-0 if there
-    /// was none), then the last that came.
+    /// After which message this client goes on when it comes again: the one it resumed after, else the newest when it came
+    /// (0-0 if there was none); then the last that came, and after a gap the one from which on it is whole again.
     pub fn last(&self) -> Option<Id> {
         self.last
     }
@@ -154,8 +155,9 @@ impl Subscription {
                 *at += 1;
                 Some(Event::Message(message))
             }
-            Found::Gap if !late => {
+            Found::Gap(after) if !late => {
                 *at += 1;
+                self.last = Some(after);
                 Some(Event::Gap)
             }
             Found::End => {
@@ -167,7 +169,7 @@ impl Subscription {
                 self.place = self.last.map_or(Place::Dropped, Place::After);
                 None
             }
-            Found::Past | Found::Message(_) | Found::Gap => {
+            Found::Past | Found::Message(_) | Found::Gap(_) => {
                 self.place = Place::Dropped;
                 Some(Event::Slow)
             }
@@ -181,7 +183,7 @@ impl Subscription {
             Seek::Ahead => return self.find_ahead(after).await,
             Seek::Older => match self.seat.line.older() {
                 Older::Nothing => {
-                    self.place = Place::Ring { at: self.seat.line.whole_from(), current: false };
+                    (self.place, self.last) = self.whole();
                     return Some(Event::Gap);
                 }
                 Older::Room => self.fill(after).await,
@@ -202,6 +204,7 @@ impl Subscription {
             match line.seek(after) {
                 Seek::Ahead if looked => {
                     self.place = Place::Ring { at: line.end(), current: true };
+                    self.last = Some(line.newest());
                     return Some(Event::Gap);
                 }
                 Seek::Ahead => {}
@@ -253,14 +256,24 @@ impl Subscription {
         }
         let Some(first) = stored.front() else {
             // Nothing of what was remembered after it is in the stream any more.
-            self.place = Place::Ring { at: line.whole_from(), current: false };
+            (self.place, self.last) = self.whole();
             return Some(Event::Gap);
         };
         let before = Id::from(first.before);
         let whole = before <= after && (before != Id::ZERO || after == Id::ZERO);
         let message = |stored| Arc::new(Message::link(&line.topic, &stored).body);
         self.place = Place::Page(stored.into_iter().map(message).collect());
-        (!whole).then_some(Event::Gap)
+        if whole {
+            return None;
+        }
+        self.last = Some(before);
+        Some(Event::Gap)
+    }
+
+    /// The first place after which nothing is missing, and the message before it.
+    fn whole(&self) -> (Place, Option<Id>) {
+        let (at, floor) = self.seat.line.whole_from();
+        (Place::Ring { at, current: false }, Some(floor))
     }
 
     /// Redis cannot be asked: the client stays, and is served when it can.

@@ -152,6 +152,7 @@ async fn a_history_that_was_trimmed_is_told_and_what_is_left_follows() {
     for after in [Id::ZERO, ids[0], ids[13]] {
         let mut back = late.subscribe(&chat, Some(after)).await.unwrap();
         gap(&mut back).await;
+        assert_eq!(back.last(), Some(ids[14]), "where it is whole again");
         assert_eq!(numbers(&mut back, 5).await, [15, 16, 17, 18, 19]);
     }
     // What is trimmed is no longer there, and nothing lay between it and what is.
@@ -231,6 +232,7 @@ async fn a_client_that_is_ahead_of_its_new_worker_waits_for_what_it_has_not() {
     let future = Id::from((1 << 62, 7));
     let mut back = other.subscribe(&chat, Some(future)).await.unwrap();
     gap(&mut back).await;
+    assert_eq!(back.last(), there.last());
     publish(&one, &chat, 3..4).await;
     assert_eq!(numbers(&mut back, 1).await, [3]);
 }

@@ -1,5 +1,6 @@
 //! What moves on the page, as people see it: several browsers, with the script and without.
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 use serde_json::json;
 
@@ -7,6 +8,8 @@ use crate::support::browser::Browser;
 use crate::support::fleet::Fleet;
 use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
+use crate::support::stream::Stream;
+use crate::support::stream::publish;
 use crate::support::wait;
 
 /// A fleet whose workers take tasks.
@@ -77,6 +80,41 @@ fn a_message_is_heard_in_another_window_once_and_as_it_was_sent() {
 fn submit_when_ready(browser: &Browser, message: &str) {
     wait::until("the first message", wait::LONG, || heard(browser).len() == 1);
     submit(browser, "#megaphone", &json!({"message": message}));
+}
+
+#[test]
+fn an_open_page_misses_nothing_over_a_reload_of_the_fleet() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).workers(2).start();
+    let browser = open(&fleet);
+    browser.until("it listens", "!document.querySelector('#here').parentNode.hidden");
+    fleet.signal(Signal::SIGHUP);
+    let mut sent = Vec::new();
+    wait::until("the fleet is another one", wait::LONG, || {
+        let message = format!("message {}", sent.len());
+        publish(fleet.listen, "news", &message);
+        sent.insert(0, message);
+        !fleet.said("reload done").is_empty()
+    });
+    sent.truncate(20);
+    wait::until("all was heard", wait::LONG, || heard(&browser) == sent);
+}
+
+#[test]
+fn a_page_behind_another_tab_gives_its_connections_back_and_misses_nothing() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).workers(1).start();
+    let browser = open(&fleet);
+    submit(&browser, "#megaphone", &json!({"message": "before"}));
+    wait::until("it is heard", wait::LONG, || heard(&browser).len() == 1);
+    let mut watcher = Stream::open(fleet.listen, "/live");
+    let mut here = || serde_json::from_str::<Value>(&watcher.event().data).unwrap()["here"].as_u64();
+    wait::until("the page is here", wait::LONG, || here() == Some(1));
+    browser.hidden(true);
+    wait::until("nobody is here", wait::LONG, || here() == Some(0));
+    publish(fleet.listen, "news", "meanwhile");
+    browser.hidden(false);
+    wait::until("it is heard, too", wait::LONG, || heard(&browser) == ["meanwhile", "before"]);
 }
 
 #[test]
@@ -169,6 +207,8 @@ fn the_page_is_readable_by_day_by_night_and_on_a_telephone() {
         let overflow = browser.run("return document.documentElement.scrollWidth - window.innerWidth");
         assert!(overflow.as_i64().is_some_and(|pixels| pixels <= 0), "{scheme} {width}: {overflow}");
         assert_eq!(browser.run(CONTRAST), json!([]), "{scheme} {width}");
+        let moves = "return [...document.querySelectorAll('*')].filter(one => parseFloat(getComputedStyle(one).transitionDuration) || getComputedStyle(one).animationName !== 'none').length";
+        assert_eq!(browser.run(moves), 0, "nothing moves for whoever does not like it");
         browser.screenshot(&format!("live-{scheme}-{width}.png"));
     }
     let named = "return [...document.querySelectorAll('input:not([type=hidden]), select, progress')].filter(field => !field.labels.length).length";

@@ -172,6 +172,30 @@ fn other_machines_are_shown_with_their_figures() {
     browser.until("it has gone", "document.querySelectorAll('.machine').length === 1");
 }
 
+/// Texts whose contrast is less than WCAG's AA asks for, 4.5 to 1, 3 to 1 where they are large.
+const PALE: &str = r"
+    const light = (color) => {
+        const [r, g, b] = color.match(/[\d.]+/g).map((part) => {
+            const share = part / 255;
+            return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+        });
+        return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+    };
+    const ground = (el) => {
+        for (; el; el = el.parentElement) {
+            const color = getComputedStyle(el).backgroundColor;
+            if (!color.endsWith(', 0)')) return color;
+        }
+        return 'rgb(255, 255, 255)';
+    };
+    const says = (el) => [...el.childNodes].some((node) => node.nodeType === 3 && node.data.trim() !== '');
+    return [...document.querySelectorAll('body *')].filter((el) => el.checkVisibility() && says(el)).map((el) => {
+        const style = getComputedStyle(el);
+        const [dim, bright] = [light(style.color), light(ground(el))].sort((a, b) => a - b);
+        const large = parseFloat(style.fontSize) >= 24;
+        return [(bright + 0.05) / (dim + 0.05) / (large ? 3 : 4.5), el.outerHTML.slice(0, 80)];
+    }).filter(([share]) => share < 1);";
+
 #[test]
 fn it_is_whole_without_a_script_and_readable_on_a_phone() {
     let redis = RedisServer::start();
@@ -199,8 +223,10 @@ fn it_is_whole_without_a_script_and_readable_on_a_phone() {
         "document.querySelector('[data-path=rate_path]').getAttribute('d').split('L').length > 9",
     );
     browser.screenshot("fleet-light.png");
+    assert_eq!(browser.run(PALE), json!([]), "by day");
     browser.likes("dark");
     browser.screenshot("fleet-dark.png");
+    assert_eq!(browser.run(PALE), json!([]), "by night");
     browser.narrow(360, 2600);
     let overflow = browser.run("return document.documentElement.scrollWidth - window.innerWidth");
     assert!(overflow.as_i64().is_some_and(|pixels| pixels <= 0), "{overflow} pixels stand out to the right");

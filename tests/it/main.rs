@@ -11,6 +11,7 @@ mod autoscale; // the load decides how many workers there are
 mod bad_lines; // Redis over bad lines
 mod broadcast_cluster; // over a cluster
 mod broadcast_faults; // whatever happens to Redis and to connections
+mod broadcast_fleet; // as clients and operators of a fleet see them
 mod broadcast_hub; // messages to everybody, and who comes back
 mod browser; // the page in a real browser
 mod browser_live; // what moves on the page, in real browsers

@@ -157,6 +157,20 @@ fn a_full_queue_and_a_limit_say_when_to_come_again() {
 }
 
 #[test]
+fn without_server_side_code_there_are_no_tasks_and_the_page_is_right() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).set("REGATTA_REDIS__MODE", "plain").start();
+    send(&fleet, "{\"kind\":\"primes\",\"n\":10}").assert_problem(501);
+    let path = format!("/tasks/{}", "0".repeat(32));
+    for (method, path) in [("GET", path.clone()), ("DELETE", path.clone()), ("GET", format!("{path}/events"))]
+    {
+        ask(&fleet, method, &path).assert_problem(501);
+    }
+    let page = once(fleet.listen, Request::get("/").header("Accept", HTML)).unwrap();
+    assert!(page.status == 200 && page.text().contains("</html>"), "{page:?}");
+}
+
+#[test]
 fn a_browser_without_a_script_starts_looks_and_cancels() {
     let redis = RedisServer::start();
     let fleet = plan(&redis).start();

@@ -76,11 +76,13 @@ pub(super) struct Chain<T> {
     /// News that came so far.
     heard: u64,
     trust: Trust,
+    /// What made it ask the question that is under way.
+    asking: Trust,
 }
 
 impl<T> Chain<T> {
     pub(super) fn new() -> Self {
-        Self { last: None, pending: VecDeque::new(), heard: 0, trust: Trust::Whole }
+        Self { last: None, pending: VecDeque::new(), heard: 0, trust: Trust::Whole, asking: Trust::Whole }
     }
 
     /// The last message that was passed on, or after which passing on began.
@@ -102,7 +104,7 @@ impl<T> Chain<T> {
         match self.last {
             Some(last) if link.id <= last => {}
             Some(last) if link.before <= last => {
-                self.pass_on(link, last, self.trust == Trust::Lossy, emit);
+                self.pass_on(link, last, self.trust.max(self.asking) == Trust::Lossy, emit);
                 self.go_on(0, emit);
             }
             known => {
@@ -131,17 +133,20 @@ impl<T> Chain<T> {
     pub(super) fn ask(&mut self) -> Option<Asked> {
         let from = self.last.filter(|_| self.trust != Trust::Whole)?;
         let trust = mem::replace(&mut self.trust, Trust::Whole);
+        self.asking = trust;
         Some(Asked { from, trust, heard: self.heard })
     }
 
     /// There was no answer.
     pub(super) fn fail(&mut self, asked: Asked) {
         self.trust = self.trust.max(asked.trust);
+        self.asking = Trust::Whole;
     }
 
     /// The stream's answer.
     pub(super) fn answer(&mut self, asked: Asked, page: Page<T>, emit: &mut impl FnMut(Step<T>)) {
         let lossy = asked.trust == Trust::Lossy;
+        self.asking = Trust::Whole;
         let complete = match page {
             Page::Gone { newest } => {
                 if newest > asked.from {

@@ -154,6 +154,18 @@ fn a_stream_that_begins_anew_while_nobody_listened_has_a_gap() {
 }
 
 #[test]
+fn a_stream_that_begins_anew_while_it_is_asked_why_it_was_silent_has_a_gap() {
+    let mut heard = Heard::after(5);
+    heard.chain.doubt(true);
+    let asked = heard.chain.ask().unwrap();
+    heard.hear(0, 9);
+    assert_eq!(heard.out(), [0, 9]);
+    heard.answer(asked, &[(0, 9)], true);
+    heard.hear(0, 12);
+    assert_eq!((heard.out(), heard.is_whole()), (vec![12], true));
+}
+
+#[test]
 fn a_stream_that_lost_its_end_goes_on_from_there() {
     let mut heard = Heard::after(9);
     heard.chain.doubt(false);

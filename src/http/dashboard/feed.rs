@@ -57,9 +57,22 @@ struct Inner {
 #[derive(Debug)]
 pub(super) struct Frame {
     made: Instant,
+    /// Frames before it.
+    number: u64,
     pub(super) view: View,
     /// As it is sent to those who have the one before.
     event: Bytes,
+}
+
+impl Frame {
+    /// As it is sent to somebody whose last frame was this one.
+    fn after(&self, number: u64) -> Bytes {
+        match self.number == number + 1 {
+            true => self.event.clone(),
+            // He was too slow for one in between, which may have told what happened.
+            false => encode(&self.view),
+        }
+    }
 }
 
 impl fmt::Debug for Feed {
@@ -95,7 +108,8 @@ impl Feed {
         }
         let event = encode(&view);
         view.events = events;
-        let frame = Arc::new(Frame { made: Instant::now(), view, event });
+        let number = last.map_or(0, |frame| frame.number + 1);
+        let frame = Arc::new(Frame { made: Instant::now(), number, view, event });
         self.0.latest.send_replace(Some(Arc::clone(&frame)));
         frame
     }
@@ -129,13 +143,13 @@ impl Feed {
             let problem = Problem::reduced_capacity("as many dashboards are open here as may be", 5);
             return problem.into_response();
         };
-        let mut frames = self.0.latest.subscribe();
+        let frames = self.0.latest.subscribe();
         let first = self.look(core).await;
         self.run(core);
-        frames.mark_unchanged();
         let hello = format!("retry: {RETRY_MS}\n\n");
         let hello = Bytes::from([hello.as_bytes(), &encode(&first.view)].concat());
-        let watcher = Watcher { frames, phase: core.phase.clone(), _place: place, hello: Some(hello) };
+        let (phase, number) = (core.phase.clone(), first.number);
+        let watcher = Watcher { frames, phase, _place: place, number, hello: Some(hello) };
         let parts = stream::unfold(Some(watcher), |watcher| async { next(watcher?).await });
         let headers = [
             (header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream")),
@@ -152,6 +166,8 @@ struct Watcher {
     frames: watch::Receiver<Option<Arc<Frame>>>,
     phase: Phase,
     _place: OwnedSemaphorePermit,
+    /// The last frame he was sent.
+    number: u64,
     hello: Option<Bytes>,
 }
 
@@ -168,8 +184,11 @@ async fn next(mut watcher: Watcher) -> Option<(Result<Bytes, Infallible>, Option
             }
             changed = watcher.frames.changed() => {
                 changed.ok()?;
-                let event = watcher.frames.borrow_and_update().as_ref().map(|frame| frame.event.clone());
-                if let Some(event) = event {
+                let frame = watcher.frames.borrow_and_update().clone();
+                // The first may be the one that the page came with.
+                if let Some(frame) = frame.filter(|frame| frame.number > watcher.number) {
+                    let event = frame.after(watcher.number);
+                    watcher.number = frame.number;
                     return Some((Ok(event), Some(watcher)));
                 }
             }
@@ -205,5 +224,13 @@ mod tests {
         let event = encode(&view);
         assert!(event.starts_with(b"data: {") && event.ends_with(b"}\n\n"));
         assert_eq!(event.iter().filter(|byte| matches!(**byte, b'\n' | b'\r')).count(), 2);
+    }
+    #[test]
+    fn whoever_missed_a_frame_is_told_everything() {
+        let events = Some(vec![EventRow { key: "7".into(), ..EventRow::default() }]);
+        let view = View { events, ..View::default() };
+        let frame = Frame { made: Instant::now(), number: 5, view, event: Bytes::from_static(b"short") };
+        assert_eq!(frame.after(4), "short");
+        assert!(String::from_utf8_lossy(&frame.after(3)).contains("\"key\":\"7\""));
     }
 }

@@ -58,7 +58,10 @@ pub(super) fn dead(work: &Work, unix_ms: u64) -> Vec<DeadRow> {
         key: name(&task.id),
         kind: task.kind.clone(),
         at: format!("{} ago", words::age(unix_ms.saturating_sub(task.ended_ms) / 1000)),
-        text: format!("{} (begun {} times)", task.reason, task.attempts),
+        text: match task.attempts {
+            1 => format!("{} (begun once)", task.reason),
+            more => format!("{} (begun {more} times)", task.reason),
+        },
     };
     work.iter().flat_map(|survey| &survey.dead).take(SHOWN).map(row).collect()
 }

@@ -173,7 +173,7 @@ struct Messages {
 enum Stage {
     /// The client has to hear of a gap first.
     Gap,
-    /// It has to hear where it begins: were it cut off before the first message, it would come again as a stranger.
+    /// It has to hear where it begins, or goes on after a gap: were it cut off before the first message, it would come again as a stranger.
     Begin,
     /// Messages are passed on.
     Open,
@@ -197,7 +197,11 @@ impl sse::Source for Messages {
             }
             Stage::Open => Some(match self.subscription.next().await {
                 Event::Message(message) => message.frame().clone(),
-                Event::Gap => GAP,
+                Event::Gap => {
+                    // Else it would hear of the same gap whenever it comes again before the next message.
+                    self.stage = Stage::Begin;
+                    GAP
+                }
                 Event::Slow => {
                     self.stage = Stage::Over;
                     SLOW

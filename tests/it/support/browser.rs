@@ -83,9 +83,10 @@ impl Browser {
         fs::write(folder.join(name), STANDARD.decode(picture.as_str().unwrap()).unwrap()).unwrap();
     }
 
-    /// Whether the page is shown to somebody who likes it dark.
+    /// Shows the page to somebody who likes it light or dark, and still.
     pub(crate) fn likes(&self, scheme: &str) {
-        let features = json!([{"name": "prefers-color-scheme", "value": scheme}]);
+        let still = json!({"name": "prefers-reduced-motion", "value": "reduce"});
+        let features = json!([{"name": "prefers-color-scheme", "value": scheme}, still]);
         let command = json!({"cmd": "Emulation.setEmulatedMedia", "params": {"features": features}});
         self.command("POST", &format!("{}/goog/cdp/execute", self.session), &command);
     }
@@ -95,6 +96,14 @@ impl Browser {
         let size = json!({"width": width, "height": height, "deviceScaleFactor": 2, "mobile": true});
         let command = json!({"cmd": "Emulation.setDeviceMetricsOverride", "params": size});
         self.command("POST", &format!("{}/goog/cdp/execute", self.session), &command);
+    }
+
+    /// As if another tab came in front of the page, or went away: a browser without a window has no such thing.
+    pub(crate) fn hidden(&self, hidden: bool) {
+        self.run(&format!(
+            "Object.defineProperty(document, 'hidden', {{ value: {hidden}, configurable: true }});
+             document.dispatchEvent(new Event('visibilitychange'))"
+        ));
     }
 
     /// The text of the first element that matches, trimmed; empty if there is none.

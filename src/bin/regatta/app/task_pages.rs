@@ -18,8 +18,8 @@ use crate::app::tasks::KINDS;
 use crate::app::tasks::Kind;
 use crate::app::tasks::Wish;
 
-/// A number that takes a moment.
-const PROPOSED: u64 = 300_000;
+/// A number that takes a second or two, so that its progress can be seen.
+const PROPOSED: u64 = 500_000;
 
 /// Letters of a result that are shown before the rest is left out.
 const SHORT: usize = 60;
