@@ -38,6 +38,9 @@ use crate::worker::stream::Watched;
 /// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
 const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
 
+/// Bytes that each stream of HTTP/2 keeps for a client that does not take them.
+const SEND_BUFFER: usize = 16 << 10;
+
 /// What answers requests: the application, or the operators' routes.
 pub(super) trait Answer: Clone + Send + Sync + 'static {
     /// Body of a response.
@@ -96,6 +99,7 @@ pub(super) fn builder(header_limit: usize) -> auto::Builder<TokioExecutor> {
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(streams)
+        .max_send_buf_size(SEND_BUFFER)
         .max_header_list_size(header_list);
     builder
 }
@@ -160,7 +164,7 @@ impl Hall {
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     under_way.upgrades();
                 }
-                Ok::<_, Infallible>(response.map(|body| Sending { body, _under_way: under_way }))
+                Ok::<_, Infallible>(response.map(|body| Sending::new(body, under_way)))
             }
         });
         let mut served = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
@@ -188,7 +192,8 @@ impl Hall {
                     },
                     // hyper takes a connection with half a header for an idle one; the next sweep asks again.
                     Order::Finish => {
-                        if look_again(served.as_mut(), entry).await {
+                        // Whoever takes nothing is not waited for any longer than otherwise.
+                        if look_again(served.as_mut(), entry).await || entry.is_expired() {
                             return;
                         }
                         if !entry.is_begun() {

@@ -117,31 +117,59 @@ impl AsyncWrite for Watched {
 
 /// A request under way, until its drop.
 #[derive(Debug)]
-pub(super) struct UnderWay(Arc<Entry>);
+pub(super) struct UnderWay {
+    entry: Arc<Entry>,
+    http2: bool,
+}
 
 impl UnderWay {
     pub(super) fn begin(entry: &Arc<Entry>, http2: bool) -> Self {
         entry.asked(http2);
-        Self(Arc::clone(entry))
+        Self { entry: Arc::clone(entry), http2 }
     }
 
     /// Its response takes the connection out of HTTP.
     pub(super) fn upgrades(&self) {
-        self.0.upgraded();
+        self.entry.upgraded();
     }
 }
 
 impl Drop for UnderWay {
     fn drop(&mut self) {
-        self.0.answered();
+        self.entry.answered();
     }
 }
 
 /// A response's body that keeps its request under way until hyper has taken all of it.
+///
+/// In HTTP/2 it says whether it has something that the client gives no room for: hyper does not ask for it then, and
+/// the connection itself does not stall.
 #[derive(Debug)]
 pub(super) struct Sending<B> {
-    pub(super) body: B,
-    pub(super) _under_way: UnderWay,
+    body: B,
+    under_way: UnderWay,
+    held: bool,
+}
+
+impl<B> Sending<B> {
+    pub(super) fn new(body: B, under_way: UnderWay) -> Self {
+        let mut sending = Self { body, under_way, held: false };
+        sending.hold(true);
+        sending
+    }
+
+    /// Whether it now waits for the client, and no longer for its source.
+    fn hold(&mut self, held: bool) {
+        if self.under_way.http2 {
+            self.under_way.entry.body_moved(std::mem::replace(&mut self.held, held), held);
+        }
+    }
+}
+
+impl<B> Drop for Sending<B> {
+    fn drop(&mut self) {
+        self.hold(false);
+    }
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
@@ -152,7 +180,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let polled = Pin::new(&mut self.body).poll_frame(context);
+        self.hold(polled.is_ready());
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -1,7 +1,9 @@
 //! HTTP/2 without TLS (prior knowledge, RFC 9113 §3.3): served like HTTP/1.1, and told to go away in time.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::net::SocketAddr;
+use std::net::TcpStream;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,8 +18,10 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use tokio::runtime::Runtime;
 
+use crate::support::exposition::sum;
 use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
+use crate::support::stream::connections;
 use crate::support::wait;
 
 /// A client that speaks HTTP/2 only, over one connection.
@@ -96,4 +100,38 @@ fn a_header_that_is_too_large_costs_its_stream_only() {
         }
         assert_eq!(client.ask("/hello").await.unwrap().status(), StatusCode::OK);
     });
+}
+
+/// A frame (RFC 9113 §4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+#[test]
+fn a_client_that_gives_no_room_is_cut_however_alive_it_looks() {
+    let redis = RedisServer::start();
+    let plan = Plan::on(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE", "1s");
+    let fleet = plan.set("REGATTA_BROADCAST__HEARTBEAT", "200ms").start();
+    let mut deaf = TcpStream::connect(fleet.listen).unwrap();
+    // Settings: a window of nothing (INITIAL_WINDOW_SIZE, §6.5.2).
+    let mut opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+    opening.extend(frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]));
+    // GET, http, and two literals that are named by the static table (RFC 7541 §6.2.2).
+    let head = b"\x82\x86\x04\x07/events\x01\x09localhost";
+    for stream in [1, 3, 5] {
+        opening.extend(frame(1, 5, stream, head));
+    }
+    deaf.write_all(&opening).unwrap();
+    let listens = || {
+        let text = fleet.operator("/metrics").text();
+        sum(&text, "regatta_broadcast_subscribers", &[])
+    };
+    wait::until("it listens three times", wait::LONG, || listens() == 3.0);
+    wait::until("it is cut, whatever it asks", wait::LONG, || {
+        // A ping, which is answered.
+        let _ = deaf.write_all(&frame(6, 0, 0, &[0; 8]));
+        connections(&fleet) == 0
+    });
+    wait::until("its places are free", wait::LONG, || listens() == 0.0);
 }

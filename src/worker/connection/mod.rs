@@ -68,6 +68,10 @@ enum Pause {
 pub(super) struct Connection {
     /// Requests being answered; more than one only in HTTP/2.
     active: AtomicU32,
+    /// Of these, responses that HTTP/2 holds back because the client gives no room for them.
+    held: AtomicU32,
+    /// Tick in which any of those last moved; what else goes over the connection, as the answer to a ping, does not count.
+    moved: AtomicU64,
     /// What it does while no request is under way, as [`Pause`].
     pause: AtomicU8,
     /// Whether its client has stopped reading.
@@ -230,9 +234,14 @@ impl Connections {
     }
 
     fn overstays(&self, connection: &Connection) -> bool {
-        let busy = connection.active.load(Relaxed) > 0;
+        let active = connection.active.load(Relaxed);
+        let busy = active > 0;
+        let stalled = connection.stalled.load(Relaxed);
+        let held = !stalled && busy && connection.held.load(Relaxed) == active;
+        let since = if held { &connection.moved } else { &connection.since };
         let patience = match connection.pause.load(Relaxed) {
-            _ if connection.stalled.load(Relaxed) => self.patience.idle,
+            _ if stalled => self.patience.idle,
+            _ if held => self.patience.idle,
             _ if busy => return false,
             waiting if waiting == Pause::Waiting as u8 => return false,
             upgraded if upgraded == Pause::Upgraded as u8 => return false,
@@ -240,7 +249,7 @@ impl Connections {
             _ => self.patience.header,
         };
         let ticks = u64::try_from(patience.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
-        self.tick.load(Relaxed).saturating_sub(connection.since.load(Relaxed)) > ticks
+        self.tick.load(Relaxed).saturating_sub(since.load(Relaxed)) > ticks
     }
 }
 
@@ -276,6 +285,16 @@ impl Entry {
     pub(super) fn answered(&self) {
         self.connection.active.fetch_sub(1, Relaxed);
         self.changed();
+    }
+
+    /// A response's body in HTTP/2 was asked for more, or there is one more or less; whether the client holds it up.
+    pub(super) fn body_moved(&self, was_held: bool, is_held: bool) {
+        self.connection.moved.store(self.all.tick.load(Relaxed), Relaxed);
+        match (was_held, is_held) {
+            (false, true) => _ = self.connection.held.fetch_add(1, Relaxed),
+            (true, false) => _ = self.connection.held.fetch_sub(1, Relaxed),
+            _ => {}
+        }
     }
 
     /// It leaves HTTP with the response to the request under way.

@@ -143,3 +143,28 @@ fn an_entry_leaves_every_book_with_its_drop() {
     drop(entry);
     assert_eq!((all.len(), all.cell().snapshot().unwrap().connections), (0, 0));
 }
+
+#[test]
+fn an_http2_client_that_gives_no_room_expires_whatever_else_it_sends() {
+    let all = connections();
+    let entry = all.open();
+    entry.seat();
+    (0..2).for_each(|_| entry.asked(true));
+    (0..2).for_each(|_| entry.body_moved(false, true));
+    // One waits for what it is made of: nobody is to blame.
+    entry.body_moved(true, false);
+    sweep(&all, 30);
+    assert_eq!(order(&entry), Order::Serve as u8);
+    entry.body_moved(false, true);
+    for _ in 0..10 {
+        all.sweep();
+        // A ping and its answer.
+        entry.read();
+        entry.sent();
+    }
+    assert_eq!(order(&entry), Order::Serve as u8);
+    all.sweep();
+    assert!(entry.is_expired());
+    entry.body_moved(true, true);
+    assert!(!entry.is_expired());
+}
