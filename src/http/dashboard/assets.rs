@@ -3,8 +3,11 @@
 use std::sync::LazyLock;
 
 use axum::Router;
+use axum::extract::Path;
+use axum::http::StatusCode;
 use axum::http::header;
 use axum::response::IntoResponse;
+use axum::response::Response;
 use axum::routing::get;
 
 const STYLE: &str = include_str!("assets/fleet.css");
@@ -30,15 +33,20 @@ const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
 /// Generic over the state because it needs none.
 pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
-    let file = |kind: &'static str, text: &'static str| {
-        get(move || async move {
-            ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, FOR_EVER)], text).into_response()
-        })
+    Router::new().route("/fleet/assets/{name}", get(async |Path(name): Path<String>| asset(&name)))
+}
+
+/// A file by its name; with another version's hash it is this one's, and not to be kept: while a fleet is replaced, a
+/// page may come from one version and its files from another.
+fn asset(name: &str) -> Response {
+    let (path, kind, text) = match name.split_once('.') {
+        Some((_, "css")) => (&PATHS.style, "text/css; charset=utf-8", STYLE),
+        Some((_, "js")) => (&PATHS.script, "text/javascript; charset=utf-8", SCRIPT),
+        Some((_, "svg")) => (&PATHS.icon, "image/svg+xml", ICON),
+        _ => return StatusCode::NOT_FOUND.into_response(),
     };
-    Router::new()
-        .route(&PATHS.style, file("text/css; charset=utf-8", STYLE))
-        .route(&PATHS.script, file("text/javascript; charset=utf-8", SCRIPT))
-        .route(&PATHS.icon, file("image/svg+xml", ICON))
+    let keep = if path.strip_prefix("/fleet/assets/") == Some(name) { FOR_EVER } else { "no-store" };
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, keep)], text).into_response()
 }
 
 /// FNV-1a (Fowler, Noll, Vo), 64 bits: names a version of a file, and protects nothing.

@@ -1,8 +1,11 @@
 //! The pages' stylesheet, script and picture, part of the binary.
 
 use axum::Router;
+use axum::extract::Path;
+use axum::http::StatusCode;
 use axum::http::header;
 use axum::response::IntoResponse;
+use axum::response::Response;
 use axum::routing::get;
 
 const STYLE: &str = include_str!("assets/style.css");
@@ -16,6 +19,9 @@ pub(super) const LIVE_POLICY: &str = "default-src 'none'; script-src 'self'; sty
 /// For what has its content's hash in its name: it never changes.
 const FOR_EVER: &str = "public, max-age=31536000, immutable";
 
+/// For what is another version than was asked for.
+const NOT_AT_ALL: &str = "no-store";
+
 /// For what browsers look for under a fixed name.
 const FOR_A_DAY: &str = "public, max-age=86400";
 
@@ -27,9 +33,21 @@ pub(super) fn routes<S: Clone + Send + Sync + 'static>() -> Router<S> {
         })
     };
     Router::new()
-        .route(&style_path(), file("text/css; charset=utf-8", FOR_EVER, STYLE))
-        .route(&script_path(), file("text/javascript; charset=utf-8", FOR_EVER, SCRIPT))
+        .route("/assets/{name}", get(async |Path(name): Path<String>| asset(&name)))
         .route("/favicon.svg", file("image/svg+xml", FOR_A_DAY, FAVICON))
+}
+
+/// A file by its name; with another version's hash it is this one's, and not to be kept: while a fleet is replaced, a
+/// page may come from one version and its files from another, and a page without style is worse than one with another.
+fn asset(name: &str) -> Response {
+    let parts = name.split_once('.').and_then(|(name, rest)| Some((name, rest.split_once('.')?)));
+    let (path, kind, text) = match parts {
+        Some(("style", (_, "css"))) => (style_path(), "text/css; charset=utf-8", STYLE),
+        Some(("live", (_, "js"))) => (script_path(), "text/javascript; charset=utf-8", SCRIPT),
+        _ => return StatusCode::NOT_FOUND.into_response(),
+    };
+    let keep = if path.strip_prefix("/assets/") == Some(name) { FOR_EVER } else { NOT_AT_ALL };
+    ([(header::CONTENT_TYPE, kind), (header::CACHE_CONTROL, keep)], text).into_response()
 }
 
 /// Where the stylesheet lies; another stylesheet lies elsewhere, so it may be kept for ever.
