@@ -193,7 +193,12 @@ pub const KEYS: &[Key] = &[
         "a number from 1 to 65536",
         "messages a client may fall behind before it is told and dropped, and never fewer than 128",
     ),
-    key("broadcast.subscribers", "10000", "a number from 1 to 1000000", "subscribed clients per worker"),
+    key(
+        "broadcast.subscribers",
+        "10000",
+        "a number from 1 to 1000000",
+        "subscribed clients per worker, and as many other streams",
+    ),
     key("broadcast.topics", "1000", "a number from 1 to 100000", "subscribed topics per worker"),
     key(
         "broadcast.heartbeat",

@@ -12,6 +12,7 @@ use std::time::Duration;
 use std::time::Instant;
 
 use http::HeaderValue;
+use tokio::sync::Semaphore;
 
 use crate::broadcast::Hub;
 use crate::config::schema::Config;
@@ -229,6 +230,8 @@ pub(super) struct Core {
     /// What the session room needs to know.
     pub(super) setup: Arc<Setup>,
     pub(super) offload: Offload,
+    /// Places for streams of events that are no broadcasts, which have their own.
+    pub(super) seats: Arc<Semaphore>,
     pub(super) cookies: CookieNames,
     /// `X-Worker-Id`, made once: it goes with every response.
     pub(super) worker_id: HeaderValue,
@@ -279,6 +282,7 @@ impl Core {
             hears_of_ends: AtomicBool::new(false),
             setup: Arc::new(setup),
             offload: Offload::default(),
+            seats: Arc::new(Semaphore::new(config.broadcast.subscribers)),
             cookies: CookieNames {
                 plain: cookie::name(&config.session.cookie, false),
                 secure: cookie::name(&config.session.cookie, true),

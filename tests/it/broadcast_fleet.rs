@@ -21,10 +21,13 @@ fn is_gap(event: &Event) -> bool {
     event.name == "gap"
 }
 
-/// Where a client is told to go on: an id without data.
+/// Where a client is told to go on.
 fn place(stream: &mut Stream) -> String {
     let block = stream.block().unwrap().unwrap();
-    block.strip_prefix("id: ").filter(|id| !id.contains('\n')).expect("a place").to_owned()
+    let (id, data) =
+        block.strip_prefix("event: start\nid: ").and_then(|rest| rest.split_once('\n')).expect("a place");
+    assert_eq!(data.strip_prefix("data: "), Some(id));
+    id.to_owned()
 }
 
 #[test]

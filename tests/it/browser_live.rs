@@ -39,6 +39,9 @@ fn heard(browser: &Browser) -> Vec<String> {
     serde_json::from_value(lines).unwrap()
 }
 
+/// The page is told where the messages begin: its stream is open, whatever the others do.
+const LISTENS: &str = "'from' in sessionStorage";
+
 /// What the browser complained of: the policy, a script, something missing.
 fn complaints(browser: &Browser) -> Vec<String> {
     browser.log().into_iter().filter(|line| !line.contains("ERR_")).collect()
@@ -88,7 +91,7 @@ fn an_open_page_misses_nothing_over_a_reload_of_the_fleet() {
     let redis = RedisServer::start();
     let fleet = plan(&redis).workers(2).start();
     let browser = open(&fleet);
-    browser.until("it listens", "!document.querySelector('#here').parentNode.hidden");
+    browser.until("it listens", LISTENS);
     fleet.signal(Signal::SIGHUP);
     let (mut sent, mut unknown) = (Vec::new(), Vec::new());
     wait::until("the fleet is another one", wait::LONG, || {
@@ -116,19 +119,44 @@ fn a_page_behind_another_tab_gives_its_connections_back_and_misses_nothing() {
     let redis = RedisServer::start();
     let fleet = plan(&redis).workers(1).start();
     let browser = open(&fleet);
-    browser.until("it listens", "!document.querySelector('#here').parentNode.hidden");
-    browser.hidden(true);
-    publish(fleet.listen, "news", "before");
-    wait::until("who has heard nothing goes on listening", wait::LONG, || heard(&browser) == ["before"]);
-    browser.hidden(false);
+    browser.until("it listens", LISTENS);
     let mut watcher = Stream::open(fleet.listen, "/live");
     let mut here = || serde_json::from_str::<Value>(&watcher.event().data).unwrap()["here"].as_u64();
     wait::until("the page is here", wait::LONG, || here() == Some(1));
     browser.hidden(true);
     wait::until("nobody is here", wait::LONG, || here() == Some(0));
+    publish(fleet.listen, "news", "before");
+    browser.hidden(false);
+    wait::until("who had heard nothing hears it", wait::LONG, || heard(&browser) == ["before"]);
+    wait::until("the page is here again", wait::LONG, || here() == Some(1));
+    browser.hidden(true);
+    wait::until("nobody is here", wait::LONG, || here() == Some(0));
     publish(fleet.listen, "news", "meanwhile");
     browser.hidden(false);
     wait::until("it is heard, too", wait::LONG, || heard(&browser) == ["meanwhile", "before"]);
+}
+
+#[test]
+fn many_running_tasks_leave_the_buttons_alive() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).workers(1).start();
+    let browser = open(&fleet);
+    browser.until("it listens", LISTENS);
+    let states = "[...document.querySelectorAll('.card')].map(card => card.dataset.state)";
+    // The fifth takes the first one's card away.
+    for n in 1..=5 {
+        submit(&browser, "#trial", &json!({"kind": "primes", "n": "20000000"}));
+        browser.until(
+            "its card is there and the button rests no more",
+            &format!("{states}.length === {} && !document.querySelector('#trial button').disabled", n.min(4)),
+        );
+        browser.until("it is known how it stands", &format!("{states}.every(state => state)"));
+    }
+    submit(&browser, "#megaphone", &json!({"message": "still heard"}));
+    wait::until("it is heard", wait::LONG, || heard(&browser) == ["still heard"]);
+    browser.run("document.querySelectorAll('.card .cancel button').forEach(button => button.click())");
+    browser.until("all are cancelled", &format!("{states}.every(state => state === 'cancelled')"));
+    assert_eq!(complaints(&browser), Vec::<String>::new());
 }
 
 #[test]

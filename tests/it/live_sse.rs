@@ -160,7 +160,7 @@ fn a_quiet_stream_shows_that_it_lives_and_is_never_cut_for_being_quiet() {
     let mut stream = Stream::open(fleet.listen, "/events");
     let begin = Instant::now();
     assert!(stream.block().unwrap().unwrap().starts_with("retry: "));
-    assert_eq!(stream.block().unwrap().unwrap(), "id: 0-0");
+    assert_eq!(stream.block().unwrap().unwrap(), "event: start\nid: 0-0\ndata: 0-0");
     for _ in 0..6 {
         assert_eq!(stream.block().unwrap().unwrap(), ":");
     }

@@ -1,10 +1,14 @@
 //! The page's stream: what it tells, when it is silent, and what it costs.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use serde_json::Value;
 
+use crate::support::client;
+use crate::support::client::Connection;
 use crate::support::client::Failure;
+use crate::support::client::Request;
 use crate::support::client::Visitor;
 use crate::support::fleet::Fleet;
 use crate::support::fleet::Plan;
@@ -82,8 +86,11 @@ fn many_watchers_cost_redis_what_one_does_and_none_cost_nothing() {
     assert_eq!(over(3), 0, "nobody watches");
     let mut watchers: Vec<_> = (0..50).map(|_| Watcher::come(&fleet)).collect();
     watchers.iter_mut().for_each(|watcher| _ = watcher.event().unwrap());
-    let many = over(3);
-    assert!((1..=4).contains(&many), "{many} reads in three seconds");
+    let (before, begin) = (reads(), Instant::now());
+    wait::until("the fleet is looked at", wait::LONG, || reads() >= before + 3);
+    // The machine may stand still: what counts is the time that passed.
+    let (many, most) = (reads() - before, begin.elapsed().as_secs() + 2);
+    assert!(many <= most, "{many} reads where one watcher costs {most} at most");
     drop(watchers);
     wait::until("the last look", wait::LONG, || over(2) == 0);
 }
@@ -121,4 +128,58 @@ fn the_stream_outlives_redis() {
     wait::until("Redis is back", wait::LONG, known);
     (0..3).for_each(|_| _ = fleet.get("/"));
     watcher.until("views are told again", |seen| seen["total"].as_i64().is_some_and(|total| total > 1));
+}
+
+#[test]
+fn a_quiet_page_is_told_again_how_it_stands() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    let mut watcher = Watcher::come(&fleet);
+    // Longer than it is silent.
+    watcher.0.connection.patience(Duration::from_secs(40));
+    let mut last = watcher.until("who is here is known", |seen| seen["here"].is_u64());
+    wait::until("nothing happened, and it is told", wait::LONG, || {
+        let before = std::mem::replace(&mut last, watcher.event().unwrap());
+        before == last
+    });
+}
+
+#[test]
+fn streams_of_other_events_have_their_bound_too() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).set("REGATTA_BROADCAST__SUBSCRIBERS", "2").start();
+    let first = Watcher::come(&fleet);
+    let _second = Watcher::come(&fleet);
+    let refused = fleet.get("/live");
+    refused.assert_problem(503);
+    let _broadcast = Stream::open(fleet.listen, "/events");
+    drop(first);
+    wait::until("a place is free", wait::LONG, || {
+        let mut connection = Connection::open(fleet.listen).unwrap();
+        connection.send(&Request::get("/live").bytes()).unwrap();
+        connection.receive(true).unwrap().status == 200
+    });
+}
+
+#[test]
+fn files_of_another_version_are_this_ones_and_not_kept() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).start();
+    let page = client::once(fleet.listen, Request::get("/").header("Accept", "text/html")).unwrap().text();
+    let named = |kind: &str| {
+        let files = page.split('"').find(|part| part.starts_with("/assets/") && part.ends_with(kind));
+        files.expect("the page names it").to_owned()
+    };
+    for (mine, other) in [
+        (named(".css"), "/assets/style.0123456789abcdef.css"),
+        (named(".js"), "/assets/live.0123456789abcdef.js"),
+    ] {
+        let (mine, other) = (fleet.get(&mine), fleet.get(other));
+        assert!(mine.header("Cache-Control").contains("immutable"), "{mine:?}");
+        assert_eq!((other.status, other.header("Cache-Control")), (200, "no-store"));
+        assert_eq!((other.text(), other.header("Content-Type")), (mine.text(), mine.header("Content-Type")));
+    }
+    assert_eq!(fleet.get("/assets/other.0123456789abcdef.js").status, 404);
+    let other = fleet.operator("/fleet/assets/0123456789abcdef.css");
+    assert_eq!((other.status, other.header("Cache-Control")), (200, "no-store"));
 }

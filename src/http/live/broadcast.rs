@@ -3,9 +3,11 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
+use axum::response::IntoResponse;
 use axum::response::Response;
 use bytes::Bytes;
 use http::request::Parts;
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::broadcast::Event;
 use crate::broadcast::Here;
@@ -105,7 +107,8 @@ impl Broadcast {
 
     /// A topic's messages as a response of server-sent events, until the client or the worker leaves.
     ///
-    /// Each has its id, with which a browser comes again by itself. An event `gap` says that messages in between
+    /// Each has its id, with which a browser comes again by itself. An event `start` comes first and says as its data
+    /// after which message it begins, for scripts that open a stream anew; an event `gap`, with a `start` behind it, says that messages in between
     /// are lost, `slow` that the client fell too far behind; with it the response ends.
     ///
     /// # Errors
@@ -123,8 +126,10 @@ impl Broadcast {
     /// A topic over a WebSocket, until the client or the worker leaves (1012).
     ///
     /// The client gets `{"topic": …, "after": …}` first, so that it can come again even if no message came; then
-    /// `{"id": …, "topic": …, "message": …}`, `{"gap": true}` where messages are lost, and `{"error": …}` if one of
-    /// its own was not taken; it sends `{"message": …}`. One that falls too far behind is told to come again (1013).
+    /// `{"id": …, "topic": …, "message": …}`, `{"gap": true, "after": …}` where messages are lost, and `{"error": …}`
+    /// if one of its own was not taken; it sends `{"message": …}`. One that falls too far behind is told to come again
+    /// (1013). There is no other answer to what it sends: what it has not seen come back when the socket ends, it sends
+    /// again.
     ///
     /// # Errors
     /// As for [`Self::subscribe`].
@@ -150,8 +155,14 @@ impl State {
     }
 
     /// A response of server-sent events from a source of one's own, until the source, the client or the worker ends it.
+    ///
+    /// A worker has as many places for them as `broadcast.subscribers` says, beside those of broadcasts; whoever finds
+    /// none gets 503 ([`Error::Crowded`]).
     pub fn events(&self, source: impl sse::Source) -> Response {
-        sse::respond(source, self.0.config.broadcast.heartbeat, &self.0.phase)
+        let Ok(seat) = Arc::clone(&self.0.seats).try_acquire_owned() else {
+            return Error::Crowded.into_response();
+        };
+        sse::respond(Seated { source, _seat: seat }, self.0.config.broadcast.heartbeat, &self.0.phase)
     }
 }
 
@@ -161,6 +172,18 @@ impl<S: Sync> FromRequestParts<S> for Broadcast {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
         let exchange = parts.extensions.get::<Arc<Exchange>>().ok_or(Error::NoFleet)?;
         Ok(Self { core: Arc::clone(&exchange.core) })
+    }
+}
+
+/// A source that keeps a place as long as its response goes on.
+struct Seated<S> {
+    source: S,
+    _seat: OwnedSemaphorePermit,
+}
+
+impl<S: sse::Source> sse::Source for Seated<S> {
+    async fn next(&mut self) -> Option<Bytes> {
+        self.source.next().await
     }
 }
 
@@ -192,8 +215,8 @@ impl sse::Source for Messages {
             Stage::Begin => {
                 self.stage = Stage::Open;
                 let id = self.subscription.last().unwrap_or(Id::ZERO);
-                // An id without data is kept by the client and no event (§9.2.6).
-                Some(Bytes::from(format!("id: {id}\n\n")))
+                // The browser keeps the id, and only data makes it an event that a script sees (§9.2.6).
+                Some(Bytes::from(format!("event: start\nid: {id}\ndata: {id}\n\n")))
             }
             Stage::Open => Some(match self.subscription.next().await {
                 Event::Message(message) => message.frame().clone(),

@@ -67,7 +67,7 @@ impl Talk {
         let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answered = true;
-        let gap = (self.resume == Resume::Unknown).then(gap);
+        let gap = (self.resume == Resume::Unknown).then(|| self.gap());
         wire.say([self.greeting()].into_iter().chain(gap)).await?;
         loop {
             tokio::select! {
@@ -89,8 +89,17 @@ impl Talk {
 
     /// Where the client begins: were it cut off before the first message, it would come again as a stranger.
     fn greeting(&self) -> Message {
-        let after = self.subscription.last().unwrap_or(Id::ZERO).to_string();
+        let after = self.after();
         Message::text(serde_json::json!({ "topic": self.topic.as_str(), "after": after }).to_string())
+    }
+
+    /// Where it goes on after a gap, for the same reason.
+    fn gap(&self) -> Message {
+        Message::text(serde_json::json!({ "gap": true, "after": self.after() }).to_string())
+    }
+
+    fn after(&self) -> String {
+        self.subscription.last().unwrap_or(Id::ZERO).to_string()
     }
 
     /// Deals with what a client sent; pings and answers that nobody asked for count, too.
@@ -121,7 +130,7 @@ impl Talk {
         while let Some(event) = next {
             match event {
                 Event::Message(message) => messages.push(told(&message)),
-                Event::Gap => messages.push(gap()),
+                Event::Gap => messages.push(self.gap()),
                 Event::Slow => {
                     wire.say(messages).await?;
                     return Err(End::Ours(
@@ -140,10 +149,6 @@ impl Talk {
 /// What all clients get of it is made once.
 fn told(message: &broadcast::Message) -> Message {
     Message::Text(Utf8Bytes::try_from(message.json().clone()).unwrap_or_default())
-}
-
-fn gap() -> Message {
-    Message::Text(Utf8Bytes::from_static("{\"gap\":true}"))
 }
 
 fn fault(what: &str) -> Message {

@@ -68,12 +68,12 @@ impl Stream {
         }
     }
 
-    /// The next event; comments and hints are passed over. None at the stream's end.
+    /// The next event; comments, hints and beginnings are passed over. None at the stream's end.
     #[track_caller]
     pub(crate) fn next(&mut self) -> Option<Event> {
         loop {
             let block = self.block().unwrap_or_else(|failure| panic!("{failure:?} instead of an event"))?;
-            if let Some(event) = parse(&block) {
+            if let Some(event) = parse(&block).filter(|event| event.name != "start") {
                 return Some(event);
             }
         }

@@ -1,5 +1,5 @@
-//! The fleet as it goes on, for whoever looks at the page: a stream of one JSON event a second at most, and none while
-//! nothing changes.
+//! The fleet as it goes on, for whoever looks at the page: a stream of one JSON event a second at most, and while
+//! nothing changes the last one again now and then.
 //!
 //! A worker looks at the fleet once a second, however many clients watch, and not at all while nobody does.
 
@@ -15,17 +15,24 @@ use axum::response::Response;
 use axum::routing::get;
 use regatta::EventSource;
 use regatta::Here;
+use regatta::Limit;
 use regatta::SlotSnapshot;
 use regatta::State;
 use serde::Serialize;
 use tokio::sync::watch;
+use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
+use tokio::time::timeout_at;
 
 use crate::app::broadcast::NEWS;
 use crate::app::home;
 
 /// Between two looks.
 const PAUSE: Duration = Duration::from_secs(1);
+
+/// After so long without news the last is told again: scripts do not see comments, and a page that hears nothing for a
+/// while longer knows that its connection is broken, whatever its browser believes.
+const AGAIN: Duration = Duration::from_secs(15);
 
 /// The route, with a scene of its own.
 pub(super) fn routes(state: &State) -> Router<State> {
@@ -37,8 +44,8 @@ pub(super) fn routes(state: &State) -> Router<State> {
     Router::new().route("/live", get(live)).with_state(scene)
 }
 
-async fn live(Shared(scene): Shared<Arc<Scene>>) -> Response {
-    scene.state.events(Watcher(scene.watch()))
+async fn live(_limit: Limit, Shared(scene): Shared<Arc<Scene>>) -> Response {
+    scene.state.events(Watcher { shown: scene.watch(), again: Instant::now() + AGAIN })
 }
 
 /// What all watchers of this worker see.
@@ -101,13 +108,19 @@ impl Scene {
 }
 
 /// One client.
-struct Watcher(watch::Receiver<Bytes>);
+struct Watcher {
+    shown: watch::Receiver<Bytes>,
+    again: Instant,
+}
 
 impl EventSource for Watcher {
     async fn next(&mut self) -> Option<Bytes> {
         loop {
-            self.0.changed().await.ok()?;
-            let event = self.0.borrow_and_update().clone();
+            if let Ok(changed) = timeout_at(self.again, self.shown.changed()).await {
+                changed.ok()?;
+            }
+            self.again = Instant::now() + AGAIN;
+            let event = self.shown.borrow_and_update().clone();
             if !event.is_empty() {
                 return Some(event);
             }

@@ -165,7 +165,12 @@ fn refused(wish: &Wish, wanted: Wanted, why: &str, plain: Response) -> Response 
     page
 }
 
-pub(super) async fn look(tasks: Tasks, Path(id): Path<String>, wanted: Wanted) -> Result<Response, Response> {
+pub(super) async fn look(
+    _limit: Limit,
+    tasks: Tasks,
+    Path(id): Path<String>,
+    wanted: Wanted,
+) -> Result<Response, Response> {
     let id = id.parse::<TaskId>().map_err(|_| unknown())?;
     let task = tasks.look(&id).await.map_err(|error| Error::from(error).into_response())?;
     let task = task.ok_or_else(unknown)?;
@@ -184,6 +189,7 @@ fn unknown() -> Response {
 }
 
 pub(super) async fn events(
+    _limit: Limit,
     Shared(state): Shared<State>,
     Path(id): Path<String>,
     headers: HeaderMap,

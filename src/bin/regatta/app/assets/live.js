@@ -10,11 +10,16 @@
   const kept = name => { try { return JSON.parse(sessionStorage[name]); } catch { return []; } };
   const keep = (name, list) => { try { sessionStorage[name] = JSON.stringify(list); } catch {} };
 
+  // Streams that are open. A connection may be dead without anybody being told: who finds out tells the others.
+  const streams = new Set();
+  const renew = () => streams.forEach(open => open());
+
   // A browser has six connections to a host for all its tabs: a page that nobody looks at gives its own back,
   // except for a stream that would not know where to go on.
   function listen(address, handlers, resumes = () => true) {
     const gone = new AbortController();
     let source, timer, wait = 1000;
+    const again = () => source && open();
     const close = () => { clearTimeout(timer); source?.close(); source = undefined; };
     const open = () => {
       close();
@@ -33,8 +38,9 @@
     document.addEventListener('visibilitychange', look, { signal });
     addEventListener('pagehide', close, { signal });
     addEventListener('pageshow', event => event.persisted && look(), { signal });
+    streams.add(again);
     look();
-    return () => { gone.abort(); close(); };
+    return () => { gone.abort(); close(); streams.delete(again); };
   }
 
   // Asks for JSON, lights up whoever answered, and throws what the answer says is wrong.
@@ -45,8 +51,8 @@
       response = await fetch(path, { method, headers, body: body && JSON.stringify(body) });
     } catch { throw Error('the fleet is not to be reached'); }
     light(response.headers.get('x-worker-id'));
-    const answer = await response.json().catch(() => ({}));
-    if (!response.ok) throw Error(answer.detail || answer.title || `status ${response.status}`);
+    const answer = await response.json().catch(() => ({})), { status } = response;
+    if (!response.ok) throw Object.assign(Error(answer.detail || answer.title || `status ${status}`), { status });
     return answer;
   }
 
@@ -104,7 +110,13 @@
       }
       for (const lane of at.values()) lane === own ? lane.classList.add('absent') : lane.remove();
     };
-    listen(() => '/live', { message: event => show(JSON.parse(event.data)) });
+    // It says something every 15 seconds.
+    let silent;
+    const hears = () => {
+      clearTimeout(silent);
+      silent = setTimeout(() => { renew(); hears(); }, 40000);
+    };
+    listen(() => '/live', { open: hears, message: event => { hears(); show(JSON.parse(event.data)); } });
     light(lanes.querySelector('.yours')?.dataset.pid);
   }
 
@@ -127,15 +139,20 @@
       log.hidden = false;
     };
     said.forEach(([text, id]) => add(text, id));
-    const last = () => said.length ? `&last_event_id=${said.at(-1)[1]}` : '';
+    // Where it goes on, also if it has heard nothing yet.
+    let from = kept('from')[0] ?? said.at(-1)?.[1];
+    const goOn = id => keep('from', [from = id]);
+    const last = () => from ? `&last_event_id=${from}` : '';
     listen(() => `/events?topic=news${last()}`, {
       open: heard,
+      start: ({ data }) => goOn(data),
       gap: () => add('Some messages of the meantime are forgotten.'),
       message: ({ data, lastEventId }) => {
         add(data, lastEventId);
+        goOn(lastEventId);
         keep('news', (said.push([data, lastEventId]), said.splice(0, said.length - SHOWN), said));
       },
-    }, () => said.length > 0);
+    }, () => from);
     form.addEventListener('submit', event => {
       event.preventDefault();
       act(form, async () => {
@@ -147,10 +164,29 @@
     });
   }
 
-  // Follows a task on its card until it ends.
+  // Follows a task on its card until it ends or the card goes. One card has a stream, and the others ask now and then:
+  // a page must not use up the browser's connections, or no button works.
+  const leave = new WeakMap();
+  let streamed;
   function follow(card) {
     const path = `/tasks/${card.dataset.task}`, cancel = $('.cancel', card);
-    let state;
+    let state, timer, close, over = false;
+    const stop = () => {
+      over = true;
+      clearTimeout(timer);
+      close?.();
+      if (streamed === card) streamed = undefined;
+    };
+    leave.set(card, stop);
+    const go = async () => {
+      if (!streamed) {
+        streamed = card;
+        close = listen(() => `${path}/events`, { message: event => show(JSON.parse(event.data)) });
+        return;
+      }
+      if (!document.hidden) await ask('GET', path).then(show, ({ status }) => status === 404 && stop());
+      if (!over) timer = setTimeout(go, 1500);
+    };
     const show = task => {
       const { percent, worker, attempts, result, error } = task;
       $('progress', card).value = percent;
@@ -163,13 +199,13 @@
       }
       cancel.hidden = ENDS.includes(state);
       if (!cancel.hidden) return;
-      stop?.();
+      const live = !over;
+      stop();
       $('.outcome', card).textContent = error || summary(result);
       // A page of its own has the whole result, too.
-      if (stop && card.parentNode.matches('.alone')) location.reload();
+      if (live && card.parentNode.matches('.alone')) location.reload();
     };
-    const stop = ENDS.includes(card.dataset.state) ? undefined
-      : listen(() => `${path}/events`, { message: event => show(JSON.parse(event.data)) });
+    if (ENDS.includes(card.dataset.state)) stop(); else go();
     cancel.addEventListener('submit', event => {
       event.preventDefault();
       act(cancel, () => ask('DELETE', path).then(() => ''));
@@ -192,7 +228,10 @@
       link.textContent = title;
       $('.cancel', card).action = `/tasks/${id}/cancel`;
       cards.prepend(card);
-      while (cards.children.length > CARDS) cards.lastChild.remove();
+      while (cards.children.length > CARDS) {
+        leave.get(cards.lastChild)?.();
+        cards.lastChild.remove();
+      }
       return card;
     };
     const again = async () => {
