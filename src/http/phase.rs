@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -14,6 +15,8 @@ pub struct Phase(Arc<Stage>);
 #[derive(Default)]
 struct Stage {
     at: AtomicU8,
+    /// Whether streams are to end.
+    over: AtomicBool,
     left: Notify,
 }
 
@@ -24,12 +27,18 @@ impl Phase {
     /// The worker leaves and the fleet goes on: from now on every HTTP/1 response asks for the connection's end.
     pub fn begin_drain(&self) {
         self.0.at.fetch_max(Self::DRAINING, Relaxed);
-        self.0.left.notify_waiters();
+        self.end_streams();
     }
 
-    /// The fleet ends, and this worker with it: readiness fails, too.
+    /// The fleet ends, and this worker with it: readiness fails, too. Streams go on until [`Phase::end_streams`]: as long as
+    /// new connections still come here, their clients would only come back.
     pub fn begin_stop(&self) {
         self.0.at.store(Self::STOPPING, Relaxed);
+    }
+
+    /// What has no end of its own is to end now.
+    pub fn end_streams(&self) {
+        self.0.over.store(true, Relaxed);
         self.0.left.notify_waiters();
     }
 
@@ -43,13 +52,13 @@ impl Phase {
         self.0.at.load(Relaxed) == Self::STOPPING
     }
 
-    /// Returns as soon as the worker leaves: what has no end of its own, as a stream of events, ends then.
+    /// Returns as soon as what has no end of its own, as a stream of events, is to end because the worker leaves.
     ///
     /// # Cancel safety
     /// Nothing is lost when it is dropped.
     pub async fn leaving(&self) {
         let left = self.0.left.notified();
-        if !self.is_draining() {
+        if !self.0.over.load(Relaxed) {
             left.await;
         }
     }
@@ -67,6 +76,8 @@ impl fmt::Debug for Phase {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
 
     #[test]
@@ -83,6 +94,16 @@ mod tests {
         let before = phase.leaving();
         phase.begin_drain();
         before.await;
+        phase.leaving().await;
+    }
+
+    #[tokio::test]
+    async fn streams_outlive_the_beginning_of_a_stop() {
+        let phase = Phase::default();
+        phase.begin_stop();
+        let waited = phase.leaving().now_or_never();
+        assert!(waited.is_none());
+        phase.end_streams();
         phase.leaving().await;
     }
 }

@@ -9,6 +9,7 @@ use tokio::time::sleep;
 use tokio::time::timeout_at;
 
 use crate::config::schema::Drain;
+use crate::http::Phase;
 use crate::listener::Owner;
 use crate::sys::socket;
 use crate::task::Tasks;
@@ -145,6 +146,12 @@ async fn cut_all(hall: &Hall) -> usize {
     let cut = hall.connections.cut_all();
     sleep(QUIET).await;
     cut
+}
+
+/// Ends streams once new connections go elsewhere.
+pub(super) async fn end_streams(phase: &Phase, schedule: &Schedule) {
+    sleep(schedule.grace).await;
+    phase.end_streams();
 }
 
 /// Waits for the tasks that run; what has not ended by the deadline is for another worker.

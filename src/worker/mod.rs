@@ -212,7 +212,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let schedule = Schedule::new(why, &start.config.drain, Instant::now());
     let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
     let told_again = drain::told_again(&mut leave, cut_now);
-    let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again, &live.tasks);
+    let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again, (&phase, &live.tasks));
     let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
     beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
     live.broadcasts.leave().await;
@@ -276,10 +276,10 @@ async fn depart(
     mut report: File,
     lifeline: &Receiver,
     told_again: impl Future<Output = ()>,
-    tasks: &Tasks,
+    (phase, tasks): (&Phase, &Tasks),
 ) {
     let connections = async {
-        drain::close(doors, schedule).await;
+        tokio::join!(drain::close(doors, schedule), drain::end_streams(phase, schedule));
         if schedule.leave == Leave::Close {
             let _ = writeln!(report, "closed");
         }
@@ -291,6 +291,7 @@ async fn depart(
         // The kernel says TERM for a supervisor that died, too: what it means is looked at first.
         biased;
         () = orphaned(lifeline) => {
+            phase.end_streams();
             let schedule = Schedule::orphaned(Instant::now());
             drain::close(doors, &schedule).await;
             (drain::finish(hall, &schedule).await, "at the drain's deadline")

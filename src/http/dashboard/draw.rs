@@ -101,6 +101,7 @@ pub(super) fn draw(known: &Known<'_>, history: &History) -> View {
     let machines = known.machines();
     let sums = Sums::of(&machines);
     let mut view = View {
+        machine: known.own.machine.id.clone(),
         at: words::clock(known.unix_ms),
         rate: words::rate(sums.requests_per_s),
         rate_path: history.rate.path(history.rate.max()),

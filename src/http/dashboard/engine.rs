@@ -26,8 +26,6 @@ use crate::http::exchange::TOTAL;
 use crate::http::site;
 use crate::http::state::Core;
 use crate::redis::Findings;
-use crate::redis::begin;
-use crate::redis::begin::CounterArg;
 use crate::redis::fleet::Seen;
 use crate::redis::keys;
 use crate::scoreboard::snapshot::Snapshot;
@@ -103,21 +101,23 @@ impl Engine {
     /// Asks the supervisor, one question at a time: one that is stuck must not gather threads.
     async fn ask(&mut self, run_dir: &Path) {
         let after = self.events.last().map(|event| event.seq);
-        let mut asking = self.asking.take().unwrap_or_else(|| {
+        // It stays here while it is waited for: whoever waits may leave, and the next one waits for the same answer.
+        let asking = self.asking.get_or_insert_with(|| {
             let run_dir = run_dir.to_owned();
             tokio::task::spawn_blocking(move || supervisor::look(&run_dir, after))
         });
-        match timeout(supervisor::LOOK, &mut asking).await {
-            Err(_) => {
-                self.asking = Some(asking);
-                self.status = Err("it does not answer".to_owned());
-            }
-            Ok(Ok(Ok(told))) => {
+        let Ok(told) = timeout(supervisor::LOOK, asking).await else {
+            self.status = Err("it does not answer".to_owned());
+            return;
+        };
+        self.asking = None;
+        match told {
+            Ok(Ok(told)) => {
                 self.status = Ok(told.status);
                 self.remember(told.events);
             }
-            Ok(Ok(Err(error))) => self.status = Err(error.to_string()),
-            Ok(Err(_)) => self.status = Err("it could not be asked".to_owned()),
+            Ok(Err(error)) => self.status = Err(error.to_string()),
+            Err(_) => self.status = Err("it could not be asked".to_owned()),
         }
     }
 
@@ -173,12 +173,7 @@ fn moment(sums: &Sums, rates: &Rates) -> Moment {
 
 /// All views ever counted, by every machine.
 async fn views(core: &Core) -> Option<i64> {
-    let counters = [CounterArg { key: keys::counter(&core.prefix, TOTAL), by: 0 }];
-    let request = begin::Request { limits: &[], session: None, counters: &counters, token: "" };
-    match core.redis.begin(&request).await {
-        Ok(begin::Reply::Granted { counters, .. }) => counters.first().copied(),
-        Ok(begin::Reply::Denied { .. }) | Err(_) => None,
-    }
+    core.redis.count(&keys::counter(&core.prefix, TOTAL), 0).await.ok()
 }
 
 async fn survey(core: &Core) -> Work {

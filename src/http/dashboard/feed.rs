@@ -28,6 +28,7 @@ use crate::http::dashboard::view::EventRow;
 use crate::http::dashboard::view::View;
 use crate::http::phase::Phase;
 use crate::http::problem::Problem;
+use crate::http::router::Audience;
 use crate::http::state::Core;
 
 /// Time between two computations.
@@ -36,7 +37,7 @@ const EVERY: Duration = Duration::from_secs(1);
 /// How long a computation is passed on to whoever opens the page.
 const FRESH: Duration = Duration::from_millis(900);
 
-/// Streams at once. The operators' listener has 64 connections, of which probes and metrics need some.
+/// Streams at once of each audience. The operators' listener has 64 connections, of which probes and metrics need some.
 const WATCHERS: usize = 32;
 
 /// How long a browser waits before it comes again, milliseconds; spread at a leaving, so that all do not come at once.
@@ -49,7 +50,8 @@ pub(super) struct Feed(Arc<Inner>);
 struct Inner {
     engine: Mutex<Engine>,
     latest: watch::Sender<Option<Arc<Frame>>>,
-    places: Arc<Semaphore>,
+    /// Visitors, where the page is theirs, must not take the operators' places.
+    places: [Arc<Semaphore>; 2],
     runs: AtomicBool,
 }
 
@@ -86,7 +88,7 @@ impl Feed {
         Self(Arc::new(Inner {
             engine: Mutex::new(Engine::default()),
             latest: watch::Sender::new(None),
-            places: Arc::new(Semaphore::new(WATCHERS)),
+            places: std::array::from_fn(|_| Arc::new(Semaphore::new(WATCHERS))),
             runs: AtomicBool::new(false),
         }))
     }
@@ -138,8 +140,10 @@ impl Feed {
     }
 
     /// The response that never ends: the whole page first, then what has changed, once a second.
-    pub(super) async fn stream(&self, core: &Arc<Core>) -> Response {
-        let Ok(place) = Arc::clone(&self.0.places).try_acquire_owned() else {
+    pub(super) async fn stream(&self, core: &Arc<Core>, audience: Audience) -> Response {
+        let [operators, visitors] = &self.0.places;
+        let places = if audience == Audience::Operators { operators } else { visitors };
+        let Ok(place) = Arc::clone(places).try_acquire_owned() else {
             let problem = Problem::reduced_capacity("as many dashboards are open here as may be", 5);
             return problem.into_response();
         };

@@ -74,7 +74,7 @@ struct Inner {
     feed: Feed,
     hosts: Vec<String>,
     /// Verdicts that are waited for at once.
-    acting: Semaphore,
+    acting: Arc<Semaphore>,
 }
 
 /// Verdicts that are waited for at once: each holds a thread for as long.
@@ -87,7 +87,7 @@ impl Dashboard {
             gate: Gate::new(settings),
             feed: Feed::new(),
             hosts: settings.hosts.clone(),
-            acting: Semaphore::new(ACTING),
+            acting: Arc::new(Semaphore::new(ACTING)),
         }))
     }
 }
@@ -163,9 +163,10 @@ async fn page(Shared(State(core)): Shared<State>, request: Request<Body>) -> Res
 
 async fn events(Shared(State(core)): Shared<State>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    match misnamed(&core, &parts.headers, &parts.uri, &Asker::of(&parts)) {
+    let asker = Asker::of(&parts);
+    match misnamed(&core, &parts.headers, &parts.uri, &asker) {
         Some(refusal) => refusal,
-        None => core.dashboard.0.feed.stream(&core).await,
+        None => core.dashboard.0.feed.stream(&core, asker.audience).await,
     }
 }
 

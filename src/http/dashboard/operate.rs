@@ -1,6 +1,7 @@
 //! The page's buttons. Whatever they change is done by the supervisor, which is asked as a command line asks it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -127,14 +128,19 @@ async fn act(
         Ok(order) => order,
         Err(reason) => return Problem::new(StatusCode::BAD_REQUEST, reason).into_response(),
     };
-    let Ok(_place) = core.dashboard.0.acting.try_acquire() else {
+    let Ok(place) = Arc::clone(&core.dashboard.0.acting).try_acquire_owned() else {
         return Problem::reduced_capacity("as many verdicts are waited for here as may be", 5)
             .into_response();
     };
     let asker = Asker::of(&parts);
     tracing::info!(client = %asker.subject, verb = order.verb(), "an operator asks at the dashboard for a {}", order.verb());
     let run_dir = core.config.run_dir.clone();
-    let said = tokio::task::spawn_blocking(move || supervisor::act(&run_dir, &order)).await;
+    // The place is the thread's, and not that of a client who may leave.
+    let said = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        supervisor::act(&run_dir, &order)
+    });
+    let said = said.await;
     let said = said.unwrap_or_else(|_| Said::failed("the supervisor could not be asked"));
     to_page(&[core.dashboard.0.gate.tell(&operator, &said, asker.secure)])
 }
@@ -151,10 +157,15 @@ async fn operator(core: &Core, request: HttpRequest<Body>) -> Result<(Parts, Ope
         return Err(refuse("sign in first".to_owned()));
     };
     let token = fields.get("form-token").map_or("", String::as_str);
-    match gate.is_form_token(&operator, token) {
-        true => Ok((parts, operator, fields)),
-        false => Err(refuse("this form is too old or not from here; open the page again".to_owned())),
+    if !gate.is_form_token(&operator, token) {
+        return Err(refuse("this form is too old or not from here; open the page again".to_owned()));
     }
+    // Behind a load balancer the page may be one machine's and this another.
+    if fields.get("machine").map(String::as_str) != Some(core.site.id(&core.scoreboard).as_str()) {
+        let reason = "this form is of another machine's page; open the page at that machine's own address";
+        return Err(Problem::new(StatusCode::CONFLICT, reason).into_response());
+    }
+    Ok((parts, operator, fields))
 }
 
 /// A form that no other site sent.

@@ -18,7 +18,7 @@ use crate::sys::time;
 /// Longest time to learn how it is.
 pub(super) const LOOK: Duration = Duration::from_millis(900);
 
-/// Longest time for which a page waits for a verdict; what takes longer goes on, and the page says so.
+/// Longest time for which a page waits for a verdict; what takes longer may go on, and the page says so.
 pub(super) const ACT: Duration = Duration::from_secs(15);
 
 /// Events that are shown.
@@ -78,9 +78,12 @@ pub(super) fn act(run_dir: &Path, request: &Request) -> Said {
     };
     match verdict() {
         Ok(verdict) => Said { ok: verdict.ok, text: verdict.sentence },
-        Err(Error::Timeout) => {
-            Said::done(format!("the {} has begun and goes on; the events below tell how", request.verb()))
-        }
+        // Not even whether it was heard is known: a supervisor that is stopped has it in its socket.
+        Err(Error::Timeout) => Said::failed(format!(
+            "no verdict after {} s: the {} may go on, or be done later; the log below tells",
+            ACT.as_secs(),
+            request.verb()
+        )),
         Err(error) => Said::failed(error.to_string()),
     }
 }

@@ -8,6 +8,8 @@ use serde::Serialize;
 /// The whole page.
 #[derive(Debug, Clone, Default, PartialEq, Serialize)]
 pub(super) struct View {
+    /// Whose buttons these are: the id of the machine that drew the page.
+    pub(super) machine: String,
     /// Time of day of these figures, UTC.
     pub(super) at: String,
     /// Where the fleet stands: `serving`, `rolling out`, ….

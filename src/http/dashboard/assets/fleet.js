@@ -52,12 +52,19 @@
     else link.innerHTML = "connecting again · " + still;
   }
 
-  let source = null;
+  let source = null, watchdog = 0;
+  // A connection whose other end has vanished says nothing for ever; a frame is due each second.
+  function expect() {
+    clearTimeout(watchdog);
+    watchdog = setTimeout(() => { tell("lost"); look(); }, 10000);
+  }
   function open() {
+    expect();
     source = new EventSource("/fleet/events");
     source.onmessage = (event) => {
       fill(document.body, JSON.parse(event.data));
       tell("live");
+      expect();
     };
     source.onerror = () => {
       tell("lost");
@@ -67,6 +74,7 @@
   }
   // Nobody looks at a hidden page, so nothing need be computed for it.
   function look() {
+    clearTimeout(watchdog);
     if (source !== null) source.close();
     source = null;
     if (!document.hidden) open();
