@@ -137,7 +137,7 @@ fn a_full_queue_and_a_limit_say_when_to_come_again() {
     let redis = RedisServer::start();
     let plan = plan(&redis).workers(1).set("REGATTA_TASKS__QUEUE", "2");
     let plan = plan.set("REGATTA_LIMITS__DEFAULT__RATE", "1/min").set("REGATTA_LIMITS__DEFAULT__BURST", "6");
-    let fleet = plan.start();
+    let fleet = plan.set("REGATTA_LIMITS__DEFAULT__METHODS", "POST").start();
     let running = start(&fleet, LONG);
     until(&fleet, &running, "running");
     let waiting = [start(&fleet, LONG), start(&fleet, LONG)];
