@@ -35,8 +35,8 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
         ]);
     }
     let text = format!(
-        "From the moment before the publisher's `POST` to the arrival of the frame, {RATE} messages a second of 100 B, \
-         alternately to no one host: two hosts of {} workers, one Redis over loopback TCP.",
+        "From the moment before the publisher's `POST` to the arrival of the frame: one publisher, {RATE} messages of \
+         100 B a second, two hosts of {} workers, one Redis over loopback TCP.",
         options.workers
     );
     let head = vec!["subscribers", "arrivals", "p50 ms", "p99 ms", "longest ms"];

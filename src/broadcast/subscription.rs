@@ -103,7 +103,8 @@ impl Subscription {
                 Place::Dropped => return Event::Slow,
                 Place::After(after) => {
                     let after = *after;
-                    self.find(after).await
+                    // Boxed: the calls it may make take eight kilobytes, which every client would keep as long as it waits.
+                    Box::pin(self.find(after)).await
                 }
                 Place::Page(page) => match page.pop_front() {
                     Some(message) => Some(Event::Message(message)),

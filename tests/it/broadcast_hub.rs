@@ -165,13 +165,17 @@ async fn a_history_that_was_trimmed_is_told_and_what_is_left_follows() {
 #[tokio::test]
 async fn redis_keeps_about_as_many_as_it_is_to_and_forgets_them_after_a_time() {
     let server = RedisServer::start();
-    let kept = Broadcast { history: 50, keep: Duration::from_millis(300), ..settings() };
+    let kept = Broadcast { history: 50, ..settings() };
     let (one, chat) = (hub_with(&server, Mode::Auto, &kept).await, topic("chat"));
     let mut here = one.subscribe(&chat, None).await.unwrap();
     let (ids, read) = tokio::join!(publish(&one, &chat, 0..1000), numbers(&mut here, 1000));
     assert_eq!(read, (0..1000).collect::<Vec<_>>());
     let length: u64 = server.cli(&["XLEN", "p:{b}:topic:chat"]).parse().unwrap();
     assert!((50..=200).contains(&length), "{length} messages");
+    let left: u64 = server.cli(&["PTTL", "p:{b}:topic:chat"]).parse().unwrap();
+    assert!((1..=3_600_000).contains(&left), "{left} ms");
+    // An hour is over.
+    server.cli(&["PEXPIRE", "p:{b}:topic:chat", "1"]);
     eventually("the topic is forgotten", async || !server.keys().contains(&"p:{b}:topic:chat".to_owned()))
         .await;
     // Whoever was there goes on without a word; whoever comes back cannot know.

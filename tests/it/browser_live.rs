@@ -10,6 +10,7 @@ use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
 use crate::support::stream::Stream;
 use crate::support::stream::publish;
+use crate::support::stream::try_publish;
 use crate::support::wait;
 
 /// A fleet whose workers take tasks.
@@ -89,15 +90,27 @@ fn an_open_page_misses_nothing_over_a_reload_of_the_fleet() {
     let browser = open(&fleet);
     browser.until("it listens", "!document.querySelector('#here').parentNode.hidden");
     fleet.signal(Signal::SIGHUP);
-    let mut sent = Vec::new();
+    let (mut sent, mut unknown) = (Vec::new(), Vec::new());
     wait::until("the fleet is another one", wait::LONG, || {
-        let message = format!("message {}", sent.len());
-        publish(fleet.listen, "news", &message);
-        sent.insert(0, message);
+        let message = format!("message {}", sent.len() + unknown.len());
+        match try_publish(fleet.listen, "news", &message).status {
+            202 => sent.insert(0, message),
+            // On a machine this busy Redis may be late: then nobody knows whether it was sent.
+            status => {
+                assert_eq!(status, 503);
+                unknown.push(message);
+            }
+        }
         !fleet.said("reload done").is_empty()
     });
-    sent.truncate(20);
-    wait::until("all was heard", wait::LONG, || heard(&browser) == sent);
+    assert!(sent.len() > unknown.len(), "{} sent, {} unknown", sent.len(), unknown.len());
+    let known = || heard(&browser).into_iter().filter(|line| !unknown.contains(line)).collect::<Vec<_>>();
+    // The page shows the last twenty, of which some may be unknown.
+    let least = sent.len().min(20 - unknown.len());
+    wait::until("all was heard", wait::LONG, || {
+        let known = known();
+        known.len() >= least && known == sent[..known.len()]
+    });
 }
 
 #[test]
@@ -105,8 +118,11 @@ fn a_page_behind_another_tab_gives_its_connections_back_and_misses_nothing() {
     let redis = RedisServer::start();
     let fleet = plan(&redis).workers(1).start();
     let browser = open(&fleet);
-    submit(&browser, "#megaphone", &json!({"message": "before"}));
-    wait::until("it is heard", wait::LONG, || heard(&browser).len() == 1);
+    browser.until("it listens", "!document.querySelector('#here').parentNode.hidden");
+    browser.hidden(true);
+    publish(fleet.listen, "news", "before");
+    wait::until("who has heard nothing goes on listening", wait::LONG, || heard(&browser) == ["before"]);
+    browser.hidden(false);
     let mut watcher = Stream::open(fleet.listen, "/live");
     let mut here = || serde_json::from_str::<Value>(&watcher.event().data).unwrap()["here"].as_u64();
     wait::until("the page is here", wait::LONG, || here() == Some(1));

@@ -31,9 +31,13 @@ fn operator(fleet: &Fleet) -> (Visitor, String) {
     assert!(cookie.contains("; Path=/fleet; Max-Age=43200; HttpOnly; SameSite=Strict"), "{cookie}");
     assert!(!cookie.contains("token") && !cookie.contains("Secure"), "{cookie}");
     let page = operator.ask(fleet.admin, Request::get("/fleet")).text();
-    let token = page.split("name=\"form-token\" value=\"").nth(1).unwrap();
-    let token = token.split('"').next().unwrap().to_owned();
-    (operator, token)
+    let field = |name: &str| {
+        let (_, rest) = page.split_once(&format!("name=\"{name}\"")).unwrap();
+        let value = rest.split_once(" value=\"").unwrap().1;
+        value.split('"').next().unwrap().to_owned()
+    };
+    let carried = format!("{}&machine={}", field("form-token"), field("machine"));
+    (operator, carried)
 }
 
 fn slots(fleet: &Fleet) -> usize {
@@ -73,6 +77,11 @@ fn a_button_needs_a_cookie_a_form_of_its_own_and_its_own_site() {
     for wrong in ["", "0", "-1", "many", "99999999999999999999"] {
         let body = format!("form-token={token}&workers={wrong}");
         ann.ask(fleet.admin, form("/fleet/scale", &body)).assert_problem(400);
+    }
+    // Another machine's page, which a load balancer has brought here.
+    let (own, _) = token.split_once("&machine=").unwrap();
+    for elsewhere in [own.to_owned(), format!("{own}&machine=other.1.2")] {
+        ann.ask(fleet.admin, scale(&elsewhere)).assert_problem(409);
     }
     let large = format!("form-token={token}&workers={}", "3".repeat(5000));
     ann.ask(fleet.admin, form("/fleet/scale", &large)).assert_problem(413);
@@ -115,7 +124,8 @@ fn a_cookie_outlives_the_worker_that_gave_it_and_ends_with_the_sign_out() {
     fleet.signal(nix::sys::signal::Signal::SIGHUP);
     wait::until("the workers are others", wait::LONG, || !fleet.said("reload done").is_empty());
     let page = bob.ask(fleet.admin, Request::get("/fleet")).text();
-    assert!(page.contains(&of_bob), "a cookie outlives the worker that gave it");
+    let own = of_bob.split('&').next().unwrap();
+    assert!(page.contains(own), "a cookie outlives the worker that gave it");
 }
 
 #[test]

@@ -8,7 +8,6 @@ use serde_json::json;
 use crate::support::client::Connection;
 use crate::support::client::Request;
 use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
 use crate::support::sockets::BINARY;
 use crate::support::sockets::CLOSE;
@@ -18,6 +17,7 @@ use crate::support::sockets::PING;
 use crate::support::sockets::PONG;
 use crate::support::sockets::Socket;
 use crate::support::sockets::TEXT;
+use crate::support::stream;
 use crate::support::stream::Stream;
 use crate::support::stream::connections;
 use crate::support::stream::publish;
@@ -27,7 +27,7 @@ const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
 
 /// A fleet that takes as many messages as a test sends.
 fn fleet(redis: &RedisServer) -> Fleet {
-    let plan = Plan::on(redis).workers(1).set("REGATTA_WEBSOCKET__MESSAGES_PER_SECOND", "1000");
+    let plan = stream::plan(redis).workers(1).set("REGATTA_WEBSOCKET__MESSAGES_PER_SECOND", "1000");
     plan.set("REGATTA_WEBSOCKET__MESSAGE_LIMIT", "64KiB")
         .set("REGATTA_BROADCAST__MESSAGE_LIMIT", "64KiB")
         .start()
@@ -292,7 +292,7 @@ fn a_flood_of_empty_frames_costs_others_little() {
 #[test]
 fn a_client_that_takes_nothing_is_dropped_and_holds_up_nobody() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE", "2s");
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_HTTP__KEEP_ALIVE", "2s");
     let fleet = plan.set("REGATTA_BROADCAST__MESSAGE_LIMIT", "64KiB").start();
     let deaf = Socket::open(fleet.listen, "/ws");
     let mut stream = Stream::open(fleet.listen, "/events");
@@ -308,7 +308,7 @@ fn a_client_that_takes_nothing_is_dropped_and_holds_up_nobody() {
 #[test]
 fn what_is_half_a_handshake_waits_no_longer_than_a_header() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_HTTP__HEADER_TIMEOUT", "500ms").start();
+    let fleet = stream::plan(&redis).workers(1).set("REGATTA_HTTP__HEADER_TIMEOUT", "500ms").start();
     let mut slow = Connection::open(fleet.listen).unwrap();
     slow.send(b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n").unwrap();
     assert!(slow.rest().is_ok());

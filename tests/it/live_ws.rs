@@ -14,13 +14,13 @@ use serde_json::json;
 use crate::support::client;
 use crate::support::client::Request;
 use crate::support::fleet::Fleet;
-use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
 use crate::support::sockets::CLOSE;
 use crate::support::sockets::Frame;
 use crate::support::sockets::PING;
 use crate::support::sockets::PONG;
 use crate::support::sockets::Socket;
+use crate::support::stream;
 use crate::support::stream::Stream;
 use crate::support::stream::connections;
 use crate::support::stream::publish;
@@ -45,7 +45,7 @@ fn said(text: &str) -> Frame {
 #[test]
 fn what_one_says_all_hear_on_every_worker() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).start();
+    let fleet = stream::plan(&redis).workers(2).start();
     let mut sockets = everywhere(&fleet, "/ws?topic=quay", 2);
     let mut stream = Stream::open(fleet.listen, "/events?topic=quay");
     let _other = Socket::open(fleet.listen, "/ws");
@@ -66,16 +66,21 @@ fn what_one_says_all_hear_on_every_worker() {
 #[test]
 fn whoever_comes_again_goes_on_where_it_was() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let fleet = stream::plan(&redis).workers(1).start();
     let ids: Vec<_> = (0..5).map(|n| publish(fleet.listen, "news", &n.to_string())).collect();
     let mut socket = Socket::open(fleet.listen, &format!("/ws?after={}", ids[1]));
     for n in 2..5 {
         assert_eq!(socket.json()["message"], n.to_string());
     }
+    assert_eq!(socket.after, ids[1]);
+    // It is cut off before anything came, and comes again.
+    let begin = Socket::open(fleet.listen, "/ws").after;
+    assert_eq!(begin, ids[4]);
+    let mut early = Socket::open(fleet.listen, &format!("/ws?after={begin}"));
     let mut stranger = Socket::open(fleet.listen, "/ws?after=nonsense");
     assert_eq!(stranger.json(), json!({"gap": true}));
     publish(fleet.listen, "news", "5");
-    for socket in [&mut socket, &mut stranger] {
+    for socket in [&mut socket, &mut early, &mut stranger] {
         assert_eq!(socket.json()["message"], "5");
     }
 }
@@ -83,7 +88,7 @@ fn whoever_comes_again_goes_on_where_it_was() {
 #[test]
 fn only_a_handshake_of_our_own_pages_opens_one() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_WEBSOCKET__ORIGINS", "https://friend.test");
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_WEBSOCKET__ORIGINS", "https://friend.test");
     let fleet = plan.start();
     let open = |headers: &[(&str, &str)]| Socket::try_open(fleet.listen, "/ws", headers);
     for origin in ["http://localhost", "https://localhost", "https://friend.test"] {
@@ -121,7 +126,7 @@ fn only_a_handshake_of_our_own_pages_opens_one() {
 #[test]
 fn whoever_says_too_much_is_told_and_then_sent_away() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_WEBSOCKET__MESSAGES_PER_SECOND", "5").start();
+    let fleet = stream::plan(&redis).workers(1).set("REGATTA_WEBSOCKET__MESSAGES_PER_SECOND", "5").start();
     let mut loud = Socket::open(fleet.listen, "/ws");
     let mut calm = Socket::open(fleet.listen, "/ws");
     let begin = Instant::now();
@@ -154,7 +159,7 @@ fn whoever_says_too_much_is_told_and_then_sent_away() {
 #[test]
 fn what_is_no_message_is_answered_and_nothing_else_happens() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_BROADCAST__MESSAGE_LIMIT", "100");
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__MESSAGE_LIMIT", "100");
     let fleet = plan.start();
     let mut socket = Socket::open(fleet.listen, "/ws");
     let large = said(&"x".repeat(101));
@@ -175,7 +180,7 @@ fn what_is_no_message_is_answered_and_nothing_else_happens() {
 #[test]
 fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "300ms");
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__HEARTBEAT", "300ms");
     let fleet = plan.set("REGATTA_HTTP__KEEP_ALIVE", "500ms").start();
     let mut dead = Socket::open(fleet.listen, "/ws");
     let mut alive = Socket::open(fleet.listen, "/ws");
@@ -202,7 +207,7 @@ fn a_client_that_answers_no_ping_is_closed_and_one_that_does_is_not() {
 #[test]
 fn a_client_that_vanishes_is_forgotten() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let fleet = stream::plan(&redis).workers(1).start();
     for n in 0..3 {
         let mut socket = Socket::open(fleet.listen, "/ws");
         wait::until("it is counted", wait::LONG, || connections(&fleet) == 1);
@@ -225,7 +230,7 @@ fn a_client_that_vanishes_is_forgotten() {
 #[test]
 fn a_reload_closes_sockets_and_loses_nothing() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
+    let plan = stream::plan(&redis).workers(2).set("REGATTA_WORKERS__PROBATION", "300ms");
     let fleet = plan.set("REGATTA_DRAIN__TIMEOUT", "30s").start();
     let mut sockets = everywhere(&fleet, "/ws", 2);
     let before: Vec<_> = sockets.iter().map(|socket| socket.response.worker()).collect();
@@ -253,7 +258,7 @@ fn a_reload_closes_sockets_and_loses_nothing() {
 #[test]
 fn a_client_that_answers_nothing_does_not_hold_its_worker() {
     let redis = RedisServer::start();
-    let mut fleet = Plan::on(&redis).workers(1).set("REGATTA_DRAIN__TIMEOUT", "60s").start();
+    let mut fleet = stream::plan(&redis).workers(1).set("REGATTA_DRAIN__TIMEOUT", "60s").start();
     let mut deaf = Socket::open(fleet.listen, "/ws");
     // Its stop waits 15 s only; the close frame is not answered.
     assert_eq!(fleet.stop(), 0);
@@ -265,7 +270,7 @@ fn a_client_that_answers_nothing_does_not_hold_its_worker() {
 #[test]
 fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_BROADCAST__BUFFER", "8");
+    let plan = stream::plan(&redis).workers(1).set("REGATTA_BROADCAST__BUFFER", "8");
     let fleet = plan.set("REGATTA_BROADCAST__HISTORY", "10000").start();
     let mut slow = Socket::open(fleet.listen, "/ws");
     let mut quick = Socket::open(fleet.listen, "/ws");
@@ -300,7 +305,7 @@ fn whoever_falls_behind_is_told_and_finds_what_it_missed() {
 #[test]
 fn a_socket_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
     let redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(2).set("REGATTA_LIMITS__SOCKETS__CONCURRENT", "2");
+    let plan = stream::plan(&redis).workers(2).set("REGATTA_LIMITS__SOCKETS__CONCURRENT", "2");
     let fleet = plan.set("REGATTA_LIMITS__SOCKETS__ROUTES", "/ws").start();
     let first = Socket::open(fleet.listen, "/ws");
     let _second = Socket::open(fleet.listen, "/ws");
@@ -312,7 +317,7 @@ fn a_socket_keeps_its_place_in_a_concurrency_limit_until_it_ends() {
 #[test]
 fn http2_opens_none_and_says_so() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let fleet = stream::plan(&redis).workers(1).start();
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let client: Client<_, Body> = Client::builder(TokioExecutor::new()).http2_only(true).build_http();
     let request = Http::get(format!("http://{}/ws", fleet.listen)).body(Body::empty()).unwrap();

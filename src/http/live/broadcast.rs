@@ -122,9 +122,9 @@ impl Broadcast {
 
     /// A topic over a WebSocket, until the client or the worker leaves (1012).
     ///
-    /// The client gets `{"id": …, "topic": …, "message": …}`, `{"gap": true}` where messages are lost, and
-    /// `{"error": …}` if one of its own was not taken; it sends `{"message": …}`. One that falls too far behind is
-    /// told to come again (1013).
+    /// The client gets `{"topic": …, "after": …}` first, so that it can come again even if no message came; then
+    /// `{"id": …, "topic": …, "message": …}`, `{"gap": true}` where messages are lost, and `{"error": …}` if one of
+    /// its own was not taken; it sends `{"message": …}`. One that falls too far behind is told to come again (1013).
     ///
     /// # Errors
     /// As for [`Self::subscribe`].

@@ -12,6 +12,7 @@ use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 
 use crate::broadcast;
 use crate::broadcast::Event;
+use crate::broadcast::Id;
 use crate::broadcast::Subscription;
 use crate::broadcast::Topic;
 use crate::http::live::allowance::Allowance;
@@ -66,9 +67,8 @@ impl Talk {
         let mut beat = tokio::time::interval_at(tokio::time::Instant::now() + heartbeat, heartbeat);
         beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut answered = true;
-        if self.resume == Resume::Unknown {
-            wire.say([gap()]).await?;
-        }
+        let gap = (self.resume == Resume::Unknown).then(gap);
+        wire.say([self.greeting()].into_iter().chain(gap)).await?;
         loop {
             tokio::select! {
                 heard = wire.hear() => {
@@ -85,6 +85,12 @@ impl Talk {
                 }
             }
         }
+    }
+
+    /// Where the client begins: were it cut off before the first message, it would come again as a stranger.
+    fn greeting(&self) -> Message {
+        let after = self.subscription.last().unwrap_or(Id::ZERO).to_string();
+        Message::text(serde_json::json!({ "topic": self.topic.as_str(), "after": after }).to_string())
     }
 
     /// Deals with what a client sent; pings and answers that nobody asked for count, too.

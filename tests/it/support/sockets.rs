@@ -117,6 +117,8 @@ pub(crate) struct Socket {
     connection: Connection,
     /// The server's consent.
     pub(crate) response: Response,
+    /// The message after which it begins, as the server says first of all.
+    pub(crate) after: String,
 }
 
 impl Socket {
@@ -148,7 +150,10 @@ impl Socket {
         let hash = digest::digest(&digest::SHA1_FOR_LEGACY_USE_ONLY, (key + GUID).as_bytes());
         assert_eq!(response.header("Sec-WebSocket-Accept"), BASE64_STANDARD.encode(hash));
         assert!(response.header("Upgrade").eq_ignore_ascii_case("websocket"), "{response:?}");
-        Ok(Self { connection, response })
+        let mut socket = Self { connection, response, after: String::new() };
+        let greeting = socket.json();
+        socket.after = greeting["after"].as_str().unwrap_or_else(|| panic!("{greeting}")).to_owned();
+        Ok(socket)
     }
 
     /// Bears silence only for this long.

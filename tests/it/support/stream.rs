@@ -10,6 +10,8 @@ use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::client::Response;
 use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::redis::RedisServer;
 
 /// One event.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,4 +135,10 @@ pub(crate) fn try_publish(address: SocketAddr, topic: &str, message: &str) -> Re
 pub(crate) fn connections(fleet: &Fleet) -> u64 {
     let slots = fleet.operator("/fleet.json").json()["slots"].as_array().unwrap().clone();
     slots.iter().map(|slot| slot["connections"].as_u64().unwrap()).sum::<u64>().saturating_sub(1)
+}
+
+/// A fleet on this Redis that is patient with it: what is published on a busy machine must not fail a test that asserts
+/// no speed.
+pub(crate) fn plan(redis: &RedisServer) -> Plan {
+    Plan::on(redis).set("REGATTA_REDIS__COMMIT_TIMEOUT", "2s")
 }

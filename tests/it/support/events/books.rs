@@ -39,6 +39,8 @@ pub(crate) struct Balance {
     pub(crate) adopted: usize,
     /// Publishing calls that failed.
     pub(crate) failed: usize,
+    /// Of these, calls that got no answer at all. The others were refused: a busy machine may make Redis seem away.
+    pub(crate) unanswered: usize,
     /// Why the first of them did.
     pub(crate) failure: String,
     /// Got, all clients.
@@ -98,6 +100,10 @@ pub(crate) fn judge(records: &[Record], printed: &[Printed]) -> Result<Balance, 
     let mut balance = Balance { clients: records.len(), ..Balance::default() };
     balance.answered = printed.iter().filter(|printed| printed.answer.is_ok()).count();
     balance.failed = printed.len() - balance.answered;
+    let lost = |printed: &&Printed| {
+        printed.answer.as_ref().is_err_and(|reason| !reason.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    balance.unanswered = printed.iter().filter(lost).count();
     let failure = printed.iter().find_map(|printed| printed.answer.as_ref().err());
     balance.failure = failure.cloned().unwrap_or_default();
     balance.adopted = topics.values().map(BTreeMap::len).sum::<usize>() - balance.answered;

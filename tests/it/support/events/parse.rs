@@ -141,7 +141,9 @@ impl Answer {
     fn body(&mut self) -> Result<At, String> {
         let chunked = self.header("Transfer-Encoding").is_some_and(|coding| coding == "chunked");
         let length = self.header("Content-Length").map(str::parse::<usize>);
+        let status = self.head.first().and_then(|line| line.split(' ').nth(1)).unwrap_or_default();
         match (chunked, length) {
+            _ if matches!(status, "204" | "304") => Ok(At::Done),
             (true, None) => Ok(At::Size),
             (false, Some(Ok(0))) => Ok(At::Done),
             (false, Some(Ok(length))) => Ok(At::Body(length)),

@@ -10,8 +10,9 @@
   const kept = name => { try { return JSON.parse(sessionStorage[name]); } catch { return []; } };
   const keep = (name, list) => { try { sessionStorage[name] = JSON.stringify(list); } catch {} };
 
-  // A browser has six connections to a host for all its tabs: a page that nobody looks at gives its own back.
-  function listen(address, handlers) {
+  // A browser has six connections to a host for all its tabs: a page that nobody looks at gives its own back,
+  // except for a stream that would not know where to go on.
+  function listen(address, handlers, resumes = () => true) {
     const gone = new AbortController();
     let source, timer, wait = 1000;
     const close = () => { clearTimeout(timer); source?.close(); source = undefined; };
@@ -27,7 +28,7 @@
       });
       for (const name in handlers) own.addEventListener(name, event => own === source && handlers[name](event));
     };
-    const look = () => document.hidden ? close() : open();
+    const look = () => document.hidden ? resumes() && close() : source || open();
     const { signal } = gone;
     document.addEventListener('visibilitychange', look, { signal });
     addEventListener('pagehide', close, { signal });
@@ -134,7 +135,7 @@
         add(data, lastEventId);
         keep('news', (said.push([data, lastEventId]), said.splice(0, said.length - SHOWN), said));
       },
-    });
+    }, () => said.length > 0);
     form.addEventListener('submit', event => {
       event.preventDefault();
       act(form, async () => {
