@@ -174,8 +174,10 @@ pub fn named(name: &str) -> Option<&'static Library> {
     ALL.iter().find(|library| library.name == name)
 }
 
-/// A library as a script: its first line, which only libraries have, goes; registering is caught, in both of its forms;
-/// `last` is run. What flags allow a function, a script may do without: it is asked at its first write, not before.
+/// A library as a script: its first line, which only libraries have, goes; registering is caught, in both of its
+/// forms; `last` is run.
+///
+/// What flags allow a function, a script may do without: it is asked at its first write, not before.
 pub fn script(source: &str, last: &str) -> String {
     let body = source.split_once('\n').map_or("", |(_, body)| body);
     format!(
