@@ -1,0 +1,73 @@
+//! A room that everybody hears, and a word count that any worker of any machine does.
+//!
+//! `cargo run --example chat`, then in one terminal `curl -N localhost:3000/hear` and in another
+//! `curl -d 'to be or not to be' localhost:3000/say`. The second one prints the URL of a task, which says how many
+//! words there were.
+
+use axum::Json;
+use axum::Router;
+use axum::extract::Path;
+use axum::extract::Query;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use axum::routing::get;
+use axum::routing::post;
+use regatta::Broadcast;
+use regatta::Error;
+use regatta::Fleet;
+use regatta::Progress;
+use regatta::Resume;
+use regatta::State;
+use regatta::TaskId;
+use regatta::Tasks;
+
+fn main() -> std::process::ExitCode {
+    Fleet::new(|fleet: State| {
+        fleet.tasks().register("words", |text: String, progress: &Progress| {
+            progress.percent(50);
+            Ok::<_, &str>(text.split_whitespace().count())
+        });
+        Router::new()
+            .route("/hear", get(hear))
+            .route("/say", post(say))
+            .route("/words/{id}", get(words))
+            .with_state(fleet)
+    })
+    .run()
+}
+
+/// Server-sent events; whoever was cut off comes again with his last id and has missed nothing.
+async fn hear(broadcast: Broadcast, resume: Resume, Query(room): Query<Room>) -> Result<Response, Error> {
+    broadcast.events(&room.room, resume).await
+}
+
+async fn say(
+    broadcast: Broadcast,
+    tasks: Tasks,
+    Query(room): Query<Room>,
+    text: String,
+) -> Result<String, Error> {
+    broadcast.publish(&room.room, &text).await?;
+    Ok(format!("/words/{}\n", tasks.enqueue("words", &text).await?))
+}
+
+async fn words(tasks: Tasks, Path(id): Path<String>) -> Result<Response, Error> {
+    let task = match id.parse::<TaskId>() {
+        Ok(id) => tasks.look(&id).await?,
+        Err(_) => None,
+    };
+    Ok(task.map_or_else(|| StatusCode::NOT_FOUND.into_response(), |task| Json(task).into_response()))
+}
+
+#[derive(serde::Deserialize)]
+#[serde(default)]
+struct Room {
+    room: String,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { room: "lobby".to_owned() }
+    }
+}
