@@ -13,7 +13,8 @@
 --
 -- Each kind has a queue: a stream with one consumer group, one entry a task until the task ends. An entry that was
 -- taken and not renewed for a lease is overdue, and anybody may take it over. The group has one consumer: who has a task
--- stands in its hash, and consumers would outlive their workers.
+-- stands in its hash, and consumers would outlive their workers. The group counts how often an entry was taken; renewing
+-- and giving back leave that count alone, so it tells who was the last to take it, however late he comes.
 --
 -- Beside them: waiting (sorted set: 'id kind' → made), running (hash: id → 'kind percent begun attempt worker'),
 -- dead (list, the last hundred: 'id kind attempts ended reason') and totals (hash: done, failed, …).
@@ -31,13 +32,15 @@
 -- regatta_task_v1_take: the next entry, an overdue one first, else the oldest; what became of its task says begin.
 --   KEYS   queues
 --   ARGV   after which time without a renewal an entry is overdue, ms (0: none is)
---   reply  empty, or the queue's number from 1 · entry · id
---   example  FCALL regatta_task_v1_take 1 p:{t}:queue:fib  3000   → 1, 1700000000000-0, 0a
+--   reply  empty, or the queue's number from 1 · entry · id · how often the entry was taken, this time included
+--   example  FCALL regatta_task_v1_take 1 p:{t}:queue:fib  3000   → 1, 1700000000000-0, 0a, 1
 --
 -- regatta_task_v1_begin: begin an execution of a task that was taken.
 --   KEYS   task · queue · waiting · running · dead · totals
---   ARGV   id · kind · entry · execution · channel · worker · most attempts · longest life ms · kept after its end ms
---   reply  1 · attempt · input · or 0: there is nothing to do (it ended) · or 2: it is dead, its attempts are used up
+--   ARGV   id · kind · entry · execution · channel · worker · most attempts · longest life ms · kept after its end ms ·
+--          how often the entry was taken, as take has said
+--   reply  1 · attempt · input · or 0: there is nothing to do (it ended, or others have taken it since) · or 2: it is
+--          dead, its attempts are used up
 --
 -- regatta_task_v1_renew: an execution goes on.
 --   KEYS   task · queue · running
@@ -48,7 +51,7 @@
 --   KEYS   as begin
 --   ARGV   id · kind · entry · execution · channel · outcome: done, failed, retry or back · result, or why ·
 --          most attempts · kept after its end ms · retry: after which time, ms · the time after which one is overdue, ms
---   reply  1, or 0: it is no longer the present one
+--   reply  1: it has ended so, now or before · 0: it has not, for it was no longer the present one
 --
 -- regatta_task_v1_cancel: nobody needs it any more.
 --   KEYS   as begin
@@ -174,8 +177,9 @@ local function overdue_entry(queue, lease)
   for _ = 1, 8 do
     local pending = redis.call('XPENDING', queue, GROUP, 'IDLE', lease, '-', '+', 1)[1]
     if not pending then return nil end
-    local entry = redis.call('XCLAIM', queue, GROUP, CONSUMER, lease, pending[1])[1]
-    if entry then return entry end
+    local count = pending[4] + 1
+    local entry = redis.call('XCLAIM', queue, GROUP, CONSUMER, lease, pending[1], 'RETRYCOUNT', count)[1]
+    if entry then return entry, count end
     -- Somebody has deleted it by hand.
     redis.call('XACK', queue, GROUP, pending[1])
   end
@@ -186,8 +190,8 @@ local function take(keys, args)
   for i, queue in ipairs(keys) do
     local pending, last = standing(queue)
     if pending and pending > 0 and lease > 0 then
-      local entry = overdue_entry(queue, lease)
-      if entry then return { i, entry[1], entry[2][2] } end
+      local entry, count = overdue_entry(queue, lease)
+      if entry then return { i, entry[1], entry[2][2], count } end
     end
     local next = pending and redis.call('XRANGE', queue, '(' .. last, '+', 'COUNT', 1)[1]
     if next and (not first or before(next[1], first)) then first, from = next[1], i end
@@ -195,7 +199,13 @@ local function take(keys, args)
   if not first then return {} end
   local read = redis.call('XREADGROUP', 'GROUP', GROUP, CONSUMER, 'COUNT', 1, 'STREAMS', keys[from], '>')
   local entry = read[1][2][1]
-  return { from, entry[1], entry[2][2] }
+  return { from, entry[1], entry[2][2], 1 }
+end
+
+-- Whether nobody else has taken an entry since it was taken for this time. Said after a stall, a begin may be late.
+local function is_held(queue, entry, count)
+  local pending = redis.pcall('XPENDING', queue, GROUP, entry, entry, 1)
+  return pending[1] and pending[1][4] == tonumber(count)
 end
 
 local function begin(keys, args)
@@ -210,11 +220,18 @@ local function begin(keys, args)
     end
     return { 0 }
   end
-  if state == 'running' and held[2] == execution then return { 1, attempts, held[4] } end
+  -- Said once more: while it runs, and after it was given back.
+  if held[2] == execution then
+    if state == 'running' then return { 1, attempts, held[4] } end
+    return { 0 }
+  end
+  if not is_held(keys[2], entry, args[10]) then return { 0 } end
   local now = now_ms()
   if state == 'running' then count(keys[6], 'taken_over') end
   if attempts >= tonumber(args[7]) then
     local reason = 'its worker was lost while it ran: ' .. (held[6] or '') .. ', at ' .. (held[7] or '0') .. ' %'
+    -- Whatever the lost one still says, it is not how the task has ended.
+    redis.call('HDEL', task, 'x')
     bury(keys, id, kind, entry, attempts, reason, now, args[9], channel)
     return { 2 }
   end
@@ -242,14 +259,23 @@ local function renew(keys, args)
   return 1
 end
 
--- Back into the queue: overdue after a while, or at once.
-local function requeue(keys, id, kind, entry, made, idle)
-  redis.call('HSET', keys[1], 's', 'queued', 'p', 0)
+-- Back into the queue: overdue after a while, or at once; `field` of it is now `value`. A full server takes this, too: a
+-- script may go on after its first write, and that one takes no memory.
+local function requeue(keys, id, kind, entry, made, idle, field, value)
+  redis.call('XCLAIM', keys[2], GROUP, CONSUMER, 0, entry, 'IDLE', idle, 'JUSTID')
+  redis.call('HSET', keys[1], 's', 'queued', 'p', 0, field, value)
   redis.call('ZADD', keys[3], made, id .. ' ' .. kind)
   live_on(keys[3], 2 * LONG_AGO)
   redis.call('HDEL', keys[4], id)
-  redis.call('XCLAIM', keys[2], GROUP, CONSUMER, 0, entry, 'IDLE', idle, 'JUSTID')
 end
+
+-- Where a task stands after each outcome, and whether it may be said once more.
+local AFTER = {
+  done = { done = true },
+  failed = { failed = true },
+  retry = { queued = true, dead = true },
+  back = { queued = true },
+}
 
 local function end_(keys, args)
   local task, id, kind, entry, channel = keys[1], args[1], args[2], args[3], args[5]
@@ -258,27 +284,27 @@ local function end_(keys, args)
   local state, attempts = held[1], tonumber(held[3]) or 0
   if not state or held[2] ~= args[4] then return 0 end
   if state ~= 'running' then
-    -- Said once more, or cancelled meanwhile.
-    if state == 'cancelled' then return 0 end
-    return 1
+    -- Said once more, or ended otherwise meanwhile.
+    if AFTER[outcome][state] then return 1 end
+    return 0
   end
   if outcome == 'done' then
     close(keys, id, kind, entry, 'done', now_ms(), keep, channel, 'r', value)
+    -- Why an earlier attempt failed.
+    redis.call('HDEL', task, 'e')
   elseif outcome == 'failed' then
     close(keys, id, kind, entry, 'failed', now_ms(), keep, channel, 'e', value)
   elseif outcome == 'back' then
-    redis.call('HSET', task, 'a', text(attempts - 1))
-    requeue(keys, id, kind, entry, held[4], LONG_AGO)
+    requeue(keys, id, kind, entry, held[4], LONG_AGO, 'a', text(attempts - 1))
     count(keys[6], 'given_back')
     tell(channel, id, 'queued')
     redis.pcall('PUBLISH', channel, 't ' .. kind)
   elseif attempts >= most then
     bury(keys, id, kind, entry, attempts, value, now_ms(), keep, channel)
   else
-    redis.call('HSET', task, 'e', value)
     local idle = tonumber(args[11]) - tonumber(args[10])
     if idle < 0 then idle = 0 end
-    requeue(keys, id, kind, entry, held[4], text(idle))
+    requeue(keys, id, kind, entry, held[4], text(idle), 'e', value)
     count(keys[6], 'retried')
     tell(channel, id, 'queued')
   end
@@ -325,12 +351,18 @@ local function survey(keys)
   }
 end
 
+-- What a full server takes nevertheless: whatever frees memory, or takes next to none, so that a full queue can be worked
+-- off; and what changes nothing, which a replica takes as well.
+local function register(name, callback, flag)
+  redis.register_function { function_name = name, callback = callback, flags = { flag } }
+end
+
 redis.register_function('regatta_task_v1_enqueue', enqueue)
 redis.register_function('regatta_task_v1_take', take)
 redis.register_function('regatta_task_v1_begin', begin)
-redis.register_function('regatta_task_v1_renew', renew)
-redis.register_function('regatta_task_v1_end', end_)
-redis.register_function('regatta_task_v1_cancel', cancel)
-redis.register_function('regatta_task_v1_overdue', overdue)
-redis.register_function('regatta_task_v1_expire', expire)
-redis.register_function('regatta_task_v1_survey', survey)
+register('regatta_task_v1_renew', renew, 'allow-oom')
+register('regatta_task_v1_end', end_, 'allow-oom')
+register('regatta_task_v1_cancel', cancel, 'allow-oom')
+register('regatta_task_v1_overdue', overdue, 'no-writes')
+register('regatta_task_v1_expire', expire, 'allow-oom')
+register('regatta_task_v1_survey', survey, 'no-writes')

@@ -20,11 +20,11 @@ use crate::web;
 /// Who enqueues.
 const CLIENTS: usize = 4;
 
-/// A Fibonacci number that takes no time to speak of.
-const SMALL: u64 = 10;
+/// A kind and a number that take no time to speak of.
+const SMALL: (&str, u32) = ("fibonacci", 10);
 
-/// One that takes seconds.
-const LARGE: u64 = 1_000_000;
+/// Some that take ten seconds.
+const LARGE: (&str, u32) = ("primes", 20_000_000);
 
 /// Pause between two looks.
 const LOOK: Duration = Duration::from_millis(10);
@@ -84,10 +84,10 @@ fn throughput(site: &Site, options: &Options) -> Outcome<Vec<(String, String)>> 
 }
 
 /// Enqueues one; where it is, and how long that took, milliseconds.
-fn enqueue(address: SocketAddr, n: u64) -> Result<(String, f64), String> {
+fn enqueue(address: SocketAddr, (kind, n): (&str, u32)) -> Result<(String, f64), String> {
     let begin = Instant::now();
     loop {
-        let body = json!({ "kind": "fibonacci", "n": n });
+        let body = json!({ "kind": kind, "n": n });
         let reply = web::post(address, "/tasks", &body).map_err(|error| error.to_string())?;
         match reply.status {
             202 => {

@@ -32,7 +32,7 @@ pub(super) enum Kind {
     Commit,
     /// It changes nothing, so it may be made twice.
     Read,
-    /// It deletes: made twice it does the same, and a full server takes it.
+    /// It deletes, or takes next to no memory: made twice it does the same, and a full server takes it.
     Delete,
 }
 

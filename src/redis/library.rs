@@ -174,13 +174,18 @@ pub fn named(name: &str) -> Option<&'static Library> {
     ALL.iter().find(|library| library.name == name)
 }
 
-/// A library as a script: its first line, which only libraries have, goes; registering is caught; `last` is run.
+/// A library as a script: its first line, which only libraries have, goes; registering is caught, in both of its
+/// forms; `last` is run.
+///
+/// What flags allow a function, a script may do without: it is asked at its first write, not before.
 pub fn script(source: &str, last: &str) -> String {
     let body = source.split_once('\n').map_or("", |(_, body)| body);
     format!(
         "local registered = {{}}\n\
          local redis = {{ call = redis.call, pcall = redis.pcall, error_reply = redis.error_reply,\n\
-         register_function = function(name, callback) registered[name] = callback end }}\n\
+         register_function = function(name, callback)\n\
+         if type(name) == 'table' then registered[name.function_name] = name.callback\n\
+         else registered[name] = callback end end }}\n\
          {body}\n{last}\n"
     )
 }
@@ -328,7 +333,9 @@ mod tests {
             assert_eq!(*entry as usize, index);
             let library = named(library).unwrap();
             assert!(library.current && function.starts_with(library.name));
-            assert!(library.text.contains(&format!("register_function('{function}'")), "{function}");
+            let with_flags = library.text.contains(&format!("\nregister('{function}', "));
+            let plainly = library.text.contains(&format!("\nredis.register_function('{function}', "));
+            assert!(with_flags || plainly, "{function}");
         }
     }
 

@@ -276,6 +276,8 @@ impl Redis {
         let kind = match entry {
             Entry::Begin | Entry::Take | Entry::Give | Entry::See | Entry::Claim => Kind::Begin,
             Entry::ReadBatched | Entry::TaskOverdue | Entry::TaskSurvey => Kind::Read,
+            // A full server takes these, and repeated they do the same.
+            Entry::TaskRenew | Entry::TaskEnd | Entry::TaskCancel | Entry::TaskExpire => Kind::Delete,
             _ => Kind::Commit,
         };
         self.guard_as(kind, async |live| {

@@ -227,12 +227,17 @@ impl Tasks {
         !self.inner.kinds().is_empty()
     }
 
+    /// Takes no more tasks from now on; one that is being taken may still come.
+    pub fn stop_taking(&self) {
+        self.inner.ordered(Order::Leave);
+    }
+
     /// Takes no more tasks, and returns when those that run have ended.
     ///
     /// # Cancel safety
     /// Whoever stops waiting gives the rest back with [`Tasks::give_back`].
     pub async fn leave(&self) {
-        self.inner.ordered(Order::Leave);
+        self.stop_taking();
         self.inner.idle().await;
     }
 

@@ -285,7 +285,8 @@ async fn depart(
         }
         drain::finish(hall, schedule).await
     };
-    // No task is taken from the first moment on.
+    // Whoever is cut short below, too, takes none from the first moment on.
+    tasks.stop_taking();
     let drained = async { tokio::join!(connections, drain::work(tasks, schedule)).0 };
     let (cut, when) = tokio::select! {
         // The kernel says TERM for a supervisor that died, too: what it means is looked at first.

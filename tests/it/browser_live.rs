@@ -198,7 +198,7 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
     assert_eq!(browser.run("return document.querySelector('.card progress').value"), 100);
     assert_eq!(browser.run("return document.querySelector('.card .cancel').hidden"), true);
 
-    submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "1000000"}));
+    submit(&browser, "#trial", &json!({"kind": "primes", "n": "20000000"}));
     browser.until("it runs", "document.querySelector('.card')?.dataset.state === 'running'");
     browser.until("it moves", "document.querySelector('.card progress').value > 0");
     browser.screenshot("tasks.png");
@@ -207,10 +207,10 @@ fn a_task_shows_its_progress_its_result_and_can_be_cancelled() {
     assert_eq!(browser.run("return document.querySelectorAll('.card').length"), 2);
 
     assert_eq!(complaints(&browser), Vec::<String>::new());
-    submit(&browser, "#trial", &json!({"n": "1000001"}));
+    submit(&browser, "#trial", &json!({"kind": "fibonacci", "n": "100001"}));
     browser.until(
         "a mistake is told",
-        "document.querySelector('#wrong').textContent.includes('allows 0 to 1000000')",
+        "document.querySelector('#wrong').textContent.includes('allows 0 to 100000')",
     );
     assert_eq!(complaints(&browser).len(), 1, "the answer's 400, and nothing else");
     // The next page of this tab remembers its tasks.

@@ -87,6 +87,7 @@ mod state_stock; // the control: tower-sessions' own store
 mod steering; // which worker a client meets
 mod stop; // nothing begun is dropped
 mod support; // the harness
+mod task_fence; // what is said too late of a task, and to a full server
 mod task_fleet; // tasks over real workers that are killed, leave, hang and come back
 mod task_model; // any order of steps of a task, against a model
 mod task_room; // the application's face of tasks

@@ -12,6 +12,8 @@ use regatta::Tasks;
 use regatta::config::schema::Mode;
 use regatta::redis::task::Cancelled;
 
+use crate::support::client::Connection;
+use crate::support::client::Request;
 use crate::support::exposition::sum;
 use crate::support::fleet::Fleet;
 use crate::support::fleet::Plan;
@@ -232,6 +234,27 @@ async fn a_worker_that_leaves_lets_a_short_task_end_and_gives_a_long_one_back() 
     let totals = tasks.survey().await.unwrap().totals;
     assert_eq!((totals.given_back, totals.taken_over), (1, 0));
     tasks.cancel(&long).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_orphan_takes_no_task_although_a_request_keeps_it() {
+    let redis = RedisServer::start();
+    let fleet = plan(&redis, 1).start();
+    let tasks = client(&redis, &fleet).await;
+    let mut request = Connection::open(fleet.listen).unwrap();
+    request.send(&Request::get("/slow/5000").bytes()).unwrap();
+    let mut ids = Vec::new();
+    for _ in 0..100 {
+        ids.push(tasks.enqueue("nap", &300).await.unwrap());
+    }
+    let (_, pid) = runs(&tasks, ids[0]).await;
+    process::signal(fleet.pid(), Signal::SIGKILL);
+    wait::until("the orphan is gone", wait::LONG, || !process::alive(pid));
+    let survey = tasks.survey().await.unwrap();
+    // It had twice the time that a nap takes: the one that ran has ended, and no other had to be given back.
+    let totals = survey.totals;
+    assert_eq!((totals.given_back, survey.running.len()), (0, 0), "{totals:?}");
+    assert_eq!(totals.done + survey.waiting, 100);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

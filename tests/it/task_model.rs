@@ -66,8 +66,8 @@ struct Model {
     id: TaskId,
     state: TaskState,
     attempts: u64,
-    /// Whether its entry was taken.
-    taken: bool,
+    /// How often its entry was taken.
+    taken: u64,
     /// Its present execution, or the last one.
     execution: Option<u64>,
 }
@@ -100,7 +100,7 @@ impl Play<'_> {
                 let made = self.redis.enqueue_task(id, KIND, "1", &RULES).await.unwrap();
                 assert_eq!(made, if room { Enqueued::Waits } else { Enqueued::Full });
                 if room {
-                    self.tasks.push(Model { id, state: Queued, attempts: 0, taken: false, execution: None });
+                    self.tasks.push(Model { id, state: Queued, attempts: 0, taken: 0, execution: None });
                 }
             }
             Step::Take(over) => self.take(over).await,
@@ -140,17 +140,17 @@ impl Play<'_> {
     async fn take(&mut self, over: bool) {
         tokio::time::sleep(Duration::from_millis(3)).await;
         let open = |task: &&mut Model| !task.state.is_end();
-        let overdue = self.tasks.iter_mut().filter(open).find(|task| over && task.taken);
+        let overdue = self.tasks.iter_mut().filter(open).find(|task| over && task.taken > 0);
         let expected = match overdue {
             Some(task) => Some(task),
-            None => self.tasks.iter_mut().filter(open).find(|task| !task.taken),
+            None => self.tasks.iter_mut().filter(open).find(|task| task.taken == 0),
         };
         let expected = expected.map(|task| {
-            task.taken = true;
-            task.id
+            task.taken += 1;
+            (task.id, task.taken)
         });
         let taken = self.redis.take_task(&[KIND], over.then_some(RULES.lease)).await.unwrap();
-        assert_eq!(taken.as_ref().map(|taken| taken.id), expected);
+        assert_eq!(taken.as_ref().map(|taken| (taken.id, taken.times)), expected);
         self.executions.extend(taken.map(|taken| Execution::new(taken).unwrap()));
     }
 
@@ -158,10 +158,13 @@ impl Play<'_> {
         let execution = self.executions[at].clone();
         let task = self.model(execution.taken.id);
         let same = task.execution == Some(execution.number);
+        let last = task.taken == execution.taken.times;
         let expected = match task.state {
             Running if same => Begun::Run { attempt: task.attempts, input: "1".into() },
+            // Said late: it was given back, or others have taken it since.
+            Queued | Running if same || !last => Begun::Ended,
             Queued | Running if task.attempts == 2 => {
-                task.state = Dead;
+                (task.state, task.execution) = (Dead, None);
                 Begun::Dead
             }
             Queued | Running => {
@@ -178,7 +181,6 @@ impl Play<'_> {
         let execution = self.executions[at].clone();
         let task = self.model(execution.taken.id);
         let own = task.execution == Some(execution.number);
-        let expected = own && task.state != Cancelled;
         if own && task.state == Running {
             (task.state, task.attempts) = match outcome {
                 0 => (Done, task.attempts),
@@ -188,6 +190,8 @@ impl Play<'_> {
                 _ => (Queued, task.attempts - 1),
             };
         }
+        let so: &[TaskState] = [&[Done][..], &[Failed], &[Queued, Dead], &[Queued]][outcome];
+        let expected = own && so.contains(&task.state);
         let ended = self.redis.end_task(&execution, &outcomes()[outcome], &RULES).await;
         assert_eq!(ended, Ok(expected));
     }

@@ -30,7 +30,11 @@ pub(crate) fn settings(set: &[(&str, &str)]) -> schema::Tasks {
 
 /// A worker of these tests: doubles numbers, in a while.
 fn worker(redis: &Redis, set: &[(&str, &str)]) -> Tasks {
-    let tasks = Tasks::new(redis.clone(), &settings(set), "test:1");
+    worker_of(redis, set, "test:1")
+}
+
+fn worker_of(redis: &Redis, set: &[(&str, &str)], name: &str) -> Tasks {
+    let tasks = Tasks::new(redis.clone(), &settings(set), name);
     tasks.register("double", |(number, millis): (u64, u64), progress: &Progress| {
         for step in 0..50 {
             std::thread::sleep(Duration::from_micros(millis * 20));
@@ -54,6 +58,31 @@ async fn what_cannot_be_taken_is_refused_and_nothing_is_made() {
     }
     assert_eq!(tasks.enqueue("double", &(1, 1)).await, Err(Error::Full));
     assert_eq!(tasks.survey().await.unwrap().waiting, 2);
+}
+
+#[tokio::test]
+async fn who_stops_taking_ends_what_it_has_and_takes_nothing_more() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Auto).await;
+    let leaves = worker_of(&redis, &[], "test:leaves");
+    leaves.start();
+    let first = leaves.enqueue("double", &(1, 500)).await.unwrap();
+    let state = async |id| leaves.look(&id).await.unwrap().unwrap().state;
+    eventually("it runs", async || state(first).await == TaskState::Running).await;
+    // Nobody waits for its end: whoever is cut short takes nothing either.
+    leaves.stop_taking();
+    let mut later = Vec::new();
+    for _ in 0..5 {
+        later.push(leaves.enqueue("double", &(1, 1)).await.unwrap());
+    }
+    eventually("the first one ends", async || state(first).await == TaskState::Done).await;
+    let stays = worker_of(&redis, &[], "test:stays");
+    stays.start();
+    for id in later {
+        eventually("the others end", async || state(id).await == TaskState::Done).await;
+        let task = leaves.look(&id).await.unwrap().unwrap();
+        assert_eq!(task.worker.as_deref(), Some("test:stays"));
+    }
 }
 
 #[tokio::test]

@@ -18,9 +18,9 @@ use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 
-const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
+pub(crate) const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
 
-const RULES: Rules = Rules {
+pub(crate) const RULES: Rules = Rules {
     queue: 10,
     attempts: 2,
     life: Duration::from_secs(1000),
@@ -28,31 +28,31 @@ const RULES: Rules = Rules {
     lease: Duration::from_millis(300),
 };
 
-/// A server and two workers' connections to it.
-async fn setting(mode: Mode) -> (RedisServer, Redis) {
+/// A server and a worker's connection to it.
+pub(crate) async fn setting(mode: Mode) -> (RedisServer, Redis) {
     let server = RedisServer::start();
     let redis = connect(&server, "p", mode).await;
     (server, redis)
 }
 
-async fn make(redis: &Redis, kind: &str) -> TaskId {
+pub(crate) async fn make(redis: &Redis, kind: &str) -> TaskId {
     let id = TaskId::new().unwrap();
     assert_eq!(redis.enqueue_task(id, kind, "7", &RULES).await, Ok(Enqueued::Waits));
     id
 }
 
-async fn take(redis: &Redis, kinds: &[&str]) -> Option<Taken> {
+pub(crate) async fn take(redis: &Redis, kinds: &[&str]) -> Option<Taken> {
     redis.take_task(kinds, Some(RULES.lease)).await.unwrap()
 }
 
-async fn begin(redis: &Redis, taken: Taken) -> (Execution, Begun) {
+pub(crate) async fn begin(redis: &Redis, taken: Taken) -> (Execution, Begun) {
     let execution = Execution::new(taken).unwrap();
     let begun = redis.begin_task(&execution, "web:1", &RULES).await.unwrap();
     (execution, begun)
 }
 
 /// Waits until somebody else's entry is overdue.
-async fn take_over(redis: &Redis) -> Taken {
+pub(crate) async fn take_over(redis: &Redis) -> Taken {
     let mut taken = None;
     eventually("the task is overdue", async || {
         taken = take(redis, &["a"]).await;
@@ -62,12 +62,12 @@ async fn take_over(redis: &Redis) -> Taken {
     taken.unwrap()
 }
 
-async fn state(redis: &Redis, id: TaskId) -> (TaskState, u64) {
+pub(crate) async fn state(redis: &Redis, id: TaskId) -> (TaskState, u64) {
     let task = redis.look_at_task(id).await.unwrap().unwrap();
     (task.state, task.attempts)
 }
 
-fn run(attempt: u64) -> Begun {
+pub(crate) fn run(attempt: u64) -> Begun {
     Begun::Run { attempt, input: "7".to_owned() }
 }
 

@@ -123,7 +123,7 @@ pub(super) fn draw(known: &Known<'_>, history: &History) -> View {
         machines_note: missing(known),
         queue: work::sentence(&known.work),
         running: work::running(&known.work),
-        dead: work::dead(&known.work, known.unix_ms),
+        dead: work::dead(&known.work),
         events: Some(known.events.iter().rev().map(event).collect()),
         events_note: match known.supervisor {
             Err(reason) => format!("The supervisor does not say: {reason}."),

@@ -52,12 +52,13 @@ pub(super) fn running(work: &Work) -> Vec<TaskRow> {
     work.iter().flat_map(|survey| &survey.running).take(SHOWN).map(row).collect()
 }
 
-/// Tasks that were given up; `unix_ms` is the time now.
-pub(super) fn dead(work: &Work, unix_ms: u64) -> Vec<DeadRow> {
+/// Tasks that were given up, and how long ago by Redis's clock, which said when.
+pub(super) fn dead(work: &Work) -> Vec<DeadRow> {
+    let now_ms = work.as_ref().map_or(0, |survey| survey.now_ms);
     let row = |task: &DeadTask| DeadRow {
         key: name(&task.id),
         kind: task.kind.clone(),
-        at: format!("{} ago", words::age(unix_ms.saturating_sub(task.ended_ms) / 1000)),
+        at: format!("{} ago", words::age(now_ms.saturating_sub(task.ended_ms) / 1000)),
         text: match task.attempts {
             1 => format!("{} (begun once)", task.reason),
             more => format!("{} (begun {more} times)", task.reason),
@@ -86,5 +87,15 @@ mod tests {
         let row = &running(&work)[0];
         assert_eq!((row.key.as_str(), row.percent), ("01234567", 40));
         assert_eq!(row.text, "on web-1:42 for 1\u{2009}min, attempt 2");
+    }
+
+    #[test]
+    fn how_long_ago_a_task_died_is_by_the_clock_that_said_when() {
+        let id: TaskId = "0123456789abcdef0123456789abcdef".parse().unwrap();
+        let (kind, reason) = ("primes".to_owned(), "it panicked".to_owned());
+        let task = DeadTask { id, kind, attempts: 3, ended_ms: 1_000, reason };
+        let work = Ok(Survey { now_ms: 62_000, dead: vec![task], ..Survey::default() });
+        let row = &dead(&work)[0];
+        assert_eq!((row.at.as_str(), row.text.as_str()), ("1\u{2009}min ago", "it panicked (begun 3 times)"));
     }
 }

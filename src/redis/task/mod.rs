@@ -104,10 +104,12 @@ impl Redis {
         let mut text = || parts.next().and_then(|part| part.as_string());
         let (Some(entry), Some(id)) = (text(), text()) else { return Err(odd()) };
         let id = id.parse().map_err(|_| odd())?;
-        Ok(Some(Taken { id, kind: (*kind).to_owned(), entry }))
+        let times = u64::try_from(signed(parts.next())?).map_err(|_| odd())?;
+        Ok(Some(Taken { id, kind: (*kind).to_owned(), entry, times }))
     }
 
-    /// Begins an execution; `worker` is what people know it by. Repeating it with the same number changes nothing.
+    /// Begins an execution; `worker` is what people know it by. Repeating it with the same number changes nothing, and
+    /// neither does one that comes after others have taken the entry.
     ///
     /// # Errors
     /// See [`Error`]; after [`Error::Timeout`] it may have begun.
@@ -120,7 +122,8 @@ impl Redis {
         worker: &str,
         rules: &Rules,
     ) -> Result<Begun, Error> {
-        let rest = [Value::from(worker), number(rules.attempts), millis(rules.life), millis(rules.keep)];
+        let [attempts, times] = [rules.attempts, execution.taken.times].map(number);
+        let rest = [Value::from(worker), attempts, millis(rules.life), millis(rules.keep), times];
         let reply = self.of_execution(Entry::TaskBegin, execution, &rest).await?;
         let mut parts = list(reply, 1)?;
         match signed(parts.next())? {
@@ -159,7 +162,7 @@ impl Redis {
         Ok(signed(Some(reply))? == 1)
     }
 
-    /// Ends an execution; false: it is no longer the present one, and nothing was changed. Repeating it does no harm.
+    /// Ends an execution; false: the task has not ended so, nothing was changed. Repeating it does no harm.
     ///
     /// # Errors
     /// See [`Error`]; after [`Error::Timeout`] it may have ended, and saying it once more answers as the first time.
@@ -284,7 +287,7 @@ impl Redis {
 
     /// What every call about an execution begins with: id, kind, entry, number, channel.
     fn head(&self, execution: &Execution) -> [Value; 5] {
-        let Taken { id, kind, entry } = &execution.taken;
+        let Taken { id, kind, entry, .. } = &execution.taken;
         let number = format!("{:016x}", execution.number);
         [id.to_string(), kind.clone(), entry.clone(), number, self.channel()].map(Value::from)
     }

@@ -41,6 +41,8 @@ pub struct Taken {
     pub kind: String,
     /// The entry's own name in its queue.
     pub entry: String,
+    /// How often it was taken, this time included: whether anybody has taken it since shows in a larger number.
+    pub times: u64,
 }
 
 /// One execution of a task: the right to renew and to end it, as long as it is the present one.
@@ -74,7 +76,7 @@ pub enum Begun {
         /// The job's input, JSON.
         input: String,
     },
-    /// There is nothing to do: the task has ended.
+    /// There is nothing to do: the task has ended, or somebody else has taken it since.
     Ended,
     /// The task is dead: its attempts are used up.
     Dead,

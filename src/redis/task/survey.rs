@@ -11,6 +11,8 @@ use crate::redis::task::record::TaskId;
 /// How the fleet's tasks stand, those of all machines.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Survey {
+    /// When, Unix ms by Redis's clock, by which everything here is measured.
+    pub now_ms: u64,
     /// Tasks that wait.
     pub waiting: u64,
     /// How long the oldest of them does, ms; 0 if none waits.
@@ -101,6 +103,7 @@ impl Survey {
             .collect();
         running.sort_by_key(|task| std::cmp::Reverse(task.running_ms));
         Ok(Self {
+            now_ms,
             waiting,
             oldest_ms: number(2).map_or(0, |since_ms| now_ms.saturating_sub(since_ms)),
             running,
@@ -170,6 +173,7 @@ mod tests {
         let reply = Value::Array(head.into_iter().chain([running, dead, totals]).collect());
         let survey = Survey::read(&reply).unwrap();
         assert_eq!((survey.waiting, survey.oldest_ms, survey.running.len()), (2, 500, 1));
+        assert_eq!(survey.now_ms, 10_000);
         assert_eq!((survey.running[0].running_ms, survey.running[0].worker.as_str()), (1000, "web 1:7"));
         assert_eq!((survey.dead.len(), survey.dead[0].reason.as_str()), (1, "its worker was lost"));
         assert_eq!((survey.totals.done, survey.totals.taken_over, survey.totals.dead), (7, 2, 0));

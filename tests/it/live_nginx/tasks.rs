@@ -19,8 +19,8 @@ use crate::support::wait;
 
 /// Enqueues one; its id.
 #[track_caller]
-fn enqueue(site: &Site, n: u64) -> String {
-    let body = json!({ "kind": "fibonacci", "n": n }).to_string();
+fn enqueue(site: &Site, kind: &str, n: u64) -> String {
+    let body = json!({ "kind": kind, "n": n }).to_string();
     let request = Request::post("/tasks").body("application/json", body.as_bytes());
     let answer = client::once(site.address, request).unwrap();
     assert_eq!(answer.status, 202, "{answer:?}");
@@ -38,7 +38,7 @@ fn look(site: &Site, place: &str) -> Result<Value, Failure> {
 #[test]
 fn progress_passes_as_it_is_made() {
     let site = Site::start();
-    let place = enqueue(&site, 10_000);
+    let place = enqueue(&site, "fibonacci", 10_000);
     let mut connection = Connection::open(site.address).unwrap();
     connection.send(&Request::get(&format!("{place}/events")).bytes()).unwrap();
     let head = until_says(&mut connection, "\r\n\r\n").to_ascii_lowercase();
@@ -53,7 +53,7 @@ fn progress_passes_as_it_is_made() {
 fn a_task_whose_host_dies_is_finished_by_the_other() {
     let mut site = Site::start();
     // A debug build needs a while for it; if it does not, nothing was shown and the test says so.
-    let place = enqueue(&site, 300_000);
+    let place = enqueue(&site, "primes", 5_000_000);
     let worker = wait::until_some("it runs", wait::LONG, || {
         let task = look(&site, &place).ok()?;
         assert_ne!(task["state"], "done", "too fast to be killed: {task}");
