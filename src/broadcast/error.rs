@@ -21,7 +21,9 @@ pub enum Error {
         limit: usize,
     },
     /// This worker has as many topics as it may; another one may have room.
-    #[error("{limit} topics are subscribed to on this worker already (broadcast.topics)")]
+    #[error(
+        "{limit} topics are subscribed to on this worker already (broadcast.topics; fewer where broadcast.message_limit is large)"
+    )]
     Topics {
         /// As many as there may be.
         limit: usize,

@@ -26,10 +26,7 @@ impl Id {
 
     /// The id right before this one.
     pub(super) fn before(self) -> Self {
-        match (self.ms, self.seq) {
-            (ms, seq) if seq > 0 => Self { ms, seq: seq - 1 },
-            (ms, _) => Self { ms: ms.saturating_sub(1), seq: if ms > 0 { u64::MAX } else { 0 } },
-        }
+        live::below(self.stamp()).into()
     }
 
     pub(super) fn stamp(self) -> Stamp {

@@ -22,6 +22,12 @@ use crate::broadcast::ring::Seek;
 use crate::broadcast::topic::Topic;
 use crate::redis::live::Stored;
 
+/// News that wait for what is missing before them take at most this part of a topic's room, on top of it.
+const WAITING: usize = 4;
+
+/// What comes of a stream: a message, unless somebody else wrote it.
+pub(super) type Body = Option<Arc<Message>>;
+
 /// A topic that somebody subscribes to.
 #[derive(Debug)]
 pub(super) struct Line {
@@ -29,21 +35,22 @@ pub(super) struct Line {
     core: Mutex<Core>,
     /// Bytes that may be remembered.
     room: Arc<AtomicUsize>,
-    /// Changes with everything that is passed on, and with every look at the stream.
+    /// Changes with everything that is passed on.
     tip: watch::Sender<u64>,
+    /// Number of the question to the stream that was answered last. Apart, because next to nobody waits for that.
+    looked: watch::Sender<u64>,
     /// Held by whoever reads what is older than what is remembered, or where the stream stands: one reads for all.
     pub(super) turn: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug)]
 struct Core {
-    chain: Chain<Arc<Message>>,
+    chain: Chain<Option<Arc<Message>>>,
     ring: Ring,
     /// The ring's end before what came last, in one piece: nobody can have seen that yet.
     settled: u64,
-    /// Questions to the stream so far, and which of them was answered last.
+    /// Questions to the stream so far.
     asked: u64,
-    answered: u64,
 }
 
 /// A question to the stream.
@@ -63,12 +70,13 @@ impl Question {
 impl Line {
     pub(super) fn new(topic: &Topic, count_max: usize, room: &Arc<AtomicUsize>) -> Self {
         let ring = Ring::new(count_max);
-        let core = Core { chain: Chain::new(), settled: ring.end(), ring, asked: 0, answered: 0 };
+        let core = Core { chain: Chain::new(), settled: ring.end(), ring, asked: 0 };
         Self {
             topic: topic.clone(),
             core: Mutex::new(core),
             room: Arc::clone(room),
             tip: watch::Sender::new(0),
+            looked: watch::Sender::new(0),
             turn: tokio::sync::Mutex::default(),
         }
     }
@@ -78,14 +86,15 @@ impl Line {
     }
 
     /// Does something with the chain, and what it passes on into the ring; returns whether the stream is to be asked.
-    fn pass(&self, act: impl FnOnce(&mut Chain<Arc<Message>>, &mut dyn FnMut(Step<Arc<Message>>))) -> bool {
+    fn pass(&self, act: impl FnOnce(&mut Chain<Body>, &mut dyn FnMut(Step<Body>))) -> bool {
         let room = self.room.load(Relaxed);
         let mut core = self.core();
         let Core { chain, ring, settled, .. } = &mut *core;
         let before = ring.end();
+        chain.set_room(room / WAITING);
         act(chain, &mut |step| match step {
-            Step::Message(link) => ring.push(link.body, room),
-            Step::Gap { after } => ring.push_gap(after),
+            Step::Message(link) => link.body.into_iter().for_each(|message| ring.push(message, room)),
+            Step::Gap { after } => ring.push_gap(after, before),
         });
         let (end, doubtful) = (ring.end(), chain.is_doubtful());
         if end != before {
@@ -98,7 +107,7 @@ impl Line {
 
     /// A message was heard; returns whether the stream is to be asked.
     pub(super) fn hear(&self, before: Id, id: Id, text: &str) -> bool {
-        let body = Arc::new(Message::new(&self.topic, id, text));
+        let body = Some(Arc::new(Message::new(&self.topic, id, text)));
         self.pass(|chain, mut emit| chain.hear(Link { before, id, body }, &mut emit))
     }
 
@@ -120,6 +129,24 @@ impl Line {
         self.core().chain.doubt(lossy);
     }
 
+    /// News are heard again after they were not for a time.
+    pub(super) fn doubt_all(&self) {
+        self.core().chain.doubt_all();
+    }
+
+    /// What was taken from the stream last; none until it is known where it stands.
+    pub(super) fn last(&self) -> Option<Id> {
+        self.core().chain.last()
+    }
+
+    /// Keeps no more than there is room for now.
+    pub(super) fn trim(&self) {
+        let room = self.room.load(Relaxed);
+        let mut core = self.core();
+        core.ring.trim(room);
+        core.chain.set_room(room / WAITING);
+    }
+
     /// What is to be asked of the stream, if anything.
     pub(super) fn ask(&self) -> Option<Question> {
         let mut core = self.core();
@@ -134,10 +161,9 @@ impl Line {
     }
 
     /// The stream's answer.
-    pub(super) fn answer(&self, question: Question, page: Page<Arc<Message>>) {
-        self.core().answered = question.number;
+    pub(super) fn answer(&self, question: Question, page: Page<Body>) {
         self.pass(|chain, mut emit| chain.answer(question.asked, page, &mut emit));
-        self.tip.send_modify(|_| {});
+        self.looked.send_replace(question.number);
     }
 
     /// Number of the next question to the stream, which is asked for by this.
@@ -147,9 +173,9 @@ impl Line {
         core.asked + 1
     }
 
-    /// Whether the question of this number was answered.
-    pub(super) fn has_looked(&self, number: u64) -> bool {
-        self.core().answered >= number
+    /// Number of the question that was answered last.
+    pub(super) fn looked(&self) -> watch::Receiver<u64> {
+        self.looked.subscribe()
     }
 
     pub(super) fn tip(&self) -> watch::Receiver<u64> {
@@ -167,10 +193,10 @@ impl Line {
         self.core().ring.end()
     }
 
-    /// The same, and that message.
-    pub(super) fn now(&self) -> (u64, Option<Id>) {
+    /// The same, and that message: also where the stream was forgotten since, because it is remembered here.
+    pub(super) fn now(&self) -> (u64, Id) {
         let core = self.core();
-        (core.ring.end(), core.chain.last())
+        (core.ring.end(), core.ring.newest())
     }
 
     /// The first place after which nothing is missing, and the message before it.
@@ -217,7 +243,10 @@ impl Line {
             if id != core.ring.floor() || core.ring.at_bottom() {
                 break;
             }
-            let message = Arc::new(Message::new(&self.topic, id, &stored.text));
+            let Some(message) = Message::link(&self.topic, stored).body else {
+                core.ring.pass_over(before);
+                continue;
+            };
             if !core.ring.prepend(message, before, room) {
                 return core.ring.set_full();
             }
@@ -237,4 +266,63 @@ pub(super) enum Older {
     NoRoom,
     /// Nothing any more.
     Nothing,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn id(ms: u64) -> Id {
+        Id::from((ms, 0))
+    }
+
+    fn line(room: usize) -> Line {
+        let line = Line::new(&Topic::parse("t").unwrap(), 99, &Arc::new(AtomicUsize::new(room)));
+        line.begin(id(1));
+        line
+    }
+
+    #[test]
+    fn an_answer_without_news_wakes_nobody_but_who_waits_for_it() {
+        let line = line(1 << 20);
+        let (tip, looked) = (line.tip(), line.looked());
+        line.doubt(false);
+        let question = line.ask().unwrap();
+        line.answer(question, Page::Entries { entries: Vec::new(), complete: true });
+        assert_eq!((tip.has_changed().unwrap(), looked.has_changed().unwrap()), (false, true));
+        line.hear(id(1), id(2), "x");
+        assert!(tip.has_changed().unwrap());
+    }
+
+    #[test]
+    fn who_begins_after_a_quiet_topic_was_forgotten_begins_after_what_is_remembered() {
+        let line = line(1 << 20);
+        line.hear(id(1), id(2), "x");
+        line.doubt(false);
+        let question = line.ask().unwrap();
+        line.answer(question, Page::Gone { newest: Id::ZERO });
+        let (place, last) = line.now();
+        assert_eq!((last, line.seek(last)), (id(2), Seek::At(place)));
+    }
+
+    #[test]
+    fn what_is_no_message_is_passed_over() {
+        let line = line(1 << 20);
+        let stored = |before: u64, at: u64, text: Option<&str>| Stored {
+            before: (before, 0),
+            id: (at, 0),
+            text: text.map(Into::into),
+        };
+        line.doubt(false);
+        let question = line.ask().unwrap();
+        let rows = [stored(1, 2, Some("x")), stored(2, 3, None), stored(3, 4, Some("y"))];
+        let entries = rows.iter().map(|stored| Message::link(&line.topic, stored)).collect();
+        let (place, _) = line.now();
+        line.answer(question, Page::Entries { entries, complete: true });
+        assert!(matches!(line.get(place + 1), (Found::Message(message), _) if message.text() == "y"));
+        let behind = Line::new(&line.topic, 99, &line.room);
+        behind.begin(id(3));
+        behind.prepend(id(3), &[stored(2, 3, None), stored(1, 2, Some("x"))]);
+        assert_eq!((behind.floor(), behind.seek(id(1))), (id(1), Seek::At(behind.end() - 1)));
+    }
 }

@@ -1,12 +1,14 @@
 //! A message, and its forms on the wire, each made once however many clients get it.
 
 use std::fmt;
+use std::sync::Arc;
 use std::sync::OnceLock;
 
 use bytes::Bytes;
 use serde::Serialize;
 
 use crate::broadcast::chain::Link;
+use crate::broadcast::chain::Weigh;
 use crate::broadcast::id::Id;
 use crate::broadcast::topic::Topic;
 use crate::redis::live::Stored;
@@ -38,9 +40,11 @@ impl Message {
         Self { topic: topic.clone(), id, text: text.into(), frame, json }
     }
 
-    pub(super) fn link(topic: &Topic, stored: &Stored) -> Link<Self> {
+    /// What lies in a stream; without a body if it is no message.
+    pub(super) fn link(topic: &Topic, stored: &Stored) -> Link<Option<Arc<Self>>> {
         let id = stored.id.into();
-        Link { before: stored.before.into(), id, body: Self::new(topic, id, &stored.text) }
+        let body = stored.text.as_deref().map(|text| Arc::new(Self::new(topic, id, text)));
+        Link { before: stored.before.into(), id, body }
     }
 
     /// Its topic.
@@ -76,6 +80,12 @@ impl Message {
     /// Bytes that it takes in memory, about, all its forms included.
     pub(super) fn weight(&self) -> usize {
         weight(self.text.len())
+    }
+}
+
+impl Weigh for Option<Arc<Message>> {
+    fn weight(&self) -> usize {
+        self.as_ref().map_or(0, |message| message.weight())
     }
 }
 

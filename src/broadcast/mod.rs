@@ -38,6 +38,7 @@ use crate::redis;
 use crate::redis::Redis;
 use crate::redis::live;
 use crate::redis::live::Publish;
+use crate::redis::live::Stored;
 pub use error::Error;
 pub use id::Id;
 pub use id::InvalidId;
@@ -51,11 +52,12 @@ pub use topic::InvalidTopic;
 pub use topic::TOPIC_MAX;
 pub use topic::Topic;
 
-/// Bytes of messages that a worker remembers, of all topics together.
-const MEMORY: usize = 32 << 20;
-/// As many of the largest messages are remembered of each topic, however many topics there are.
-const LARGEST_MIN: usize = 8;
-/// Bytes of one answer of Redis, about, and messages in it.
+/// Bytes of messages that a worker remembers, of all topics together. The largest message of every topic must fit, so there
+/// are no more topics than that allows: all that are allowed by default.
+const MEMORY: usize = 48 << 20;
+/// A topic's share grows when it would become this many times as large: topics that come and go change nothing.
+const GROWTH: usize = 4;
+/// Bytes of one answer of Redis, or two messages if these are more; and messages in it.
 const PAGE_BYTES: usize = 1 << 20;
 const PAGE_MAX: usize = 128;
 /// Reads of older messages at the same time.
@@ -79,6 +81,8 @@ struct Inner {
     /// Messages in one answer of Redis.
     page: usize,
     listens: AtomicBool,
+    /// Whether it was said that a topic holds something that is no message.
+    strange: AtomicBool,
     /// Told when a stream is to be asked, or there is a first topic.
     doubt: Notify,
     reads: Semaphore,
@@ -144,6 +148,7 @@ impl Hub {
             subscribers: AtomicUsize::new(0),
             room: Arc::new(AtomicUsize::new(MEMORY)),
             listens: AtomicBool::new(false),
+            strange: AtomicBool::new(false),
             doubt: Notify::new(),
             reads: Semaphore::new(READS),
             presence: Presence::new(),
@@ -286,6 +291,7 @@ impl Inner {
     /// Takes a seat at a topic's table, which is set up for the first one.
     fn sit(self: &Arc<Self>, topic: &Topic) -> Result<Seat, Error> {
         let schema::Broadcast { subscribers, topics: topics_max, buffer, history, .. } = self.settings;
+        let topics_max = topics_max.min((MEMORY / self.largest()).max(1));
         if self.subscribers() >= subscribers {
             return Err(Error::Subscribers { limit: subscribers });
         }
@@ -299,7 +305,7 @@ impl Inner {
             let count = history.max(buffer).saturating_add(chain::PENDING_MAX + 2 * PAGE_MAX);
             let line = Arc::new(Line::new(topic, count, &self.room));
             topics.insert(topic.clone(), Table { line, seats: 0 });
-            self.share(topics.len());
+            self.share(&topics);
             self.presence.wake();
         }
         let Some(table) = topics.get_mut(topic) else { return Err(Error::Topics { limit: topics_max }) };
@@ -312,10 +318,29 @@ impl Inner {
         self.subscribers.load(Relaxed)
     }
 
-    /// Divides the memory among the topics.
-    fn share(&self, topics: usize) {
-        let least = LARGEST_MIN * message::weight(self.settings.message_limit);
-        self.room.store((MEMORY / topics.max(1)).max(least), Relaxed);
+    /// Divides the memory among the topics. Shares change at powers of two only, so that it costs a topic next to nothing
+    /// that all others have to give something up.
+    fn share(&self, topics: &HashMap<Topic, Table>) {
+        let present = self.room.load(Relaxed);
+        let room = (MEMORY / topics.len().next_power_of_two()).max(self.largest());
+        if room < present {
+            self.room.store(room, Relaxed);
+            topics.values().for_each(|table| table.line.trim());
+        } else if room / GROWTH >= present || topics.is_empty() {
+            self.room.store(room, Relaxed);
+        }
+    }
+
+    /// Bytes that the largest message takes in memory.
+    fn largest(&self) -> usize {
+        message::weight(self.settings.message_limit)
+    }
+
+    /// Says once that a topic holds something that is no message.
+    fn note_strange(&self, topic: &Topic, read: &[Stored]) {
+        if read.iter().any(|stored| stored.text.is_none()) && !self.strange.swap(true, Relaxed) {
+            tracing::warn!(%topic, "a topic's stream holds something that is no message; it is passed over");
+        }
     }
 }
 
@@ -326,7 +351,7 @@ impl Drop for Seat {
             table.seats -= 1;
             if table.seats == 0 {
                 topics.remove(&self.line.topic);
-                self.inner.share(topics.len());
+                self.inner.share(&topics);
             }
         }
         self.inner.subscribers.fetch_sub(1, Relaxed);

@@ -104,10 +104,12 @@ impl Ring {
         }
     }
 
-    /// Some are missing here, and after `after` none.
-    pub(super) fn push_gap(&mut self, after: Id) {
+    /// Some are missing here, and after `after` none. One with the gap before it, unless that lies before `fresh`, so that
+    /// clients may have read it.
+    pub(super) fn push_gap(&mut self, after: Id, fresh: u64) {
+        let merges = self.end() > fresh;
         match self.items.back_mut() {
-            Some(Item::Gap(known)) => *known = after,
+            Some(Item::Gap(known)) if merges => *known = after,
             _ => self.items.push_back(Item::Gap(after)),
         }
         self.risen = self.end();
@@ -115,6 +117,14 @@ impl Ring {
         while self.items.len() > self.count_max {
             self.forget_oldest();
         }
+    }
+
+    /// No more than `weight_max` bytes are kept from now on.
+    pub(super) fn trim(&mut self, weight_max: usize) {
+        while self.weight > weight_max {
+            self.forget_oldest();
+        }
+        self.items.shrink_to(2 * self.items.len());
     }
 
     fn forget_oldest(&mut self) {
@@ -143,6 +153,11 @@ impl Ring {
         self.first -= 1;
         self.risen -= 1;
         true
+    }
+
+    /// What lies at `floor` is no message, and follows `before`.
+    pub(super) fn pass_over(&mut self, before: Id) {
+        (self.floor, self.origin, self.bottom) = (before, false, false);
     }
 
     /// Whether older messages can be put in: there is room, and no gap in the way.
@@ -323,8 +338,8 @@ mod tests {
     fn nobody_resumes_across_a_gap() {
         let mut ring = ring(4, 0, 1..=3);
         let place = ring.end();
-        ring.push_gap(id(6));
-        ring.push_gap(id(8));
+        ring.push_gap(id(6), place);
+        ring.push_gap(id(8), place);
         ring.push(message(9), HEAVY);
         assert_eq!(read(&ring, place), [0, 9]);
         assert_eq!((resumed(&ring, 8), resumed(&ring, 2)), (Ok(vec![9]), Err(Seek::Older)));
@@ -332,5 +347,24 @@ mod tests {
         (10..=12).for_each(|at| ring.push(message(at), HEAVY));
         assert_eq!((resumed(&ring, 8), ring.floor()), (Ok(vec![9, 10, 11, 12]), id(8)));
         assert_eq!(ring.whole_from(), ring.first);
+    }
+
+    #[test]
+    fn a_gap_that_may_have_been_read_is_not_the_next_one() {
+        let mut ring = ring(8, 0, 1..=3);
+        ring.push_gap(id(6), ring.end());
+        let read_up_to = ring.end();
+        ring.push_gap(id(8), read_up_to);
+        ring.push(message(9), HEAVY);
+        assert_eq!(read(&ring, read_up_to), [0, 9]);
+    }
+
+    #[test]
+    fn a_smaller_share_takes_effect_at_once() {
+        let mut ring = ring(99, 0, 1..=50);
+        let weight = message(1).weight();
+        ring.trim(3 * weight);
+        assert_eq!((ring.weight, ring.floor(), ring.newest()), (3 * weight, id(47), id(50)));
+        assert!(ring.items.capacity() <= 8, "{}", ring.items.capacity());
     }
 }

@@ -76,7 +76,7 @@ impl Subscription {
             Some(after) => (Place::After(after), Some(after)),
             None => {
                 let (at, newest) = seat.line.now();
-                (Place::Ring { at, current: true }, newest)
+                (Place::Ring { at, current: true }, Some(newest))
             }
         };
         Self { seat, tip, place, last }
@@ -129,6 +129,18 @@ impl Subscription {
         }
     }
 
+    /// What is at hand; it asks Redis for nothing. Where nothing is, [`Subscription::next`] finds out what comes.
+    pub fn try_next(&mut self) -> Option<Event> {
+        let event = match &mut self.place {
+            Place::Dropped => return Some(Event::Slow),
+            Place::After(_) => None,
+            Place::Page(page) => page.pop_front().map(Event::Message),
+            Place::Ring { .. } => self.look(),
+        }?;
+        self.note(&event);
+        Some(event)
+    }
+
     fn note(&mut self, event: &Event) {
         let figures = &self.seat.inner.figures;
         match event {
@@ -165,8 +177,9 @@ impl Subscription {
                 *current = true;
                 None
             }
-            // It is still catching up, and others pushed out what it was about to get: the stream may have it.
-            Found::Past if !*current && self.last.is_some() => {
+            // It is not behind by much, or still catching up, and what it was about to get was pushed out, because there
+            // was no more room: the stream may have it.
+            Found::Past if !late && self.last.is_some() => {
                 self.place = self.last.map_or(Place::Dropped, Place::After);
                 None
             }
@@ -197,13 +210,14 @@ impl Subscription {
     /// Another worker has told this client what has not come here yet; or the stream it tells of is gone.
     async fn find_ahead(&mut self, after: Id) -> Option<Event> {
         let line = &self.seat.line;
+        let mut looked = line.looked();
         let look = line.next_look();
         self.seat.inner.doubt.notify_one();
         loop {
             self.tip.borrow_and_update();
-            let looked = line.has_looked(look);
+            let has_looked = *looked.borrow_and_update() >= look;
             match line.seek(after) {
-                Seek::Ahead if looked => {
+                Seek::Ahead if has_looked => {
                     self.place = Place::Ring { at: line.end(), current: true };
                     self.last = Some(line.newest());
                     return Some(Event::Gap);
@@ -211,7 +225,10 @@ impl Subscription {
                 Seek::Ahead => {}
                 Seek::At(_) | Seek::Older => return None,
             }
-            let _ = self.tip.changed().await.is_ok();
+            tokio::select! {
+                _ = self.tip.changed() => {}
+                _ = looked.changed() => {}
+            }
         }
     }
 
@@ -228,7 +245,10 @@ impl Subscription {
             Err(_) => Ok(Vec::new()),
         };
         match read {
-            Ok(older) => line.prepend(floor, &older),
+            Ok(older) => {
+                inner.note_strange(&line.topic, &older);
+                line.prepend(floor, &older);
+            }
             Err(error) => {
                 drop(turn);
                 self.wait_after(&error).await;
@@ -262,8 +282,14 @@ impl Subscription {
         };
         let before = Id::from(first.before);
         let whole = before <= after && (before != Id::ZERO || after == Id::ZERO);
-        let message = |stored| Arc::new(Message::link(&line.topic, &stored).body);
-        self.place = Place::Page(stored.into_iter().map(message).collect());
+        inner.note_strange(&line.topic, stored.make_contiguous());
+        let messages: VecDeque<_> =
+            stored.iter().filter_map(|stored| Message::link(&line.topic, stored).body).collect();
+        if messages.is_empty() {
+            (self.place, self.last) = self.whole();
+            return Some(Event::Gap);
+        }
+        self.place = Place::Page(messages);
         if whole {
             return None;
         }

@@ -32,6 +32,8 @@ pub(super) enum Kind {
     Commit,
     /// It changes nothing, so it may be made twice.
     Read,
+    /// The same, and its answer may be so large that no request's patience is its measure.
+    Bulk,
     /// It deletes, or takes next to no memory: made twice it does the same, and a full server takes it.
     Delete,
 }
@@ -43,12 +45,12 @@ impl Kind {
 
     /// Whether it may be made again although it is unknown whether it was executed.
     pub(super) fn is_repeatable(self) -> bool {
-        matches!(self, Self::Read | Self::Delete)
+        matches!(self, Self::Read | Self::Bulk | Self::Delete)
     }
 
     /// Whether it waits as long as a commit.
     pub(super) fn is_patient(self) -> bool {
-        matches!(self, Self::Commit | Self::Delete)
+        matches!(self, Self::Commit | Self::Bulk | Self::Delete)
     }
 }
 

@@ -32,8 +32,8 @@ pub struct Stored {
     pub before: Stamp,
     /// Its id.
     pub id: Stamp,
-    /// Its text.
-    pub text: String,
+    /// Its text; none if somebody else wrote it, and it is no message.
+    pub text: Option<String>,
 }
 
 /// A message to be published.
@@ -86,12 +86,44 @@ impl Redis {
             topics.iter().map(|(topic, from)| self.range("XRANGE", topic, &written(*from), "+", count));
         let commands: Vec<_> = commands.collect();
         let answers = self
-            .guard_repeatable(Kind::Read, |live| {
+            .guard_repeatable(Kind::Bulk, |live| {
                 let commands = commands.clone();
                 async move { with_code(&live)?.caller.together(commands).await }
             })
             .await?;
-        Ok(answers.into_iter().map(|answer| entries(answer?)).collect())
+        Ok(answers.into_iter().map(|answer| entries(answer?, Order::Rising)).collect())
+    }
+
+    /// Whether each topic may hold something after this message, or is gone; where nothing is, next to nothing is sent.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    ///
+    /// # Cancel safety
+    /// Nothing is changed.
+    pub async fn live_differs(&self, topics: &[(&str, Stamp)]) -> Result<Vec<bool>, Error> {
+        let commands = topics.iter().flat_map(|(topic, last)| {
+            let length = ("XLEN", vec![Value::from(keys::topic(&self.inner.prefix, topic))]);
+            [length, self.range("XRANGE", topic, &written(above(*last)), "+", 1)]
+        });
+        let commands: Vec<_> = commands.collect();
+        let answers = self
+            .guard_repeatable(Kind::Bulk, |live| {
+                let commands = commands.clone();
+                async move { with_code(&live)?.caller.together(commands).await }
+            })
+            .await?;
+        if answers.len() != 2 * topics.len() {
+            return Err(Error::protocol("answers are missing"));
+        }
+        let differs = |((_, last), pair): (&(&str, Stamp), &[Result<Value, Error>])| match pair {
+            [Ok(length), Ok(Value::Array(newer))] => {
+                !newer.is_empty() || (*last != Stamp::default() && length.as_i64() == Some(0))
+            }
+            // Whoever asks for more is told why.
+            _ => true,
+        };
+        Ok(topics.iter().zip(answers.chunks_exact(2)).map(differs).collect())
     }
 
     /// The messages of a topic up to this id, itself included, the youngest first; at most `count`.
@@ -119,12 +151,12 @@ impl Redis {
     async fn backwards(&self, topic: &str, from: &str, count: usize) -> Result<Vec<Stored>, Error> {
         let (command, args) = self.range("XREVRANGE", topic, from, "-", count);
         let answer = self
-            .guard_repeatable(Kind::Read, |live| {
+            .guard_repeatable(Kind::Bulk, |live| {
                 let args = args.clone();
                 async move { with_code(&live)?.caller.send(command, args).await }
             })
             .await?;
-        entries(answer)
+        entries(answer, Order::Falling)
     }
 
     /// Says how many subscribe to each topic on a worker, for as long as `life` (none: says nothing), and returns how many
@@ -200,10 +232,40 @@ fn stamp(value: &Value) -> Result<Stamp, Error> {
     stamp.ok_or_else(|| Error::protocol("a message's id is none"))
 }
 
-/// Entries of a stream: `[id, [p, …, m, …]]` each.
-fn entries(answer: Value) -> Result<Vec<Stored>, Error> {
+/// The greatest id below this one.
+pub fn below((ms, seq): Stamp) -> Stamp {
+    match (ms, seq) {
+        (ms, seq) if seq > 0 => (ms, seq - 1),
+        (0, _) => (0, 0),
+        (ms, _) => (ms - 1, u64::MAX),
+    }
+}
+
+/// The least id above this one.
+fn above((ms, seq): Stamp) -> Stamp {
+    seq.checked_add(1).map_or((ms.saturating_add(1), 0), |seq| (ms, seq))
+}
+
+/// In which order a stream was read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Rising,
+    Falling,
+}
+
+/// Entries of a stream: `[id, [p, …, m, …]]` each. One that is no message follows the entry that lies before it; where that
+/// was not read, nobody knows which.
+fn entries(answer: Value, order: Order) -> Result<Vec<Stored>, Error> {
     let Value::Array(rows) = answer else { return Err(Error::protocol("a topic is no stream")) };
-    rows.into_iter().map(entry).collect()
+    let mut entries = rows.into_iter().map(entry).collect::<Result<Vec<_>, _>>()?;
+    for at in 0..entries.len() {
+        if entries[at].text.is_none() {
+            let beside = if order == Order::Rising { at.checked_sub(1) } else { Some(at + 1) };
+            let before = beside.and_then(|beside| entries.get(beside)).map(|entry| entry.id);
+            entries[at].before = before.unwrap_or_else(|| below(entries[at].id));
+        }
+    }
+    Ok(entries)
 }
 
 fn entry(row: Value) -> Result<Stored, Error> {
@@ -212,9 +274,13 @@ fn entry(row: Value) -> Result<Stored, Error> {
     let mut row = row.into_iter();
     let id = stamp(&row.next().ok_or_else(strange)?)?;
     let Some(Value::Array(fields)) = row.next() else { return Err(strange()) };
-    let [_, before, _, text] = <[Value; 4]>::try_from(fields).map_err(|_| strange())?;
-    let text = text.into_string().ok_or_else(strange)?;
-    Ok(Stored { before: stamp(&before)?, id, text })
+    let (before, text) = message(fields).unzip();
+    Ok(Stored { before: before.unwrap_or_default(), id, text })
+}
+
+fn message(fields: Vec<Value>) -> Option<(Stamp, String)> {
+    let [_, before, _, text] = <[Value; 4]>::try_from(fields).ok()?;
+    Some((stamp(&before).ok()?, text.into_string()?))
 }
 
 fn millis(time: Duration) -> u64 {
@@ -235,18 +301,33 @@ mod tests {
     }
 
     #[test]
-    fn entries_are_messages_or_an_error() {
-        let text = |text: &str| Value::from(text);
-        let row =
-            |fields: Vec<Value>| Value::Array(vec![Value::Array(vec![text("5-1"), Value::Array(fields)])]);
-        let good = row(vec![text("p"), text("4-0"), text("m"), text("é\r\n")]);
-        let stored = Stored { before: (4, 0), id: (5, 1), text: "é\r\n".into() };
-        assert_eq!(entries(good).unwrap(), [stored]);
-        assert_eq!(entries(Value::Array(vec![])).unwrap(), []);
-        for strange in
-            [row(vec![text("m"), text("x")]), row(vec![]), Value::Null, Value::Array(vec![Value::Null])]
-        {
-            assert!(entries(strange).is_err());
+    fn entries_are_messages_or_passed_over() {
+        let list = |texts: &[&str]| Value::Array(texts.iter().map(|text| Value::from(*text)).collect());
+        let row = |id: &str, fields: &[&str]| Value::Array(vec![Value::from(id), list(fields)]);
+        let good = row("5-1", &["p", "4-0", "m", "é\r\n"]);
+        let stored = Stored { before: (4, 0), id: (5, 1), text: Some("é\r\n".into()) };
+        let both = |rows: Vec<Value>| {
+            [Order::Rising, Order::Falling].map(|order| entries(Value::Array(rows.clone()), order).unwrap())
+        };
+        assert_eq!(both(vec![good.clone()]), [vec![stored.clone()], vec![stored]]);
+        assert_eq!(both(vec![]), [vec![], vec![]]);
+        for strange in [&["m", "x"][..], &[], &["a", "b", "c", "d"]] {
+            let [rising, falling] = both(vec![good.clone(), row("6-0", strange), good.clone()]);
+            assert_eq!((rising[1].before, falling[1].before), ((5, 1), (5, 1)));
+            assert_eq!((&rising[1].text, rising[2].text.is_some()), (&None, true));
+            let [alone, _] = both(vec![row("6-0", strange)]);
+            assert_eq!(alone[0].before, (5, u64::MAX), "nobody knows what lay before it");
         }
+        for strange in [Value::Null, Value::Array(vec![Value::Null])] {
+            assert!(entries(strange, Order::Rising).is_err());
+        }
+    }
+
+    #[test]
+    fn ids_have_neighbours() {
+        for (id, next) in [((0, 0), (0, 1)), ((7, 3), (7, 4)), ((6, u64::MAX), (7, 0))] {
+            assert_eq!((above(id), below(next)), (next, id));
+        }
+        assert_eq!(below((0, 0)), (0, 0));
     }
 }

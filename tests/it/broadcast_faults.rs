@@ -70,8 +70,10 @@ async fn disturbed(server: &mut RedisServer, count: usize, mut disturb: impl FnM
     }
     let mut readers = JoinSet::new();
     for topic in topics.iter() {
+        // Of a topic that is empty nobody could prove that it was so while news were away.
+        insist(&hubs[0], topic, "0").await;
         for hub in &hubs {
-            let subscription = hub.subscribe(topic, None).await.unwrap();
+            let subscription = hub.subscribe(topic, Some(Id::ZERO)).await.unwrap();
             let name = topic.clone();
             readers.spawn(async move { (name, all(subscription).await) });
         }
@@ -241,4 +243,48 @@ async fn something_else_under_a_topic_s_key_concerns_that_topic_only() {
             Event::Slow => panic!("slow"),
         }
     }
+}
+
+#[tokio::test]
+async fn what_is_no_message_in_a_topic_s_stream_is_passed_over() {
+    let server = RedisServer::start();
+    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    let mut here = one.subscribe(&chat, None).await.unwrap();
+    let foreign = || server.cli(&["XADD", "p:{b}:topic:chat", "*", "who", "knows"]);
+    one.publish(&chat, "0").await.unwrap();
+    for number in 1..5_usize {
+        (0..number).for_each(|_| drop(foreign()));
+        one.publish(&chat, &number.to_string()).await.unwrap();
+    }
+    assert_eq!(numbers(&mut here, 5).await, [0, 1, 2, 3, 4]);
+    foreign();
+    // Somebody who comes later, whose topic ends with such a thing.
+    let late = hub(&server, Mode::Auto).await;
+    let mut back = late.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
+    assert_eq!(numbers(&mut back, 5).await, [0, 1, 2, 3, 4]);
+    let mut new = late.subscribe(&chat, None).await.unwrap();
+    one.publish(&chat, "5").await.unwrap();
+    for subscription in [&mut here, &mut back, &mut new] {
+        assert_eq!(numbers(subscription, 1).await, [5]);
+    }
+    assert_eq!((one.figures().gaps, late.figures().gaps), (0, 0));
+}
+
+#[tokio::test]
+async fn an_empty_topic_s_redis_that_restarts_with_nothing_is_told() {
+    let mut server = RedisServer::start();
+    let (one, chat, other) = (hub(&server, Mode::Auto).await, topic("chat"), topic("other"));
+    let mut here = one.subscribe(&chat, None).await.unwrap();
+    let mut there = one.subscribe(&other, None).await.unwrap();
+    for number in 0..3 {
+        one.publish(&other, &number.to_string()).await.unwrap();
+    }
+    assert_eq!(numbers(&mut there, 3).await, [0, 1, 2]);
+    nothing(&mut here).await;
+    server.restart();
+    // Somebody may have published something, and nobody knows of it.
+    gap(&mut here).await;
+    nothing(&mut here).await;
+    insist(&one, &chat, "1").await;
+    assert_eq!(text(&mut here).await, "1");
 }

@@ -329,3 +329,62 @@ async fn nobody_asks_nothing_and_is_not_asked() {
         .collect();
     assert!(busy.is_empty(), "{busy:?}");
 }
+
+#[tokio::test]
+async fn an_idle_topic_s_messages_are_not_read_again_and_again() {
+    const TOPICS: usize = 20;
+    let server = RedisServer::start();
+    let (one, mut here) = (hub(&server, Mode::Auto).await, Vec::new());
+    for number in 0..TOPICS {
+        let topic = topic(&format!("t{number}"));
+        here.push(one.subscribe(&topic, None).await.unwrap());
+        one.publish(&topic, &"x".repeat(16 << 10)).await.unwrap();
+        text(&mut here[number]).await;
+    }
+    server.cli(&["CONFIG", "RESETSTAT"]);
+    eventually("it looks whether something was missed", async || calls(&server, "xlen") >= TOPICS as u64)
+        .await;
+    // One empty answer for each look, and nothing is read beside.
+    let commands = server.commands();
+    let (looks, reads) = (commands["xlen"], commands.get("xrange").copied().unwrap_or(0));
+    assert!(reads <= looks, "{reads} reads in {looks} looks");
+}
+
+#[tokio::test]
+async fn there_are_no_more_topics_than_their_largest_messages_have_room() {
+    let server = RedisServer::start();
+    let large = Broadcast { message_limit: 1 << 20, ..settings() };
+    let (one, mut here) = (hub_with(&server, Mode::Auto, &large).await, Vec::new());
+    let refused = loop {
+        match one.subscribe(&topic(&format!("t{}", here.len())), None).await {
+            Ok(subscription) => here.push(subscription),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!((refused, here.len()), (Error::Topics { limit: 15 }, 15));
+    for number in 0..3 {
+        for (at, subscription) in here.iter_mut().enumerate() {
+            let message = format!("{number} {}", "x".repeat(1_000_000));
+            one.publish(&topic(&format!("t{at}")), &message).await.unwrap();
+            assert_eq!(text(subscription).await, message);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_at_hand_is_not_read_in_passing() {
+    let server = RedisServer::start();
+    let (one, chat) = (hub(&server, Mode::Auto).await, topic("chat"));
+    publish(&one, &chat, 0..3).await;
+    let late = hub(&server, Mode::Auto).await;
+    let mut back = late.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
+    assert!(back.try_next().is_none());
+    assert_eq!(numbers(&mut back, 1).await, [0]);
+    for number in 1..3 {
+        let at_hand = back.try_next();
+        assert!(matches!(at_hand, Some(Event::Message(message)) if message.text() == number.to_string()));
+    }
+    assert!(back.try_next().is_none());
+    publish(&one, &chat, 3..4).await;
+    assert_eq!(numbers(&mut back, 1).await, [3]);
+}

@@ -12,6 +12,12 @@ use crate::broadcast::id::Id;
 /// News that wait for what is missing before them; more are read with it.
 pub(super) const PENDING_MAX: usize = 256;
 
+/// What takes memory.
+pub(super) trait Weigh {
+    /// Bytes, about.
+    fn weight(&self) -> usize;
+}
+
 /// A message, and the id of the one before it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Link<T> {
@@ -41,6 +47,8 @@ enum Trust {
     Doubtful,
     /// News were missed, so that even a stream that begins anew may have held more.
     Lossy,
+    /// They were missed since some moment in which they were heard, so that even what is empty, as it was, may have held some.
+    Away,
 }
 
 /// A question to the stream: what there is from `from` on.
@@ -73,16 +81,41 @@ pub(super) struct Chain<T> {
     last: Option<Id>,
     /// News before which something is missing, each with its number.
     pending: VecDeque<(u64, Link<T>)>,
+    /// Bytes of these, and how many there may be.
+    weight: usize,
+    room: usize,
     /// News that came so far.
     heard: u64,
     trust: Trust,
     /// What made it ask the question that is under way.
     asking: Trust,
+    /// Whether a loss was told while news were still away, and nothing was passed on since.
+    told: bool,
 }
 
-impl<T> Chain<T> {
+impl<T: Weigh> Chain<T> {
     pub(super) fn new() -> Self {
-        Self { last: None, pending: VecDeque::new(), heard: 0, trust: Trust::Whole, asking: Trust::Whole }
+        Self {
+            last: None,
+            pending: VecDeque::new(),
+            weight: 0,
+            room: usize::MAX,
+            heard: 0,
+            trust: Trust::Whole,
+            asking: Trust::Whole,
+            told: false,
+        }
+    }
+
+    /// News that wait may take so many bytes from now on; more are read with what is missing.
+    pub(super) fn set_room(&mut self, room: usize) {
+        self.room = room;
+        while self.weight > room {
+            // The youngest, because the oldest are the next to be passed on.
+            let Some((_, link)) = self.pending.pop_back() else { break };
+            self.weight -= link.body.weight();
+            self.doubt(false);
+        }
     }
 
     /// The last message that was passed on, or after which passing on began.
@@ -104,11 +137,13 @@ impl<T> Chain<T> {
         match self.last {
             Some(last) if link.id <= last => {}
             Some(last) if link.before <= last => {
-                self.pass_on(link, last, self.trust.max(self.asking) == Trust::Lossy, emit);
+                self.pass_on(link, last, self.trust.max(self.asking), emit);
                 self.go_on(0, emit);
             }
             known => {
-                if self.pending.len() < PENDING_MAX {
+                let weight = self.weight + link.body.weight();
+                if self.pending.len() < PENDING_MAX && weight <= self.room {
+                    self.weight = weight;
                     self.pending.push_back((self.heard, link));
                     // Where nothing is known yet, beginning looks at what was heard.
                     self.doubt_if(known.is_some());
@@ -122,6 +157,11 @@ impl<T> Chain<T> {
     /// The stream may hold more than was heard; `lossy` if news were missed.
     pub(super) fn doubt(&mut self, lossy: bool) {
         self.trust = self.trust.max(if lossy { Trust::Lossy } else { Trust::Doubtful });
+    }
+
+    /// News were missed since some moment in which they were heard, and are heard again.
+    pub(super) fn doubt_all(&mut self) {
+        self.trust = Trust::Away;
     }
 
     /// Whether the stream is to be asked, now or when its answer has come.
@@ -145,7 +185,6 @@ impl<T> Chain<T> {
 
     /// The stream's answer.
     pub(super) fn answer(&mut self, asked: Asked, page: Page<T>, emit: &mut impl FnMut(Step<T>)) {
-        let lossy = asked.trust == Trust::Lossy;
         self.asking = Trust::Whole;
         let complete = match page {
             Page::Gone { newest } => {
@@ -155,14 +194,14 @@ impl<T> Chain<T> {
                 }
                 // Otherwise news have led on since, and the next question will tell.
                 if self.last == Some(asked.from) {
-                    self.rewind(newest, lossy, emit);
+                    self.rewind(newest, asked.trust, emit);
                 }
                 true
             }
             Page::Entries { entries, complete } => {
                 for link in entries {
                     match self.last {
-                        Some(last) if link.id > last => self.pass_on(link, last, lossy, emit),
+                        Some(last) if link.id > last => self.pass_on(link, last, asked.trust, emit),
                         _ => {}
                     }
                 }
@@ -181,22 +220,41 @@ impl<T> Chain<T> {
 
     /// The stream ends before what was passed on. That a quiet topic is forgotten, or emptied by somebody, is no gap as long
     /// as all of it was heard.
-    fn rewind(&mut self, newest: Id, lossy: bool, emit: &mut impl FnMut(Step<T>)) {
-        if newest == self.last.unwrap_or(Id::ZERO) {
+    fn rewind(&mut self, newest: Id, trust: Trust, emit: &mut impl FnMut(Step<T>)) {
+        let last = self.last.unwrap_or(Id::ZERO);
+        if newest == last {
+            if newest == Id::ZERO && self.may_have_been_lost(last, trust) {
+                emit(Step::Gap { after: newest });
+            }
             return;
         }
-        if newest != Id::ZERO || lossy || !self.pending.is_empty() {
+        if newest != Id::ZERO || trust >= Trust::Lossy || !self.pending.is_empty() {
+            self.told = newest == Id::ZERO && trust != Trust::Away;
             emit(Step::Gap { after: newest });
         }
         self.last = Some(newest);
     }
 
-    fn pass_on(&mut self, link: Link<T>, last: Id, lossy: bool, emit: &mut impl FnMut(Step<T>)) {
-        if link.before > last {
-            emit(Step::Gap { after: link.before });
-        } else if lossy && link.before == Id::ZERO && last != Id::ZERO {
-            emit(Step::Gap { after: link.id.before() });
+    /// Whether a stream that is empty, or begins anew, may have held something else since `last` was passed on. An absence
+    /// is told once, although the stream may be asked more than once in it.
+    fn may_have_been_lost(&mut self, last: Id, trust: Trust) -> bool {
+        match trust {
+            Trust::Away => !mem::take(&mut self.told),
+            Trust::Lossy => last != Id::ZERO,
+            Trust::Doubtful | Trust::Whole => false,
         }
+    }
+
+    fn pass_on(&mut self, link: Link<T>, last: Id, trust: Trust, emit: &mut impl FnMut(Step<T>)) {
+        if link.before == Id::ZERO {
+            if self.may_have_been_lost(last, trust) {
+                emit(Step::Gap { after: link.id.before() });
+            }
+        } else if link.before != last {
+            // After a younger one something is missing; after an older one `last` was lost, and others with it perhaps.
+            emit(Step::Gap { after: link.before });
+        }
+        self.told = false;
         self.last = Some(link.id);
         emit(Step::Message(link));
     }
@@ -205,15 +263,18 @@ impl<T> Chain<T> {
     /// missing for good.
     fn go_on(&mut self, read: u64, emit: &mut impl FnMut(Step<T>)) {
         while let Some((number, link)) = self.pending.pop_front() {
+            let weight = link.body.weight();
+            self.weight -= weight;
             let last = self.last.unwrap_or(Id::ZERO);
             if link.id <= last {
                 continue;
             }
             if link.before > last && number > read {
+                self.weight += weight;
                 self.pending.push_front((number, link));
                 return self.doubt(false);
             }
-            self.pass_on(link, last, false, emit);
+            self.pass_on(link, last, Trust::Whole, emit);
         }
     }
 }

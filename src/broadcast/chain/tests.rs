@@ -4,6 +4,12 @@ use proptest::prelude::*;
 
 use super::*;
 
+impl Weigh for u64 {
+    fn weight(&self) -> usize {
+        10
+    }
+}
+
 fn id(ms: u64) -> Id {
     Id::from((ms, 0))
 }
@@ -209,6 +215,63 @@ fn more_news_than_wait_are_read() {
     assert_eq!(passed, (2..10 + PENDING_MAX as u64).collect::<Vec<_>>());
     heard.read(&stream[passed.len()..], true);
     assert_eq!((heard.out().last(), heard.is_whole()), (Some(&last), true));
+}
+
+#[test]
+fn news_that_are_too_heavy_to_wait_are_read() {
+    let mut heard = Heard::after(1);
+    heard.chain.set_room(25);
+    (4..=8).for_each(|at| heard.hear(at - 1, at));
+    assert_eq!((heard.chain.pending.len(), heard.chain.weight), (2, 20));
+    heard.chain.set_room(15);
+    assert_eq!((heard.chain.pending.len(), heard.chain.weight), (1, 10));
+    heard.read(&[(0, 1), (1, 2), (2, 3)], false);
+    assert_eq!((heard.out(), heard.chain.weight), (vec![2, 3, 4], 0));
+    heard.read(&[(3, 4), (4, 5), (5, 6), (6, 7), (7, 8)], true);
+    assert_eq!((heard.out(), heard.is_whole()), (vec![5, 6, 7, 8], true));
+}
+
+#[test]
+fn what_was_empty_and_is_again_may_have_held_something_while_news_were_away() {
+    let mut heard = Heard::after(0);
+    heard.chain.doubt(true);
+    heard.gone(0);
+    assert!(heard.out().is_empty(), "news came for the first time");
+    for _ in 0..2 {
+        heard.chain.doubt_all();
+        heard.gone(0);
+        assert_eq!((heard.out(), heard.is_whole()), (vec![0], true), "each absence is one");
+    }
+    heard.chain.doubt_all();
+    heard.read(&[(0, 9)], true);
+    assert_eq!(heard.out(), [0, 9]);
+    heard.chain.doubt_all();
+    heard.read(&[(0, 9), (9, 10)], true);
+    assert_eq!((heard.out(), heard.is_whole()), (vec![10], true), "9 is there: nothing was lost");
+}
+
+#[test]
+fn an_absence_is_told_once() {
+    let mut heard = Heard::after(5);
+    heard.chain.doubt(true);
+    heard.gone(0);
+    heard.chain.doubt_all();
+    heard.gone(0);
+    assert_eq!(heard.out(), [0]);
+    heard.hear(0, 9);
+    heard.chain.doubt_all();
+    heard.read(&[(0, 12)], true);
+    assert_eq!(heard.out(), [9, 0, 12], "the next one is another");
+}
+
+#[test]
+fn a_message_below_what_a_failover_lost_is_told_by_the_next_one() {
+    let mut heard = Heard::after(5);
+    heard.hear(5, 9);
+    heard.hear(5, 8);
+    assert_eq!(heard.out(), [9], "8 cannot be passed on any more");
+    heard.hear(8, 10);
+    assert_eq!((heard.out(), heard.is_whole()), (vec![0, 10], true));
 }
 
 /// What happens to a topic and to a worker that follows it.

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use futures_util::FutureExt;
 use serde::Deserialize;
 use tokio::time::MissedTickBehavior;
 use tokio_tungstenite::tungstenite::Message;
@@ -140,7 +139,7 @@ impl Talk {
                 }
             }
             let full = messages.len() >= AT_ONCE;
-            next = if full { None } else { self.subscription.next().now_or_never() };
+            next = if full { None } else { self.subscription.try_next() };
         }
         wire.say(messages).await
     }
