@@ -154,7 +154,7 @@ impl State {
     /// Views of all visitors, without counting one.
     ///
     /// # Errors
-    /// [`Error::Unavailable`](crate::Error::Unavailable).
+    /// [`Error::Unavailable`].
     pub async fn views(&self) -> Result<i64, Error> {
         let total = self.0.redis.count(&keys::counter(&self.0.prefix, exchange::TOTAL), 0).await;
         total.map_err(|error| Refusal::from(&error).error())
