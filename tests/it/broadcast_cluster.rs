@@ -1,6 +1,7 @@
 //! Broadcasts over a real cluster: news reach whoever listens to another node, and no move of the topics costs a message.
 
 use std::time::Duration;
+use std::time::Instant;
 
 use regatta::broadcast::Event;
 use regatta::broadcast::Hub;
@@ -14,6 +15,7 @@ use crate::support::broadcasts::text;
 use crate::support::broadcasts::topic;
 use crate::support::redis::eventually;
 use crate::support::redis_cluster::RedisCluster;
+use crate::support::wait;
 use crate::topology_cluster::connect;
 
 async fn hub(cluster: &RedisCluster, mode: Mode) -> Hub {
@@ -24,7 +26,9 @@ async fn hub(cluster: &RedisCluster, mode: Mode) -> Hub {
 
 /// Publishes however often it takes.
 async fn insist(hub: &Hub, topic: &Topic, text: &str) {
-    while hub.publish(topic, text).await.is_err() {
+    let begun = Instant::now();
+    while let Err(error) = hub.publish(topic, text).await {
+        assert!(begun.elapsed() < wait::LONG, "nobody takes it: {error}");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }

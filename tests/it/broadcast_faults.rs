@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
+use std::time::Instant;
 
 use regatta::broadcast::Error;
 use regatta::broadcast::Event;
@@ -26,14 +27,19 @@ use crate::support::broadcasts::text;
 use crate::support::broadcasts::topic;
 use crate::support::redis::RedisServer;
 use crate::support::redis::eventually;
+use crate::support::wait;
 
 /// Publishes one message however often it takes; whether it may be there twice.
 async fn insist(hub: &Hub, topic: &Topic, text: &str) -> (Id, bool) {
     let mut doubtful = false;
+    let begun = Instant::now();
     loop {
         match hub.publish(topic, text).await {
             Ok(id) => return (id, doubtful),
-            Err(Error::Redis(_)) => doubtful = true,
+            Err(Error::Redis(error)) => {
+                assert!(begun.elapsed() < wait::LONG, "nobody takes it: {error}");
+                doubtful = true;
+            }
             Err(other) => panic!("{other}"),
         }
         tokio::time::sleep(Duration::from_millis(5)).await;

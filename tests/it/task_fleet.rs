@@ -277,12 +277,14 @@ async fn redis_away_for_longer_than_a_lease_costs_no_task_and_no_attempt() {
         let task = ended(&tasks, id).await;
         assert_eq!((task.state, task.attempts), (TaskState::Done, 1), "{task:?}");
     }
+    let begun = Instant::now();
     let id = loop {
         // The first calls may still meet the breaker.
         match tasks.enqueue("nap", &10).await {
             Ok(id) => break id,
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            Err(error) => assert!(begun.elapsed() < wait::LONG, "{error}"),
         }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     };
     assert_eq!(ended(&tasks, id).await.state, TaskState::Done);
     let totals = tasks.survey().await.unwrap().totals;
@@ -318,6 +320,7 @@ async fn a_worker_takes_no_more_than_it_has_places_for() {
         ids.push(tasks.enqueue("nap", &400).await.unwrap());
     }
     let mut most = 0;
+    let begun = Instant::now();
     loop {
         let survey = tasks.survey().await.unwrap();
         most = most.max(survey.running.len());
@@ -329,6 +332,7 @@ async fn a_worker_takes_no_more_than_it_has_places_for() {
         if survey.totals.done == 12 {
             break;
         }
+        assert!(begun.elapsed() < wait::LONG, "{survey:?}");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(most, 4, "every place was used");
