@@ -51,6 +51,11 @@ bench: deps-bench ## measure against wrk, on this machine
 bench-live: deps-bench ## measure streams, broadcasts, tasks and pages
 	@exec $(CARGO) bench --locked --bench live
 
+.PHONY: bench-overload
+bench-overload: deps-bench ## measure beyond saturation: closed and open loops, Redis restarts, hangs, starvation, rest
+	@$(CARGO) build --release --locked --examples
+	@exec $(CARGO) bench --locked --bench overload
+
 .PHONY: bench-fairness
 bench-fairness: deps-bench ## measure how evenly each steering spreads requests over the workers
 	@exec $(CARGO) bench --locked --bench fairness

@@ -22,6 +22,9 @@ const REGATTA: &str = env!("CARGO_BIN_EXE_regatta");
 /// Limits on, but never reached: a denied request would be cheaper than an answered one.
 const LIMIT: (&str, &str) = ("1000000/s", "1000000");
 
+/// The metric of answers that were no successes although their status was 200, by slot.
+const STALE: &str = "regatta_requests_stale_total{";
+
 /// Lines of a log that are shown with a failure.
 const LAST_WORDS: usize = 10;
 
@@ -45,6 +48,8 @@ pub(crate) struct Contender {
     pub(crate) shape: Shape,
     /// Where it answers.
     pub(crate) address: SocketAddr,
+    /// Where it tells its metrics, if it does.
+    admin: Option<SocketAddr>,
     /// What it wrote to its standard output and error.
     log: PathBuf,
     // Fields are dropped in this order: the program leaves while its Redis still answers.
@@ -55,10 +60,20 @@ pub(crate) struct Contender {
 impl Contender {
     /// Starts the shipped program, everything on.
     pub(crate) fn regatta(folder: &Path, options: &Options) -> Outcome<Self> {
-        let folder = folder.join("regatta");
+        Self::build("regatta", Path::new(REGATTA), folder, options)
+    }
+
+    /// Starts one build of the program.
+    pub(crate) fn build(
+        name: &'static str,
+        program: &Path,
+        folder: &Path,
+        options: &Options,
+    ) -> Outcome<Self> {
+        let folder = folder.join(name);
         let redis = start_redis(&folder, options)?;
         let (address, admin) = (free_address()?, free_address()?);
-        let mut command = Command::new(REGATTA);
+        let mut command = Command::new(program);
         // A setting of whoever runs the benchmark must not change what is measured.
         command.env_clear().current_dir(&folder);
         command.env("REGATTA_LISTEN", address.to_string());
@@ -71,7 +86,8 @@ impl Contender {
         command.env("REGATTA_DATA_DIR", folder.join("data"));
         let log = folder.join("log");
         let running = Running::start(command, &log)?;
-        let contender = Self { name: "regatta", shape: Shape::Supervised, address, log, running, redis };
+        let contender =
+            Self { name, shape: Shape::Supervised, address, admin: Some(admin), log, running, redis };
         contender.wait_for_answers(options)?;
         Ok(contender)
     }
@@ -86,7 +102,8 @@ impl Contender {
         command.env("NODE_ENV", "production");
         let log = folder.join("log");
         let running = Running::start(command, &log)?;
-        let contender = Self { name: peer.name, shape: peer.shape, address, log, running, redis };
+        let contender =
+            Self { name: peer.name, shape: peer.shape, address, admin: None, log, running, redis };
         contender.wait_for_answers(options)?;
         Ok(contender)
     }
@@ -97,6 +114,19 @@ impl Contender {
         let answers = |path| client::ask_once(self.address, path).is_ok_and(|answer| answer.status == 200);
         let waited = process::wait_until("it answers", || complete() && answers("/hello") && answers("/"));
         waited.map_err(|error| format!("{}: {error}; it wrote:\n{}", self.name, self.last_words()).into())
+    }
+
+    /// Answers so far that showed a session as last known; 0 for a stack that has no such state.
+    pub(crate) fn stale(&self) -> Outcome<u64> {
+        let Some(admin) = self.admin else { return Ok(0) };
+        let metrics = client::ask_once(admin, "/metrics")?;
+        let slots = metrics.body.lines().filter(|line| line.starts_with(STALE));
+        let number = |line: &str| line.rsplit_once(' ').and_then(|(_, number)| number.parse::<u64>().ok());
+        let numbers: Vec<_> = slots.filter_map(number).collect();
+        if numbers.is_empty() {
+            return Err(format!("{} does not tell {STALE}", self.name).into());
+        }
+        Ok(numbers.iter().sum())
     }
 
     /// The end of what it wrote, to explain a failure.

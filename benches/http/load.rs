@@ -84,6 +84,8 @@ pub(crate) struct Run {
     pub(crate) commands: f64,
     /// Times Redis read from a socket; one read may bring several commands.
     pub(crate) reads: f64,
+    /// Answers with status 200 that showed a session as last known: wrk takes them for successes.
+    pub(crate) stale: f64,
 }
 
 impl Run {
@@ -142,11 +144,11 @@ pub(crate) fn measure(
     let supervisor: Vec<u32> = contender.supervisor().into_iter().collect();
     let redis = [contender.redis().pid()];
     let mut link = contender.redis().connect()?;
-    let mut counted = || -> Outcome<[f64; 5]> {
+    let mut counted = || -> Outcome<[f64; 6]> {
         let calls: u64 = link.calls()?.values().sum();
         let reads = link.reads()?;
         let cpu = [process::cpu_us(&serving)?, process::cpu_us(&supervisor)?, process::cpu_us(&redis)?];
-        Ok([cpu[0], cpu[1], cpu[2], float(calls), float(reads)])
+        Ok([cpu[0], cpu[1], cpu[2], float(calls), float(reads), float(contender.stale()?)])
     };
     let before = counted()?;
     let seen = drive(contender, route, cookies, options.seconds, options)?;
@@ -154,8 +156,9 @@ pub(crate) fn measure(
     if contender.serving() != serving {
         return Err(format!("{} lost a process under load", contender.name).into());
     }
-    let [app_us, supervisor_us, redis_us, commands, reads] = std::array::from_fn(|i| after[i] - before[i]);
-    Ok(Run { seen, app_us, supervisor_us, redis_us, commands, reads })
+    let [app_us, supervisor_us, redis_us, commands, reads, stale] =
+        std::array::from_fn(|i| after[i] - before[i]);
+    Ok(Run { seen, app_us, supervisor_us, redis_us, commands, reads, stale })
 }
 
 /// A count as a number to divide: exact, since counts here stay far below 2^52.

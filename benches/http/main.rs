@@ -48,6 +48,9 @@ fn run(options: &Options) -> Outcome<()> {
     let machine = machine::describe(options.peers)?;
     let folder = tempfile::Builder::new().prefix("regatta-bench").tempdir()?;
     let mut contenders = vec![contender::Contender::regatta(folder.path(), options)?];
+    if let Some(program) = &options.before {
+        contenders.push(contender::Contender::build("before", program, folder.path(), options)?);
+    }
     if options.peers {
         for peer in peers::build()? {
             contenders.push(contender::Contender::peer(peer, folder.path(), options)?);

@@ -1,5 +1,6 @@
 //! What can be asked for on the command line.
 
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::Outcome;
@@ -31,6 +32,8 @@ pub(crate) struct Options {
     pub(crate) date: Option<String>,
     /// `--note`: a sentence to note there, such as what else ran on the machine.
     pub(crate) note: Option<String>,
+    /// `--before`: another build of the program, measured in turn with this one.
+    pub(crate) before: Option<PathBuf>,
 }
 
 impl Options {
@@ -49,6 +52,7 @@ impl Options {
             kills: 50,
             date: None,
             note: None,
+            before: None,
         };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -67,6 +71,7 @@ impl Options {
                 "--kills" => options.kills = number(&value()?)?,
                 "--date" => options.date = Some(value()?),
                 "--note" => options.note = Some(value()?),
+                "--before" => options.before = Some(value()?.into()),
                 unknown => return Err(format!("unknown option {unknown}").into()),
             }
         }

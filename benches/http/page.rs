@@ -1,4 +1,4 @@
-//! `docs/BENCHMARKS.md`, of which each benchmark writes its own part and leaves the other's.
+//! `docs/BENCHMARKS.md`, of which each benchmark writes its own part and leaves the others'.
 
 use std::fs;
 use std::io;
@@ -7,28 +7,32 @@ use std::path::Path;
 /// Where the page is.
 const PAGE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/BENCHMARKS.md");
 
-/// Between the two parts.
-const BORDER: &str = "\n<!-- Above: cargo bench --bench http. Below: cargo bench --bench live. -->\n";
+/// What ends each part but the last.
+const BORDERS: [&str; 2] = [
+    "\n<!-- Above: cargo bench --bench http. Below: cargo bench --bench live. -->\n",
+    "\n<!-- Above: cargo bench --bench live. Below: cargo bench --bench overload. -->\n",
+];
 
 /// Whose part it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(dead_code, reason = "each benchmark has its own")]
 pub(crate) enum Part {
     /// Requests.
-    Http,
+    Http = 0,
     /// Streams, tasks and pages.
-    Live,
+    Live = 1,
+    /// Beyond saturation.
+    Overload = 2,
 }
 
 /// Writes one part.
 pub(crate) fn write(part: Part, text: &str) -> io::Result<()> {
     let old = fs::read_to_string(PAGE).unwrap_or_default();
-    let (http, live) = old.split_once(BORDER).unwrap_or((&old, ""));
-    let page = match part {
-        Part::Http if live.is_empty() => text.to_owned(),
-        Part::Http => format!("{text}{BORDER}{live}"),
-        Part::Live => format!("{http}{BORDER}{text}"),
-    };
+    let (http, rest) = old.split_once(BORDERS[0]).unwrap_or((&old, ""));
+    let (live, overload) = rest.split_once(BORDERS[1]).unwrap_or((rest, ""));
+    let mut parts = [http, live, overload];
+    parts[part as usize] = text;
+    let page = format!("{}{}{}{}{}", parts[0], BORDERS[0], parts[1], BORDERS[1], parts[2]);
     if let Some(folder) = Path::new(PAGE).parent() {
         fs::create_dir_all(folder)?;
     }

@@ -159,7 +159,7 @@ fn one(
     let run = load::measure(contender, route, &cookies, options)?;
     figures.note(route, &run.seen, options);
     println!(
-        "{:<12} {:<9} {:>8.0} req/s  p50 {:>7.2} ms  p99 {:>7.2} ms  app {:>6.1} us  redis {:>5.1} us  4xx/5xx {}  broken {}",
+        "{:<12} {:<9} {:>8.0} req/s  p50 {:>7.2} ms  p99 {:>7.2} ms  app {:>6.1} us  redis {:>5.1} us  4xx/5xx {}  stale {}  broken {}",
         contender.name,
         route.label(),
         run.rate(),
@@ -168,9 +168,10 @@ fn one(
         run.app_us / run.seen.requests,
         run.redis_us / run.seen.requests,
         run.seen.refused,
+        run.stale,
         run.seen.broken,
     );
-    if run.seen.refused + run.seen.broken > 0.0 {
+    if run.seen.refused + run.stale + run.seen.broken > 0.0 {
         println!("{}", contender.last_words());
     }
     figures.runs.push((route, run));
@@ -200,9 +201,9 @@ fn memory(contender: &Contender) -> Outcome<Memory> {
 /// What must hold for the shipped program whatever the figures: no failed request and no visit lost or invented.
 pub(crate) fn verdict(measured: &[Figures]) -> Outcome<()> {
     let Some(own) = measured.first() else { return Err("nothing was measured".into()) };
-    let failed = own.total(|run| run.seen.refused + run.seen.broken);
+    let failed = own.total(|run| run.seen.refused + run.stale + run.seen.broken);
     if failed > 0.0 {
-        return Err(format!("{failed} requests failed").into());
+        return Err(format!("{failed} requests failed, or were answered with a stale session").into());
     }
     if own.exact != exact::VISITS {
         return Err(format!("{} of {} parallel visits were counted", own.exact, exact::VISITS).into());

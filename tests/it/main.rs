@@ -27,6 +27,7 @@ mod counters_kinds; // bounded and unique counters
 mod counters_once; // requests that are carried out once
 mod crash; // what a crash costs, and what not
 mod crossed; // two things at once, each of which goes well alone
+mod crowd_harness; // the clients of the load find each kind of wrong answer
 mod dashboard; // the operators' page in a real browser
 mod dashboard_http; // who may do what there, over HTTP
 mod deploy; // manifests and compose agree with each other and with the settings

@@ -2,7 +2,10 @@
 
 pub(crate) mod broadcasts;
 pub(crate) mod browser;
+pub(crate) mod burners;
 pub(crate) mod client;
+#[allow(dead_code, reason = "the benchmark of overload uses all of it")]
+pub(crate) mod crowd;
 pub(crate) mod events;
 pub(crate) mod exposition;
 pub(crate) mod fleet;

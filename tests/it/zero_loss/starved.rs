@@ -1,42 +1,16 @@
 //! No processor, no supervisor: slow is not dead, and nobody is killed for it.
 
-use std::process::Child;
-use std::process::Command;
-use std::process::Stdio;
-use std::thread;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
+use crate::support::burners::Burners;
 use crate::support::process;
 use crate::support::soak;
 use crate::support::volley::Kind;
 use crate::support::wait;
 use crate::zero_loss::Scene;
 use crate::zero_loss::rollout;
-
-/// Programs that only burn time; they end with the value.
-struct Burners(Vec<Child>);
-
-impl Burners {
-    fn start(count: usize) -> Self {
-        let burner = |_| {
-            let mut command = Command::new("sh");
-            command.args(["-c", "while :; do :; done"]).stdin(Stdio::null()).stdout(Stdio::null());
-            command.spawn().unwrap()
-        };
-        Self((0..count).map(burner).collect())
-    }
-}
-
-impl Drop for Burners {
-    fn drop(&mut self) {
-        for burner in &mut self.0 {
-            let _ = burner.kill();
-            let _ = burner.wait();
-        }
-    }
-}
 
 #[test]
 fn a_suspended_supervisor_costs_no_worker_and_no_request() {
@@ -58,11 +32,10 @@ fn a_suspended_supervisor_costs_no_worker_and_no_request() {
 
 #[test]
 fn four_times_too_few_processors_kill_nobody() {
-    let processors = thread::available_parallelism().map_or(1, usize::from);
     let mix = [(Kind::KeepAlive, 2), (Kind::Close, 1), (Kind::Post, 1), (Kind::Stream, 1)];
     let mut scene = Scene::with("processors oversubscribed", &mix, |plan| plan.workers(4));
     let workers = scene.fleet.workers();
-    let burners = Burners::start(4 * processors);
+    let burners = Burners::start(4);
     wait::let_pass(Duration::from_secs(soak::length(6, 60)));
     assert_eq!(scene.fleet.workers(), workers, "{}", scene.fleet.log());
     drop(burners);

@@ -1,0 +1,232 @@
+//! Thousands of clients in one thread, in a closed or an open loop, that check every answer.
+//!
+//! A closed loop sends a client's next request when it has the last answer; an open loop sends requests at a rate,
+//! whatever was answered. A status of 200 is no success yet: an answer with `Session-State`, a count that is not one
+//! more than the client's last, or a status that the loop does not allow is an error. Latency in an open loop runs
+//! from the moment at which the request was due, so that a client that waits for a free connection counts as waiting.
+//!
+//! The benchmarks include this module by its path; it uses nothing else of the tests' support.
+
+mod connection;
+mod report;
+mod visitor;
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread::JoinHandle;
+use std::time::Duration;
+use std::time::Instant;
+
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+use nix::sys::resource::setrlimit;
+use tokio::runtime::Builder;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+
+pub(crate) use report::Report;
+use visitor::Visitor;
+
+/// Connections that are being made at once: more would overflow the queue of a listener before any load began.
+const CONNECTING: usize = 128;
+
+/// How often an open loop looks how many requests are due.
+const TICK: Duration = Duration::from_millis(1);
+
+/// What every request asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ask {
+    /// `/` as text: the answer's count is checked.
+    Visit,
+    /// `/` as a browser's page: the answer's count is checked; the connection closes after each answer.
+    Page,
+    /// Any path that answers 200.
+    Path(&'static str),
+}
+
+/// How requests are sent.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) enum Pace {
+    /// The next one after the last answer.
+    Closed,
+    /// The next one this long after the last answer.
+    Paused(Duration),
+    /// So many a second over all clients, for as long as the crowd lasts.
+    Open(f64),
+}
+
+/// Who comes, what for and how.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Plan {
+    pub(crate) address: SocketAddr,
+    /// Clients, each with one connection and one cookie.
+    pub(crate) clients: usize,
+    pub(crate) ask: Ask,
+    pub(crate) pace: Pace,
+    /// Source addresses, from 127.1.0.1 on; 0: the kernel's choice.
+    pub(crate) sources: u16,
+}
+
+impl Plan {
+    /// Clients in a closed loop.
+    pub(crate) fn closed(address: SocketAddr, clients: usize, ask: Ask) -> Self {
+        Self { address, clients, ask, pace: Pace::Closed, sources: 0 }
+    }
+
+    /// Clients on which requests are spread that come at this rate.
+    pub(crate) fn open(address: SocketAddr, clients: usize, ask: Ask, rate: f64) -> Self {
+        Self { address, clients, ask, pace: Pace::Open(rate), sources: 0 }
+    }
+
+    /// The address from which a client comes, if it is not the kernel's choice.
+    fn source(&self, client: usize) -> Option<IpAddr> {
+        let number = u16::try_from(client % usize::from(self.sources.max(1))).unwrap_or(0);
+        let [high, low] = number.to_be_bytes();
+        (self.sources > 0).then(|| Ipv4Addr::new(127, 1, high, low.saturating_add(1)).into())
+    }
+}
+
+/// What all clients of a crowd share.
+#[derive(Debug)]
+struct Shared {
+    plan: Plan,
+    begin: Instant,
+    ended: AtomicBool,
+    answered: AtomicU64,
+    failed: AtomicU64,
+    connecting: Semaphore,
+    /// In an open loop a permit is a request that is due, and the queue knows since when.
+    due: Semaphore,
+    since: Mutex<VecDeque<Instant>>,
+}
+
+/// A crowd that goes on until it is finished.
+#[derive(Debug)]
+pub(crate) struct Crowd {
+    shared: Arc<Shared>,
+    thread: JoinHandle<Report>,
+}
+
+impl Crowd {
+    /// The crowd comes; its requests begin as soon as all are connected.
+    pub(crate) fn start(plan: Plan) -> Self {
+        // Each client is a descriptor, and a shell's soft limit is often 1,024.
+        if let Ok((_, most)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            setrlimit(Resource::RLIMIT_NOFILE, most, most).expect("as many descriptors as are allowed");
+        }
+        let shared = Arc::new(Shared {
+            plan,
+            begin: Instant::now(),
+            ended: AtomicBool::new(false),
+            answered: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            connecting: Semaphore::new(CONNECTING),
+            due: Semaphore::new(0),
+            since: Mutex::default(),
+        });
+        let all = Arc::clone(&shared);
+        let thread = std::thread::spawn(move || {
+            let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(run(all))
+        });
+        Self { shared, thread }
+    }
+
+    /// Requests answered as they should be by now.
+    pub(crate) fn answered(&self) -> u64 {
+        self.shared.answered.load(Relaxed)
+    }
+
+    /// Requests refused or failed by now.
+    pub(crate) fn failed(&self) -> u64 {
+        self.shared.failed.load(Relaxed)
+    }
+
+    /// Time since it came.
+    pub(crate) fn age(&self) -> Duration {
+        self.shared.begin.elapsed()
+    }
+
+    /// Ends it once every client has had its last answer.
+    pub(crate) fn finish(self) -> Report {
+        self.shared.ended.store(true, Relaxed);
+        self.shared.due.close();
+        self.thread.join().expect("the crowd panicked")
+    }
+
+    /// Lets it go on for this long, and ends it.
+    pub(crate) fn last(self, lasting: Duration) -> Report {
+        std::thread::sleep(lasting);
+        self.finish()
+    }
+}
+
+async fn run(shared: Arc<Shared>) -> Report {
+    let mut clients = JoinSet::new();
+    for number in 0..shared.plan.clients {
+        clients.spawn(client(Arc::clone(&shared), number));
+    }
+    if let Pace::Open(rate) = shared.plan.pace {
+        tokio::spawn(fall_due(Arc::clone(&shared), rate));
+    }
+    let mut report = Report::default();
+    while let Some(one) = clients.join_next().await {
+        report.add(one.expect("a client panicked"));
+    }
+    report.never_sent = shared.since.lock().expect("no client panicked").len() as u64;
+    report
+}
+
+/// Makes requests fall due at a rate.
+async fn fall_due(shared: Arc<Shared>, rate: f64) {
+    let begin = Instant::now();
+    let mut fallen = 0u64;
+    let mut ticks = tokio::time::interval(TICK);
+    while !shared.ended.load(Relaxed) {
+        ticks.tick().await;
+        let wanted = (begin.elapsed().as_secs_f64() * rate) as u64;
+        for number in fallen..wanted {
+            let at = begin + Duration::from_secs_f64(number as f64 / rate);
+            shared.since.lock().expect("no client panicked").push_back(at);
+        }
+        shared.due.add_permits(usize::try_from(wanted - fallen).unwrap_or(0));
+        fallen = wanted;
+    }
+}
+
+/// One client's life.
+async fn client(shared: Arc<Shared>, number: usize) -> Report {
+    let mut visitor = Visitor::new(shared.plan, number);
+    let mut report = Report::default();
+    visitor.connect(&shared.connecting, &mut report).await;
+    while !shared.ended.load(Relaxed) {
+        let due = match shared.plan.pace {
+            Pace::Closed => Instant::now(),
+            Pace::Paused(pause) => {
+                tokio::time::sleep(pause).await;
+                Instant::now()
+            }
+            Pace::Open(_) => match shared.due.acquire().await {
+                Ok(permit) => {
+                    permit.forget();
+                    let since = shared.since.lock().expect("no client panicked").pop_front();
+                    since.unwrap_or_else(Instant::now)
+                }
+                Err(_) => break,
+            },
+        };
+        let came = visitor.come(&shared.connecting, &mut report).await;
+        let count = if came.is_answered() { &shared.answered } else { &shared.failed };
+        count.fetch_add(1, Relaxed);
+        report.note(came, due.saturating_duration_since(shared.begin), due.elapsed());
+    }
+    visitor.leave(&mut report);
+    report
+}
