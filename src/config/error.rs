@@ -24,6 +24,16 @@ pub enum Error {
         /// The known name that looks most like it.
         hint: Option<&'static str>,
     },
+    /// There was such a setting in an earlier release.
+    #[error("the setting {key} (from {origin}) is no more: {instead}")]
+    Removed {
+        /// The name as given.
+        key: String,
+        /// Where it was given.
+        origin: Origin,
+        /// What replaces it.
+        instead: &'static str,
+    },
     /// A value is not allowed.
     #[error("{key} is {value:?} (from {origin}), but {reason}; allowed: {allowed}")]
     Value {

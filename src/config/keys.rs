@@ -95,8 +95,13 @@ pub const KEYS: &[Key] = &[
         "auto, fcall, evalsha or plain",
         "how server-side code is called; plain: not at all",
     ),
-    key("redis.command_timeout", "25ms", DURATION, "longest wait for one reply of Redis"),
-    key("redis.commit_timeout", "100ms", DURATION, "longest wait for the reply to what a request stores"),
+    key(
+        "redis.command_timeout",
+        "250ms",
+        DURATION,
+        "a connection on which calls wait and nothing is answered for this long is taken for dead",
+    ),
+    key("redis.patience", "2s", "0s to 1m", "longest absence of Redis that requests wait for; 0s: none"),
     key("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),
     key(
         "session.secrets",
@@ -279,6 +284,18 @@ fn matches(pattern: &str, path: &str) -> bool {
 pub fn nearest(path: &str) -> Option<&'static str> {
     let distances = KEYS.iter().map(|key| (distance(key.path, path), key.path));
     distances.min().filter(|(far, known)| *far <= 1 + known.len() / 4).map(|(_, known)| known)
+}
+
+/// Settings that there were, and what to do without them.
+const REMOVED: &[(&str, &str)] = &[(
+    "redis.commit_timeout",
+    "calls have no deadline of their own any more: redis.command_timeout says when a silent connection is taken for \
+     dead, and redis.patience how long requests wait for Redis",
+)];
+
+/// What replaces a setting that there was; `None` if there never was one of this name.
+pub fn removed(path: &str) -> Option<&'static str> {
+    REMOVED.iter().find(|(known, _)| *known == path).map(|(_, instead)| *instead)
 }
 
 /// Levenshtein's edit distance, one row at a time.

@@ -136,6 +136,9 @@ impl Layers {
             if !self.strict {
                 return Ok(());
             }
+            if let Some(instead) = keys::removed(&path) {
+                return Err(Error::Removed { key: path, origin, instead });
+            }
             let hint = keys::nearest(&path);
             return Err(Error::Unknown { key: path, origin, hint });
         }

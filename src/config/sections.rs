@@ -149,7 +149,7 @@ pub(super) fn redis(layers: &Layers) -> Result<Redis, Error> {
         prefix: layers.one("redis.prefix", parse::prefix)?,
         mode: layers.one("redis.mode", parse::mode)?,
         command_timeout: layers.one("redis.command_timeout", parse::positive_duration)?,
-        commit_timeout: layers.one("redis.commit_timeout", parse::positive_duration)?,
+        patience: layers.one("redis.patience", parse::patience)?,
         access: Access {
             password_file: layers.optional("redis.password_file", path)?,
             tls_ca: layers.optional("redis.tls_ca", path)?,

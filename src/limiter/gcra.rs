@@ -1,6 +1,6 @@
 //! The generic cell rate algorithm in whole microseconds, without a clock (ITU-T I.371, annex A).
 //!
-//! The same arithmetic as in `migrations/0001_regatta_v1.lua`; one table of cases drives both.
+//! The same arithmetic as in `migrations/0010_regatta_v3.lua`; one table of cases drives both.
 
 use crate::limiter::quota::Quota;
 use crate::redis::begin::LimitReply;
@@ -31,7 +31,9 @@ pub fn decide(tat_us: Option<u64>, now_us: u64, quota: &Quota, cost: u64) -> Dec
         retry_after_us: (!allowed && increment <= tolerance).then(|| wanted - tolerance),
         reset_us: spent,
     };
-    Decision { reply, tat_us: (allowed && cost > 0).then(|| now_us + spent) }
+    // What was cut is stored so: the same clock, an hour later, would find it an hour ahead again.
+    let cut = tat_us.is_some_and(|tat| tat.saturating_sub(now_us) > tolerance);
+    Decision { reply, tat_us: (cut || allowed && cost > 0).then(|| now_us + spent) }
 }
 
 /// The arrival time after `cost` requests were given back at `now_us`; never before now, where all is unused.

@@ -1,11 +1,12 @@
 //! What one request asks of Redis at its start, and the answer: plain data and its wire form.
 //!
-//! The form is described at the head of `migrations/0002_regatta_v2.lua`; nothing here talks to a server.
+//! The form is described at the head of `migrations/0010_regatta_v3.lua`; nothing here talks to a server.
 
 use bytes::Bytes;
 use fred::types::Value;
 
 use crate::redis::error::Error;
+use crate::redis::repeat::Once;
 
 /// Everything one request needs, decided and done in one step.
 #[derive(Debug, Clone, Copy, Default)]
@@ -193,19 +194,30 @@ impl Own {
     }
 }
 
-/// The call's arguments in wire order: the entry's name, the number of keys, keys, arguments.
-pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
+/// Flags of a call.
+const GENERATION: u64 = 1;
+const LEDGER: u64 = 2;
+const ARM: u64 = 4;
+const REPEATED: u64 = 8;
+
+/// The call's arguments in wire order: the entry's name, the number of keys, keys, arguments. `once` makes it a call that
+/// may be sent again; without it, it has the form of version 2.
+pub(super) fn encode(request: &Request<'_>, once: Option<&Once>, entry: Value) -> Vec<Value> {
     let Request { limits, session, counters, token } = *request;
     let generation = session.and_then(|session| session.generation.as_deref());
-    let keys =
-        limits.len() + usize::from(session.is_some()) + usize::from(generation.is_some()) + counters.len();
-    let mut args = Vec::with_capacity(2 + keys + 3 + counters.len());
+    let keys = limits.len()
+        + usize::from(session.is_some())
+        + usize::from(generation.is_some())
+        + counters.len()
+        + usize::from(once.is_some());
+    let mut args = Vec::with_capacity(2 + keys + 4 + counters.len());
     args.push(entry);
     args.push(Value::Integer(i64::try_from(keys).unwrap_or(i64::MAX)));
     args.extend(limits.iter().map(|limit| Value::from(limit.key.as_str())));
     args.extend(session.iter().map(|session| Value::from(session.key.as_str())));
     args.extend(generation.map(Value::from));
     args.extend(counters.iter().map(|counter| Value::from(counter.key.as_str())));
+    args.extend(once.iter().map(|once| once.key.clone()));
     args.push(Value::from_static_str(match session {
         None => "-",
         Some(SessionArg { mode: SessionMode::Read, create: false, .. }) => "r",
@@ -215,7 +227,10 @@ pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
     }));
     let mut numbers = Vec::with_capacity((3 + 4 * limits.len()) * size_of::<f64>());
     let lifetimes = session.map_or([0, 0], |session| [session.idle_ms, session.absolute_ms]);
-    let flags = u64::from(generation.is_some());
+    let mut flags = if generation.is_some() { GENERATION } else { 0 };
+    if let Some(once) = once {
+        flags |= LEDGER | if once.arm { ARM } else { 0 } | if once.repeated { REPEATED } else { 0 };
+    }
     let limits = limits.iter().flat_map(LimitArg::numbers);
     for number in lifetimes.into_iter().chain([flags]).chain(limits) {
         numbers.extend_from_slice(&double(number).to_le_bytes());
@@ -223,6 +238,7 @@ pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
     args.push(Value::Bytes(numbers.into()));
     args.push(Value::from(token));
     args.extend(counters.iter().map(|counter| Value::Integer(counter.by)));
+    args.extend(once.iter().map(|once| Value::Integer(once.bit)));
     args
 }
 

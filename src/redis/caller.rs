@@ -1,5 +1,6 @@
 //! What sends one command and waits for its answer, be there one server or a cluster.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use fred::clients::Client;
@@ -9,33 +10,49 @@ use fred::types::ClusterHash;
 use fred::types::CustomCommand;
 use fred::types::Value;
 use fred::types::config::Options;
+use futures_util::TryFutureExt;
 use futures_util::future::join_all;
 use tower_sessions_redis_store::RedisStore;
 
 use crate::redis::cluster::Router;
 use crate::redis::error::Error;
+use crate::redis::line::Line;
 
-/// What sends commands, with a patience; cheap to clone.
+/// What sends commands; cheap to clone.
 #[derive(Clone)]
 pub(super) enum Caller {
     /// The one server there is, or one node of a cluster.
-    One(Client, WithOptions<Client>),
+    One(One),
     /// A cluster: each command goes to the node that has its keys.
     Cluster(Router),
 }
 
+/// One connection.
+#[derive(Clone)]
+pub(super) struct One {
+    client: WithOptions<Client>,
+    line: Arc<Line>,
+    /// Whether answers may be so large that they take longer than others.
+    long: bool,
+}
+
 impl Caller {
-    pub(super) fn new(client: &Client, timeout: Duration) -> Self {
-        let options =
-            Options { timeout: Some(timeout), fail_fast: true, max_attempts: Some(1), ..Options::default() };
-        Self::One(client.clone(), client.with_options(&options))
+    /// Calls end with the connection and have no deadline of their own.
+    pub(super) fn new(client: &Client, line: &Arc<Line>) -> Self {
+        let options = Options {
+            timeout: Some(Duration::ZERO),
+            fail_fast: true,
+            max_attempts: Some(1),
+            ..Options::default()
+        };
+        Self::One(One { client: client.with_options(&options), line: Arc::clone(line), long: false })
     }
 
-    /// The same with another patience.
-    pub(super) fn within(&self, timeout: Duration) -> Self {
+    /// The same for calls whose answers may be large, or take long for another reason.
+    pub(super) fn long(&self) -> Self {
         match self {
-            Self::One(client, _) => Self::new(client, timeout),
-            Self::Cluster(router) => Self::Cluster(router.within(timeout)),
+            Self::One(one) => Self::One(One { long: true, ..one.clone() }),
+            Self::Cluster(router) => Self::Cluster(router.long()),
         }
     }
 
@@ -44,20 +61,26 @@ impl Caller {
         match self {
             // Boxed: the client's futures are nested so deep that whoever awaits one of ours in his own crate would meet
             // the compiler's limit.
-            Self::One(_, client) => Ok(Box::pin(client.custom(custom(command), args)).await?),
+            Self::One(one) => {
+                let sent = Box::pin(one.client.custom(custom(command), args));
+                one.line.call(one.long, sent.err_into()).await
+            }
             Self::Cluster(router) => router.send(command, args).await,
         }
     }
 
     /// One command that a node executes although its slot is still on the way there; nothing comes between.
     pub(super) async fn ask(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
-        let Self::One(client, _) = self else {
+        let Self::One(one) = self else {
             return Err(Error::protocol("only a node can be asked"));
         };
-        let both = client.pipeline();
-        let () = both.custom(custom("ASKING"), Vec::<Value>::new()).await?;
-        let () = both.custom(custom(command), args).await?;
-        Ok(both.last().await?)
+        let both = one.client.pipeline();
+        let asked = async {
+            let () = both.custom(custom("ASKING"), Vec::<Value>::new()).await?;
+            let () = both.custom(custom(command), args).await?;
+            both.last::<Value>().await
+        };
+        one.line.call(one.long, Box::pin(asked).err_into()).await
     }
 
     /// Several commands in one write, each with its own answer; others' commands may come between them. In a cluster each
@@ -69,20 +92,23 @@ impl Caller {
         &self,
         commands: Vec<(&'static str, Vec<Value>)>,
     ) -> Result<Vec<Result<Value, Error>>, Error> {
-        let client = match self {
-            Self::One(_, client) => client,
+        let one = match self {
+            Self::One(one) => one,
             Self::Cluster(router) => {
                 let sent = commands.into_iter().map(|(command, args)| router.send(command, args));
                 return Ok(join_all(sent).await);
             }
         };
-        let (count, pipeline) = (commands.len(), client.pipeline().with_options(client.options()));
-        for (command, args) in commands {
-            let () = pipeline.custom(custom(command), args).await?;
-        }
-        let answers = pipeline.try_all::<Value>().await;
+        let (count, pipeline) = (commands.len(), one.client.pipeline().with_options(one.client.options()));
+        let sent = async {
+            for (command, args) in commands {
+                let () = pipeline.custom(custom(command), args).await?;
+            }
+            Ok::<_, fred::error::Error>(pipeline.try_all::<Value>().await)
+        };
+        let answers = one.line.call(one.long, Box::pin(sent).err_into()).await?;
         let complete = answers.len() == count;
-        let mut answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(Error::from)).collect();
+        let mut answers: Vec<_> = answers.into_iter().map(|answer| answer.map_err(lost)).collect();
         match complete {
             true => Ok(answers),
             false => {
@@ -91,13 +117,20 @@ impl Caller {
         }
     }
 
-    /// tower-sessions' own store over this connection; none in a cluster, where it would need a client of its own.
+    /// One step of tower-sessions' own store over this connection; none in a cluster, where it would need a client of
+    /// its own.
     ///
     /// # Errors
-    /// [`Error::Setting`] in a cluster.
-    pub(super) fn store(&self) -> Result<RedisStore<WithOptions<Client>>, Error> {
+    /// [`Error::Setting`] in a cluster; otherwise as a command. What the store says is within.
+    pub(super) async fn stored<T>(
+        &self,
+        work: impl AsyncFnOnce(RedisStore<WithOptions<Client>>) -> T,
+    ) -> Result<T, Error> {
         match self {
-            Self::One(_, client) => Ok(RedisStore::new(client.clone())),
+            Self::One(one) => {
+                let work = work(RedisStore::new(one.client.clone()));
+                one.line.call(one.long, async { Ok(work.await) }).await
+            }
             Self::Cluster(_) => {
                 Err(Error::setting("a cluster needs server-side code: redis.mode cannot be plain"))
             }
@@ -111,6 +144,14 @@ impl Caller {
         args: [&str; N],
     ) -> Result<Value, Error> {
         self.send(command, args.into_iter().map(Value::from).collect()).await
+    }
+}
+
+/// What the client calls unreachable was handed over to it: whether it was executed is unknown.
+fn lost(error: fred::error::Error) -> Error {
+    match error.into() {
+        Error::Unavailable { reason } => Error::Lost { reason },
+        other => other,
     }
 }
 

@@ -26,7 +26,7 @@ use crate::redis::error::Error;
 use crate::redis::tls;
 
 /// Longest wait for a connection to be made, and then for its greeting.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_millis(700);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where Redis is, and where the secrets lie that it wants.
 pub(super) struct Endpoint {
@@ -164,10 +164,10 @@ pub(super) fn connection() -> ConnectionConfig {
     }
 }
 
-/// How the client batches; `timeout` is for calls that name none.
-pub(super) fn performance(timeout: Duration) -> PerformanceConfig {
+/// How the client batches. It has no deadline for calls: they end with their connection, see `line.rs`.
+pub(super) fn performance() -> PerformanceConfig {
     PerformanceConfig {
-        default_command_timeout: timeout,
+        default_command_timeout: Duration::ZERO,
         max_feed_count: 200,
         ..PerformanceConfig::default()
     }

@@ -12,7 +12,8 @@ use crate::redis::tls;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// Not connected, held back by a breaker, or too many calls wait already; nothing was sent.
+    /// Not connected, and not for a short time only; held back by a breaker; or too many calls wait already. Nothing was
+    /// sent.
     #[error("Redis is not reachable: {reason}")]
     Unavailable {
         /// Why, in a few words.
@@ -24,13 +25,14 @@ pub enum Error {
         /// Which one and why.
         reason: String,
     },
-    /// The connection broke before the answer; whether it was executed is unknown.
+    /// The connection broke or fell silent before the answer; whether it was executed is unknown.
     #[error("the connection to Redis was lost: {reason}")]
     Lost {
         /// Why, in a few words.
         reason: String,
     },
-    /// No answer in time; whether it was executed is unknown.
+    /// No answer in the time that was given; whether it was executed is unknown. Calls of a request have no such time:
+    /// they end with [`Error::Lost`].
     #[error("Redis did not answer in time")]
     Timeout,
     /// The server said no; nothing was executed.
@@ -140,6 +142,14 @@ impl Error {
             Self::Refused { refusal: Refusal::NotReady | Refusal::Busy, .. } => 2,
             _ => 1,
         })
+    }
+
+    /// Its own words, without what they are about.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Unavailable { reason } | Self::Lost { reason } => reason.clone(),
+            other => other.to_string(),
+        }
     }
 
     /// Whether the server can be asked and takes no writes at present: what only reads may go on.

@@ -160,7 +160,7 @@ impl Redis {
     /// See [`Error`].
     pub async fn machines(&self) -> Result<Machines, Error> {
         let call = |live: Live| async move { look(&live.caller, &self.inner.prefix).await };
-        self.guard_repeatable(Kind::Read, call).await
+        self.guard_as(Kind::Read, call).await
     }
 }
 

@@ -1,9 +1,9 @@
-//! The one way to Redis: every call of a request passes here, where it is bounded, timed, held back or made again.
+//! The one way to Redis: every call of a request passes here, where it is counted, held back, or made again.
 //!
-//! Guarantees that no call waits longer than its patience, that at most [`IN_FLIGHT_MAX`] do, and that nothing is sent
-//! twice which may have been executed, unless twice is the same as once.
+//! Guarantees that at most [`CALLS_MAX`] calls are in the worker's hands, that one which finds no connection waits for it
+//! while the absence is short and fails at once when it is not, and that nothing is sent twice which may have been
+//! executed, unless twice is the same as once.
 
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -19,54 +19,71 @@ use crate::redis::lanes::Kind;
 use crate::redis::lanes::LaneStates;
 use crate::redis::link;
 use crate::redis::link::Live;
+use crate::redis::standing::Gate;
 
-/// Calls that may wait for Redis at the same time, per worker; more are refused at once.
-pub(super) const IN_FLIGHT_MAX: usize = 512;
+/// Calls that may be under way or wait at the same time, per worker; more are refused at once. A call that waits holds
+/// its request, some 10 KiB with its connection: 16,384 are about 160 MiB.
+pub(super) const CALLS_MAX: usize = 16_384;
 
-/// A call that took more than this share of its patience was slow, in percent.
-const SLOW: u32 = 80;
-
-/// A rest of patience below this is not worth another attempt.
-const REST_MIN: Duration = Duration::from_millis(2);
+/// Pause before a call goes to a cluster again: the node's keeper learns of the loss first.
+const AGAIN: Duration = Duration::from_millis(3);
 
 impl Redis {
-    /// A call that writes on a request's way, made once: it may have been executed when it fails.
-    pub(super) async fn guard<T>(
-        &self,
-        call: impl AsyncFnOnce(Live) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        self.guard_as(Kind::Begin, call).await
-    }
-
-    /// A call of this kind, made once.
-    pub(super) async fn guard_as<T>(
+    /// A call of this kind, made once: it may have been executed when it fails.
+    pub(super) async fn guard_once<T>(
         &self,
         kind: Kind,
         call: impl AsyncFnOnce(Live) -> Result<T, Error>,
     ) -> Result<T, Error> {
         let inner = &*self.inner;
-        let _permit = inner.permits.try_acquire().map_err(|_| crowded())?;
-        inner.attempt(kind, Instant::now() + inner.patience(kind), call).await
+        let _place = inner.place()?;
+        let live = inner.connection().await?;
+        inner.attempt(kind, call(live)).await
     }
 
-    /// A call that may be made twice: once more, if the retry budget allows, when its connection is lost.
-    pub(super) async fn guard_repeatable<T, F>(
+    /// A call of this kind, made again if it was not sent, or if twice is the same as once and its connection was lost.
+    pub(super) async fn guard_as<T, F>(&self, kind: Kind, call: impl Fn(Live) -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.guard_again(kind, kind.is_repeatable(), |live, _| call(live)).await
+    }
+
+    /// The same; `repeatable` says whether twice is the same as once. The call is told whether it may have been executed
+    /// before.
+    pub(super) async fn guard_again<T, F>(
         &self,
         kind: Kind,
-        call: impl Fn(Live) -> F,
+        repeatable: bool,
+        call: impl Fn(Live, bool) -> F,
     ) -> Result<T, Error>
     where
         F: Future<Output = Result<T, Error>>,
     {
         let inner = &*self.inner;
-        let _permit = inner.permits.try_acquire().map_err(|_| crowded())?;
-        let deadline = Instant::now() + inner.patience(kind);
-        let first = inner.attempt(kind, deadline, async |live| call(live).await).await;
-        match first {
-            Err(Error::Lost { .. }) if kind.is_repeatable() && inner.lanes.may_retry() => {
-                inner.attempt(kind, deadline, async |live| call(live).await).await
+        let _place = inner.place()?;
+        let (mut lost, mut end) = (None, None);
+        loop {
+            let live = match inner.connection().await {
+                Ok(live) if kind.is_long() => live.long(),
+                Ok(live) => live,
+                Err(error) => return Err(lost.unwrap_or(error)),
+            };
+            let (number, one) = (live.number, matches!(live.caller, Caller::One(..)));
+            let error = match inner.attempt(kind, call(live, lost.is_some())).await {
+                Err(error @ Error::Lost { .. }) if repeatable => lost.insert(error).clone(),
+                Err(error @ Error::Unavailable { .. }) if one => error,
+                // A no to a repetition says nothing of the first time, which may have written.
+                Err(error @ (Error::Unavailable { .. } | Error::Refused { .. })) => {
+                    return Err(lost.filter(|_| kind.writes()).unwrap_or(error));
+                }
+                answer => return answer,
+            };
+            // Connections that are made and lost at once must not hold it for ever.
+            let end = *end.get_or_insert_with(|| Instant::now() + inner.hold);
+            if Instant::now() >= end || !inner.leaves(number, one, end).await {
+                return Err(lost.unwrap_or(error));
             }
-            other => other,
         }
     }
 }
@@ -85,17 +102,22 @@ impl Redis {
     }
 }
 
-fn crowded() -> Error {
-    Error::unavailable(format!("{IN_FLIGHT_MAX} calls wait already"))
+/// A call's place among those in the worker's hands.
+struct Place<'a>(&'a Inner);
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.0.calls.fetch_sub(1, Relaxed);
+    }
 }
 
 impl Inner {
-    fn lost_at(&self) -> Option<Instant> {
-        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(super) fn set_lost_at(&self, at: Option<Instant>) {
-        *self.lost_at.lock().unwrap_or_else(PoisonError::into_inner) = at;
+    fn place(&self) -> Result<Place<'_>, Error> {
+        let place = Place(self);
+        match self.calls.fetch_add(1, Relaxed) {
+            calls if calls < CALLS_MAX => Ok(place),
+            _ => Err(Error::unavailable(format!("{CALLS_MAX} calls wait already"))),
+        }
     }
 
     /// The server has answered.
@@ -104,32 +126,11 @@ impl Inner {
         self.answered_ms.store(now_ms.max(1), Relaxed);
     }
 
-    pub(super) fn patience(&self, kind: Kind) -> Duration {
-        if kind.is_patient() { self.commit_timeout } else { self.command_timeout }
-    }
-
-    async fn attempt<T>(
-        &self,
-        kind: Kind,
-        deadline: Instant,
-        call: impl AsyncFnOnce(Live) -> Result<T, Error>,
-    ) -> Result<T, Error> {
-        let mut live = self.connection(deadline).await?;
-        let ticket = self.lanes.enter(kind, live.number)?;
-        let begun = Instant::now();
-        let (patience, left) = (self.patience(kind), deadline.saturating_duration_since(begun));
-        if kind.is_patient() || left + REST_MIN < patience {
-            live.caller = live.caller.within(left);
-        }
-        // Its connection was there: what the client calls unreachable was sent, or may have been. In a cluster it may not
-        // have been, and whoever sends knows which.
-        let one = matches!(live.caller, Caller::One(..));
-        let answer = call(live).await.map_err(|error| match error {
-            Error::Unavailable { reason } if one => Error::Lost { reason },
-            other => other,
-        });
+    async fn attempt<T>(&self, kind: Kind, call: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        let ticket = self.lanes.enter(kind)?;
+        let answer = call.await;
         let failed = answer.as_ref().err();
-        ticket.settle(failed, begun.elapsed() * 100 > patience * SLOW);
+        ticket.settle(failed);
         match failed {
             Some(error) if link::doubts(error) => self.doubt.notify_one(),
             // An answer is an answer, be it a no.
@@ -139,23 +140,15 @@ impl Inner {
         answer
     }
 
-    /// The connection; one that was lost just now is most likely back within the time that an answer may take.
-    async fn connection(&self, deadline: Instant) -> Result<Live, Error> {
-        if let Some(live) = self.live() {
-            return Ok(live);
+    /// Waits until a connection on which a call failed is no longer in use; whether it came to that in time.
+    async fn leaves(&self, number: u64, one: bool, end: Instant) -> bool {
+        if !one {
+            tokio::time::sleep(AGAIN).await;
+            return true;
         }
-        let none = || Error::unavailable("there is no connection");
-        let Some(lost_at) = self.lost_at() else { return Err(none()) };
-        let deadline = deadline.min(lost_at + self.command_timeout);
-        // In a long outage nobody waits: its first moment only may be one connection's.
-        if deadline < Instant::now() + REST_MIN {
-            return Err(none());
-        }
-        let mut health = self.health.subscribe();
-        let back = health.wait_for(|health| *health == Health::Up);
-        // Either way the connection itself says how things are.
-        let _ = timeout_at(deadline, back).await.is_ok();
-        self.live().ok_or_else(none)
+        let mut gate = self.gate.subscribe();
+        let left = gate.wait_for(|gate| !matches!(gate, Gate::Open(live) if live.number == number));
+        timeout_at(end, left).await.is_ok()
     }
 }
 

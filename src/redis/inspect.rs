@@ -137,7 +137,7 @@ impl Redis {
             };
             Ok(Findings::of(&info, save.as_deref()))
         };
-        self.guard_repeatable(Kind::Read, told).await
+        self.guard_as(Kind::Read, told).await
     }
 }
 

@@ -1,8 +1,9 @@
-//! The two breakers before Redis, and what each kind of failure means for them.
+//! The two breakers before Redis, and what each answer means for them.
 //!
-//! A server that cannot be reached is one fault, and one that takes no writes is another: the first closes both ways,
+//! A server that says no to everybody is one fault, and one that takes no writes is another: the first closes both ways,
 //! the second must leave reading, and deleting, open. So a call that reads passes the reads' breaker, one that writes
-//! passes both, and one that deletes is asked of the reads' alone, because it frees what a full server lacks.
+//! passes both, and one that deletes is asked of the reads' alone, because it frees what a full server lacks. A server
+//! that says nothing is no matter of theirs: see `line.rs` and `standing.rs`.
 
 use std::fmt;
 use std::sync::Mutex;
@@ -10,18 +11,15 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::time::Duration;
 
-use rand::Rng;
-use rand::SeedableRng;
-use rand::rngs::SmallRng;
 use tokio::time::Instant;
 
 use crate::breaker::Breaker;
 use crate::breaker::Outcome;
 use crate::breaker::Pass;
 use crate::breaker::Position;
-use crate::breaker::budget::Budget;
 use crate::redis::error::Error;
 use crate::redis::error::Refusal;
+use crate::redis::pauses::random;
 
 /// What a call asks of the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,14 +30,15 @@ pub(super) enum Kind {
     Commit,
     /// It changes nothing, so it may be made twice.
     Read,
-    /// The same, and its answer may be so large that no request's patience is its measure.
+    /// The same, and its answer may be so large that the usual silence is no measure.
     Bulk,
     /// It deletes, or takes next to no memory: made twice it does the same, and a full server takes it.
     Delete,
 }
 
 impl Kind {
-    fn writes(self) -> bool {
+    /// Whether it changes what is stored, otherwise than by deleting.
+    pub(super) fn writes(self) -> bool {
         matches!(self, Self::Begin | Self::Commit)
     }
 
@@ -48,9 +47,9 @@ impl Kind {
         matches!(self, Self::Read | Self::Bulk | Self::Delete)
     }
 
-    /// Whether it waits as long as a commit.
-    pub(super) fn is_patient(self) -> bool {
-        matches!(self, Self::Commit | Self::Bulk | Self::Delete)
+    /// Whether its answer may take longer than others, being large.
+    pub(super) fn is_long(self) -> bool {
+        self == Self::Bulk
     }
 }
 
@@ -91,30 +90,29 @@ struct Way {
 }
 
 impl Way {
-    fn settle(&mut self, name: &str, pass: Pass, sign: Outcome, error: Option<&Error>, at: Moment) {
+    fn settle(&mut self, name: &str, pass: Pass, sign: Outcome, error: Option<&Error>, now: Duration) {
         let before = self.breaker.opened();
-        self.breaker.settle(pass, sign, at.now, at.random);
+        self.breaker.settle(pass, sign, now, random);
+        match error {
+            Some(error) if self.breaker.opened() > before => self.opened(name, error),
+            _ => self.tell(name, now),
+        }
+    }
+
+    fn trip(&mut self, name: &str, error: &Error, now: Duration) {
+        let before = self.breaker.opened();
+        self.breaker.trip(now, random());
         if self.breaker.opened() > before {
             self.opened(name, error);
         }
-        self.tell(name, at.now);
     }
 
-    fn trip(&mut self, name: &str, error: &Error, at: Moment) {
-        let before = self.breaker.opened();
-        self.breaker.trip(at.now, at.random);
-        if self.breaker.opened() > before {
-            self.opened(name, Some(error));
-        }
-    }
-
-    fn opened(&mut self, name: &str, error: Option<&Error>) {
-        self.cause = Some(error.cloned().unwrap_or_else(|| Error::unavailable("its answers are slow")));
+    fn opened(&mut self, name: &str, error: &Error) {
+        self.cause = Some(error.clone());
         // Said once for each time of trouble, not at each probe.
         if !self.told {
             self.told = true;
-            let cause = self.cause.as_ref().map_or_else(String::new, ToString::to_string);
-            tracing::warn!(lane = name, %cause, "the breaker of Redis's {name} is open: {cause}");
+            tracing::warn!(lane = name, cause = %error, "the breaker of Redis's {name} is open: {error}");
         }
     }
 
@@ -141,21 +139,10 @@ impl Way {
     }
 }
 
-/// A time and a random number from 0 to 1.
-#[derive(Debug, Clone, Copy)]
-struct Moment {
-    now: Duration,
-    random: f64,
-}
-
+#[derive(Debug, Default)]
 struct Both {
     reads: Way,
     writes: Way,
-    budget: Budget,
-    /// Number of the connection whose loss was counted last.
-    lost: u64,
-    /// Of each worker's own: seeded by the operating system after the fork.
-    dice: SmallRng,
 }
 
 /// Both ways, shared by a worker's calls.
@@ -172,62 +159,47 @@ impl fmt::Debug for Lanes {
 
 impl Lanes {
     pub(super) fn new() -> Self {
-        let both = Both {
-            reads: Way::default(),
-            writes: Way::default(),
-            budget: Budget::default(),
-            lost: 0,
-            dice: SmallRng::from_os_rng(),
-        };
-        Self { origin: Instant::now(), both: Mutex::new(both) }
+        Self { origin: Instant::now(), both: Mutex::default() }
     }
 
-    fn lock(&self) -> (MutexGuard<'_, Both>, Moment) {
-        let mut both = self.both.lock().unwrap_or_else(PoisonError::into_inner);
-        let random = both.dice.random();
-        (both, Moment { now: self.origin.elapsed(), random })
+    fn lock(&self) -> (MutexGuard<'_, Both>, Duration) {
+        let both = self.both.lock().unwrap_or_else(PoisonError::into_inner);
+        (both, self.origin.elapsed())
     }
 
-    /// Asks to make a call over the connection of this number.
+    /// Asks to make a call.
     ///
     /// # Errors
     /// What the breaker opened for; nothing was sent.
-    pub(super) fn enter(&self, kind: Kind, link: u64) -> Result<Ticket<'_>, Error> {
-        let (mut both, at) = self.lock();
-        let Ok(reads) = both.reads.breaker.ask(at.now, at.random) else {
+    pub(super) fn enter(&self, kind: Kind) -> Result<Ticket<'_>, Error> {
+        let (mut both, now) = self.lock();
+        let Ok(reads) = both.reads.breaker.ask(now) else {
             return Err(both.reads.refusal());
         };
-        let writes = match kind.writes().then(|| both.writes.breaker.ask(at.now, at.random)) {
+        let writes = match kind.writes().then(|| both.writes.breaker.ask(now)) {
             None => None,
             Some(Ok(pass)) => Some(pass),
             Some(Err(_)) => {
-                both.reads.breaker.settle(reads, Outcome::Void, at.now, at.random);
+                both.reads.breaker.settle(reads, Outcome::Void, now, random);
                 return Err(both.writes.refusal());
             }
         };
-        both.budget.called(at.now);
-        Ok(Ticket { lanes: self, reads, writes, link, settled: false })
-    }
-
-    /// Takes one repetition out of the budget, if there is one left.
-    pub(super) fn may_retry(&self) -> bool {
-        let (mut both, at) = self.lock();
-        both.budget.try_retry(at.now)
+        Ok(Ticket { lanes: self, reads, writes, settled: false })
     }
 
     /// A new connection was made ready; `refused` is what the server said if it takes no writes.
     pub(super) fn connected(&self, refused: Option<&Error>) {
-        let (mut both, at) = self.lock();
+        let (mut both, now) = self.lock();
         both.reads.breaker.reconnected();
         match refused {
-            Some(error) => both.writes.trip("writes", error, at),
+            Some(error) => both.writes.trip("writes", error, now),
             None => both.writes.breaker.reconnected(),
         }
     }
 
     pub(super) fn states(&self) -> LaneStates {
-        let (both, at) = self.lock();
-        LaneStates { reads: both.reads.lane(at.now), writes: both.writes.lane(at.now) }
+        let (both, now) = self.lock();
+        LaneStates { reads: both.reads.lane(now), writes: both.writes.lane(now) }
     }
 }
 
@@ -237,34 +209,22 @@ pub(super) struct Ticket<'a> {
     lanes: &'a Lanes,
     reads: Pass,
     writes: Option<Pass>,
-    link: u64,
     settled: bool,
 }
 
 impl Ticket<'_> {
-    /// Tells what became of the call; `slow` when it took most of its deadline.
-    pub(super) fn settle(mut self, failed: Option<&Error>, slow: bool) {
+    /// Tells what became of the call.
+    pub(super) fn settle(mut self, failed: Option<&Error>) {
         self.settled = true;
-        let (mut both, at) = self.lanes.lock();
-        let done = if slow { Outcome::Slow } else { Outcome::Done };
-        let (reads, writes) = match failed {
-            None => (done, done),
-            // What dies with one connection is one failure, however many calls were under way.
-            Some(Error::Lost { .. }) if both.lost == self.link => (Outcome::Void, Outcome::Void),
-            Some(error) => {
-                if matches!(error, Error::Lost { .. }) {
-                    both.lost = self.link;
-                }
-                signs(error)
-            }
-        };
-        both.reads.settle("reads", self.reads, reads, failed, at);
+        let (mut both, now) = self.lanes.lock();
+        let (reads, writes) = failed.map_or((Outcome::Done, Outcome::Done), signs);
+        both.reads.settle("reads", self.reads, reads, failed, now);
         match self.writes {
-            Some(pass) => both.writes.settle("writes", pass, writes, failed, at),
+            Some(pass) => both.writes.settle("writes", pass, writes, failed, now),
             // A server that says no to everybody says it to writers, too.
             None if writes == Outcome::Unable => {
                 if let Some(error) = failed {
-                    both.writes.trip("writes", error, at);
+                    both.writes.trip("writes", error, now);
                 }
             }
             None => {}
@@ -277,10 +237,10 @@ impl Drop for Ticket<'_> {
         if self.settled {
             return;
         }
-        let (mut both, at) = self.lanes.lock();
-        both.reads.breaker.settle(self.reads, Outcome::Void, at.now, at.random);
+        let (mut both, now) = self.lanes.lock();
+        both.reads.breaker.settle(self.reads, Outcome::Void, now, random);
         if let Some(pass) = self.writes {
-            both.writes.breaker.settle(pass, Outcome::Void, at.now, at.random);
+            both.writes.breaker.settle(pass, Outcome::Void, now, random);
         }
     }
 }
@@ -288,7 +248,6 @@ impl Drop for Ticket<'_> {
 /// What an error says about the server: to calls of every kind, and to those that write.
 fn signs(error: &Error) -> (Outcome, Outcome) {
     match error {
-        Error::Timeout | Error::Lost { .. } => (Outcome::Failed, Outcome::Failed),
         Error::Refused { refusal, .. } => match refusal {
             Refusal::NotReady | Refusal::Busy => (Outcome::Unable, Outcome::Unable),
             Refusal::NoWrites | Refusal::ReadOnly => (Outcome::Done, Outcome::Unable),
@@ -298,7 +257,7 @@ fn signs(error: &Error) -> (Outcome, Outcome) {
             }
         },
         Error::Overflow | Error::Protocol { .. } => (Outcome::Done, Outcome::Done),
-        // Nothing was sent.
+        // The server said nothing.
         _ => (Outcome::Void, Outcome::Void),
     }
 }
@@ -311,17 +270,17 @@ mod tests {
         Error::Refused { refusal, reason: "OOM".to_owned() }
     }
 
-    fn call(lanes: &Lanes, kind: Kind, link: u64, outcome: Option<&Error>) -> Result<(), Error> {
-        lanes.enter(kind, link).map(|ticket| ticket.settle(outcome, false))
+    fn call(lanes: &Lanes, kind: Kind, outcome: Option<&Error>) -> Result<(), Error> {
+        lanes.enter(kind).map(|ticket| ticket.settle(outcome))
     }
 
     #[test]
     fn each_error_speaks_to_the_breakers_it_concerns() {
-        use Outcome::{Done, Failed, Unable, Void};
+        use Outcome::{Done, Unable, Void};
         let lost = Error::Lost { reason: String::new() };
         let cases = [
-            (Error::Timeout, (Failed, Failed)),
-            (lost, (Failed, Failed)),
+            (Error::Timeout, (Void, Void)),
+            (lost, (Void, Void)),
             (refused(Refusal::NotReady), (Unable, Unable)),
             (refused(Refusal::Busy), (Unable, Unable)),
             (refused(Refusal::ReadOnly), (Done, Unable)),
@@ -345,10 +304,10 @@ mod tests {
         let lanes = Lanes::new();
         let full = refused(Refusal::NoWrites);
         // Full jitter may choose almost no time at all: said again until it holds.
-        while call(&lanes, Kind::Begin, 1, Some(&full)) != Err(full.clone()) {}
-        assert_eq!(call(&lanes, Kind::Commit, 1, None), Err(full));
-        assert_eq!(call(&lanes, Kind::Read, 1, None), Ok(()));
-        assert_eq!(call(&lanes, Kind::Delete, 1, None), Ok(()));
+        while call(&lanes, Kind::Begin, Some(&full)) != Err(full.clone()) {}
+        assert_eq!(call(&lanes, Kind::Commit, None), Err(full));
+        assert_eq!(call(&lanes, Kind::Read, None), Ok(()));
+        assert_eq!(call(&lanes, Kind::Delete, None), Ok(()));
         let states = lanes.states();
         assert_eq!((states.reads.position, states.writes.position), (Position::Closed, Position::Open));
         assert!(states.writes.cause.is_some_and(|cause| cause.contains("OOM")));
@@ -358,36 +317,32 @@ mod tests {
     fn a_busy_server_is_asked_by_nobody() {
         let lanes = Lanes::new();
         let busy = refused(Refusal::Busy);
-        while call(&lanes, Kind::Read, 1, Some(&busy)) != Err(busy.clone()) {}
-        assert_eq!(call(&lanes, Kind::Delete, 1, None), Err(busy.clone()));
-        assert_eq!(call(&lanes, Kind::Begin, 1, None), Err(busy));
+        while call(&lanes, Kind::Read, Some(&busy)) != Err(busy.clone()) {}
+        assert_eq!(call(&lanes, Kind::Delete, None), Err(busy.clone()));
+        assert_eq!(call(&lanes, Kind::Begin, None), Err(busy));
     }
 
     #[test]
-    fn a_lost_connection_is_one_failure_however_many_calls_it_took_along() {
+    fn lost_connections_and_silence_open_nothing() {
         let lanes = Lanes::new();
         let lost = Error::Lost { reason: "reset".to_owned() };
-        for _ in 0..4 {
-            let tickets: Vec<_> = (0..100).map(|_| lanes.enter(Kind::Begin, 7).unwrap()).collect();
-            tickets.into_iter().for_each(|ticket| ticket.settle(Some(&lost), false));
+        for _ in 0..1000 {
+            assert_eq!(call(&lanes, Kind::Begin, Some(&lost)), Ok(()));
+            assert_eq!(call(&lanes, Kind::Read, Some(&Error::Timeout)), Ok(()));
         }
-        assert_eq!(lanes.states().reads, Lane::default());
-        for link in 8..12 {
-            assert_eq!(call(&lanes, Kind::Begin, link, Some(&lost)), Ok(()));
-        }
-        assert_eq!(lanes.states().reads.opened, 1);
+        assert_eq!(lanes.states(), LaneStates::default());
     }
 
     #[test]
     fn a_caller_that_leaves_gives_its_place_as_a_probe_back() {
         let lanes = Lanes::new();
-        for _ in 0..5 {
-            assert_eq!(call(&lanes, Kind::Begin, 1, Some(&Error::Timeout)), Ok(()));
-        }
+        let busy = refused(Refusal::Busy);
+        assert_eq!(call(&lanes, Kind::Begin, Some(&busy)), Ok(()));
         lanes.connected(None);
-        let probe = lanes.enter(Kind::Begin, 2).unwrap();
-        assert!(matches!(lanes.enter(Kind::Read, 2), Err(Error::Unavailable { .. })));
+        let probe = lanes.enter(Kind::Begin).unwrap();
+        assert_eq!(lanes.enter(Kind::Read).map(|_| ()), Err(busy));
         drop(probe);
-        assert_eq!(call(&lanes, Kind::Begin, 2, None), Ok(()));
+        assert_eq!(call(&lanes, Kind::Begin, None), Ok(()));
+        assert_eq!(lanes.states().reads.position, Position::Closed);
     }
 }

@@ -48,6 +48,7 @@ pub const ALL: &[Library] = &[
     library!("0007", "regatta_cluster_v1", true),
     library!("0008", "regatta_live_v1", true),
     library!("0009", "regatta_task_v1", true),
+    library!("0010", "regatta_v3", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -109,7 +110,7 @@ pub(super) enum Entry {
 
 /// Every entry, in the order of the enum, with its library's and its own name.
 const ENTRIES: &[(Entry, &str, &str)] = &[
-    (Entry::Begin, "regatta_v2", "regatta_v2_begin"),
+    (Entry::Begin, "regatta_v3", "regatta_v3_begin"),
     (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
     (Entry::SessionMove, "regatta_session_v1", "regatta_session_v1_move"),
     (Entry::SessionEnd, "regatta_session_v1", "regatta_session_v1_end"),
@@ -195,6 +196,22 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 }
 
 impl Entry {
+    /// Whether twice is the same as once, the answer included.
+    pub(super) fn is_repeatable(self) -> bool {
+        matches!(
+            self,
+            Self::Flush
+                | Self::See
+                | Self::Claim
+                | Self::Renew
+                | Self::Keep
+                | Self::LimitLook
+                | Self::LimitMerge
+                | Self::LimitRenew
+                | Self::SessionList
+        )
+    }
+
     /// Command and first argument of a call.
     ///
     /// # Errors

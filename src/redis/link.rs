@@ -2,8 +2,11 @@
 //!
 //! The client library can reconnect by itself, but some of its failures leave a task that is wedged or dead while it
 //! still says "connected". Therefore a client here lives exactly as long as its one connection, and this loop makes
-//! the next. It never ends, its pauses are random so that a fleet does not come back as one, and none is longer
-//! than 1.2 s.
+//! the next. It never ends, and its pauses are random so that a fleet does not come back as one.
+//!
+//! A connection that is silent is kept, with its calls, for as long as requests wait: a server that stood still goes on
+//! where it stopped, and nothing was lost. Meanwhile another one is tried beside it, and if the server answers there, the
+//! silent one is dead.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
@@ -13,6 +16,7 @@ use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use fred::types::ConnectHandle;
 use tokio::task::JoinError;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 
@@ -25,29 +29,26 @@ use crate::redis::endpoint;
 use crate::redis::error::Error;
 use crate::redis::error::Refusal;
 use crate::redis::library::Form;
+use crate::redis::line;
+use crate::redis::line::Line;
 use crate::redis::migrations;
 use crate::redis::pauses::between;
 use crate::redis::pauses::pause;
 use crate::redis::pauses::random;
 use crate::redis::secret;
 
-/// Longest wait for one command while a connection is made ready.
-pub(super) const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
-/// How often a connection is asked whether it lives, and how long it may think.
-const PING_EVERY: Duration = Duration::from_millis(500);
-const PING_TIMEOUT: Duration = Duration::from_millis(200);
-/// Unanswered questions in a row after which the connection is given up.
-const MISSES: u32 = 3;
+/// How often a connection at rest is asked whether it lives.
+const PING_EVERY: Duration = Duration::from_secs(1);
 /// The signing key is offered again at every n-th question: `FLUSHALL` must not split the fleet.
-const SECRET_EVERY: u32 = 10;
+const SECRET_EVERY: u32 = 5;
 /// Pause after a refusal that only another password or another setting ends: one attempt a second, and no more.
 pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 /// A connection that lived this long begins counting pauses anew.
 pub(super) const SETTLED: Duration = Duration::from_millis(100);
-/// A server that made a connection ready is well, however short it lived: pauses grow no further than this attempt's.
-const HURRY: u32 = 1;
 /// Pause before another connection is looked for while this one only reads: at most two attempts a second.
 const SEEK: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];
+/// Pause between two connections that are tried beside one that is silent.
+const BESIDE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(100)];
 /// A connection that was replaced stays for the calls that are under way on it.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -58,6 +59,13 @@ pub(super) struct Live {
     pub(super) form: Form,
     /// Which of this worker's connections it is, from 1.
     pub(super) number: u64,
+}
+
+impl Live {
+    /// The same for calls whose answers may be large.
+    pub(super) fn long(self) -> Self {
+        Self { caller: self.caller.long(), ..self }
+    }
 }
 
 /// A connection that is ready, and what the server said if it takes no writes.
@@ -75,22 +83,38 @@ impl Ready {
 
 /// Why a connection is left.
 enum Left {
-    /// It can no longer be trusted.
-    Lost(Error),
+    /// It has ended, or was silent for too long; since when there is none.
+    Lost(Instant, Error),
     /// Another one takes writes, and this one does not.
     For(Box<Ready>),
+    /// Another one answers, and this one is silent: what is out on it is lost.
+    Instead(Box<Ready>),
+}
+
+/// Where a silence led.
+enum Silenced<T> {
+    /// The server answers on another connection.
+    Instead(T),
+    /// It does not, and nobody waits any longer; since when it has been silent.
+    GivenUp(Instant),
 }
 
 /// A connection and the task behind it, which ends with this value.
 pub(super) struct Link {
     client: Client,
     task: ConnectHandle,
+    line: Arc<Line>,
+    watch: JoinHandle<()>,
+    /// Ends the connection when it falls silent, until somebody minds it.
+    strict: Option<Strict>,
 }
 
 impl Drop for Link {
     fn drop(&mut self) {
-        // A wedged client cannot be asked to quit; ending its task closes the connection and fails what waits.
+        // A wedged client cannot be asked to quit; ending its task closes the connection.
         self.task.abort();
+        self.watch.abort();
+        self.line.end("the connection was given up");
     }
 }
 
@@ -105,10 +129,13 @@ impl Link {
 
     async fn attempt(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {
         let config = inner.endpoint.config(node)?;
-        let performance = endpoint::performance(SETUP_TIMEOUT);
+        let performance = endpoint::performance();
         let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
         let task = client.connect();
-        let link = Self { client, task };
+        let line = Line::new(inner.command_timeout);
+        let watch = tokio::spawn(line::watch(Arc::clone(&line)));
+        let strict = Some(Strict::new(&line));
+        let link = Self { client, task, line, watch, strict };
         let connected = link.client.wait_for_connect();
         match tokio::time::timeout(inner.endpoint.patience(), connected).await {
             Err(_) | Ok(Err(_)) if link.task.is_finished() => Err(link.reason().await),
@@ -125,9 +152,15 @@ impl Link {
         }
     }
 
-    /// A caller with the patience of set-up.
+    /// A caller for requests, whose calls end when another connection proves that this one is silent.
+    pub(super) fn caller(&self) -> Caller {
+        Caller::new(&self.client, &self.line)
+    }
+
+    /// A caller for work outside requests, some of which takes longer. On a connection that nobody minds its calls end
+    /// when it falls silent.
     pub(super) fn patient(&self) -> Caller {
-        Caller::new(&self.client, SETUP_TIMEOUT)
+        self.caller().long()
     }
 
     /// Makes a connection ready for requests: name, code, ledger, signing key.
@@ -146,30 +179,122 @@ impl Link {
         }
         let refused = secret::offer(&patient, inner).await?;
         inner.warn_of_form(form);
-        let live = Live {
-            caller: Caller::new(&self.client, inner.command_timeout),
-            form,
-            number: inner.connections.fetch_add(1, Relaxed) + 1,
-        };
+        let live = Live { caller: self.caller(), form, number: inner.connections.fetch_add(1, Relaxed) + 1 };
         Ok(Ready { link: self, live, refused })
     }
 
-    /// Returns when the connection can no longer be trusted, or there is a better one.
-    async fn watch(&mut self, inner: &Inner, only_reads: bool) -> Left {
-        let (patient, prober) = (self.patient(), Caller::new(&self.client, PING_TIMEOUT));
+    /// Returns when the connection can no longer be used, or there is a better one.
+    async fn watch(&mut self, inner: &Arc<Inner>, live: &Live, only_reads: bool) -> Left {
+        self.strict = None;
+        let patient = self.patient();
+        let (line, prober) = (Arc::clone(&self.line), self.caller());
+        let fell = |since: Option<Instant>| match since {
+            Some(since) => inner.lost(since, true, &silent()),
+            None => inner.resume(live),
+        };
         tokio::select! {
-            error = probe(inner, Some(&patient), &prober) => Left::Lost(error),
+            biased;
+            ended = &mut self.task => Left::Lost(Instant::now(), end(ended)),
+            left = mind(inner, &line, fell, || establish(inner)) => match left {
+                Silenced::Instead(ready) => Left::Instead(Box::new(ready)),
+                Silenced::GivenUp(since) => Left::Lost(since, silent()),
+            },
             ready = seek(inner, only_reads) => Left::For(Box::new(ready)),
-            ended = &mut self.task => Left::Lost(end(ended)),
+            error = tend(inner, &line, Some(&patient), &prober) => Left::Lost(Instant::now(), error),
         }
     }
 
-    /// Returns when the connection to one node among several can no longer be trusted, with the reason.
-    pub(super) async fn lives(&mut self, inner: &Inner) -> Error {
-        let prober = Caller::new(&self.client, PING_TIMEOUT);
+    /// Returns when the connection to one node among several has ended, with since when and the reason; or with another
+    /// one, made by `beside`, when that answers and this one is silent. `fell` is told when a silence begins and ends.
+    pub(super) async fn lives<T, F>(
+        &mut self,
+        inner: &Inner,
+        fell: impl Fn(Option<Instant>),
+        beside: impl Fn() -> F,
+    ) -> Result<T, (Instant, Error)>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        self.strict = None;
+        let (line, prober) = (Arc::clone(&self.line), self.caller());
         tokio::select! {
-            error = probe(inner, None, &prober) => error,
-            ended = &mut self.task => end(ended),
+            biased;
+            ended = &mut self.task => Err((Instant::now(), end(ended))),
+            left = mind(inner, &line, fell, beside) => match left {
+                Silenced::Instead(next) => Ok(next),
+                Silenced::GivenUp(since) => Err((since, silent())),
+            },
+            error = tend(inner, &line, None, &prober) => Err((Instant::now(), error)),
+        }
+    }
+}
+
+/// Why a connection ended on which nothing was answered.
+const SILENT: &str = "it does not answer although the connection is open";
+
+fn silent() -> Error {
+    Error::unavailable(SILENT)
+}
+
+/// Ends a task of its own with this value.
+struct Strict(JoinHandle<()>);
+
+impl Strict {
+    fn new(line: &Arc<Line>) -> Self {
+        let (line, mut silences) = (Arc::clone(line), line.silences());
+        Self(tokio::spawn(async move {
+            if silences.wait_for(|silent| *silent).await.is_ok() {
+                line.end(SILENT);
+            }
+        }))
+    }
+}
+
+impl Drop for Strict {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Waits for a silence, and for what becomes of it: the connection goes on, and nothing was lost; or another one that is
+/// made beside it is answered, and this one is dead; or neither until nobody waits any longer.
+async fn mind<T, F>(
+    inner: &Inner,
+    line: &Line,
+    fell: impl Fn(Option<Instant>),
+    beside: impl Fn() -> F,
+) -> Silenced<T>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut silences = line.silences();
+    loop {
+        if silences.wait_for(|silent| *silent).await.is_err() {
+            // The line is there for as long as its connection, whose end is told elsewhere.
+            std::future::pending::<()>().await;
+        }
+        let since = line.since();
+        inner.waits.silences.fetch_add(1, Relaxed);
+        fell(Some(since));
+        let another = async {
+            loop {
+                match beside().await {
+                    Ok(another) => return another,
+                    Err(_) => tokio::time::sleep(between(BESIDE, random())).await,
+                }
+            }
+        };
+        let given_up = async {
+            tokio::time::sleep_until(since + inner.hold).await;
+            for _ in 0..line::PASSES {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = silences.wait_for(|silent| !silent) => fell(None),
+            another = another => return Silenced::Instead(another),
+            () = given_up => return Silenced::GivenUp(since),
         }
     }
 }
@@ -182,31 +307,26 @@ fn end(ended: Result<Result<(), fred::error::Error>, JoinError>) -> Error {
     }
 }
 
-/// Asks for ever whether the connection lives; returns when it does not. `patient` offers the signing key meanwhile.
-async fn probe(inner: &Inner, patient: Option<&Caller>, prober: &Caller) -> Error {
+/// Asks for ever whether a connection at rest lives; returns when it has ended. `patient` offers the signing key
+/// meanwhile.
+async fn tend(inner: &Inner, line: &Line, patient: Option<&Caller>, prober: &Caller) -> Error {
     let mut ticks = tokio::time::interval(PING_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let (mut misses, mut count) = (0, 0u32);
-    loop {
+    for count in 1_u32.. {
         ticks.tick().await;
-        count = count.wrapping_add(1);
         let answer = match patient.filter(|_| count.is_multiple_of(SECRET_EVERY)) {
             Some(patient) => secret::offer(patient, inner).await.map(|_| ()),
+            // Where requests are answered nobody need ask.
+            None if line.since().elapsed() < PING_EVERY => continue,
             None => prober.call("PING", []).await.map(|_| ()),
         };
         match answer {
-            Err(Error::Timeout) => misses += 1,
-            Err(error @ Error::Unavailable { .. }) => return error,
+            Err(error @ (Error::Unavailable { .. } | Error::Lost { .. })) => return error,
             // An answer is an answer: reconnecting to a server that is busy or full makes it worse.
-            Ok(()) | Err(_) => {
-                misses = 0;
-                inner.answered();
-            }
-        }
-        if misses == MISSES {
-            return Error::unavailable("it does not answer although the connection is open");
+            Ok(()) | Err(_) => inner.answered(),
         }
     }
+    std::future::pending().await
 }
 
 /// While this connection only reads, looks for one that writes too: the same server after its promotion, or the one
@@ -229,34 +349,39 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     if let Some(seeds) = inner.endpoint.cluster().map(<[Peer]>::to_vec) {
         return cluster::keep(inner, seeds).await;
     }
-    let mut attempt = 0u32;
+    let (mut attempt, mut away) = (0u32, Instant::now());
     loop {
         let mut refused = false;
         match establish(&inner).await {
             Ok(ready) => {
                 let since = Instant::now();
-                let reason = live(&inner, ready).await;
-                inner.down(&reason);
-                attempt = if since.elapsed() >= SETTLED { 0 } else { (attempt + 1).min(HURRY) };
+                let (lost, reason) = live(&inner, ready).await;
+                inner.lost(lost, false, &reason);
+                away = lost;
+                attempt = u32::from(since.elapsed() < SETTLED);
             }
             Err(error) => {
-                inner.down(&error);
                 refused = error.misconfigured();
-                attempt += 1;
+                inner.failed(&error);
+                attempt = attempt.saturating_add(1);
             }
         }
-        let pause = if refused { REFUSED_PAUSE } else { pause(attempt, random()) };
+        let pause = match refused {
+            true => REFUSED_PAUSE,
+            false => pause(attempt, away.elapsed(), inner.hold, random()),
+        };
         tokio::time::sleep(pause).await;
     }
 }
 
-/// Uses a connection, and whichever takes its place without a gap, until one is lost.
-async fn live(inner: &Inner, mut ready: Ready) -> Error {
+/// Uses a connection, and whichever takes its place without a gap, until one is lost; since when, and why.
+async fn live(inner: &Arc<Inner>, mut ready: Ready) -> (Instant, Error) {
     loop {
         inner.up(ready.live.clone(), ready.refused.as_ref());
-        let only_reads = ready.only_reads();
-        match ready.link.watch(inner, only_reads).await {
-            Left::Lost(reason) => return reason,
+        let (live, only_reads) = (ready.live.clone(), ready.only_reads());
+        match ready.link.watch(inner, &live, only_reads).await {
+            Left::Lost(since, reason) => return (since, reason),
+            Left::Instead(next) => ready = *next,
             Left::For(next) => {
                 let before = std::mem::replace(&mut ready, *next);
                 tokio::spawn(async move {

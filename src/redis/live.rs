@@ -86,7 +86,7 @@ impl Redis {
             topics.iter().map(|(topic, from)| self.range("XRANGE", topic, &written(*from), "+", count));
         let commands: Vec<_> = commands.collect();
         let answers = self
-            .guard_repeatable(Kind::Bulk, |live| {
+            .guard_as(Kind::Bulk, |live| {
                 let commands = commands.clone();
                 async move { with_code(&live)?.caller.together(commands).await }
             })
@@ -108,7 +108,7 @@ impl Redis {
         });
         let commands: Vec<_> = commands.collect();
         let answers = self
-            .guard_repeatable(Kind::Bulk, |live| {
+            .guard_as(Kind::Bulk, |live| {
                 let commands = commands.clone();
                 async move { with_code(&live)?.caller.together(commands).await }
             })
@@ -151,7 +151,7 @@ impl Redis {
     async fn backwards(&self, topic: &str, from: &str, count: usize) -> Result<Vec<Stored>, Error> {
         let (command, args) = self.range("XREVRANGE", topic, from, "-", count);
         let answer = self
-            .guard_repeatable(Kind::Bulk, |live| {
+            .guard_as(Kind::Bulk, |live| {
                 let args = args.clone();
                 async move { with_code(&live)?.caller.send(command, args).await }
             })

@@ -1,7 +1,7 @@
 //! The shared state: one connection a worker, one round trip a request, every failure a defined error.
 //!
 //! The only room that knows the client library, key names and server-side code. Everything above it sees plain data.
-//! Every call passes one guard, which bounds how many wait and how long each does.
+//! Every call passes one guard, which bounds how many wait; they wait out a short absence of Redis.
 
 pub mod begin;
 mod caller;
@@ -20,6 +20,7 @@ pub mod keys;
 mod lanes;
 pub mod library;
 pub mod limit;
+mod line;
 mod link;
 pub mod live;
 pub mod migrations;
@@ -29,38 +30,40 @@ mod pauses;
 mod peek;
 mod plain;
 mod reach;
+mod repeat;
 mod secret;
 mod seen;
 pub mod sessions;
+mod silence;
 mod split;
 mod standing;
 pub mod task;
 mod tls;
 mod topology;
+mod waits;
 
 use std::fmt;
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::sync::PoisonError;
 use std::sync::RwLock;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fred::types::Value;
 use futures_util::future::BoxFuture;
 use tokio::sync::Notify;
-use tokio::sync::Semaphore;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use crate::config::schema;
 use crate::config::schema::RedisUrl;
+use begin::CounterArg;
 use endpoint::Endpoint;
 pub use error::Error;
 pub use error::Refusal;
-use guard::IN_FLIGHT_MAX;
 pub use inspect::Finding;
 pub use inspect::Findings;
 use lanes::Kind;
@@ -70,6 +73,14 @@ use lanes::Lanes;
 use library::Entry;
 use link::Live;
 pub use once::once;
+use repeat::Numbers;
+use repeat::Place;
+use standing::Gate;
+pub use waits::Absences;
+use waits::Waits;
+
+/// Integers below this are exact in a reply of numbers.
+const EXACT: u64 = 1 << 53;
 
 /// Longest wait in [`Redis::first_attempt`].
 const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(1500);
@@ -99,11 +110,17 @@ struct Inner {
     mode: schema::Mode,
     prefix: String,
     name: String,
+    /// Longest silence of a connection on which calls wait.
     command_timeout: Duration,
-    commit_timeout: Duration,
-    live: RwLock<Option<Live>>,
-    /// When a connection that worked was lost, until there is another.
-    lost_at: Mutex<Option<Instant>>,
+    /// How long calls wait for a connection.
+    hold: Duration,
+    /// What calls find.
+    gate: watch::Sender<Gate>,
+    waits: Waits,
+    /// Numbers under which calls are sent once or more and executed once.
+    numbers: Numbers,
+    /// Calls in the worker's hands.
+    calls: AtomicUsize,
     /// When the server last answered, ms since `origin`.
     answered_ms: AtomicU64,
     origin: Instant,
@@ -111,7 +128,6 @@ struct Inner {
     /// Connections made so far.
     connections: AtomicU64,
     health: watch::Sender<Health>,
-    permits: Semaphore,
     /// One healer at a time: 500 requests that miss the code must not load it 500 times.
     healing: tokio::sync::Mutex<()>,
     /// Told when a call met a server that no longer takes writes.
@@ -145,15 +161,16 @@ impl Redis {
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
             command_timeout: settings.command_timeout,
-            commit_timeout: settings.commit_timeout,
-            live: RwLock::new(None),
-            lost_at: Mutex::new(None),
+            hold: standing::hold(settings.patience),
+            gate: watch::Sender::new(Gate::Shut("there is no connection".into())),
+            waits: Waits::default(),
+            numbers: Numbers::new(),
+            calls: AtomicUsize::new(0),
             answered_ms: AtomicU64::new(0),
             origin: Instant::now(),
             lanes: Lanes::new(),
             connections: AtomicU64::new(0),
             health: watch::Sender::new(Health::Connecting),
-            permits: Semaphore::new(IN_FLIGHT_MAX),
             healing: tokio::sync::Mutex::new(()),
             doubt: Notify::new(),
             news: news::Listeners::default(),
@@ -169,6 +186,7 @@ impl Redis {
     /// # Panics
     /// Outside a tokio runtime.
     pub fn start(&self) {
+        self.inner.expect();
         tokio::spawn(link::keep(Arc::clone(&self.inner)));
     }
 
@@ -192,7 +210,7 @@ impl Redis {
     /// Does everything a request needs at its start, in one round trip.
     ///
     /// # Errors
-    /// See [`Error`]; after [`Error::Timeout`] it may have been done.
+    /// See [`Error`]; after [`Error::Lost`] it may have been done.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was done.
@@ -204,14 +222,13 @@ impl Redis {
             let split: BoxFuture<'_, _> = Box::pin(split::begin(self, request));
             return split.await;
         }
-        let reply = self.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
-        begin::decode(request, reply)
+        self.begin_once(request, &Place::Alone).await
     }
 
     /// Stores what a request changed in its session, in one round trip.
     ///
     /// # Errors
-    /// See [`Error`]; after [`Error::Timeout`] it may have been stored.
+    /// See [`Error`]; after [`Error::Lost`] it may have been stored.
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was stored.
@@ -235,7 +252,7 @@ impl Redis {
                 .map(|_| ());
         }
         let call = |live: Live| async move { live.caller.call("DEL", [key]).await };
-        self.guard_repeatable(Kind::Delete, call).await.map(|_| ())
+        self.guard_as(Kind::Delete, call).await.map(|_| ())
     }
 
     /// Adds to the number under this key and returns the sum; 0 only reads, and a missing number is 0.
@@ -246,16 +263,31 @@ impl Redis {
         let answer = match by {
             0 => {
                 let call = |live: Live| async move { live.caller.call("GET", [key]).await };
-                self.guard_repeatable(Kind::Read, call).await?
+                self.guard_as(Kind::Read, call).await?
             }
+            by if !self.is_plain() => return self.add(key, by).await,
             by => {
                 let args = vec![Value::from(key), Value::Integer(by)];
-                self.guard(async |live| live.caller.send("INCRBY", args).await).await?
+                self.guard_once(Kind::Begin, async |live| live.caller.send("INCRBY", args).await).await?
             }
         };
         match answer {
             Value::Null => Ok(0),
             other => other.as_i64().ok_or_else(|| Error::protocol("the counter holds no number")),
+        }
+    }
+
+    /// Adds as a request's start does, once however often it is sent.
+    async fn add(&self, key: &str, by: i64) -> Result<i64, Error> {
+        let counters = [CounterArg { key: key.to_owned(), by }];
+        let reply = self.begin(&begin::Request { counters: &counters, ..Default::default() }).await?;
+        match reply {
+            // Beyond what a double holds the reply is not exact, and is asked for once more.
+            begin::Reply::Granted { counters, .. } => match counters.first() {
+                Some(sum) if sum.unsigned_abs() < EXACT => Ok(*sum),
+                _ => Box::pin(self.count(key, 0)).await,
+            },
+            begin::Reply::Denied { .. } => Err(Error::protocol("a counter was denied")),
         }
     }
 
@@ -274,23 +306,34 @@ impl Redis {
     /// Calls a function; if the server does not have our code, loads it and calls once more.
     async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
         let kind = match entry {
-            Entry::Begin | Entry::Take | Entry::Give | Entry::See | Entry::Claim => Kind::Begin,
+            Entry::Take | Entry::Give | Entry::See | Entry::Claim => Kind::Begin,
             Entry::ReadBatched | Entry::TaskOverdue | Entry::TaskSurvey => Kind::Read,
             // A full server takes these, and repeated they do the same.
             Entry::TaskRenew | Entry::TaskEnd | Entry::TaskCancel | Entry::TaskExpire => Kind::Delete,
             _ => Kind::Commit,
         };
-        self.guard_as(kind, async |live| {
-            let (command, name) = entry.call(live.form)?;
-            let first = live.caller.send(command, encode(name.clone())).await;
-            let missing = matches!(&first, Err(error) if error.code_missing());
-            if !missing {
-                return first;
-            }
-            // Boxed: every call would be as large as this, which next to none needs.
-            Box::pin(self.heal(&live, command, || encode(name.clone()))).await
+        let encode = &encode;
+        self.guard_again(kind, kind.is_repeatable() || entry.is_repeatable(), |live, _| async move {
+            self.execute(&live, entry, encode).await
         })
         .await
+    }
+
+    /// Calls a function on this connection.
+    async fn execute(
+        &self,
+        live: &Live,
+        entry: Entry,
+        encode: impl Fn(Value) -> Vec<Value>,
+    ) -> Result<Value, Error> {
+        let (command, name) = entry.call(live.form)?;
+        let first = live.caller.send(command, encode(name.clone())).await;
+        let missing = matches!(&first, Err(error) if error.code_missing());
+        if !missing {
+            return first;
+        }
+        // Boxed: every call would be as large as this, which next to none needs.
+        Box::pin(self.heal(live, command, || encode(name.clone()))).await
     }
 
     async fn heal(

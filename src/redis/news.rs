@@ -121,14 +121,20 @@ impl Redis {
 }
 
 async fn keep(inner: Arc<Inner>) {
-    let mut attempt = 0u32;
+    let (mut attempt, mut heard) = (0u32, Instant::now());
     loop {
         let begun = Instant::now();
         let error = follow(&inner).await;
         inner.news.set_since(None);
         tracing::debug!(%error, "news is not heard: {error}");
-        attempt = if begun.elapsed() >= SETTLED { 0 } else { attempt.saturating_add(1) };
-        tokio::time::sleep(pauses::pause(attempt, pauses::random())).await;
+        let settled = begun.elapsed() >= SETTLED;
+        attempt = if settled { 0 } else { attempt.saturating_add(1) };
+        if settled {
+            heard = Instant::now();
+        }
+        // No request waits for it, so it is never in a hurry.
+        let pause = pauses::pause(attempt, heard.elapsed(), Duration::ZERO, pauses::random());
+        tokio::time::sleep(pause).await;
     }
 }
 
@@ -139,8 +145,7 @@ async fn follow(inner: &Inner) -> Error {
         Ok(config) => Config { version: RespVersion::RESP3, ..config },
         Err(error) => return error,
     };
-    let performance =
-        PerformanceConfig { broadcast_channel_capacity: BACKLOG, ..endpoint::performance(SETUP_TIMEOUT) };
+    let performance = PerformanceConfig { broadcast_channel_capacity: BACKLOG, ..endpoint::performance() };
     let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
     let mut task = client.connect();
     let error = tokio::select! {

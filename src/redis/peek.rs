@@ -34,7 +34,7 @@ impl Redis {
             };
             peeked(listed, generation)
         };
-        self.guard_repeatable(Kind::Read, call).await
+        self.guard_as(Kind::Read, call).await
     }
 }
 

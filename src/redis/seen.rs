@@ -20,10 +20,14 @@ impl Redis {
         let items = hashes.iter().map(|hash| Value::Bytes(hash.to_le_bytes().to_vec().into()));
         let added: Vec<Value> = std::iter::once(Value::from(key.as_str())).chain(items).collect();
         let kept_s = (slices + 1) * 60;
-        self.guard_as(Kind::Commit, async |live| {
-            let expiry = vec![Value::from(key.as_str()), Value::from(kept_s.to_string())];
-            let answers = live.caller.together(vec![("PFADD", added), ("EXPIRE", expiry)]).await?;
-            answers.into_iter().try_for_each(|answer| answer.map(|_| ()))
+        let expiry = vec![Value::from(key.as_str()), Value::from(kept_s.to_string())];
+        // Noted twice is noted once.
+        self.guard_again(Kind::Commit, true, |live, _| {
+            let both = vec![("PFADD", added.clone()), ("EXPIRE", expiry.clone())];
+            async move {
+                let answers = live.caller.together(both).await?;
+                answers.into_iter().try_for_each(|answer| answer.map(|_| ()))
+            }
         })
         .await
     }
@@ -37,9 +41,12 @@ impl Redis {
         let keys =
             (first..=minute).map(|minute| Value::from(keys::sessions_seen(&self.inner.prefix, minute)));
         let keys: Vec<Value> = keys.collect();
-        self.guard_as(Kind::Read, async |live| {
-            let count = live.caller.send("PFCOUNT", keys).await?;
-            count.as_u64().ok_or_else(|| Error::protocol("PFCOUNT did not answer with a number"))
+        self.guard_as(Kind::Read, |live| {
+            let keys = keys.clone();
+            async move {
+                let count = live.caller.send("PFCOUNT", keys).await?;
+                count.as_u64().ok_or_else(|| Error::protocol("PFCOUNT did not answer with a number"))
+            }
         })
         .await
     }

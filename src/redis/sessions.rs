@@ -174,14 +174,15 @@ impl Redis {
             }
             Ok(ended.as_i64() == Some(1))
         };
-        self.guard_repeatable(Kind::Delete, call).await
+        self.guard_as(Kind::Delete, call).await
     }
 
     /// Tells the workers that keep copies; one that does not hear it keeps its copy for its short time.
     pub(super) fn tell(&self, kind: char, whose: &str) {
         let (redis, channel, news) = (self.clone(), self.channel(), format!("{kind} {whose}"));
         tokio::spawn(async move {
-            let told = async |live: Live| live.caller.call("PUBLISH", [&channel, &news]).await;
+            let (channel, news) = (channel.as_str(), news.as_str());
+            let told = |live: Live| async move { live.caller.call("PUBLISH", [channel, news]).await };
             if let Err(error) = redis.guard_as(Kind::Read, told).await {
                 tracing::debug!(%error, "the workers were not told that a session ended: {error}");
             }
@@ -198,7 +199,9 @@ impl Redis {
     pub async fn sessions_of(&self, prefix: &str, user: &str, most: u64) -> Result<Vec<Listed>, Error> {
         let index = keys::sessions_of(prefix, user);
         let (first, last) = if most > 0 { ("0", "255") } else { ("-256", "-1") };
-        let named = self.guard(async |live| live.caller.call("ZRANGE", [&index, first, last]).await).await?;
+        let range = [index.as_str(), first, last];
+        let named =
+            self.guard_as(Kind::Read, |live| async move { live.caller.call("ZRANGE", range).await }).await?;
         let Value::Array(named) = named else {
             return Err(Error::protocol("the index of a user's sessions is no list"));
         };

@@ -21,6 +21,7 @@ use crate::redis::begin::SessionReply;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::library::Entry;
+use crate::redis::repeat::Place;
 use crate::redis::topology;
 
 /// News that quota of a rate limit was given back.
@@ -74,8 +75,15 @@ pub(super) async fn begin(redis: &Redis, request: &Request<'_>) -> Result<Reply,
 
 /// All of it on the one node that has all its keys.
 async fn at_once(redis: &Redis, request: &Request<'_>) -> Result<Reply, Error> {
-    let reply = redis.run(Entry::Begin, |entry| begin::encode(request, entry)).await?;
-    begin::decode(request, reply)
+    let session = request.session.map(|session| session.key.as_str());
+    let beside = session.or_else(|| request.counters.first().map(|counter| counter.key.as_str()));
+    // A limit by itself has no ledger, because there would be one for each client: if it is sent again, a request may be
+    // charged twice, which refuses too early and never allows too much.
+    let place = match beside {
+        Some(key) => Place::Beside(keys::tag(&redis.inner.prefix, key)),
+        None => Place::Nowhere,
+    };
+    redis.begin_once(request, &place).await
 }
 
 /// The request in pieces, one for each slot.
@@ -134,7 +142,7 @@ fn unheard(_: &LimitArg) -> LimitReply {
 
 async fn take_back(redis: &Redis, part: &Part<'_>, token: &str) {
     let request = part.request(token);
-    if let Err(error) = redis.run(Entry::Undo, |entry| begin::encode(&request, entry)).await {
+    if let Err(error) = redis.run(Entry::Undo, |entry| begin::encode(&request, None, entry)).await {
         tracing::warn!(cause = %error, "what a request was granted before it was refused stays: {error}");
     }
     // Whoever was denied meanwhile on account of it may ask again.

@@ -46,6 +46,8 @@ fn a_wrong_setting_is_one_sentence_with_key_value_and_source() {
         ("REDIS_URL", "redis://:hunter22@/", &["redis.url", "REDIS_URL"]),
         ("REGATTA_REDIS__MODE", "quick", &["redis.mode", "quick", "fcall"]),
         ("REGATTA_REDIS__COMMAND_TIMEOUT", "25", &["redis.command_timeout", "25", "unit"]),
+        ("REGATTA_REDIS__COMMIT_TIMEOUT", "1s", &["redis.commit_timeout", "no more", "redis.patience"]),
+        ("REGATTA_REDIS__PATIENCE", "61s", &["redis.patience", "61s", "more than a minute", "1m"]),
         ("REGATTA_REDIS__PREFIX", "a b", &["redis.prefix", "a b"]),
         (
             "REGATTA_SESSION__SECRETS",

@@ -124,7 +124,7 @@ fn a_reload_and_a_stop_take_everything_along() {
 #[test]
 fn while_redis_is_away_additions_are_taken_and_come_later_once() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(2).set("REGATTA_REDIS__COMMAND_TIMEOUT", "50ms").start();
+    let fleet = Plan::on(&redis).workers(2).start();
     assert_eq!(fleet.get(HOT).json()["value"], 0);
     redis.stop();
     for _ in 0..100 {

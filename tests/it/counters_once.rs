@@ -142,7 +142,7 @@ fn a_request_whose_worker_died_is_carried_out_by_another_one_when_its_lease_is_o
 #[test]
 fn without_redis_a_key_cannot_be_kept_and_without_a_lifetime_it_means_nothing() {
     let mut redis = RedisServer::start();
-    let plan = Plan::on(&redis).workers(1).set("REGATTA_REDIS__COMMAND_TIMEOUT", "200ms");
+    let plan = Plan::on(&redis).workers(1).set("REGATTA_REDIS__PATIENCE", "0s");
     let off = plan.clone().set("REGATTA_IDEMPOTENCY__TTL", "0s").start();
     assert_eq!(send(&off, keyed("/counters/x", "k")).json()["value"], 1);
     assert_eq!(send(&off, keyed("/counters/x", "k")).json()["value"], 2);

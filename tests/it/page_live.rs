@@ -115,7 +115,7 @@ fn the_stream_ends_when_its_worker_leaves_and_goes_on_at_the_successor() {
 #[test]
 fn the_stream_outlives_redis() {
     let mut redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_REDIS__COMMAND_TIMEOUT", "25ms").start();
+    let fleet = Plan::on(&redis).workers(1).set("REGATTA_REDIS__PATIENCE", "0s").start();
     fleet.get("/");
     let mut watcher = Watcher::come(&fleet);
     watcher.until("a view", |seen| seen["total"] == 1);

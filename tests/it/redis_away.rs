@@ -17,11 +17,12 @@ use crate::support::wait;
 /// How soon the fleet serves state again once Redis answers, as promised.
 const BACK: Duration = Duration::from_secs(2);
 
-/// No answer takes as long as this, whatever Redis does: far above the command timeout, far below a hang.
+/// No answer takes as long as this, whatever Redis does: far above the patience, far below a hang.
 const HANG: Duration = Duration::from_secs(3);
 
 fn fleet(redis: &RedisServer) -> Plan {
-    Plan::on(redis).set("REGATTA_REDIS__COMMAND_TIMEOUT", "100ms")
+    // Short, so that what comes after it is seen soon.
+    Plan::on(redis).set("REGATTA_REDIS__PATIENCE", "400ms")
 }
 
 /// That this is how a stateful route answers while Redis is away.
@@ -177,7 +178,7 @@ fn redis_stopped_and_continued_under_load_loses_no_session() {
 #[test]
 fn killed_connections_heal_at_once() {
     let redis = RedisServer::start();
-    let fleet = fleet(&redis).set("REGATTA_REDIS__COMMAND_TIMEOUT", "2s").start();
+    let fleet = fleet(&redis).start();
     let load = visits(&fleet);
     for _ in 0..10 {
         let seen = load.seen();
@@ -225,7 +226,7 @@ fn a_read_only_replica_is_a_refusal_until_it_is_promoted() {
     }
     redis.cli(&["REPLICAOF", "NO", "ONE"]);
     wait::until("every worker is back", BACK, || (0..20).all(|_| fleet.get("/").status == 200));
-    // While writes come back in steps he may still be shown what is known, which counts nothing.
+    // Until the next probe he may still be shown what is known, which counts nothing.
     wait::until("his visits count again", BACK, || visitor.visit(fleet.listen).1 == 2);
 }
 
@@ -253,7 +254,7 @@ fn a_redis_busy_with_a_script_is_a_refusal_and_no_storm() {
         wait::until("the script is killed", HANG, || redis.cli(&["SCRIPT", "KILL"]).contains("OK"));
     });
     wait::until("every worker is back", BACK, || (0..20).all(|_| fleet.get("/").status == 200));
-    // While writes come back in steps he may still be shown what is known, which counts nothing.
+    // Until the next probe he may still be shown what is known, which counts nothing.
     wait::until("his visits count again", BACK, || visitor.visit(fleet.listen).1 == 2);
     let since = connections().unwrap() - before;
     assert!(since < 30, "{since} connections: nobody reconnects to a server that is only busy");

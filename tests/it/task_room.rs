@@ -148,8 +148,8 @@ async fn in_a_cluster_there_is_one_queue_and_everybody_hears() {
             url: Some(url.clone()),
             prefix: format!("{mode:?}"),
             mode,
-            command_timeout: Duration::from_secs(2),
-            commit_timeout: Duration::from_secs(2),
+            command_timeout: Duration::from_millis(250),
+            patience: Duration::from_secs(2),
             access: schema::Access::default(),
         };
         let mut workers = Vec::new();

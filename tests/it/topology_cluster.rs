@@ -34,8 +34,8 @@ fn handle(cluster: &RedisCluster, mode: Mode) -> Redis {
         url: Some(url.clone()),
         prefix: "p".into(),
         mode,
-        command_timeout: Duration::from_secs(2),
-        commit_timeout: Duration::from_secs(2),
+        command_timeout: Duration::from_millis(250),
+        patience: Duration::from_secs(2),
         access: schema::Access::default(),
     };
     Redis::new(&settings, &url, "test").unwrap()

@@ -47,6 +47,12 @@ pub(super) fn positive_duration(text: &str) -> Result<Duration, Reason> {
     if duration.is_zero() { Err("it must be longer than nothing".into()) } else { Ok(duration) }
 }
 
+/// Longest absence of a needed service that requests are made to wait for.
+pub(super) fn patience(text: &str) -> Result<Duration, Reason> {
+    let patience = duration(text)?;
+    if patience > Duration::from_secs(60) { Err("that is more than a minute".into()) } else { Ok(patience) }
+}
+
 pub(super) fn size(text: &str) -> Result<usize, Reason> {
     let digits = text.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = text.split_at(digits);

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Where the shared state lives and how long a request waits for it.
+/// Where the shared state lives and how long requests wait for it.
 #[derive(Debug, Clone)]
 pub struct Redis {
     /// Where it is, in one of the forms of [`crate::config::place`]; `None` means a private server, started by the supervisor.
@@ -13,10 +13,10 @@ pub struct Redis {
     pub prefix: String,
     /// How server-side code is called.
     pub mode: Mode,
-    /// Longest wait for the reply to one command on a request's path.
+    /// A connection on which calls wait and nothing is answered for this long is given up.
     pub command_timeout: Duration,
-    /// Longest wait for the reply to what a request stores at its end.
-    pub commit_timeout: Duration,
+    /// Longest absence that requests wait for; they wait for the connection and fail when it takes longer.
+    pub patience: Duration,
     /// Files with what proves who we are, and who the server is.
     pub access: Access,
 }

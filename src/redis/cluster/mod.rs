@@ -17,6 +17,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::task::JoinHandle;
+use tokio::time::Instant;
 
 use crate::config::place::Peer;
 use crate::redis::Inner;
@@ -66,7 +67,7 @@ enum Said {
 pub(super) async fn keep(inner: Arc<Inner>, seeds: Vec<Peer>) {
     let routes = Arc::new(Routes::new(&inner.prefix));
     let mut keepers = Keepers(HashMap::new());
-    let (mut said, mut attempt) = (Said::Unknown, 0u32);
+    let (mut said, mut attempt, mut whole) = (Said::Unknown, 0u32, Instant::now());
     loop {
         let mut refused = false;
         let now = match discover(&inner, &routes, &seeds).await {
@@ -81,12 +82,18 @@ pub(super) async fn keep(inner: Arc<Inner>, seeds: Vec<Peer>) {
             }
         };
         attempt = if now == Said::Whole { 0 } else { attempt.saturating_add(1) };
+        if now == Said::Whole {
+            whole = Instant::now();
+        }
         said = now;
         if refused {
             tokio::time::sleep(link::REFUSED_PAUSE).await;
             continue;
         }
-        let pause = if said == Said::Whole { REFRESH } else { pauses::pause(attempt, pauses::random()) };
+        let pause = match said {
+            Said::Whole => REFRESH,
+            _ => pauses::pause(attempt, whole.elapsed(), inner.hold, pauses::random()),
+        };
         tokio::select! {
             () = routes.doubt.notified() => tokio::time::sleep(SPACING.mul_f64(1.0 + pauses::random())).await,
             () = tokio::time::sleep(pause.max(SPACING)) => {}
@@ -139,7 +146,8 @@ fn apply(inner: &Arc<Inner>, routes: &Arc<Routes>, keepers: &mut Keepers, ranges
             continue;
         }
         let node = old.nodes.get(peer).cloned().unwrap_or_else(|| {
-            let node = Arc::new(Node { peer: peer.clone(), state: RwLock::new(State::Connecting) });
+            let node =
+                Arc::new(Node { peer: peer.clone(), state: RwLock::new(State::Connecting(Instant::now())) });
             let task = tokio::spawn(node::keep(Arc::clone(inner), Arc::clone(routes), Arc::clone(&node)));
             keepers.0.insert(peer.clone(), task);
             node
@@ -173,14 +181,16 @@ async fn settle(routes: &Routes) {
 }
 
 /// Makes the cluster ready for requests and says how it stands.
-async fn introduce(inner: &Inner, routes: &Arc<Routes>, said: Said) -> Said {
+async fn introduce(inner: &Arc<Inner>, routes: &Arc<Routes>, said: Said) -> Said {
     let table = routes.table();
     let Some(ready) = table.owners().into_iter().find_map(|node| node.ready()) else {
         let reason = table.owners().first().and_then(|node| node.away());
         let reason = reason.unwrap_or_else(|| Error::unavailable("no node of the cluster is connected"));
         return standing(inner, routes, &reason);
     };
-    let patient = Caller::Cluster(Router { routes: Arc::clone(routes), timeout: link::SETUP_TIMEOUT });
+    let caller = Caller::Cluster(Router::new(routes, Some(inner.hold)));
+    // What prepares a cluster waits for no node.
+    let patient = Caller::Cluster(Router::new(routes, None)).long();
     let prepared = async {
         if matches!(said, Said::Unknown | Said::Away) {
             migrations::bring_up(&patient, ready.form, &inner.prefix, &inner.name).await?;
@@ -193,7 +203,7 @@ async fn introduce(inner: &Inner, routes: &Arc<Routes>, said: Said) -> Said {
     };
     let away: Vec<_> = table.owners().into_iter().filter_map(|node| node.away()).collect();
     let number = inner.connections.fetch_add(1, Relaxed) + 1;
-    let live = Live { caller: patient.within(inner.command_timeout), form: ready.form, number };
+    let live = Live { caller, form: ready.form, number };
     match away.first() {
         None if said == Said::Whole => {}
         None => inner.up(live, refused.as_ref()),
@@ -207,7 +217,7 @@ async fn introduce(inner: &Inner, routes: &Arc<Routes>, said: Said) -> Said {
 }
 
 /// Nothing new is known: it stands as the connections that are there.
-fn standing(inner: &Inner, routes: &Routes, error: &Error) -> Said {
+fn standing(inner: &Arc<Inner>, routes: &Routes, error: &Error) -> Said {
     let connected = routes.table().nodes.values().any(|node| node.ready().is_some());
     match inner.live().filter(|_| connected) {
         Some(live) => {
@@ -215,7 +225,8 @@ fn standing(inner: &Inner, routes: &Routes, error: &Error) -> Said {
             Said::Part
         }
         None => {
-            inner.down(error);
+            inner.lost(Instant::now(), false, error);
+            inner.failed(error);
             Said::Away
         }
     }

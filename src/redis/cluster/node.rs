@@ -26,23 +26,21 @@ use crate::redis::pauses;
 
 /// Keeps a connection to one node for as long as it belongs to the cluster.
 pub(super) async fn keep(inner: Arc<Inner>, routes: Arc<Routes>, node: Arc<Node>) {
-    let mut attempt = 0u32;
+    let (mut attempt, mut away) = (0u32, Instant::now());
     loop {
         let mut pause = None;
         match open(&inner, &node.peer).await {
-            Ok((mut link, ready)) => {
+            Ok(connected) => {
                 let since = Instant::now();
-                node.set(State::Ready(ready));
-                routes.changed();
-                routes.doubt.notify_one();
-                let reason = link.lives(&inner).await;
-                node.set(State::Away(reason));
-                attempt = if since.elapsed() >= link::SETTLED { 0 } else { attempt + 1 };
+                let reason;
+                (away, reason) = live(&inner, &routes, &node, connected).await;
+                node.set(State::Away(away, reason));
+                attempt = u32::from(since.elapsed() < link::SETTLED);
             }
             Err(error) => {
                 pause = error.misconfigured().then_some(link::REFUSED_PAUSE);
-                node.set(State::Away(error));
-                attempt += 1;
+                node.set(State::Away(away, error));
+                attempt = attempt.saturating_add(1);
             }
         }
         routes.changed();
@@ -50,7 +48,33 @@ pub(super) async fn keep(inner: Arc<Inner>, routes: Arc<Routes>, node: Arc<Node>
         if pause.is_none() {
             routes.doubt.notify_one();
         }
-        tokio::time::sleep(pause.unwrap_or_else(|| pauses::pause(attempt, pauses::random()))).await;
+        let again = || pauses::pause(attempt, away.elapsed(), inner.hold, pauses::random());
+        tokio::time::sleep(pause.unwrap_or_else(again)).await;
+    }
+}
+
+/// Uses a connection, and those that take its place, until one is lost; since when, and why.
+async fn live(
+    inner: &Inner,
+    routes: &Routes,
+    node: &Node,
+    (mut link, mut ready): (Link, Ready),
+) -> (Instant, Error) {
+    loop {
+        node.set(State::Ready(ready.clone()));
+        routes.changed();
+        routes.doubt.notify_one();
+        let fell = |since: Option<Instant>| {
+            node.set(match since {
+                Some(since) => State::Away(since, Error::unavailable("it does not answer")),
+                None => State::Ready(ready.clone()),
+            });
+            routes.changed();
+        };
+        match link.lives(inner, fell, || open(inner, &node.peer)).await {
+            Ok(another) => (link, ready) = another,
+            Err(lost) => return lost,
+        }
     }
 }
 
@@ -66,7 +90,7 @@ async fn open(inner: &Inner, peer: &Peer) -> Result<(Link, Ready), Error> {
     }
     // Code that is loaded on one node is not on the others.
     library::ensure(&patient, form).await?;
-    let ready = Ready { caller: patient, form };
+    let ready = Ready { caller: link.caller(), form };
     Ok((link, ready))
 }
 
@@ -99,7 +123,7 @@ impl Visit {
             links.push(link);
         }
         *routes.table.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(Table { ranges, nodes });
-        let caller = Caller::Cluster(Router { routes, timeout: link::SETUP_TIMEOUT });
+        let caller = Caller::Cluster(Router::new(&routes, None)).long();
         Ok(Self { _links: links, caller, form })
     }
 

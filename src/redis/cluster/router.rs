@@ -6,9 +6,12 @@ use std::time::Duration;
 use fred::types::Value;
 use futures_util::future::BoxFuture;
 use futures_util::future::join_all;
+use tokio::time::Instant;
+use tokio::time::timeout_at;
 
 use crate::config::place::Peer;
 use crate::redis::caller::Caller;
+use crate::redis::cluster::routes::Node;
 use crate::redis::cluster::routes::Routes;
 use crate::redis::error::Error;
 use crate::redis::keys;
@@ -20,20 +23,28 @@ use crate::redis::topology::Target;
 const REDIRECTS_MAX: usize = 16;
 /// Pause before a call whose keys lie on two nodes is made once more.
 const TORN_PAUSE: Duration = Duration::from_millis(3);
+/// Shortest wait for a node that a redirection names: it is connected to only then.
+const NAMED_MIN: Duration = Duration::from_secs(1);
 
 /// Sends each command to the node that has its keys; cheap to clone.
 #[derive(Clone)]
 pub(in crate::redis) struct Router {
     /// The map.
-    pub(super) routes: Arc<Routes>,
-    /// Longest time for one call, its redirections included.
-    pub(super) timeout: Duration,
+    routes: Arc<Routes>,
+    /// How long calls wait for a node that is away, counted from when it went; none: they do not.
+    hold: Option<Duration>,
+    /// Whether answers may take longer than others.
+    long: bool,
 }
 
 impl Router {
-    /// The same with another deadline.
-    pub(in crate::redis) fn within(&self, timeout: Duration) -> Self {
-        Self { routes: Arc::clone(&self.routes), timeout }
+    pub(super) fn new(routes: &Arc<Routes>, hold: Option<Duration>) -> Self {
+        Self { routes: Arc::clone(routes), hold, long: false }
+    }
+
+    /// The same for calls whose answers may be large.
+    pub(in crate::redis) fn long(&self) -> Self {
+        Self { long: true, ..self.clone() }
     }
 
     /// One command. Keys get the names that they have in a cluster.
@@ -44,9 +55,7 @@ impl Router {
         command: &'static str,
         args: Vec<Value>,
     ) -> BoxFuture<'_, Result<Value, Error>> {
-        // Each step has a deadline of its own; a call that is redirected must not take several of them.
-        let work = tokio::time::timeout(self.timeout, self.route(command, args));
-        Box::pin(async { work.await.unwrap_or(Err(Error::Timeout)) })
+        Box::pin(self.route(command, args))
     }
 
     async fn route(&self, command: &'static str, mut args: Vec<Value>) -> Result<Value, Error> {
@@ -72,7 +81,7 @@ impl Router {
         for _ in 0..=REDIRECTS_MAX {
             let (node, caller, asking) = match &redirected {
                 None => {
-                    let (node, caller) = self.owner(slot)?;
+                    let (node, caller) = self.owner(slot).await?;
                     (node, caller, false)
                 }
                 Some(Redirect::Moved(peer)) => {
@@ -87,7 +96,7 @@ impl Router {
             } else {
                 caller.send(command, args.clone()).await
             };
-            let error = match answer.map_err(lost) {
+            let error = match answer {
                 Err(error) => error,
                 answered => return answered,
             };
@@ -96,7 +105,8 @@ impl Router {
                     self.routes.doubt.notify_one();
                 }
                 redirected = Some(to);
-            } else if topology::torn(&error) {
+            } else if topology::torn(&error) || matches!(error, Error::Unavailable { .. }) {
+                // Nothing was executed: keys are on their way, or the connection ended before the call was sent.
                 tokio::time::sleep(TORN_PAUSE).await;
             } else {
                 return Err(error);
@@ -107,45 +117,64 @@ impl Router {
         Err(Error::unavailable(last.to_string()))
     }
 
-    fn owner(&self, slot: u16) -> Result<(Peer, Caller), Error> {
-        let table = self.routes.table();
-        let node = table.owner(slot).ok_or_else(|| {
-            self.routes.doubt.notify_one();
-            Error::unavailable(format!("no node of the cluster serves slot {slot}"))
-        })?;
-        match node.caller(self.timeout) {
-            Some(caller) => Ok((node.peer.clone(), caller)),
-            None => Err(node.away().unwrap_or_else(|| Error::unavailable("it was away a moment ago"))),
+    /// The node that has a slot; waits for one that went away a short time ago, or for another one to take its place.
+    async fn owner(&self, slot: u16) -> Result<(Peer, Caller), Error> {
+        let mut changes = self.routes.changes.subscribe();
+        loop {
+            changes.mark_unchanged();
+            let table = self.routes.table();
+            let node = table.owner(slot).ok_or_else(|| {
+                self.routes.doubt.notify_one();
+                Error::unavailable(format!("no node of the cluster serves slot {slot}"))
+            })?;
+            if let Some(caller) = self.caller(node) {
+                return Ok((node.peer.clone(), caller));
+            }
+            let end = node.since().zip(self.hold).map(|(since, hold)| since + hold);
+            let changed = match end.filter(|end| *end > Instant::now()) {
+                Some(end) => timeout_at(end, changes.changed()).await.is_ok_and(|changed| changed.is_ok()),
+                None => false,
+            };
+            if !changed {
+                let away = node.away();
+                return Err(away.unwrap_or_else(|| Error::unavailable("it was away a moment ago")));
+            }
         }
     }
 
-    /// A node that a redirection names; waits until it is connected to, which the caller's deadline ends.
+    /// A node that a redirection names; waits until it is connected to.
     async fn named(&self, peer: &Peer) -> Result<(Peer, Caller), Error> {
+        let end = Instant::now() + self.hold.unwrap_or(NAMED_MIN).max(NAMED_MIN);
         let mut changes = self.routes.changes.subscribe();
         loop {
             changes.mark_unchanged();
             let table = self.routes.table();
             match table.nodes.get(peer) {
                 Some(node) => {
-                    if let Some(caller) = node.caller(self.timeout) {
+                    if let Some(caller) = self.caller(node) {
                         return Ok((node.peer.clone(), caller));
                     }
                 }
                 None => self.routes.want(peer),
             }
-            if changes.changed().await.is_err() {
-                return Err(Error::unavailable("the cluster is no longer watched"));
+            if !timeout_at(end, changes.changed()).await.is_ok_and(|changed| changed.is_ok()) {
+                return Err(Error::unavailable(format!("{peer}, which a node named, cannot be reached")));
             }
         }
     }
 
     async fn any(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
         let table = self.routes.table();
-        let mut callers = table.nodes.values().filter_map(|node| node.caller(self.timeout));
+        let mut callers = table.nodes.values().filter_map(|node| self.caller(node));
         match callers.next() {
-            Some(caller) => caller.send(command, args).await.map_err(lost),
+            Some(caller) => caller.send(command, args).await,
             None => Err(Error::unavailable("no node of the cluster is connected")),
         }
+    }
+
+    fn caller(&self, node: &Node) -> Option<Caller> {
+        let caller = node.ready()?.caller;
+        Some(if self.long { caller.long() } else { caller })
     }
 
     /// To every node, whatever one of them says; that it was there already is no failure.
@@ -165,14 +194,6 @@ impl Router {
     /// One caller for each node.
     pub(in crate::redis) fn callers(&self) -> Vec<Caller> {
         let table = self.routes.table();
-        table.owners().into_iter().filter_map(|node| node.caller(self.timeout)).collect()
-    }
-}
-
-/// A node was connected: what its client calls unreachable was sent, or may have been.
-fn lost(error: Error) -> Error {
-    match error {
-        Error::Unavailable { reason } => Error::Lost { reason },
-        other => other,
+        table.owners().into_iter().filter_map(|node| self.caller(node)).collect()
     }
 }

@@ -27,15 +27,15 @@ pub(super) struct Node {
 
 /// How a node stands.
 pub(super) enum State {
-    /// The first attempt has not ended.
-    Connecting,
+    /// The first attempt has not ended since then.
+    Connecting(Instant),
     /// Calls can be made.
     Ready(Ready),
-    /// Why they cannot.
-    Away(Error),
+    /// Since when they cannot, and why.
+    Away(Instant, Error),
 }
 
-/// A node's connection, with the patience of set-up.
+/// A node's connection.
 #[derive(Clone)]
 pub(super) struct Ready {
     pub(super) caller: Caller,
@@ -46,12 +46,16 @@ impl Node {
     pub(super) fn ready(&self) -> Option<Ready> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Ready(ready) => Some(ready.clone()),
-            State::Connecting | State::Away(_) => None,
+            State::Connecting(_) | State::Away(..) => None,
         }
     }
 
-    pub(super) fn caller(&self, patience: Duration) -> Option<Caller> {
-        self.ready().map(|ready| ready.caller.within(patience))
+    /// Since when calls cannot be made; `None` if they can.
+    pub(super) fn since(&self) -> Option<Instant> {
+        match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
+            State::Ready(_) => None,
+            State::Connecting(since) | State::Away(since, _) => Some(*since),
+        }
     }
 
     pub(super) fn set(&self, state: State) {
@@ -62,13 +66,13 @@ impl Node {
     pub(super) fn away(&self) -> Option<Error> {
         match &*self.state.read().unwrap_or_else(PoisonError::into_inner) {
             State::Ready(_) => None,
-            State::Connecting => Some(Error::unavailable(format!("{} is being connected to", self.peer))),
-            State::Away(error) => Some(Error::unavailable(format!("{}: {error}", self.peer))),
+            State::Connecting(_) => Some(Error::unavailable(format!("{} is being connected to", self.peer))),
+            State::Away(_, error) => Some(Error::unavailable(format!("{}: {error}", self.peer))),
         }
     }
 
     pub(super) fn tried(&self) -> bool {
-        !matches!(&*self.state.read().unwrap_or_else(PoisonError::into_inner), State::Connecting)
+        !matches!(&*self.state.read().unwrap_or_else(PoisonError::into_inner), State::Connecting(_))
     }
 }
 

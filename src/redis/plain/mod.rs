@@ -48,19 +48,14 @@ impl Redis {
         }
     }
 
-    /// Several commands that together are one call: the deadline is that of one.
+    /// Several commands that together are one call, made once.
     pub(super) async fn plainly<T>(
         &self,
         kind: Kind,
         work: impl AsyncFnOnce(&Caller) -> Result<T, Error>,
     ) -> Result<T, Error> {
-        let patience = self.inner.patience(kind);
-        self.guard_as(kind, async |live| {
-            // Boxed, because every request's future would have room for it otherwise.
-            let work = Box::pin(work(&live.caller));
-            tokio::time::timeout(patience, work).await.unwrap_or(Err(Error::Timeout))
-        })
-        .await
+        // Boxed, because every request's future would have room for it otherwise.
+        self.guard_once(kind, async |live| Box::pin(work(&live.caller)).await).await
     }
 }
 

@@ -126,7 +126,7 @@ enum Found {
 }
 
 async fn load(caller: &Caller, id: Id) -> Result<Found, Error> {
-    match caller.store()?.load(&id).await {
+    match caller.stored(async |store| store.load(&id).await).await? {
         Ok(None) => Ok(Found::Nothing),
         Ok(Some(record)) => Ok(Session::read(&record).map_or(Found::Damaged, Found::Session)),
         Err(session_store::Error::Decode(_)) => Ok(Found::Damaged),
@@ -212,14 +212,15 @@ async fn create(caller: &Caller, key: &str, session: &Session, views: u64, now: 
     if left == 0 {
         return Ok(Reply::Gone);
     }
-    let (store, id) = (caller.store()?, id(key));
+    let id = id(key);
     let mut record = session.record(id, now);
-    if let Err(error) = store.create(&mut record).await {
+    if let Err(error) = caller.stored(async |store| store.create(&mut record).await).await? {
         return if unparsed(&error) { Ok(Reply::Exists) } else { Err(sorted(&error)) };
     }
     if record.id != id {
         // The store took another id because ours is taken, and nobody would ever find what it made.
-        store.delete(&record.id).await.map_err(|error| sorted(&error))?;
+        let deleted = caller.stored(async |store| store.delete(&record.id).await).await?;
+        deleted.map_err(|error| sorted(&error))?;
         return Ok(Reply::Exists);
     }
     let args = [text(&keys::views(key)), number(views), text("PX"), number(left)];
@@ -263,7 +264,8 @@ pub(in crate::redis) async fn commit(caller: &Caller, request: &commit::Request<
     if !request.set.is_empty() && session.exceeds(request.max_fields, request.max_bytes) {
         return Ok(Reply::Full);
     }
-    if let Err(error) = caller.store()?.save(&session.record(id, now)).await {
+    let record = session.record(id, now);
+    if let Err(error) = caller.stored(async |store| store.save(&record).await).await? {
         return if unparsed(&error) { Ok(Reply::Gone) } else { Err(sorted(&error)) };
     }
     caller.send("PEXPIRE", vec![text(&keys::views(request.key)), number(left)]).await?;

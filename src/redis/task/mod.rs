@@ -263,7 +263,7 @@ impl Redis {
             let args = args.clone();
             async move { live.caller.send("HMGET", args).await }
         };
-        match self.guard_repeatable(Kind::Read, call).await? {
+        match self.guard_as(Kind::Read, call).await? {
             Value::Array(values) => Task::read(id, &values),
             _ => Err(Error::protocol("what lies under a task's key is none")),
         }

@@ -6,7 +6,7 @@ use regatta::redis::Health;
 use crate::faults::Watch;
 use crate::faults::assert_defined;
 use crate::faults::assert_stale;
-use crate::faults::deadlines;
+use crate::faults::impatient;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
 use crate::support::fleet::Plan;
@@ -23,7 +23,7 @@ const MEMORY: u64 = 20 * 1024 * 1024;
 #[test]
 fn redis_is_killed_and_started_again() {
     let mut redis = RedisServer::start();
-    let fleet = deadlines(Plan::on(&redis)).start();
+    let fleet = impatient(Plan::on(&redis)).start();
     let mut watch = Watch::start(&fleet);
     let memory = || fleet.workers().into_iter().map(process::private_memory).max().unwrap();
     let before = memory();
@@ -40,7 +40,7 @@ fn redis_is_killed_and_started_again() {
 #[test]
 fn redis_is_frozen_and_goes_on() {
     let redis = RedisServer::start();
-    let fleet = deadlines(Plan::on(&redis)).start();
+    let fleet = impatient(Plan::on(&redis)).start();
     let mut watch = Watch::start(&fleet);
     redis.stop();
     watch.fault_begins();
@@ -55,7 +55,7 @@ fn redis_is_frozen_and_goes_on() {
 fn redis_becomes_a_black_hole() {
     let redis = RedisServer::start();
     let proxy = Proxy::before(&redis);
-    let fleet = deadlines(Plan::through(&proxy)).start();
+    let fleet = impatient(Plan::through(&proxy)).start();
     let mut watch = Watch::start(&fleet);
     let connections = proxy.accepted().len();
     proxy.link(Link::BlackHole);
@@ -74,7 +74,7 @@ fn redis_becomes_a_black_hole() {
 #[test]
 fn a_stale_page_takes_and_gives_nothing() {
     let mut redis = RedisServer::start();
-    let fleet = deadlines(Plan::on(&redis)).workers(1).start();
+    let fleet = impatient(Plan::on(&redis)).workers(1).start();
     let mut visitor = Visitor::default();
     for _ in 0..3 {
         visitor.visit(fleet.listen);
@@ -109,7 +109,7 @@ fn a_stale_page_takes_and_gives_nothing() {
 #[test]
 fn whoever_wants_no_stale_pages_has_none() {
     let mut redis = RedisServer::start();
-    let fleet = deadlines(Plan::on(&redis)).set("REGATTA_SESSION__STALE", "0s").start();
+    let fleet = impatient(Plan::on(&redis)).set("REGATTA_SESSION__STALE", "0s").start();
     let mut visitor = Visitor::default();
     visitor.visit(fleet.listen);
     redis.kill();

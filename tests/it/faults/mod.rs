@@ -28,9 +28,9 @@ const HANG: Duration = Duration::from_secs(3);
 /// After a fault began, the time in which it is noticed: what is slow in it is no figure of the state after it.
 const NOTICED: Duration = Duration::from_millis(2000);
 
-/// The deadlines that these tests give to Redis.
-fn deadlines(plan: Plan) -> Plan {
-    plan.set("REGATTA_REDIS__COMMAND_TIMEOUT", "100ms").set("REGATTA_REDIS__COMMIT_TIMEOUT", "200ms")
+/// A short patience, so that what comes after it is seen soon.
+fn impatient(plan: Plan) -> Plan {
+    plan.set("REGATTA_REDIS__PATIENCE", "400ms")
 }
 
 /// What a visitor was answered.

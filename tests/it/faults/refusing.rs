@@ -11,7 +11,7 @@ use crate::faults::Sample;
 use crate::faults::Watch;
 use crate::faults::assert_defined;
 use crate::faults::assert_stale;
-use crate::faults::deadlines;
+use crate::faults::impatient;
 use crate::support::client;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
@@ -20,11 +20,6 @@ use crate::support::fleet::Plan;
 use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
-
-/// Deadlines of a busy machine: a server that answers is not to be taken for a silent one.
-fn patient(plan: Plan) -> Plan {
-    plan.set("REGATTA_REDIS__COMMAND_TIMEOUT", "1s").set("REGATTA_REDIS__COMMIT_TIMEOUT", "1s")
-}
 
 /// That during the fault whoever came again was shown what Redis has, and everybody else refused.
 #[track_caller]
@@ -51,7 +46,7 @@ fn assert_degraded(fleet: &Fleet, reason: &str) {
 fn redis_becomes_a_replica() {
     let redis = RedisServer::start();
     let proxy = Proxy::before(&redis);
-    let fleet = patient(Plan::through(&proxy)).start();
+    let fleet = Plan::through(&proxy).start();
     let mut watch = Watch::start(&fleet);
     let (connections, since) = (proxy.accepted().len(), Instant::now());
     redis.cli(&["REPLICAOF", "127.0.0.1", "1"]);
@@ -70,7 +65,7 @@ fn redis_becomes_a_replica() {
 #[test]
 fn redis_is_full() {
     let redis = RedisServer::start();
-    let fleet = patient(Plan::on(&redis)).start();
+    let fleet = Plan::on(&redis).start();
     let mut watch = Watch::start(&fleet);
     redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
     watch.fault_begins();
@@ -91,7 +86,7 @@ fn redis_is_busy_with_a_script() {
     let redis = RedisServer::start();
     redis.cli(&["CONFIG", "SET", "busy-reply-threshold", "10"]);
     let proxy = Proxy::before(&redis);
-    let fleet = deadlines(Plan::through(&proxy)).start();
+    let fleet = impatient(Plan::through(&proxy)).start();
     let mut watch = Watch::start(&fleet);
     let connections = proxy.accepted().len();
     thread::scope(|scope| {
@@ -111,7 +106,7 @@ fn redis_is_busy_with_a_script() {
 fn redis_says_that_it_cannot_at_present() {
     let redis = RedisServer::start();
     let proxy = Proxy::before(&redis);
-    let fleet = patient(Plan::through(&proxy)).start();
+    let fleet = Plan::through(&proxy).start();
     let cases = [
         ("LOADING Redis is loading the dataset in memory", "F10 LOADING", false),
         ("CLUSTERDOWN The cluster is down", "F10 CLUSTERDOWN", false),
@@ -137,7 +132,7 @@ fn redis_says_that_it_cannot_at_present() {
 #[test]
 fn a_page_that_only_reads_shows_what_redis_has() {
     let redis = RedisServer::start();
-    let fleet = patient(Plan::on(&redis)).start();
+    let fleet = Plan::on(&redis).start();
     let mut visitor = Visitor::default();
     for _ in 0..3 {
         visitor.visit(fleet.listen);
@@ -186,7 +181,7 @@ fn log_out(visitor: &mut Visitor, fleet: &Fleet, token: &str) -> u16 {
 #[test]
 fn logging_out_of_a_full_redis_works() {
     let redis = RedisServer::start();
-    let fleet = patient(Plan::on(&redis)).start();
+    let fleet = Plan::on(&redis).start();
     let mut visitor = Visitor::default();
     let token = log_in(&mut visitor, &fleet, "ann");
     let of_users = |key: &String| key.contains(":s:") && redis.cli(&["HEXISTS", key, "_u"]) == "1";
@@ -202,7 +197,7 @@ fn logging_out_of_a_full_redis_works() {
 #[test]
 fn whoever_logged_out_on_another_worker_is_not_remembered() {
     let mut redis = RedisServer::start();
-    let fleet = deadlines(Plan::on(&redis)).workers(3).start();
+    let fleet = impatient(Plan::on(&redis)).workers(3).start();
     let mut visitor = Visitor::default();
     let token = log_in(&mut visitor, &fleet, "ann");
     // Every worker has read it, and hears of ends.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use regatta::config::schema::Mode;
 
 use crate::faults::Watch;
-use crate::faults::deadlines;
+use crate::faults::impatient;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
 use crate::support::fleet::Plan;
@@ -19,7 +19,7 @@ use crate::support::wait;
 fn redis_is_far_away() {
     let redis = RedisServer::start();
     let proxy = Proxy::before(&redis);
-    let fleet = deadlines(Plan::through(&proxy)).start();
+    let fleet = impatient(Plan::through(&proxy)).start();
     let mut watch = Watch::start(&fleet);
     proxy.toxics(|toxics| {
         (toxics.latency, toxics.jitter) = (Duration::from_millis(50), Duration::from_millis(50))
@@ -28,11 +28,9 @@ fn redis_is_far_away() {
     watch.last(300);
     proxy.toxics(|toxics| (toxics.latency, toxics.jitter) = (Duration::ZERO, Duration::ZERO));
     watch.fault_is_over();
-    let during = watch.end("F5 latency of 50 ± 50 ms, deadline 100 ms", &fleet);
-    let samples: Vec<_> = during.iter().flatten().collect();
-    let usual = samples.iter().filter(|sample| sample.is_usual()).count();
-    println!("F5 {usual} of {} as usual", samples.len());
-    assert!(usual > 0);
+    let during = watch.end("F5 latency of 50 ± 50 ms", &fleet);
+    let unusual: Vec<_> = during.iter().flatten().filter(|sample| !sample.is_usual()).collect();
+    assert!(unusual.is_empty(), "slow is not away: {unusual:?}");
 }
 
 #[tokio::test]
@@ -41,7 +39,6 @@ async fn what_may_be_made_twice_is_when_connections_break() {
     let proxy = Proxy::before(&server);
     let redis = proxy.connect(&server, "p", Mode::Auto).await;
     server.cli(&["SET", "p:c:x", "7"]);
-    // A connection of half a second's patience, so that a busy machine is no fault.
     proxy.toxics(|toxics| toxics.resets = 0.01);
     let (mut failed, calls) = (0, 2000);
     for _ in 0..calls {
@@ -74,7 +71,7 @@ async fn what_may_not_be_made_twice_is_not() {
 #[test]
 fn connections_are_killed_five_times_a_second() {
     let redis = RedisServer::start();
-    let fleet = deadlines(Plan::on(&redis)).start();
+    let fleet = impatient(Plan::on(&redis)).start();
     let address = fleet.listen;
     let load = Load::start(4, |_| {
         let mut visitor = Visitor::default();
@@ -108,7 +105,7 @@ fn connections_are_killed_five_times_a_second() {
 fn redis_comes_in_pieces_and_slowly() {
     let redis = RedisServer::start();
     let proxy = Proxy::before(&redis);
-    let fleet = Plan::through(&proxy).set("REGATTA_REDIS__COMMAND_TIMEOUT", "5s").start();
+    let fleet = Plan::through(&proxy).start();
     for (slices, bandwidth) in [(1, 0), (3, 0), (10, 0), (0, 1 << 20), (7, 1 << 20)] {
         proxy.toxics(|toxics| (toxics.slices, toxics.bandwidth) = (slices, bandwidth));
         let mut visitor = Visitor::default();

@@ -52,7 +52,6 @@ impl Plan {
             ("REGATTA_RUN_DIR", below("run")),
             ("REGATTA_DATA_DIR", below("data")),
             ("REGATTA_LOG__FORMAT", "json".to_owned()),
-            ("REGATTA_REDIS__COMMAND_TIMEOUT", "2s".to_owned()),
             ("REGATTA_LIMITS__DEFAULT__RATE", "1000000/s".to_owned()),
             ("REGATTA_LIMITS__DEFAULT__BURST", "1000000".to_owned()),
             ("REGATTA_DRAIN__TIMEOUT", "10s".to_owned()),

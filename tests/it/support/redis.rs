@@ -57,16 +57,13 @@ impl RedisServer {
 
     /// Settings for it.
     pub(crate) fn settings(&self, prefix: &str, mode: Mode) -> schema::Redis {
-        // Longer than the default: a test machine under load must not fail a test that asserts no speed.
-        let command_timeout = Duration::from_millis(500);
-        let commit_timeout = command_timeout;
         schema::Redis {
             url: Some(self.url()),
             prefix: prefix.to_owned(),
             mode,
-            command_timeout,
+            command_timeout: Duration::from_millis(250),
+            patience: Duration::from_secs(2),
             access: schema::Access::default(),
-            commit_timeout,
         }
     }
 

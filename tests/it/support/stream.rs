@@ -137,8 +137,7 @@ pub(crate) fn connections(fleet: &Fleet) -> u64 {
     slots.iter().map(|slot| slot["connections"].as_u64().unwrap()).sum::<u64>().saturating_sub(1)
 }
 
-/// A fleet on this Redis that is patient with it: what is published on a busy machine must not fail a test that asserts
-/// no speed.
+/// A fleet on this Redis.
 pub(crate) fn plan(redis: &RedisServer) -> Plan {
-    Plan::on(redis).set("REGATTA_REDIS__COMMIT_TIMEOUT", "2s")
+    Plan::on(redis)
 }

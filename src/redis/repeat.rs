@@ -1,0 +1,163 @@
+//! What makes a request's first call repeatable: a number of its own, and a ledger in Redis of those that were executed.
+//!
+//! Guarantees that a call which is sent again, on another connection or beside a first sending that is still on its way,
+//! changes what it changes once. The ledger is a string of bits, one a call; its lifetime is set by the first calls on
+//! each connection, until one was answered, and again before it could end, so that the usual call costs one SETBIT.
+
+use std::sync::Mutex;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use fred::types::Value;
+use rand::TryRngCore;
+use rand::rngs::OsRng;
+use tokio::time::Instant;
+
+use crate::redis::Redis;
+use crate::redis::begin;
+use crate::redis::error::Error;
+use crate::redis::keys;
+use crate::redis::lanes::Kind;
+use crate::redis::library::Entry;
+
+/// Calls in one key of the ledger: 512 bytes.
+const BLOCK: u64 = 4096;
+/// After this a ledger's lifetime is set anew: half of what `regatta_v3_begin` sets.
+const ARMED: Duration = Duration::from_secs(300);
+
+/// How one call stands in the ledger.
+pub(super) struct Once {
+    /// Key of the ledger.
+    pub(super) key: Value,
+    /// Its bit there.
+    pub(super) bit: i64,
+    /// Whether the ledger's lifetime is to be set.
+    pub(super) arm: bool,
+    /// Whether it may have been executed before.
+    pub(super) repeated: bool,
+}
+
+/// Where a call's ledger lies.
+pub(super) enum Place {
+    /// Where everything lies.
+    Alone,
+    /// In a cluster, beside keys with this tag.
+    Beside(String),
+    /// There is none.
+    Nowhere,
+}
+
+/// That the lifetime of a ledger was set: of which, by which connection, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Armed {
+    block: u64,
+    link: u64,
+    at: Instant,
+}
+
+/// Gives numbers to a worker's calls.
+pub(super) struct Numbers {
+    /// Drawn after the fork: no two workers, and no worker and its successor, have the same.
+    life: String,
+    next: AtomicU64,
+    armed: Mutex<Option<Armed>>,
+}
+
+impl Numbers {
+    pub(super) fn new() -> Self {
+        let life = OsRng.try_next_u64().unwrap_or_else(|_| rand::random());
+        Self { life: format!("{life:016x}"), next: AtomicU64::new(0), armed: Mutex::new(None) }
+    }
+
+    fn take(&self) -> u64 {
+        self.next.fetch_add(1, Relaxed)
+    }
+
+    /// The call with this number, as it is sent over the connection of number `link`.
+    fn call(&self, prefix: &str, place: &Place, number: u64, link: u64, repeated: bool) -> Option<Once> {
+        let block = number / BLOCK;
+        let bit = i64::try_from(number % BLOCK).unwrap_or_default();
+        let (beside, arm) = match place {
+            Place::Nowhere => return None,
+            // There are several ledgers, and none of them is known to be armed.
+            Place::Beside(tag) => (Some(tag.as_str()), true),
+            Place::Alone => (None, !self.is_armed(block, link)),
+        };
+        let key = Value::from(keys::once(prefix, beside, &self.life, block));
+        Some(Once { key, bit, arm, repeated })
+    }
+
+    fn is_armed(&self, block: u64, link: u64) -> bool {
+        let armed = *self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        armed.is_some_and(|armed| armed.block == block && armed.link == link && armed.at.elapsed() < ARMED)
+    }
+
+    /// A call with this number that set the lifetime, and was sent no earlier than `at`, was executed.
+    fn armed(&self, number: u64, link: u64, at: Instant) {
+        let armed = Armed { block: number / BLOCK, link, at };
+        *self.armed.lock().unwrap_or_else(PoisonError::into_inner) = Some(armed);
+    }
+}
+
+impl Redis {
+    /// A request's start, executed once however often it is sent.
+    ///
+    /// # Errors
+    /// `Lost` when it is not known whether it was executed, and nobody waits for Redis any longer.
+    pub(super) async fn begin_once(
+        &self,
+        request: &begin::Request<'_>,
+        place: &Place,
+    ) -> Result<begin::Reply, Error> {
+        let (numbers, prefix) = (&self.inner.numbers, self.inner.prefix.as_str());
+        let number = numbers.take();
+        self.guard_again(Kind::Begin, true, |live, repeated| async move {
+            let once = numbers.call(prefix, place, number, live.number, repeated);
+            let arms = once.as_ref().is_some_and(|once| once.arm).then(Instant::now);
+            let encode = |entry| begin::encode(request, once.as_ref(), entry);
+            let reply = begin::decode(request, self.execute(&live, Entry::Begin, encode).await?)?;
+            if let (Some(at), Place::Alone, begin::Reply::Granted { .. }) = (arms, place, &reply) {
+                numbers.armed(number, live.number, at);
+            }
+            Ok(reply)
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_ledger_is_armed_by_the_first_answers_of_each_connection_and_anew_in_time() {
+        let numbers = Numbers::new();
+        let call = |number, link| numbers.call("p", &Place::Alone, number, link, false).unwrap();
+        assert!(call(0, 1).arm && call(1, 1).arm, "until one was answered");
+        numbers.armed(0, 1, Instant::now());
+        assert!(!call(2, 1).arm && !call(4095, 1).arm);
+        assert!(call(2, 2).arm, "another connection: the server may have lost it");
+        assert!(call(4096, 1).arm, "another ledger");
+        numbers.armed(4096, 1, Instant::now().checked_sub(ARMED).unwrap());
+        assert!(call(4097, 1).arm, "its lifetime comes to an end");
+    }
+
+    #[test]
+    fn each_call_has_a_bit_of_its_own_and_each_worker_ledgers_of_its_own() {
+        let (one, other) = (Numbers::new(), Numbers::new());
+        let name = |numbers: &Numbers, number| {
+            let once = numbers.call("p", &Place::Alone, number, 1, false).unwrap();
+            (once.key.as_string().unwrap(), once.bit)
+        };
+        let names: std::collections::HashSet<_> =
+            (0..10_000).flat_map(|number| [name(&one, number), name(&other, number)]).collect();
+        assert_eq!(names.len(), 20_000);
+        assert_eq!((one.take(), one.take()), (0, 1));
+        assert!(one.call("p", &Place::Nowhere, 0, 1, true).is_none());
+        let beside = one.call("p", &Place::Beside("s".to_owned()), 0, 1, true).unwrap();
+        assert!(beside.repeated && beside.arm);
+        assert!(beside.key.as_string().unwrap().starts_with("p:{s}:once:"));
+    }
+}
