@@ -27,7 +27,7 @@ use crate::http::visitor::Visitor;
 use crate::limiter::headers::Headers;
 use crate::session::store::Outcome;
 
-const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
+pub(super) const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SESSION_STATE: HeaderName = HeaderName::from_static("session-state");
 const SESSION_COMMIT: HeaderName = HeaderName::from_static("session-commit");

@@ -5,6 +5,8 @@
 use axum::body::Body;
 use axum::response::IntoResponse;
 use axum::response::Response;
+use bytes::Bytes;
+use http::HeaderMap;
 use http::HeaderValue;
 use http::StatusCode;
 use http::header;
@@ -146,6 +148,20 @@ impl Problem {
         }
     }
 
+    /// Its document and its headers.
+    pub(super) fn parts(&self) -> (Bytes, HeaderMap) {
+        // Only strings and numbers are in it; an empty body with the right status is still an answer.
+        let body = serde_json::to_vec(self).map(Bytes::from).unwrap_or_default();
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+        // An error is about this request only, whatever a cache is allowed to guess.
+        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        (body, headers)
+    }
+
     /// Its HTTP status.
     pub fn status(&self) -> StatusCode {
         self.status
@@ -154,17 +170,10 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        // Only strings and numbers are in it; an empty body with the right status is still an answer.
-        let body = serde_json::to_vec(&self).map_or_else(|_| Body::empty(), Body::from);
-        let mut response = Response::new(body);
+        let (body, headers) = self.parts();
+        let mut response = Response::new(Body::from(body));
         *response.status_mut() = self.status;
-        let headers = response.headers_mut();
-        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
-        // An error is about this request only, whatever a cache is allowed to guess.
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-        if let Some(seconds) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
+        *response.headers_mut() = headers;
         response
     }
 }

@@ -8,14 +8,16 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use crate::breaker::Position;
 use crate::scoreboard::latency;
+use crate::scoreboard::refusal::Closing;
+use crate::scoreboard::refusal::Refusal;
 use crate::scoreboard::row;
 use crate::scoreboard::snapshot::WorkerSnapshot;
 
 /// Workers a slot can have at one time: the one that serves, its successor, and those that finish.
 pub const CELLS: usize = 8;
 
-/// Words of a cell: two cache lines.
-pub(super) const CELL_WORDS: usize = 16;
+/// Words of a cell: three cache lines.
+pub(super) const CELL_WORDS: usize = 24;
 
 const STATE: usize = 0;
 const PID: usize = 1;
@@ -35,6 +37,12 @@ const LIFE: usize = 13;
 /// Where the breakers of reads and writes stand, four bits each.
 const LANES: usize = 14;
 const SUBSCRIBERS: usize = 15;
+/// Turns of the event loop that began a request.
+const TURNS: usize = 16;
+/// Length of the last of them.
+const TURN_US: usize = 17;
+const WAITING: usize = 18;
+const SHEDDING: usize = 19;
 
 /// Where a worker stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -256,6 +264,30 @@ impl<'a> Cell<'a> {
         self.total(row::BYTES, bytes);
     }
 
+    /// A turn of the event loop in which a request began has ended: its length, microseconds, and how many requests
+    /// wait for the next one.
+    pub fn turned(self, length_us: u64, waiting: u64) {
+        // Only the worker's own thread writes them, so that no locked instruction is needed.
+        self.set(TURNS, self.read(TURNS) + 1);
+        self.set(TURN_US, length_us);
+        self.set(WAITING, waiting);
+    }
+
+    /// Whether the worker is overloaded and refuses requests.
+    pub fn set_shedding(self, shedding: bool) {
+        self.set(SHEDDING, u64::from(shedding));
+    }
+
+    /// A request was refused before it reached the application.
+    pub fn refused(self, why: Refusal) {
+        self.total(row::REFUSED + why as usize, 1);
+    }
+
+    /// A connection is closed before its client wants that.
+    pub fn closed(self, why: Closing) {
+        self.total(row::CLOSED + why as usize, 1);
+    }
+
     /// A page view was counted in a session.
     pub fn viewed(self) {
         self.total(row::VIEWS, 1);
@@ -329,6 +361,10 @@ impl<'a> Cell<'a> {
             connections: self.read(CONNECTIONS),
             in_flight: self.read(IN_FLIGHT),
             requests: self.read(REQUESTS),
+            turns: self.read(TURNS),
+            turn_us: self.read(TURN_US),
+            waiting: self.read(WAITING),
+            shedding: self.read(SHEDDING) != 0,
         })
     }
 }

@@ -9,6 +9,7 @@ mod journals;
 pub mod latency;
 mod machines;
 pub mod reason;
+pub mod refusal;
 pub mod row;
 pub mod snapshot;
 #[cfg(test)]
@@ -34,7 +35,7 @@ use snapshot::Snapshot;
 use crate::sys::shm::Words;
 
 /// Layout of the words; a process that knows another one must not touch them.
-pub const LAYOUT: u64 = 3;
+pub const LAYOUT: u64 = 4;
 
 /// Words of the head, a multiple of a cache line.
 const HEAD_WORDS: usize = 16;

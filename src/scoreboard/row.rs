@@ -8,6 +8,8 @@ use crate::scoreboard::cell::CELLS;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::latency;
 use crate::scoreboard::reason::Reason;
+use crate::scoreboard::refusal::Closing;
+use crate::scoreboard::refusal::Refusal;
 use crate::scoreboard::snapshot::SlotSnapshot;
 
 /// Words of a row: whole cache lines, so that two slots never share a cache line.
@@ -47,10 +49,16 @@ pub(super) const SHADOWED: usize = 128;
 pub(super) const INSURED: usize = 129;
 /// What broadcasts did, in the order of [`SlotSnapshot::broadcasts`].
 pub(super) const BROADCASTS: usize = 130;
+/// Requests refused, in the order of [`Refusal::ALL`].
+pub(super) const REFUSED: usize = 144;
+/// Connections closed, in the order of [`Closing::ALL`].
+pub(super) const CLOSED: usize = 152;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
-const _: () = assert!(BROADCASTS + 5 <= TOTALS, "a row has room for its totals");
+const _: () = assert!(BROADCASTS + 5 <= REFUSED, "a row has room for its totals");
+const _: () = assert!(REFUSED + Refusal::ALL.len() <= CLOSED, "a row has room for the refusals");
+const _: () = assert!(CLOSED + Closing::ALL.len() <= TOTALS, "a row has room for the closed connections");
 
 /// Where a slot stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -183,6 +191,8 @@ impl<'a> Row<'a> {
             stale: self.read(STALE),
             redis_opened: [READS_OPENED, WRITES_OPENED].map(|word| self.read(word)),
             broadcasts: std::array::from_fn(|index| self.read(BROADCASTS + index)),
+            refused: std::array::from_fn(|reason| self.read(REFUSED + reason)),
+            closed: std::array::from_fn(|reason| self.read(CLOSED + reason)),
             corrupt: self.read(CORRUPT),
             unstored: self.read(UNSTORED),
             responses: std::array::from_fn(|class| self.read(STATUS + class)),

@@ -4,6 +4,8 @@ use crate::breaker::Position;
 use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::latency;
 use crate::scoreboard::reason::Reason;
+use crate::scoreboard::refusal::Closing;
+use crate::scoreboard::refusal::Refusal;
 use crate::scoreboard::row::SlotState;
 
 /// Version of the snapshot's fields, as `/fleet.json` shows it.
@@ -70,6 +72,10 @@ pub struct SlotSnapshot {
     /// Messages published and passed on, gaps that clients were told of, times that was read what had not been heard, and
     /// clients dropped for being slow.
     pub broadcasts: [u64; 5],
+    /// Requests refused before they reached the application, by [`Refusal`].
+    pub refused: [u64; Refusal::ALL.len()],
+    /// Connections closed before their clients wanted that, by [`Closing`].
+    pub closed: [u64; Closing::ALL.len()],
     /// Session keys under which something else lay.
     pub corrupt: u64,
     /// Responses whose session changes were not stored.
@@ -125,6 +131,14 @@ pub struct WorkerSnapshot {
     pub in_flight: u64,
     /// Requests it has answered.
     pub requests: u64,
+    /// Turns of its event loop that began a request.
+    pub turns: u64,
+    /// Length of the last of them, microseconds.
+    pub turn_us: u64,
+    /// Requests that wait for their turn.
+    pub waiting: u64,
+    /// Whether it is overloaded and refuses requests.
+    pub shedding: bool,
 }
 
 impl SlotSnapshot {
@@ -146,6 +160,11 @@ impl SlotSnapshot {
     /// The sum of one number over the slot's workers.
     pub fn sum(&self, number: impl Fn(&WorkerSnapshot) -> u64) -> u64 {
         self.workers.iter().map(number).sum()
+    }
+
+    /// Requests refused before they reached the application.
+    pub fn refused(&self) -> u64 {
+        self.refused.iter().sum()
     }
 
     /// Responses of this slot, whatever their status.

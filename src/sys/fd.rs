@@ -19,6 +19,7 @@ use nix::sys::resource::getrlimit;
 use nix::sys::resource::setrlimit;
 use nix::sys::socket::MsgFlags;
 use nix::sys::socket::recv;
+use nix::sys::socket::send;
 
 /// A pipe's read end and write end, closed on exec; both ends never block.
 ///
@@ -191,4 +192,23 @@ pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
 /// [`io::ErrorKind::WouldBlock`] when nothing has come, or what the kernel says.
 pub fn receive_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(recv(socket.as_fd().as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT)?)
+}
+
+/// Copies what has come on a socket and leaves it there, without waiting; `MSG_PEEK`, recv(2).
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when nothing has come, or what the kernel says.
+pub fn peek_now(socket: &impl AsFd, buffer: &mut [u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_PEEK;
+    Ok(recv(socket.as_fd().as_raw_fd(), buffer, flags)?)
+}
+
+/// Gives a socket as many of these bytes as it takes, without waiting and without a signal when its other end is gone;
+/// `MSG_DONTWAIT`, send(2).
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when it takes none, or what the kernel says.
+pub fn send_now(socket: &impl AsFd, bytes: &[u8]) -> io::Result<usize> {
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    Ok(send(socket.as_fd().as_raw_fd(), bytes, flags)?)
 }

@@ -130,6 +130,14 @@ pub fn stop_listening(listener: &impl AsFd) -> io::Result<()> {
     SockRef::from(listener).shutdown(Shutdown::Both)
 }
 
+/// Says on a connection that nothing more will be sent, while its other end may go on sending; shutdown(2).
+///
+/// # Errors
+/// When its other end is gone.
+pub fn finish_sending(connection: &impl AsFd) -> io::Result<()> {
+    SockRef::from(connection).shutdown(Shutdown::Write)
+}
+
 /// Lets a program choose among the sockets of a reuseport group, for each new connection.
 ///
 /// What it answers is a socket's place in the order in which the group began to listen; the last one moves into the

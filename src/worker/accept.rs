@@ -12,11 +12,11 @@ use std::task::Poll;
 use std::task::Waker;
 use std::time::Duration;
 
+use ::http::Request;
+use ::http::Response;
+use ::http::StatusCode;
+use ::http::Version;
 use bytes::Bytes;
-use http::Request;
-use http::Response;
-use http::StatusCode;
-use http::Version;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
@@ -27,16 +27,25 @@ use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
 
+use crate::http;
 use crate::listener::Owner;
+use crate::scoreboard::refusal::Refusal;
 use crate::worker::connection::Connections;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Order;
+use crate::worker::gate::Gate;
+use crate::worker::gate::Ticket;
+use crate::worker::gate::Verdict;
+use crate::worker::refusals::Refusals;
 use crate::worker::stream::Sending;
 use crate::worker::stream::UnderWay;
 use crate::worker::stream::Watched;
 
 /// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
 const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
+
+/// What refusing a request costs that was read already, about.
+const REFUSED_READ: Duration = Duration::from_micros(5);
 
 /// Bytes that each stream of HTTP/2 keeps for a client that does not take them.
 const SEND_BUFFER: usize = 16 << 10;
@@ -45,6 +54,7 @@ const SEND_BUFFER: usize = 16 << 10;
 pub(super) trait Answer: Clone + Send + Sync + 'static {
     /// Body of a response.
     type Body: http_body::Body<Data = Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
+        + From<http::Body>
         + Send
         + Unpin
         + 'static;
@@ -64,6 +74,8 @@ pub(super) struct Hall {
     pub(super) builder: Arc<auto::Builder<TokioExecutor>>,
     /// All open connections.
     pub(super) connections: Arc<Connections>,
+    /// What the worker answers by itself.
+    pub(super) refusals: Arc<Refusals>,
 }
 
 /// One listener, what answers on it, and how many connections it may serve at once.
@@ -78,6 +90,8 @@ pub(super) struct Door<A> {
     /// One permit per connection that is served. Each audience has its own: visitors who take every place must not
     /// keep an operator, or a health check, from being answered.
     pub(super) permits: Arc<Semaphore>,
+    /// Where requests wait for their turn; none: they never do. Operators must get an answer when visitors wait.
+    pub(super) gate: Option<Arc<Gate>>,
     /// What all connections share.
     pub(super) hall: Hall,
 }
@@ -111,6 +125,9 @@ impl<A: Answer> Door<A> {
     /// A connection is either still in the listener's queue or served by a task of its own.
     pub(super) async fn accept(self) {
         loop {
+            if let Some(gate) = &self.gate {
+                gate.may_accept().await;
+            }
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
                     self.admit(stream, peer);
@@ -148,18 +165,42 @@ impl<A: Answer> Door<A> {
         tokio::spawn(async move {
             let Ok(place) = Arc::clone(&door.permits).acquire_owned().await else { return };
             entry.seat();
-            let watched = Watched { stream, entry: Arc::clone(&entry), _place: place };
-            door.hall.serve(watched, peer, door.answer, &entry).await;
+            let refusals = Arc::clone(&door.hall.refusals);
+            let watched = Watched::new(stream, Arc::clone(&entry), place, door.gate.clone(), refusals);
+            door.hall.serve(watched, (peer, door.gate), door.answer, &entry).await;
         });
     }
 }
 
 impl Hall {
-    async fn serve<A: Answer>(&self, watched: Watched, peer: SocketAddr, answer: A, entry: &Arc<Entry>) {
+    async fn serve<A: Answer>(
+        &self,
+        watched: Watched,
+        (peer, gate): (SocketAddr, Option<Arc<Gate>>),
+        answer: A,
+        entry: &Arc<Entry>,
+    ) {
+        let refusals = &self.refusals;
         let service = service_fn(move |request: Request<Incoming>| {
-            let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);
+            let http2 = request.version() == Version::HTTP_2;
+            let under_way = UnderWay::begin(entry, http2);
+            // What was not let in before it was read waits here: streams of HTTP/2, and requests sent ahead in HTTP/1.
+            let gate = gate.as_ref().filter(|_| !entry.connection.was_admitted());
+            let waits =
+                gate.filter(|gate| !gate.is_open()).map(|gate| (Arc::clone(gate), Arc::clone(refusals)));
+            if let Some(gate) = gate.filter(|gate| gate.is_open()) {
+                gate.enter();
+            }
             let answered = answer.answer(request, peer);
             async move {
+                if let Some((gate, refusals)) = waits
+                    && Ticket::turn(&gate).await == Verdict::Refused
+                {
+                    under_way.turned_away(Refusal::Overload);
+                    gate.refused(REFUSED_READ);
+                    let refusal = refusals.get(Refusal::Overload).response.response(!http2);
+                    return Ok(refusal.map(|body| Sending::new(body.into(), under_way)));
+                }
                 let response = answered.await;
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     under_way.upgrades();

@@ -6,11 +6,14 @@
 mod accept;
 mod beacon;
 mod connection;
+mod doors;
 mod drain;
 mod flusher;
+mod gate;
 mod heartbeat;
 mod inspector;
 mod live;
+mod refusals;
 mod stream;
 
 use std::fs::File;
@@ -23,10 +26,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::SignalKind;
-use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
@@ -37,10 +38,10 @@ use accept::Door;
 use accept::Hall;
 use beacon::Beacon;
 use connection::Connections;
-use connection::Patience;
 use connection::TICK;
 use drain::Leave;
 use drain::Schedule;
+use gate::Gate;
 use live::Live;
 
 use crate::config::schema::Config;
@@ -53,7 +54,6 @@ use crate::http::Parts;
 use crate::http::Phase;
 use crate::http::Site;
 use crate::http::Worker;
-use crate::listener::Listener;
 use crate::listener::SlotListeners;
 use crate::redis::Health;
 use crate::redis::Redis;
@@ -61,11 +61,9 @@ use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::cell::Order;
 use crate::sys::abort;
-use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
-use crate::sys::socket;
 use crate::task::Tasks;
 use crate::telemetry;
 
@@ -165,7 +163,9 @@ async fn live(start: Start) -> Result<(), Error> {
     signal::block_only(OTHERS).map_err(Error::Signals)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_log(rotated));
-    let hall = hall(&start);
+    let hall = doors::hall(&start);
+    let gate = doors::gate(&start);
+    tasks.spawn(doors::keep(Arc::clone(&gate)));
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
     let phase = Phase::default();
@@ -175,7 +175,8 @@ async fn live(start: Start) -> Result<(), Error> {
     let (public, admin) = faces(&start, &redis, &phase, (&site, &batches), &live)?;
     live.start();
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
-    let doors = doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
+    let doors = doors::doors(start.listeners, (&hall, &gate), [public, admin], &start.config)
+        .map_err(Error::Listeners)?;
     tokio::select! {
         health = redis.first_attempt() => if let Health::Down { reason } = health {
             tracing::warn!(%reason, "serving without Redis for now: {reason}");
@@ -192,7 +193,7 @@ async fn live(start: Start) -> Result<(), Error> {
     tasks.spawn(heartbeat::beat(board, start.slot, start.cell, redis.clone(), hub));
     let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
     let speaking = tasks.spawn(beacon.clone().speak());
-    tasks.spawn(sweep(Arc::clone(&hall.connections)));
+    tasks.spawn(sweep(Arc::clone(&hall.connections), Arc::clone(&gate)));
     let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     let mut report = File::from(start.report);
@@ -318,52 +319,6 @@ async fn orphaned(lifeline: &Receiver) {
 const OTHERS: &[Signal] =
     &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
 
-/// Connections that operators may have open at once.
-const OPERATORS: usize = 64;
-
-/// Bytes that the kernel keeps for a client beyond what is on its way; enough that a fast one never waits for us.
-const UNSENT: u32 = 128 << 10;
-
-/// How long at least a client may be out of reach, or take nothing, before its connection is given up.
-const UNTAKEN: Duration = Duration::from_secs(30);
-
-/// Descriptors a worker needs besides its connections.
-const RESERVED: usize = 64;
-
-fn doors(
-    listeners: SlotListeners,
-    hall: &Hall,
-    [public, admin]: [Face; 2],
-    config: &Config,
-) -> io::Result<Vec<Door<Face>>> {
-    let untaken = config.http.keep_alive.max(UNTAKEN);
-    let door = |Listener { socket, owner }, answer: &Face, permits: &Arc<Semaphore>| {
-        if let Err(error) = socket::bound_unsent(&socket, UNSENT, untaken) {
-            tracing::warn!(%error, "clients that read nothing may take much of the kernel's memory");
-        }
-        let listener = Arc::new(TcpListener::from_std(socket)?);
-        Ok(Door { listener, owner, answer: answer.clone(), permits: Arc::clone(permits), hall: hall.clone() })
-    };
-    // What the process may open at all, less what it needs for itself: Redis, its listeners, its operators.
-    let openable =
-        usize::try_from(fd::limit()?).unwrap_or(usize::MAX).saturating_sub(OPERATORS + RESERVED).max(1);
-    let visitors =
-        Arc::new(Semaphore::new(config.http.connections.min(openable).min(Semaphore::MAX_PERMITS)));
-    let operators = Arc::new(Semaphore::new(OPERATORS));
-    let public_doors = listeners.public.into_iter().map(|listener| door(listener, &public, &visitors));
-    public_doors.chain([door(listeners.admin, &admin, &operators)]).collect()
-}
-
-fn hall(start: &Start) -> Hall {
-    let config = &start.config;
-    let scoreboard = Arc::clone(&start.scoreboard);
-    let patience = Patience { header: config.http.header_timeout, idle: config.http.keep_alive };
-    Hall {
-        builder: Arc::new(accept::builder(config.http.header_limit)),
-        connections: Arc::new(Connections::new(patience, scoreboard, start.slot, start.cell)),
-    }
-}
-
 /// Opens the log's file again whenever the supervisor says that it was renamed.
 async fn follow_log(mut rotated: tokio::signal::unix::Signal) {
     while rotated.recv().await.is_some() {
@@ -371,13 +326,14 @@ async fn follow_log(mut rotated: tokio::signal::unix::Signal) {
     }
 }
 
-async fn sweep(connections: Arc<Connections>) {
+async fn sweep(connections: Arc<Connections>, gate: Arc<Gate>) {
     let mut interval = tokio::time::interval(TICK);
     // After a pause of the whole process the missed ticks are not made up for: nobody was idle then.
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;
         connections.sweep();
+        gate.tick();
     }
 }
 

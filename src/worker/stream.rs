@@ -5,6 +5,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
+use std::task::ready;
+use std::time::Instant;
 
 use bytes::Bytes;
 use http_body::Body;
@@ -16,9 +18,16 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::scoreboard::refusal::Refusal;
 use crate::sys::fd;
+use crate::sys::socket;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Side;
+use crate::worker::gate::Arrival;
+use crate::worker::gate::Gate;
+use crate::worker::gate::Ticket;
+use crate::worker::gate::Verdict;
+use crate::worker::refusals::Refusals;
 
 /// A stream that reports what passes through it. It owns its connection's entry and place, which it therefore keeps
 /// when the connection is upgraded and leaves hyper's hands.
@@ -27,9 +36,129 @@ pub(super) struct Watched {
     pub(super) stream: TcpStream,
     pub(super) entry: Arc<Entry>,
     pub(super) _place: OwnedSemaphorePermit,
+    /// Where its requests wait; none: they never do.
+    pub(super) gate: Option<Arc<Gate>>,
+    pub(super) refusals: Arc<Refusals>,
+    /// Its place in the queue, while a request waits unread.
+    ticket: Option<Arc<Ticket>>,
+    /// Bytes discarded since it was refused; none: it was not.
+    discarded: Option<usize>,
 }
 
+/// Bytes that a refused client may still send. Closing while something of it is unread would have the kernel reset the
+/// connection, and the refusal be lost with it (RFC 9112 §9.6).
+const DISCARDED_MAX: usize = 256 << 10;
+
+/// How a connection that is to speak HTTP/2 begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
+
 impl Watched {
+    pub(super) fn new(
+        stream: TcpStream,
+        entry: Arc<Entry>,
+        place: OwnedSemaphorePermit,
+        gate: Option<Arc<Gate>>,
+        refusals: Arc<Refusals>,
+    ) -> Self {
+        Self { stream, entry, _place: place, gate, refusals, ticket: None, discarded: None }
+    }
+
+    /// Waits until the next request may be read; it stays in the kernel until then.
+    ///
+    /// Returns whether it was let in from the queue, or found the gate open; none: it was refused.
+    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Turn>> {
+        let Some(gate) = &self.gate else { return Poll::Ready(Ok(Turn::Free)) };
+        let verdict = match &self.ticket {
+            Some(ticket) => {
+                let verdict = ready!(ticket.poll(context));
+                self.ticket = None;
+                self.entry.resume();
+                verdict
+            }
+            None if gate.is_open() => return Poll::Ready(Ok(Turn::Open)),
+            None => {
+                // Only what has something to read waits.
+                ready!(self.stream.poll_read_ready(context))?;
+                match gate.arrive() {
+                    Arrival::Refused => Verdict::Refused,
+                    Arrival::Waits(ticket) => {
+                        self.entry.wait();
+                        let waits = ticket.poll(context).map(|_| Ok(Turn::Admitted));
+                        self.ticket = Some(ticket);
+                        return waits;
+                    }
+                }
+            }
+        };
+        match verdict {
+            Verdict::Admitted => {
+                self.entry.connection.admit();
+                Poll::Ready(Ok(Turn::Admitted))
+            }
+            Verdict::Refused if self.refuse(Refusal::Overload) => Poll::Ready(Ok(Turn::Refused)),
+            Verdict::Refused => Poll::Ready(Ok(Turn::Open)),
+        }
+    }
+
+    /// Answers the request that waits unread, and says that nothing else will come; whether there was one.
+    ///
+    /// Not what is no request: an end, an error, or the beginning of HTTP/2, where hyper has to speak first.
+    fn refuse(&mut self, why: Refusal) -> bool {
+        let begun = Instant::now();
+        let mut bytes = [0; PREFACE.len()];
+        let request = match fd::peek_now(&self.stream, &mut bytes) {
+            Ok(count @ 1..) => &bytes[..count],
+            Ok(0) | Err(_) => return false,
+        };
+        if self.entry.connection.is_new() && PREFACE.starts_with(request) {
+            return false;
+        }
+        self.send_refusal(why, request.starts_with(b"HEAD "));
+        if let Some(gate) = &self.gate {
+            gate.refused(begun.elapsed());
+        }
+        true
+    }
+
+    fn send_refusal(&mut self, why: Refusal, head_only: bool) {
+        // Whatever of it does not fit into an empty buffer is for a client that reads nothing.
+        let _ = fd::send_now(&self.stream, self.refusals.get(why).bytes(head_only));
+        let _ = socket::finish_sending(&self.stream);
+        self.entry.refused(why);
+        self.discarded = Some(0);
+    }
+
+    /// Reads on until the client of a refused connection closes it, has sent too much, or is cut for lingering.
+    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut bytes = [0; 4096];
+        loop {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
+            let read = buffer.filled().len();
+            let discarded = self.discarded.unwrap_or(0) + read;
+            self.discarded = Some(discarded);
+            if read == 0 || discarded > DISCARDED_MAX {
+                return Poll::Ready(Ok(()));
+            }
+        }
+    }
+
+    /// A request begins that found the gate open.
+    fn begin(&self) {
+        if let Some(gate) = &self.gate {
+            gate.enter();
+            self.entry.connection.admit();
+        }
+    }
+
+    /// It does not wait for its turn any more.
+    fn give_up_waiting(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            ticket.give_up();
+            self.entry.resume();
+        }
+    }
+
     fn note(&self, written: &Poll<io::Result<usize>>) {
         match written {
             Poll::Ready(Ok(count)) if *count > 0 => self.entry.sent(),
@@ -46,6 +175,25 @@ impl Watched {
             false => Ok(()),
         }
     }
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.give_up_waiting();
+    }
+}
+
+/// Under what terms a connection is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    /// Nothing of it has to wait.
+    Free,
+    /// The gate is open: what begins now is counted.
+    Open,
+    /// It waited and was let in.
+    Admitted,
+    /// It was refused.
+    Refused,
 }
 
 /// Reads past the reactor, which may not have been told yet of what the kernel has; none when that is nothing.
@@ -67,6 +215,16 @@ impl AsyncRead for Watched {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check(Side::Reader, context)?;
+        let mut turn = Turn::Free;
+        if self.discarded.is_none() && self.gate.is_some() {
+            match self.entry.connection.may_wait() {
+                true => turn = ready!(self.poll_turn(context))?,
+                false => self.give_up_waiting(),
+            }
+        }
+        if self.discarded.is_some() {
+            return self.poll_discard(context);
+        }
         let before = buffer.filled().len();
         let mut polled = Pin::new(&mut self.stream).poll_read(context, buffer);
         if polled.is_pending() && self.entry.connection.is_looked_at() {
@@ -74,6 +232,9 @@ impl AsyncRead for Watched {
         }
         if buffer.filled().len() > before {
             self.entry.read();
+            if turn == Turn::Open {
+                self.begin();
+            }
         }
         polled
     }
@@ -126,6 +287,11 @@ impl UnderWay {
     pub(super) fn begin(entry: &Arc<Entry>, http2: bool) -> Self {
         entry.asked(http2);
         Self { entry: Arc::clone(entry), http2 }
+    }
+
+    /// It is refused.
+    pub(super) fn turned_away(&self, why: Refusal) {
+        self.entry.turned_away(why);
     }
 
     /// Its response takes the connection out of HTTP.
@@ -217,7 +383,8 @@ mod tests {
         let patience = Patience { header: Duration::MAX, idle: Duration::MAX };
         let entry = Arc::new(Arc::new(Connections::new(patience, scoreboard, 0, 0)).open());
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
-        let mut watched = Watched { stream, entry: Arc::clone(&entry), _place: place };
+        let refusals = Arc::new(Refusals::new(1));
+        let mut watched = Watched::new(stream, Arc::clone(&entry), place, None, refusals);
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut bytes = [0; 16];
         let mut read = |watched: &mut Watched| {

@@ -63,6 +63,7 @@ mod migrations_rolling; // two releases on one Redis
 mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
 mod oracle; // commits against a sequential model
+mod overload; // more requests than a worker can answer
 mod page_live; // the page's stream
 mod page_tasks; // the application's tasks over HTTP
 mod plain; // no server-side code allowed

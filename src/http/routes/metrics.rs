@@ -24,6 +24,8 @@ use crate::http::state::State;
 use crate::scoreboard::Reason;
 use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::latency;
+use crate::scoreboard::refusal::Closing;
+use crate::scoreboard::refusal::Refusal;
 use crate::scoreboard::row::SlotState;
 use crate::scoreboard::snapshot::SlotSnapshot;
 use crate::scoreboard::snapshot::Snapshot;
@@ -112,12 +114,16 @@ const STATES: [WorkerState; 5] = [
     WorkerState::Killed,
 ];
 
-const GAUGES: [PerSlot; 9] = [
+const GAUGES: [PerSlot; 11] = [
     ("connections", "Open connections", |slot| slot.sum(|worker| worker.connections)),
     ("broadcast_subscribers", "Clients subscribed to broadcasts", |slot| {
         slot.sum(|worker| worker.subscribers)
     }),
     ("requests_in_flight", "Requests being answered", |slot| slot.sum(|worker| worker.in_flight)),
+    ("requests_waiting", "Requests that wait for their turn", |slot| slot.sum(|worker| worker.waiting)),
+    ("worker_shedding", "Workers of the slot that are overloaded and refuse requests", |slot| {
+        slot.sum(|worker| u64::from(worker.shedding))
+    }),
     ("worker_up", "1 if the slot's worker serves", |slot| u64::from(slot.state == SlotState::Ready)),
     ("worker_generation", "Generation of the slot's worker", |slot| slot.generation()),
     ("worker_start_time_milliseconds", "When the slot's worker was forked, Unix time", |slot| {
@@ -167,6 +173,8 @@ impl Collector for Scrape {
             }
         }
         lanes(out, snapshot)?;
+        refusals(out, snapshot)?;
+        turns(out, snapshot)?;
         heartbeats(out, snapshot, self.now_ms)?;
         waiting(out, snapshot, self.now_ms)?;
         workers(out, snapshot)?;
@@ -221,6 +229,38 @@ fn bound(upper_us: Option<u64>) -> f64 {
 #[allow(clippy::cast_precision_loss, reason = "far below 2^52 microseconds, which are 142 years")]
 fn seconds(us: u64) -> f64 {
     us as f64 / 1e6
+}
+
+/// What workers refused and closed by themselves, every reason of every slot: an alert must not wait for a series.
+fn refusals(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let label =
+        |slot: &SlotSnapshot, reason: &str| [("slot", slot.slot.to_string()), ("reason", reason.to_owned())];
+    let help = "Requests refused before they reached the application, by reason";
+    let mut family = out.encode_descriptor("requests_refused", help, None, MetricType::Counter)?;
+    for slot in &snapshot.slots {
+        for (reason, count) in Refusal::ALL.iter().zip(slot.refused) {
+            add(&mut family, &label(slot, reason.name()), count)?;
+        }
+    }
+    let help = "Connections closed before their clients wanted that, by reason";
+    let mut family = out.encode_descriptor("connections_closed", help, None, MetricType::Counter)?;
+    for slot in &snapshot.slots {
+        for (reason, count) in Closing::ALL.iter().zip(slot.closed) {
+            add(&mut family, &label(slot, reason.name()), count)?;
+        }
+    }
+    Ok(())
+}
+
+/// The event loop's lag.
+fn turns(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let help = "Length of the last turn of the event loop of the slot's worker that began a request";
+    let mut family = out.encode_descriptor("worker_turn", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    for slot in &snapshot.slots {
+        let length = seconds(slot.incumbent.as_ref().map_or(0, |worker| worker.turn_us));
+        family.encode_family(&[("slot", slot.slot.to_string())])?.encode_gauge(&length)?;
+    }
+    Ok(())
 }
 
 /// The breakers before Redis.

@@ -22,9 +22,13 @@ use tokio::sync::Notify;
 
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
+use crate::scoreboard::refusal::Refusal;
 
 /// Length of a tick; deadlines are met within one.
 pub(super) const TICK: Duration = Duration::from_millis(100);
+
+/// How long a refused client may take to read its refusal and to close.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection is told; a later one in this list overrules an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,7 +55,7 @@ pub(super) struct Patience {
 /// What a connection does while no request is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Pause {
-    /// It was accepted and waits for its turn, for which it cannot be blamed.
+    /// It waits for its turn (it was accepted, or its next request has come), for which it cannot be blamed.
     Waiting,
     /// The connection's first header is waited for.
     Header,
@@ -61,6 +65,8 @@ enum Pause {
     Idle,
     /// It speaks another protocol now, whose pauses are none of ours.
     Upgraded,
+    /// It was refused; its client is to read that, and to close it.
+    Refused,
 }
 
 /// One connection's state.
@@ -74,6 +80,8 @@ pub(super) struct Connection {
     moved: AtomicU64,
     /// What it does while no request is under way, as [`Pause`].
     pause: AtomicU8,
+    /// Whether no request has come yet.
+    fresh: AtomicBool,
     /// Whether its client has stopped reading.
     stalled: AtomicBool,
     /// Whether it speaks HTTP/2, where a frame is not the beginning of a header.
@@ -82,6 +90,8 @@ pub(super) struct Connection {
     since: AtomicU64,
     order: AtomicU8,
     told: Notify,
+    /// Whether its next request was let in by the gate while it was still unread.
+    admitted: AtomicBool,
     /// Whether reading it must not trust the reactor, because nothing that has come may be left unread.
     looked_at: AtomicBool,
     /// Who reads and who writes it since it was upgraded, to be woken by orders: nobody waits for those any more.
@@ -101,7 +111,7 @@ pub(super) enum Side {
 impl Connection {
     fn new(now: u64) -> Self {
         // Zeros are [`Pause::Waiting`] and [`Order::Serve`].
-        Self { since: AtomicU64::new(now), ..Self::default() }
+        Self { since: AtomicU64::new(now), fresh: AtomicBool::new(true), ..Self::default() }
     }
 
     /// Whether whatever the kernel has is to be read from now on.
@@ -135,6 +145,37 @@ impl Connection {
             self.reader.wake();
             self.writer.wake();
         }
+    }
+
+    /// Whether a request that it reads next would be one that begins, and may be kept waiting.
+    ///
+    /// Whatever gives places back is not held up: a connection that is to end, and the rest of a request.
+    pub(super) fn may_wait(&self) -> bool {
+        let pause = self.pause.load(Relaxed);
+        (pause == Pause::Idle as u8 || pause == Pause::Header as u8 || pause == Pause::Waiting as u8)
+            && self.active.load(Relaxed) == 0
+            && !self.is_http2()
+            && !self.is_looked_at()
+            && self.order.load(Relaxed) < Order::Finish as u8
+    }
+
+    /// Whether it is new: it may yet turn out to speak HTTP/2.
+    pub(super) fn is_new(&self) -> bool {
+        self.fresh.load(Relaxed)
+    }
+
+    /// Its next request has been let in.
+    pub(super) fn admit(&self) {
+        self.admitted.store(true, Relaxed);
+    }
+
+    /// Whether a request that begins was let in before it was read; it is so only once.
+    pub(super) fn was_admitted(&self) -> bool {
+        let admitted = self.admitted.load(Relaxed);
+        if admitted {
+            self.admitted.store(false, Relaxed);
+        }
+        admitted
     }
 
     /// Whether it has left HTTP.
@@ -245,6 +286,7 @@ impl Connections {
             _ if busy => return false,
             waiting if waiting == Pause::Waiting as u8 => return false,
             upgraded if upgraded == Pause::Upgraded as u8 => return false,
+            refused if refused == Pause::Refused as u8 => LINGER,
             idle if idle == Pause::Idle as u8 => self.patience.idle,
             _ => self.patience.header,
         };
@@ -272,10 +314,35 @@ impl Entry {
         self.connection.pause.store(Pause::Header as u8, Relaxed);
     }
 
+    /// A request has come and waits for its turn.
+    pub(super) fn wait(&self) {
+        self.connection.pause.store(Pause::Waiting as u8, Relaxed);
+    }
+
+    /// Its turn has come.
+    pub(super) fn resume(&self) {
+        self.changed();
+        let pause = if self.connection.is_new() { Pause::Header } else { Pause::Idle };
+        self.connection.pause.store(pause as u8, Relaxed);
+    }
+
+    /// One of its requests was refused.
+    pub(super) fn turned_away(&self, why: Refusal) {
+        self.all.cell().refused(why);
+    }
+
+    /// It was refused, and is waited for until its client closes.
+    pub(super) fn refused(&self, why: Refusal) {
+        self.all.cell().refused(why);
+        self.changed();
+        self.connection.pause.store(Pause::Refused as u8, Relaxed);
+    }
+
     /// A request's header is complete; it is under way until [`Entry::answered`].
     pub(super) fn asked(&self, http2: bool) {
         self.connection.active.fetch_add(1, Relaxed);
         self.connection.pause.store(Pause::Idle as u8, Relaxed);
+        self.connection.fresh.store(false, Relaxed);
         if http2 {
             self.connection.http2.store(true, Relaxed);
         }

@@ -1,0 +1,88 @@
+//! What a worker listens on, and what its connections share.
+
+use std::future::poll_fn;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use crate::config::schema::Config;
+use crate::http::Face;
+use crate::listener::Listener;
+use crate::listener::SlotListeners;
+use crate::sys::fd;
+use crate::sys::proc;
+use crate::sys::socket;
+use crate::worker::Start;
+use crate::worker::accept;
+use crate::worker::accept::Door;
+use crate::worker::accept::Hall;
+use crate::worker::connection::Connections;
+use crate::worker::connection::Patience;
+use crate::worker::gate::Gate;
+use crate::worker::refusals::Refusals;
+
+/// Connections that operators may have open at once.
+const OPERATORS: usize = 64;
+
+/// Bytes that the kernel keeps for a client beyond what is on its way; enough that a fast one never waits for us.
+const UNSENT: u32 = 128 << 10;
+
+/// How long at least a client may be out of reach, or take nothing, before its connection is given up.
+const UNTAKEN: Duration = Duration::from_secs(30);
+
+/// Descriptors a worker needs besides its connections.
+const RESERVED: usize = 64;
+
+/// The worker's listeners: the public ones, whose requests wait at the gate, and the operators'.
+pub(super) fn doors(
+    listeners: SlotListeners,
+    (hall, gate): (&Hall, &Arc<Gate>),
+    [public, admin]: [Face; 2],
+    config: &Config,
+) -> io::Result<Vec<Door<Face>>> {
+    let untaken = config.http.keep_alive.max(UNTAKEN);
+    let door = |Listener { socket, owner }, answer: &Face, permits: &Arc<Semaphore>, gate| {
+        if let Err(error) = socket::bound_unsent(&socket, UNSENT, untaken) {
+            tracing::warn!(%error, "clients that read nothing may take much of the kernel's memory");
+        }
+        let listener = Arc::new(TcpListener::from_std(socket)?);
+        let (answer, permits, hall) = (answer.clone(), Arc::clone(permits), hall.clone());
+        Ok(Door { listener, owner, answer, permits, gate, hall })
+    };
+    // What the process may open at all, less what it needs for itself: Redis, its listeners, its operators.
+    let openable =
+        usize::try_from(fd::limit()?).unwrap_or(usize::MAX).saturating_sub(OPERATORS + RESERVED).max(1);
+    let visitors =
+        Arc::new(Semaphore::new(config.http.connections.min(openable).min(Semaphore::MAX_PERMITS)));
+    let operators = Arc::new(Semaphore::new(OPERATORS));
+    let public_doors = listeners
+        .public
+        .into_iter()
+        .map(|listener| door(listener, &public, &visitors, Some(Arc::clone(gate))));
+    public_doors.chain([door(listeners.admin, &admin, &operators, None)]).collect()
+}
+
+/// What every connection shares.
+pub(super) fn hall(start: &Start) -> Hall {
+    let config = &start.config;
+    let scoreboard = Arc::clone(&start.scoreboard);
+    let patience = Patience { header: config.http.header_timeout, idle: config.http.keep_alive };
+    Hall {
+        builder: Arc::new(accept::builder(config.http.header_limit)),
+        connections: Arc::new(Connections::new(patience, scoreboard, start.slot, start.cell)),
+        refusals: Arc::new(Refusals::new(proc::pid().as_raw().unsigned_abs())),
+    }
+}
+
+/// Where the requests of all public listeners wait.
+pub(super) fn gate(start: &Start) -> Arc<Gate> {
+    Arc::new(Gate::new(Arc::clone(&start.scoreboard), start.slot, start.cell))
+}
+
+/// The task at the end of each turn.
+pub(super) async fn keep(gate: Arc<Gate>) {
+    poll_fn(|context| gate.poll_keep(context)).await;
+}

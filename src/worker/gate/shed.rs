@@ -1,0 +1,165 @@
+//! When waiting requests are refused instead: overload as a state with bounds; pure, `now` is time since the start.
+//!
+//! The wait of a request that comes now is predicted: requests that wait, divided by the rate at which they were let in.
+//! A crowd of connections that each wait for their answer can stand at some seconds for ever and needs no refusal. So the
+//! bound is wide ([`TOLERATED`]) as long as it was never exceeded, and narrow once it was.
+
+use std::time::Duration;
+
+/// Predicted wait beyond which a worker is overloaded. 6,000 connections with a handler of 1 ms stand at 3 s with two
+/// workers, and none of them is to see an error.
+const TOLERATED: Duration = Duration::from_secs(5);
+
+/// How long the predicted wait must stay beyond [`TOLERATED`]: one handler that blocked for long is no overload.
+const STAYING: Duration = Duration::from_secs(1);
+
+/// So few waiting requests are no overload, however slow their handlers are.
+const FEW: usize = 64;
+
+/// Predicted wait beyond which a request is refused on arrival while shedding.
+const WHILE_SHEDDING: Duration = Duration::from_millis(400);
+
+/// Age at which a waiting request is too old to be served while shedding: its client would get its answer too late.
+const TOO_OLD: Duration = Duration::from_millis(800);
+
+/// Fewest requests that may wait while shedding.
+const FEWEST: usize = 4;
+
+/// Time without a refusal after which shedding ends.
+const QUIET: Duration = Duration::from_secs(10);
+
+/// Time over which the rate is averaged.
+const AVERAGED: Duration = Duration::from_secs(1);
+
+/// Whether the worker is overloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum State {
+    /// Requests wait for their turn, none is refused.
+    Calm,
+    /// Requests that would wait too long are refused.
+    Shedding,
+}
+
+/// What changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Shedding has begun: requests would have waited this long.
+    Begun(Duration),
+    /// Shedding has ended.
+    Ended,
+}
+
+/// The state and what it is decided by.
+#[derive(Debug)]
+pub(super) struct Shed {
+    state: State,
+    /// Requests let in per second while others waited.
+    rate: f64,
+    /// How long requests have been waiting without a break; the rate means something once that is [`AVERAGED`].
+    crowded_for: Duration,
+    exceeded_since: Option<Duration>,
+    refused_at: Duration,
+}
+
+impl Shed {
+    pub(super) fn new(now: Duration) -> Self {
+        Self {
+            state: State::Calm,
+            rate: 0.0,
+            crowded_for: Duration::ZERO,
+            exceeded_since: None,
+            refused_at: now,
+        }
+    }
+
+    pub(super) fn state(&self) -> State {
+        self.state
+    }
+
+    /// Requests that may wait, beyond which one more is refused; none: any number.
+    pub(super) fn most_waiting(&self) -> Option<usize> {
+        (self.state == State::Shedding).then(|| self.let_in_within(WHILE_SHEDDING).max(FEWEST))
+    }
+
+    /// Age from which on a waiting request is refused; none: any.
+    ///
+    /// Those that may wait at all are waited for, however slow the handlers are.
+    pub(super) fn too_old(&self) -> Option<Duration> {
+        (self.state == State::Shedding).then(|| TOO_OLD.max(2 * self.time_for(FEWEST)))
+    }
+
+    /// A request was refused.
+    pub(super) fn refused(&mut self, now: Duration) {
+        self.refused_at = now;
+    }
+
+    /// Takes note of a turn of this length that let in `begun` requests and at whose end `waiting` wait.
+    ///
+    /// Refused requests are not among those let in: the rate would rise by them and ask for still more to come.
+    pub(super) fn turned(
+        &mut self,
+        now: Duration,
+        length: Duration,
+        begun: u32,
+        waiting: usize,
+    ) -> Option<Change> {
+        if self.crowded_for > Duration::ZERO || waiting > 0 {
+            self.measure(length, begun);
+        }
+        self.crowded_for = match waiting {
+            0 => Duration::ZERO,
+            _ => self.crowded_for + length.max(Duration::from_nanos(1)),
+        };
+        self.judge(now, waiting)
+    }
+
+    fn measure(&mut self, length: Duration, begun: u32) {
+        let seconds = length.as_secs_f64().max(1e-6);
+        // The first turns weigh as much as what is known altogether.
+        let known = self.crowded_for.min(AVERAGED).as_secs_f64();
+        self.rate += (f64::from(begun) / seconds - self.rate) * (seconds / (seconds + known));
+    }
+
+    fn judge(&mut self, now: Duration, waiting: usize) -> Option<Change> {
+        if self.state == State::Shedding {
+            let quiet = now.saturating_sub(self.refused_at) >= QUIET;
+            if quiet {
+                self.state = State::Calm;
+                self.exceeded_since = None;
+            }
+            return quiet.then_some(Change::Ended);
+        }
+        let wait = self.time_for(waiting);
+        if waiting <= FEW || self.crowded_for < AVERAGED || wait <= TOLERATED {
+            self.exceeded_since = None;
+            return None;
+        }
+        let since = *self.exceeded_since.get_or_insert(now);
+        if now.saturating_sub(since) < STAYING {
+            return None;
+        }
+        self.state = State::Shedding;
+        self.refused_at = now;
+        Some(Change::Begun(wait))
+    }
+
+    /// Time in which this many requests are let in.
+    fn time_for(&self, requests: usize) -> Duration {
+        let requests = u32::try_from(requests).unwrap_or(u32::MAX);
+        let seconds = if self.rate > 0.0 { f64::from(requests) / self.rate } else { 0.0 };
+        Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+
+    /// Requests that are let in within this time.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "a rate is not negative, and a float too large becomes the largest number"
+    )]
+    fn let_in_within(&self, time: Duration) -> usize {
+        (self.rate * time.as_secs_f64()) as usize
+    }
+}
+
+#[cfg(test)]
+mod tests;

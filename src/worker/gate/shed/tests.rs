@@ -1,0 +1,160 @@
+//! Simulated turns: crowds, floods, pauses.
+
+use proptest::prelude::*;
+
+use super::*;
+
+const TURN: Duration = Duration::from_millis(4);
+
+/// A worker whose turns let in a fixed number of requests, with a queue in front of it.
+struct Played {
+    shed: Shed,
+    now: Duration,
+    /// When each waiting request came.
+    queue: std::collections::VecDeque<Duration>,
+    served: usize,
+    refused: usize,
+    /// Longest wait of a request that was served since this was last reset.
+    longest: Duration,
+}
+
+impl Played {
+    fn new() -> Self {
+        Self {
+            shed: Shed::new(Duration::ZERO),
+            now: Duration::ZERO,
+            queue: std::collections::VecDeque::new(),
+            served: 0,
+            refused: 0,
+            longest: Duration::ZERO,
+        }
+    }
+
+    fn come(&mut self) {
+        if self.shed.most_waiting().is_some_and(|most| self.queue.len() >= most) {
+            self.shed.refused(self.now);
+            self.refused += 1;
+        } else {
+            self.queue.push_back(self.now);
+        }
+    }
+
+    /// One turn of this length that lets in up to `begun`; those served come again at once if it is a closed loop.
+    fn turn(&mut self, length: Duration, begun: usize, closed: bool) -> Option<Change> {
+        let too_old = self.shed.too_old();
+        while let (Some(bound), Some(came)) = (too_old, self.queue.front()) {
+            if self.now - *came <= bound {
+                break;
+            }
+            self.queue.pop_front();
+            self.shed.refused(self.now);
+            self.refused += 1;
+        }
+        let begun = begun.min(self.queue.len());
+        for came in self.queue.drain(..begun) {
+            self.longest = self.longest.max(self.now - came);
+        }
+        self.served += begun;
+        self.now += length;
+        if closed {
+            (0..begun).for_each(|_| self.come());
+        }
+        self.shed.turned(self.now, length, u32::try_from(begun).unwrap(), self.queue.len())
+    }
+}
+
+#[test]
+fn a_crowd_that_waits_for_three_seconds_is_never_refused() {
+    let mut played = Played::new();
+    (0..3000).for_each(|_| played.come());
+    for _ in 0..10_000 {
+        assert_eq!(played.turn(TURN, 4, true), None);
+    }
+    assert_eq!(played.refused, 0);
+    assert!(played.longest < Duration::from_secs(4), "{:?}", played.longest);
+}
+
+#[test]
+fn twice_the_capacity_is_shed_and_what_is_served_waits_shortly() {
+    let mut played = Played::new();
+    let mut begun = None;
+    for _ in 0..10_000 {
+        (0..8).for_each(|_| played.come());
+        if let Some(Change::Begun(wait)) = played.turn(TURN, 4, false) {
+            assert!(wait > TOLERATED && wait < TOLERATED * 2, "{wait:?}");
+            begun = Some(played.now);
+            played.longest = Duration::ZERO;
+        }
+    }
+    let begun = begun.expect("it is shed");
+    assert!(begun < Duration::from_secs(8), "{begun:?}");
+    assert!(played.longest <= TOO_OLD, "{:?}", played.longest);
+    assert!(played.served > 9_900 * 4, "every turn is used: {}", played.served);
+    // The load goes away: ten seconds later all is calm.
+    let ended = (0..10_000).find_map(|_| played.turn(TURN, 4, false));
+    assert_eq!((ended, played.shed.state()), (Some(Change::Ended), State::Calm));
+}
+
+#[test]
+fn a_handler_that_blocked_is_no_overload() {
+    let mut played = Played::new();
+    (0..3000).for_each(|_| played.come());
+    (0..500).for_each(|_| _ = played.turn(TURN, 4, true));
+    assert_eq!(played.turn(Duration::from_secs(6), 4, true), None);
+    for _ in 0..5_000 {
+        assert_eq!(played.turn(TURN, 4, true), None);
+    }
+}
+
+#[test]
+fn few_that_wait_for_slow_handlers_are_no_overload() {
+    let mut played = Played::new();
+    (0..64).for_each(|_| played.come());
+    for _ in 0..100 {
+        assert_eq!(played.turn(Duration::from_secs(2), 4, true), None);
+    }
+}
+
+#[test]
+fn a_sudden_crowd_after_quiet_is_judged_by_its_own_rate() {
+    let mut played = Played::new();
+    // A request now and then: the turn before it was long, because nothing happened.
+    for _ in 0..100 {
+        played.come();
+        played.turn(Duration::from_secs(1), 1, false);
+    }
+    (0..3000).for_each(|_| played.come());
+    for _ in 0..2_000 {
+        assert_eq!(played.turn(TURN, 4, true), None);
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(32))]
+
+    #[test]
+    fn bounds_hold_whatever_the_load(
+        load in prop::collection::vec((0_usize..12, 1_u64..9), 40),
+        begun in 2_usize..8,
+    ) {
+        let mut played = Played::new();
+        for (coming, millis) in load {
+            for _ in 0..200 {
+                (0..coming).for_each(|_| played.come());
+                let was = played.shed.too_old();
+                played.longest = Duration::ZERO;
+                played.turn(Duration::from_millis(millis), begun, false);
+                if let Some(bound) = was {
+                    prop_assert!(played.longest <= bound);
+                    prop_assert!(bound <= TOO_OLD.max(Duration::from_millis(9 * 8)));
+                }
+            }
+        }
+        // Whatever it was: without load it ends.
+        for _ in 0..3_000 {
+            played.turn(TURN, begun, false);
+        }
+        prop_assert_eq!(played.shed.state(), State::Calm);
+        prop_assert!(played.queue.is_empty());
+    }
+}
