@@ -14,8 +14,8 @@ use crate::scoreboard::snapshot::WorkerSnapshot;
 /// Workers a slot can have at one time: the one that serves, its successor, and those that finish.
 pub const CELLS: usize = 8;
 
-/// Words of a cell: two cache lines.
-pub(super) const CELL_WORDS: usize = 16;
+/// Words of a cell: three cache lines.
+pub(super) const CELL_WORDS: usize = 24;
 
 const STATE: usize = 0;
 const PID: usize = 1;
@@ -35,6 +35,8 @@ const LIFE: usize = 13;
 /// Where the breakers of reads and writes stand, four bits each.
 const LANES: usize = 14;
 const SUBSCRIBERS: usize = 15;
+/// Turns of the event loop in which requests were let in or sent on.
+const TURNS: usize = 16;
 
 /// Where a worker stands, as the supervisor sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -49,8 +51,8 @@ pub enum WorkerState {
     Ready = 2,
     /// It finishes what it has and leaves.
     Draining = 3,
-    /// It does not answer and is about to be replaced.
-    Suspect = 4,
+    /// Its event loop does not turn; a spare worker serves its slot beside it.
+    Hung = 4,
     /// It was sent SIGKILL.
     Killed = 5,
 }
@@ -61,7 +63,7 @@ impl WorkerState {
             1 => Self::Booting,
             2 => Self::Ready,
             3 => Self::Draining,
-            4 => Self::Suspect,
+            4 => Self::Hung,
             5 => Self::Killed,
             _ => Self::Vacant,
         }
@@ -74,7 +76,7 @@ impl WorkerState {
             Self::Booting => "booting",
             Self::Ready => "ready",
             Self::Draining => "draining",
-            Self::Suspect => "suspect",
+            Self::Hung => "hung",
             Self::Killed => "killed",
         }
     }
@@ -106,6 +108,26 @@ impl Order {
             4 => Self::Cut,
             _ => Self::Untold,
         }
+    }
+}
+
+/// Everything in a cell that moves when its worker does: two that are not equal prove that its event loop turned.
+///
+/// Connections of the slot as a whole are no part of it: a spare worker accepts them too, and would make a hung
+/// one look alive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    turns: u64,
+    requests: u64,
+    in_flight: u64,
+    connections: u64,
+}
+
+impl Progress {
+    /// What a worker has done after this many turns: tests need no table for it.
+    #[cfg(test)]
+    pub(crate) fn after(turns: u64) -> Self {
+        Self { turns, ..Self::default() }
     }
 }
 
@@ -175,8 +197,8 @@ impl<'a> Cell<'a> {
         Order::from_word(self.read(ORDER))
     }
 
-    /// Sign of life of the worker's event loop: milliseconds of the monotonic clock, private memory in bytes, and the
-    /// microseconds of CPU time and of work in the loop since its start.
+    /// Sign of life of the worker's event loop: milliseconds of the monotonic clock, memory in bytes that no file
+    /// backs, and the microseconds of CPU time and of work in the loop since its start.
     pub fn beat(self, now_ms: u64, memory_bytes: u64, cpu_us: u64, busy_us: u64) {
         self.set(HEARTBEAT_MS, now_ms);
         self.set(MEMORY, memory_bytes);
@@ -216,6 +238,22 @@ impl<'a> Cell<'a> {
     /// A response showed a session as last known, because Redis could not do all it was asked.
     pub fn served_stale(self) {
         self.total(row::STALE, 1);
+    }
+
+    /// The event loop came round with work to do: as good a sign of life as a beat, and it costs one store.
+    pub fn turned(self) {
+        // Only the worker's own thread adds to it, so that no locked instruction is needed.
+        self.set(TURNS, self.read(TURNS) + 1);
+    }
+
+    /// How far the worker has come, to be compared with a later answer.
+    pub fn progress(self) -> Progress {
+        Progress {
+            turns: self.read(TURNS),
+            requests: self.read(REQUESTS),
+            in_flight: self.read(IN_FLIGHT),
+            connections: self.read(CONNECTIONS),
+        }
     }
 
     /// A connection was accepted.
@@ -306,7 +344,7 @@ impl<'a> Cell<'a> {
         self.total(row::UNSTORED, 1);
     }
 
-    /// Private memory as of the last beat, bytes.
+    /// Memory as of the last beat, bytes.
     pub fn memory_bytes(self) -> u64 {
         self.read(MEMORY)
     }

@@ -34,7 +34,7 @@ use snapshot::Snapshot;
 use crate::sys::shm::Words;
 
 /// Layout of the words; a process that knows another one must not touch them.
-pub const LAYOUT: u64 = 3;
+pub const LAYOUT: u64 = 4;
 
 /// Words of the head, a multiple of a cache line.
 const HEAD_WORDS: usize = 16;
