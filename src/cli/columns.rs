@@ -185,8 +185,8 @@ pub(super) fn restarts(slot: &Slot) -> u64 {
 
 /// The slot's state; a slot that new connections are kept off says so.
 fn state(slot: &Slot) -> String {
-    let suspect = slot.worker.as_ref().filter(|worker| worker.state == WorkerState::Suspect);
-    let name = suspect.map_or(slot.state.name(), |worker| worker.state.name()).replace('_', " ");
+    let hung = slot.worker.as_ref().filter(|worker| worker.state == WorkerState::Hung);
+    let name = hung.map_or(slot.state.name(), |worker| worker.state.name()).replace('_', " ");
     if slot.open || slot.worker.is_none() { name } else { format!("{name}, closed") }
 }
 
@@ -205,7 +205,7 @@ pub(super) enum Mood {
 
 /// How a slot is.
 pub(super) fn mood(slot: &Slot) -> Mood {
-    if slot.worker.as_ref().is_some_and(|worker| worker.state == WorkerState::Suspect) {
+    if slot.worker.as_ref().is_some_and(|worker| worker.state == WorkerState::Hung) {
         return Mood::Bad;
     }
     match slot.state {

@@ -137,6 +137,7 @@ fn care(workers: &Workers) -> Care {
     let (window, busy_max, busy_min) = (scaling.window, scaling.busy_max, scaling.busy_min);
     Care {
         hang_timeout: workers.hang_timeout,
+        hang_kill: workers.hang_kill,
         limits: recycle::Limits {
             requests: recycling.max_requests,
             requests_jitter: recycling.max_requests_jitter,

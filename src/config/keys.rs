@@ -22,6 +22,7 @@ const ADDRESSES: &str = "addresses such as 0.0.0.0:3000 or [::]:3000, separated 
 const COUNT: &str = "a number from 1 to 1024";
 const PERCENT: &str = "a share from 1% to 100%";
 const REQUESTS: &str = "0 for none, or a number up to 1000000000000";
+const HANG_KILL: &str = "0 for never, or a duration longer than workers.hang_timeout";
 const MEMORY: &str = "0 for none, or a size such as 512MiB or 2GiB";
 const FLAG: &str = "true or false";
 const MESSAGE: &str = "a size up to 1MiB, such as 16KiB";
@@ -62,8 +63,9 @@ pub const KEYS: &[Key] = &[
         "workers.hang_timeout",
         "3s",
         "0 for never, or a duration from 1s",
-        "a silent worker is replaced by then",
+        "a worker in which nothing moves gets a spare beside it",
     ),
+    key("workers.hang_kill", "30s", HANG_KILL, "a worker in which nothing moves is killed"),
     key("workers.max_requests", "0", REQUESTS, "a worker is renewed after so many requests"),
     key("workers.max_requests_jitter", "0", REQUESTS, "up to so many more, different for each worker"),
     key("workers.max_age", "0", "0 for never, or a duration such as 12h", "a worker is renewed at this age"),

@@ -128,7 +128,10 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
 }
 
 fn workers_agree(layers: &Layers, workers: &Workers) -> Result<(), Error> {
-    let Workers { count, scaling, recycling, .. } = workers;
+    let Workers { count, scaling, recycling, hang_timeout, hang_kill, .. } = workers;
+    if !hang_kill.is_zero() && hang_kill <= hang_timeout {
+        return Err(layers.contradiction("workers.hang_kill", "workers.hang_timeout is not shorter".into()));
+    }
     if let (Some(min), Some(max)) = (scaling.min, scaling.max)
         && min > max
     {

@@ -42,6 +42,7 @@ pub(super) fn workers(layers: &Layers) -> Result<Workers, Error> {
         boot_timeout: layers.one("workers.boot_timeout", parse::positive_duration)?,
         probation: layers.one("workers.probation", parse::duration)?,
         hang_timeout: layers.one("workers.hang_timeout", parse::hang_timeout)?,
+        hang_kill: layers.one("workers.hang_kill", parse::duration)?,
         recycling: Recycling {
             max_requests: layers.one("workers.max_requests", parse::number_or_none)?,
             max_requests_jitter: layers

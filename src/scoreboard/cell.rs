@@ -57,8 +57,8 @@ pub enum WorkerState {
     Ready = 2,
     /// It finishes what it has and leaves.
     Draining = 3,
-    /// It does not answer and is about to be replaced.
-    Suspect = 4,
+    /// Its event loop does not turn; a spare worker serves its slot beside it.
+    Hung = 4,
     /// It was sent SIGKILL.
     Killed = 5,
 }
@@ -69,7 +69,7 @@ impl WorkerState {
             1 => Self::Booting,
             2 => Self::Ready,
             3 => Self::Draining,
-            4 => Self::Suspect,
+            4 => Self::Hung,
             5 => Self::Killed,
             _ => Self::Vacant,
         }
@@ -82,7 +82,7 @@ impl WorkerState {
             Self::Booting => "booting",
             Self::Ready => "ready",
             Self::Draining => "draining",
-            Self::Suspect => "suspect",
+            Self::Hung => "hung",
             Self::Killed => "killed",
         }
     }
@@ -114,6 +114,26 @@ impl Order {
             4 => Self::Cut,
             _ => Self::Untold,
         }
+    }
+}
+
+/// Everything in a cell that moves when its worker does: two that are not equal prove that its event loop turned.
+///
+/// Connections of the slot as a whole are no part of it: a spare worker accepts them too, and would make a hung
+/// one look alive.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Progress {
+    turns: u64,
+    requests: u64,
+    in_flight: u64,
+    connections: u64,
+}
+
+impl Progress {
+    /// What a worker has done after this many turns: tests need no table for it.
+    #[cfg(test)]
+    pub(crate) fn after(turns: u64) -> Self {
+        Self { turns, ..Self::default() }
     }
 }
 
@@ -183,8 +203,8 @@ impl<'a> Cell<'a> {
         Order::from_word(self.read(ORDER))
     }
 
-    /// Sign of life of the worker's event loop: milliseconds of the monotonic clock, private memory in bytes, and the
-    /// microseconds of CPU time and of work in the loop since its start.
+    /// Sign of life of the worker's event loop: milliseconds of the monotonic clock, memory in bytes that no file
+    /// backs, and the microseconds of CPU time and of work in the loop since its start.
     pub fn beat(self, now_ms: u64, memory_bytes: u64, cpu_us: u64, busy_us: u64) {
         self.set(HEARTBEAT_MS, now_ms);
         self.set(MEMORY, memory_bytes);
@@ -226,6 +246,16 @@ impl<'a> Cell<'a> {
         self.total(row::STALE, 1);
     }
 
+    /// How far the worker has come, to be compared with a later answer.
+    pub fn progress(self) -> Progress {
+        Progress {
+            turns: self.read(TURNS),
+            requests: self.read(REQUESTS),
+            in_flight: self.read(IN_FLIGHT),
+            connections: self.read(CONNECTIONS),
+        }
+    }
+
     /// A connection was accepted.
     pub fn connection_opened(self) {
         self.total(row::ACCEPTED, 1);
@@ -265,7 +295,7 @@ impl<'a> Cell<'a> {
     }
 
     /// A turn of the event loop in which a request began has ended: its length, microseconds, and how many requests
-    /// wait for the next one.
+    /// wait for the next one. It is as good a sign of life as a beat.
     pub fn turned(self, length_us: u64, waiting: u64) {
         // Only the worker's own thread writes them, so that no locked instruction is needed.
         self.set(TURNS, self.read(TURNS) + 1);
@@ -338,7 +368,7 @@ impl<'a> Cell<'a> {
         self.total(row::UNSTORED, 1);
     }
 
-    /// Private memory as of the last beat, bytes.
+    /// Memory as of the last beat, bytes.
     pub fn memory_bytes(self) -> u64 {
         self.read(MEMORY)
     }

@@ -18,14 +18,18 @@ use crate::supervisor::rollout::Course;
 use crate::supervisor::slot::Occupant;
 use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Stage;
+use crate::sys::backtrace;
 use crate::sys::proc;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
 use crate::sys::signal::Signal;
 use crate::sys::time;
 
-/// Longest report a worker may give.
-const REPORT_MAX: usize = 8 * 1024;
+/// Longest line a worker may say.
+const LINE_MAX: usize = 8 * 1024;
+
+/// Longest backtrace that is kept.
+const BACKTRACE_MAX: usize = 64 * 1024;
 
 /// The pipe on which a worker says how it is getting on.
 #[derive(Debug)]
@@ -34,21 +38,38 @@ pub(super) struct Report {
     pub(super) pipe: Option<File>,
     /// What came and was not yet taken, bounded.
     pub(super) text: String,
+    /// Where it stands, as far as it has told.
+    pub(super) frames: String,
 }
 
 impl Report {
     pub(super) fn new(pipe: File) -> Self {
-        Self { pipe: Some(pipe), text: String::new() }
+        Self { pipe: Some(pipe), text: String::new(), frames: String::new() }
     }
 
     /// Reads what there is and takes the next whole line.
     fn next_line(&mut self) -> Option<String> {
-        self.fill();
-        let end = self.text.find('\n')?;
+        if !self.text.contains('\n') {
+            self.fill();
+        }
+        let Some(end) = self.text.find('\n') else {
+            if self.text.len() > LINE_MAX {
+                // What it says makes no sense, and would only wake the loop for ever.
+                self.pipe = None;
+            }
+            return None;
+        };
         let rest = self.text.split_off(end + 1);
         let mut line = std::mem::replace(&mut self.text, rest);
         line.truncate(end);
         Some(line)
+    }
+
+    fn add_frame(&mut self, line: &str) {
+        if self.frames.len() + line.len() < BACKTRACE_MAX {
+            self.frames.push('\n');
+            self.frames.push_str(line);
+        }
     }
 
     fn fill(&mut self) {
@@ -61,8 +82,9 @@ impl Report {
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
             }
-            if self.text.len() > REPORT_MAX {
-                break false;
+            // The rest is read when this is taken.
+            if self.text.len() > LINE_MAX {
+                break true;
             }
         };
         if !open {
@@ -88,7 +110,7 @@ impl End {
         match (self.worker.stage, self.exit) {
             _ if self.said.is_some() => Reason::Boot,
             (Stage::Killed { cause, .. }, _) => cause.reason(),
-            (Stage::Suspect { .. }, _) => Reason::Hang,
+            (Stage::Hung { .. }, _) => Reason::Hang,
             (Stage::Draining { reason, .. }, Exit::Code(0)) => reason,
             (Stage::Ready { .. }, Exit::Code(0)) => Reason::Operator,
             (_, Exit::Code(_)) => Reason::ExitCode,
@@ -102,7 +124,6 @@ impl End {
         match (&self.said, self.worker.stage) {
             (Some(said), _) => said.clone(),
             (None, Stage::Killed { cause, .. }) => cause.to_string(),
-            (None, Stage::Suspect { .. }) => Cause::Hang.to_string(),
             (None, _) if self.out_of_memory => "the kernel killed it for want of memory".to_owned(),
             (None, _) => self.exit.to_string(),
         }
@@ -176,7 +197,7 @@ impl Supervisor<'_> {
             .is_some_and(|rollout| rollout.condemns(&end.worker, self.settings.probation, now));
         let death = match end.worker.stage {
             Stage::Ready { since } => Death::AfterServing(now.saturating_sub(since)),
-            Stage::Suspect { .. } | Stage::Killed { cause: Cause::Hang | Cause::Memory, .. } => {
+            Stage::Hung { .. } | Stage::Killed { cause: Cause::Hang | Cause::Memory, .. } => {
                 Death::AfterServing(now.saturating_sub(end.worker.started))
             }
             _ if end.worker.retire.is_some() => Death::AfterServing(now.saturating_sub(end.worker.started)),
@@ -235,9 +256,13 @@ impl Supervisor<'_> {
                 "ready" => self.ready(slot, pid),
                 "leaving" => self.leaving(slot, pid),
                 "closed" => self.closed(slot),
-                other => match other.strip_prefix("failed ") {
-                    Some(reason) => return Some(reason.to_owned()),
-                    None => tracing::debug!(slot, pid = pid.as_raw(), "a worker said {other:?}"),
+                backtrace::END => self.stands(slot, pid),
+                other => match (other.strip_prefix("failed "), other.strip_prefix(backtrace::FRAME)) {
+                    (Some(reason), _) => return Some(reason.to_owned()),
+                    (None, Some(frame)) => {
+                        self.reports.entry(pid).and_modify(|report| report.add_frame(frame));
+                    }
+                    (None, None) => tracing::debug!(slot, pid = pid.as_raw(), "a worker said {other:?}"),
                 },
             }
         }
@@ -263,7 +288,11 @@ impl Supervisor<'_> {
     /// Somebody else has told it to leave: its successor is started at once, not when it has finished.
     fn leaving(&mut self, slot: usize, pid: Pid) {
         let kill_at = time::monotonic() + self.settings.drain_timeout + LEAVE_MARGIN;
-        let Some(worker) = self.slots[slot].worker(pid).filter(|worker| worker.is_ready()) else { return };
+        let Some(worker) =
+            self.slots[slot].worker(pid).filter(|worker| worker.is_ready() || worker.is_hung())
+        else {
+            return;
+        };
         let reason = Reason::Operator;
         worker.stage = Stage::Draining { kill_at, reason, order: Order::Pass, cut: false };
         self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Draining);
@@ -271,6 +300,13 @@ impl Supervisor<'_> {
         tracing::info!(slot, pid = pid.as_raw(), %reason, "worker drains, though nobody here told it to");
         let incident = Incident { kind: "worker_drains", slot, pid };
         self.note_worker(incident, Some(reason), "finishes and leaves, though nobody here told it to");
+    }
+
+    /// It has told where it stands.
+    fn stands(&mut self, slot: usize, pid: Pid) {
+        let Some(report) = self.reports.get_mut(&pid) else { return };
+        let backtrace = std::mem::take(&mut report.frames);
+        tracing::warn!(slot, pid = pid.as_raw(), backtrace, "this is where the worker stands");
     }
 
     fn closed(&mut self, slot: usize) {

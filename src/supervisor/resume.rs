@@ -76,7 +76,7 @@ impl Taken {
         let sockets = state.sockets.iter().map(|slot_sockets| slot_sockets.as_ref().map(slot).transpose());
         let report = |(pid, said): (&i32, &Said)| -> io::Result<(Pid, Report)> {
             let pipe = said.pipe.map(|fd| exec::copy(fd).map(File::from)).transpose()?;
-            Ok((Pid::from_raw(*pid), Report { pipe, text: said.text.clone() }))
+            Ok((Pid::from_raw(*pid), Report { pipe, text: said.text.clone(), frames: String::new() }))
         };
         let redis = state.redis.as_ref().map(|redis| -> io::Result<Private> {
             let lock = exec::copy(redis.lock)?.into();

@@ -122,7 +122,7 @@ impl Rollout {
     pub fn condemns(&self, worker: &Occupant, probation: Duration, now: Duration) -> bool {
         let young = match worker.stage {
             Stage::Killed { cause: Cause::DrainTimeout, .. } => false,
-            Stage::Booting { .. } | Stage::Killed { .. } | Stage::Suspect { .. } => true,
+            Stage::Booting { .. } | Stage::Killed { .. } | Stage::Hung { .. } => true,
             Stage::Ready { since } => now < since + probation,
             Stage::Draining { .. } => false,
         };

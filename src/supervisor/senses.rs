@@ -1,4 +1,4 @@
-//! What the supervisor sees of its workers four times a second, and what it does about it.
+//! What the supervisor sees of its workers once a second, or more often when one is silent, and what it does about it.
 //!
 //! The judgments are the pure modules' (`vigil`, `recycle`, `autoscale`); here their figures are gathered and their
 //! verdicts become a worker's stage, its retirement or another number of slots. The plan does the rest.
@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::control::status::Decision;
 use crate::scoreboard::Reason;
+use crate::scoreboard::cell::Progress;
 use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::snapshot::WorkerSnapshot;
 use crate::supervisor::Supervisor;
@@ -21,6 +22,7 @@ use crate::supervisor::history::unix_ms;
 use crate::supervisor::plan::Cause;
 use crate::supervisor::plan::Target;
 use crate::supervisor::recycle;
+use crate::supervisor::slot::Occupant;
 use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Slot;
 use crate::supervisor::slot::Stage;
@@ -28,24 +30,26 @@ use crate::supervisor::vigil;
 use crate::supervisor::vigil::Patience;
 use crate::supervisor::vigil::Stall;
 use crate::supervisor::vigil::Symptom;
+use crate::sys::backtrace;
 use crate::sys::pressure::Pressure;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
 use crate::sys::queue;
-use crate::sys::signal::Signal;
 use crate::sys::task;
 
-/// Time between two looks.
-const LOOK: Duration = Duration::from_millis(250);
+/// Time between two looks while nobody is watched for hangs.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// How long a hung worker may take to log its backtrace.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// The same where memory is bounded: a worker that takes it fast must not have a second to do so.
+const LOOK_AT_MEMORY: Duration = Duration::from_millis(500);
 
 /// What the supervisor looks after besides crashes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Care {
-    /// A worker that is silent for this long is replaced; zero: never.
+    /// A worker that is silent for this long gets a spare beside it; zero: never.
     pub hang_timeout: Duration,
+    /// One that is silent for this long is killed; zero: never.
+    pub hang_kill: Duration,
     /// When workers are renewed.
     pub limits: recycle::Limits,
     /// How the load changes the number of workers; none: it does not.
@@ -57,6 +61,19 @@ pub struct Care {
 impl Care {
     fn any(&self) -> bool {
         !self.hang_timeout.is_zero() || self.limits.any() || self.scaling.is_some()
+    }
+
+    fn patience(&self) -> Option<Patience> {
+        Patience::new(self.hang_timeout, self.hang_kill)
+    }
+
+    /// Time until the next look: a silent worker is looked at closely, and so is the load where it decides.
+    fn pause(&self, somebody_is_silent: bool) -> Duration {
+        let rest = match self.limits.on_memory() {
+            true => LOOK_AT_MEMORY,
+            false => self.patience().map_or(LOOK, Patience::look_at_rest),
+        };
+        if somebody_is_silent || self.scaling.is_some() { rest.min(vigil::LOOK_CLOSELY) } else { rest }
     }
 }
 
@@ -90,8 +107,11 @@ struct Seen {
     slot: usize,
     pid: Pid,
     since: Duration,
+    /// Whether it is known to hang.
+    hung: bool,
     /// Whether it is to retire already.
     retires: bool,
+    progress: Progress,
     figures: WorkerSnapshot,
 }
 
@@ -131,7 +151,7 @@ impl Senses {
         let mut serving = slot.workers.iter().filter(|worker| worker.is_ready()).peekable();
         match serving.peek() {
             Some(_) => serving.all(|worker| is_suspect(worker.pid)),
-            None => slot.workers.iter().any(|worker| matches!(worker.stage, Stage::Suspect { .. })),
+            None => slot.workers.iter().any(Occupant::is_hung),
         }
     }
 
@@ -155,7 +175,6 @@ impl Supervisor<'_> {
             return None;
         }
         if now >= self.senses.due {
-            self.senses.due = now + LOOK;
             let seen = self.serving();
             self.senses.watches.retain(|pid, _| seen.iter().any(|worker| worker.pid == *pid));
             if !seen.iter().any(|worker| vigil::is_overdue(worker.beat(), now)) {
@@ -168,6 +187,8 @@ impl Supervisor<'_> {
                 self.recycle(worker, now);
             }
             self.autoscale(&seen, now);
+            let silent = self.senses.watches.values().any(|watch| watch.vigil.is_silent());
+            self.senses.due = now + self.settings.care.pause(silent);
         }
         Some(self.senses.due)
     }
@@ -176,9 +197,11 @@ impl Supervisor<'_> {
         let mut seen = Vec::with_capacity(self.slots.len());
         for (slot, state) in self.slots.iter().enumerate() {
             for worker in &state.workers {
-                let Stage::Ready { since } = worker.stage else { continue };
+                let (Stage::Ready { since } | Stage::Hung { since, .. }) = worker.stage else { continue };
                 let Some(figures) = self.scoreboard.cell(slot, worker.cell).snapshot() else { continue };
-                seen.push(Seen { slot, pid: worker.pid, since, retires: worker.retire.is_some(), figures });
+                let progress = self.scoreboard.cell(slot, worker.cell).progress();
+                let (pid, hung, retires) = (worker.pid, worker.is_hung(), worker.retire.is_some());
+                seen.push(Seen { slot, pid, since, hung, retires, progress, figures });
             }
         }
         seen
@@ -194,62 +217,101 @@ impl Supervisor<'_> {
 
     /// Does it hang?
     fn watch(&mut self, worker: &Seen, now: Duration) {
-        let Some(patience) = Patience::within(self.settings.care.hang_timeout) else { return };
-        let beat = worker.beat();
-        let overdue = vigil::is_overdue(beat, now);
+        let Some(patience) = self.settings.care.patience() else { return self.watch_no_more(worker) };
         let sense = vigil::Sense {
-            beat,
+            beat: worker.beat(),
+            progress: worker.progress,
             accepted: self.scoreboard.row(worker.slot).accepted(),
             waiting: self.waiting(worker.slot),
-            task: overdue.then(|| task::first_thread(worker.pid)).flatten(),
         };
+        let pid = worker.pid;
         let watch = self.remembered(worker);
-        let verdict = watch.vigil.look(&sense, patience, now);
+        let Some(verdict) = watch.vigil.look(&sense, patience, now, || task::first_thread(pid)) else {
+            return;
+        };
         let was = std::mem::replace(&mut watch.suspect, verdict != vigil::Verdict::Healthy);
-        let (slot, pid) = (worker.slot, worker.pid.as_raw());
+        let (slot, number) = (worker.slot, pid.as_raw());
         match verdict {
+            vigil::Verdict::Healthy if worker.hung => self.moves_again(worker),
             vigil::Verdict::Healthy if was => {
-                tracing::info!(slot, pid, "worker answers again");
-                let incident = Incident { kind: "worker_answers", slot, pid: worker.pid };
-                self.note_worker(incident, None, "answers again");
+                tracing::info!(slot, pid = number, "worker answers again");
+                self.note_worker(Incident { kind: "worker_answers", slot, pid }, None, "answers again");
             }
             vigil::Verdict::Healthy => {}
-            vigil::Verdict::Suspect(_) if was => {}
-            vigil::Verdict::Suspect(stall) => {
+            vigil::Verdict::Lost(_) if worker.hung => self.kill(slot, pid, Cause::Hang, now),
+            vigil::Verdict::Hung(stall) | vigil::Verdict::Lost(stall) if !worker.hung => {
+                self.hangs(worker, stall, now);
+            }
+            vigil::Verdict::Suspect(stall) if !was && !worker.hung => {
                 // Whoever reads it finds it true.
                 self.steer();
-                tracing::info!(slot, pid, "new connections go to other workers: {stall}");
-                let incident = Incident { kind: "worker_suspected", slot, pid: worker.pid };
-                self.note_worker(incident, None, &format!("may hang, new connections go to others: {stall}"));
+                tracing::info!(slot, pid = number, "new connections go to other workers: {stall}");
+                let text = format!("may hang, new connections go to others: {stall}");
+                self.note_worker(Incident { kind: "worker_suspected", slot, pid }, None, &text);
             }
-            vigil::Verdict::Hung(stall) => self.hangs(worker, stall, now),
+            vigil::Verdict::Suspect(_) | vigil::Verdict::Hung(_) | vigil::Verdict::Lost(_) => {}
         }
     }
 
-    /// It is asked where it stands and its slot is filled without it; if it cannot say, it is killed.
+    /// A reload has switched the watch off: one that hangs is a worker like any other again.
+    fn watch_no_more(&mut self, worker: &Seen) {
+        if let Some(watch) = self.senses.watches.get_mut(&worker.pid) {
+            (watch.vigil, watch.suspect) = (vigil::Watch::default(), false);
+        }
+        if worker.hung {
+            self.moves_again(worker);
+        }
+    }
+
+    /// It stays where it is, and what it has begun with it: its slot is filled without it, and it is asked where it
+    /// stands.
     fn hangs(&mut self, seen: &Seen, stall: Stall, now: Duration) {
         let (slot, pid) = (seen.slot, seen.pid);
         let reason = Reason::Hang;
         let cpu_pressure = self.senses.cpu_pressure(now).map(|share| format!("{:.0} %", share * 100.0));
         tracing::warn!(slot, pid = pid.as_raw(), %reason, cpu_pressure, "worker hangs: {stall}");
         let incident = Incident { kind: "worker_hangs", slot, pid };
-        self.note_worker(incident, Some(reason), &format!("hangs: {stall}"));
+        self.note_worker(incident, Some(reason), &format!("hangs, a spare is started: {stall}"));
         // Who stands still cannot say anything.
-        if stall.symptom == Symptom::Stopped {
-            return self.kill(slot, pid, Cause::Hang, now);
+        if stall.symptom != Symptom::Stopped
+            && let Err(error) = backtrace::request(pid)
+        {
+            tracing::debug!(pid = pid.as_raw(), %error, "a hung worker cannot be asked where it stands");
         }
-        self.send(pid, Signal::SIGABRT);
+        let Care { hang_timeout, hang_kill, .. } = self.settings.care;
+        let kill_at = (!hang_kill.is_zero()).then(|| now + hang_kill.saturating_sub(hang_timeout));
         let Some(worker) = self.slots[slot].worker(pid) else { return };
-        worker.stage = Stage::Suspect { kill_at: now + LAST_WORDS };
-        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Suspect);
+        worker.stage = Stage::Hung { since: seen.since, kill_at };
+        let condemned =
+            self.rollout.as_ref().is_some_and(|rollout| rollout.condemns(worker, Duration::ZERO, now));
+        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Hung);
         self.show(slot);
+        if condemned {
+            self.take_back(format!("the new worker in slot {slot} hangs: {stall}"));
+        }
+    }
+
+    /// It serves as before, and its spare takes over from it as any successor does.
+    fn moves_again(&mut self, seen: &Seen) {
+        let (slot, pid) = (seen.slot, seen.pid);
+        let lives = |other: &Occupant| other.pid != pid && (other.is_ready() || other.is_booting());
+        let has_spare = self.slots[slot].workers.iter().any(lives);
+        let Some(worker) = self.slots[slot].worker(pid) else { return };
+        worker.stage = Stage::Ready { since: seen.since };
+        if has_spare {
+            worker.retire = worker.retire.or(Some(Reason::Hang));
+        }
+        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Ready);
+        self.show(slot);
+        tracing::info!(slot, pid = pid.as_raw(), "worker answers again");
+        self.note_worker(Incident { kind: "worker_answers", slot, pid }, None, "answers again");
     }
 
     /// Has it done enough, or does it hold too much?
     fn recycle(&mut self, worker: &Seen, now: Duration) {
         let limits = self.settings.care.limits;
-        let serves = self.slots[worker.slot].worker(worker.pid).is_some_and(|occupant| occupant.is_ready());
-        if !limits.any() || !serves {
+        let occupant = self.slots[worker.slot].worker(worker.pid);
+        if !limits.any() || occupant.is_none_or(|occupant| !occupant.is_ready() && !occupant.is_hung()) {
             return;
         }
         let watch = &mut self.remembered(worker).recycle;
@@ -327,7 +389,8 @@ impl Supervisor<'_> {
     }
 
     fn load(&self, seen: &[Seen], now: Duration) -> Load {
-        let open = |worker: &&Seen| self.slots[worker.slot].seat == Seat::Open;
+        // A slot with a hung worker is its spare's: one worker a slot.
+        let open = |worker: &&Seen| self.slots[worker.slot].seat == Seat::Open && !worker.hung;
         let busy = |worker: &Seen| Busy {
             worker: u64::from(worker.pid.as_raw().unsigned_abs()),
             busy: Duration::from_micros(worker.figures.busy_us),

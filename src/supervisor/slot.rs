@@ -24,10 +24,12 @@ pub enum Stage {
         /// Since when.
         since: Duration,
     },
-    /// It does not answer and was asked for a backtrace; its slot is filled without it.
-    Suspect {
-        /// When it is killed.
-        kill_at: Duration,
+    /// Its loop does not turn: a spare serves beside it, and takes its place if it moves again.
+    Hung {
+        /// Since when it had served.
+        since: Duration,
+        /// When it is killed at the latest if the fleet stops meanwhile; none when hung workers are never killed.
+        kill_at: Option<Duration>,
     },
     /// Asked to leave.
     Draining {
@@ -76,6 +78,11 @@ impl Occupant {
     /// Whether it was forked and is not READY yet.
     pub fn is_booting(&self) -> bool {
         matches!(self.stage, Stage::Booting { .. })
+    }
+
+    /// Whether its loop does not turn.
+    pub fn is_hung(&self) -> bool {
+        matches!(self.stage, Stage::Hung { .. })
     }
 
     /// Whether it was asked to leave.
@@ -160,6 +167,9 @@ impl Slot {
         }
         if let Some(worker) = newest(Occupant::is_draining) {
             return (SlotState::Draining, Some(worker.cell));
+        }
+        if let Some(worker) = newest(Occupant::is_hung) {
+            return (SlotState::BackedOff, Some(worker.cell));
         }
         let state = if self.rest_until.is_some() { SlotState::BackedOff } else { SlotState::Empty };
         (state, self.workers.last().map(|worker| worker.cell))

@@ -9,9 +9,9 @@ use crate::listener::SlotListeners;
 use crate::supervisor::Host;
 use crate::sys::fd;
 use crate::sys::fork;
+use crate::sys::orphan;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
-use crate::sys::signal::Signal;
 use crate::telemetry;
 
 /// Exit code of a worker that could not even take its seat.
@@ -28,7 +28,8 @@ pub struct Seat {
     pub generation: u64,
     /// The slot's listeners.
     pub listeners: SlotListeners,
-    /// Pipe to the supervisor, a line each: `ready`, or `failed` and the reason; `leaving`; `closed`.
+    /// Pipe to the supervisor, a line each: `ready`, or `failed` and the reason; `leaving`; `closed`;
+    /// and where it stands, when it is asked.
     pub report: OwnedFd,
     /// Pipe that is readable (at its end) as soon as the supervisor is gone.
     pub lifeline: OwnedFd,
@@ -53,7 +54,8 @@ pub(super) fn spawn(given: &Given<'_>, host: &dyn Host) -> io::Result<(Pid, Owne
     let (report_read, report) = fd::pipe()?;
     let pid = fork::fork(move || {
         let seated = || -> io::Result<Seat> {
-            proc::die_with(supervisor, Signal::SIGTERM)?;
+            proc::die_with(supervisor, orphan::PARENT_ENDED)?;
+            proc::volunteer_for_oom();
             let seat = Seat {
                 slot: given.slot,
                 cell: given.cell,

@@ -4,7 +4,7 @@
     reason = "the wall of the house: system calls without a safe face live here and nowhere else"
 )]
 
-pub mod abort;
+pub mod backtrace;
 pub mod bpf;
 pub mod build;
 pub mod cpu;
@@ -12,6 +12,7 @@ pub mod exec;
 pub mod fd;
 pub mod fork;
 pub mod interface;
+pub mod orphan;
 pub mod pressure;
 pub mod proc;
 pub mod queue;

@@ -119,28 +119,44 @@ pub fn adopt_orphans() -> io::Result<()> {
     Ok(nix::sys::prctl::set_child_subreaper(true)?)
 }
 
-/// Memory no other process shares with this one, bytes; `/proc/self/smaps_rollup`, proc(5).
-pub fn private_memory() -> Option<u64> {
-    smaps("self")
+/// Memory this process holds that no file backs, bytes; `/proc/self/statm`, proc(5).
+///
+/// Pages that it still shares with its supervisor count too. What is private to the last page is found by a walk through
+/// all of them, 10 ms for each GiB, and no event loop can spare that.
+pub fn anonymous_memory() -> Option<u64> {
+    statm("self").map(|(resident, shared)| resident.saturating_sub(shared))
 }
 
-/// The same of another process; where its map is hidden, what it holds that no file backs (`/proc/PID/statm`), which
-/// counts pages that it still shares with its supervisor too.
+/// Memory no other process shares with this one, bytes; `/proc/PID/smaps_rollup`, proc(5). Where its map is hidden, what
+/// it holds that no file backs.
 pub fn private_memory_of(pid: Pid) -> Option<u64> {
-    smaps(&pid.to_string()).or_else(|| {
-        let (resident, shared) = statm(pid)?;
+    let pid = pid.to_string();
+    smaps(&pid).or_else(|| {
+        let (resident, shared) = statm(&pid)?;
         Some(resident.saturating_sub(shared))
     })
+}
+
+/// Has the kernel, when memory runs out, end this process before the one that forked it; `/proc/self/oom_score_adj`.
+///
+/// Without it a large worker and the supervisor of a small one are equals, and the end of the supervisor ends them all.
+pub fn volunteer_for_oom() {
+    const FILE: &str = "/proc/self/oom_score_adj";
+    const MORE: i32 = 100;
+    const MOST: i32 = 1000;
+    let own = std::fs::read_to_string(FILE).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    // A container may not allow it, and then nothing is worse than before.
+    let _ = own.map(|own| std::fs::write(FILE, (own + MORE).min(MOST).to_string()));
 }
 
 /// All memory of another process that is in use, bytes: never less than its private one, and found without a walk
 /// through its pages.
 pub fn resident_memory_of(pid: Pid) -> Option<u64> {
-    statm(pid).map(|(resident, _)| resident)
+    statm(&pid.to_string()).map(|(resident, _)| resident)
 }
 
 /// Memory in use, and the part of it that files back or that was made to be shared.
-fn statm(pid: Pid) -> Option<(u64, u64)> {
+fn statm(pid: &str) -> Option<(u64, u64)> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let mut pages = text.split_whitespace().skip(1).map(str::parse::<u64>);
     let (resident, shared) = (pages.next()?.ok()?, pages.next()?.ok()?);

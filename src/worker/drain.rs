@@ -25,9 +25,6 @@ const QUIET: Duration = Duration::from_millis(50);
 /// or one whose last packet was lost and is sent again, ends its handshake.
 const SETTLED: Duration = Duration::from_secs(1);
 
-/// How long an orphan may take in all: its successors need its port.
-const ORPHAN: Duration = Duration::from_millis(600);
-
 /// Time within which another order to leave is the same order: a service manager that signals every process of its
 /// unit tells a worker beside its supervisor, which tells it too.
 const SAME_ORDER: Duration = Duration::from_secs(1);
@@ -74,14 +71,14 @@ impl Schedule {
             Leave::Stop => Self { grace: drain.grace, ..gentle },
             Leave::Close => Self { quiet: SETTLED, ..gentle },
             Leave::Pass => gentle,
-            Leave::Orphaned => Self::orphaned(now),
+            Leave::Orphaned => gentle.of_orphan(),
         }
     }
 
-    /// For a worker whose supervisor is gone.
-    pub(super) fn orphaned(now: Instant) -> Self {
-        let (grace, cut_at) = (Duration::ZERO, now + ORPHAN);
-        Self { leave: Leave::Orphaned, grace, quiet: QUIET, idle: QUIET, cut_at }
+    /// For a worker whose supervisor is gone: the next fleet needs its port at once, and its clients nothing less than
+    /// they would have got.
+    pub(super) fn of_orphan(self) -> Self {
+        Self { leave: Leave::Orphaned, grace: Duration::ZERO, quiet: QUIET, ..self }
     }
 }
 

@@ -1,5 +1,9 @@
 //! The worker's sign of life in its slot's row, from the very loop that serves requests.
+//!
+//! It is part of the runtime's root future and no task: a task waits behind all that are queued, which under load are
+//! thousands, while the runtime looks at its root future whenever it was woken, at most 61 tasks later.
 
+use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,35 +20,59 @@ use crate::sys::proc;
 use crate::sys::time;
 
 /// Time between two beats.
-const BEAT: Duration = Duration::from_millis(250);
+const BEAT: Duration = Duration::from_millis(500);
 
-/// Beats between two looks at the memory: reading it costs some 100 µs.
-const MEMORY_EVERY: u32 = 8;
+/// Beats between two looks at the memory.
+const MEMORY_EVERY: u32 = 4;
 
-/// Beats for ever.
-pub(super) async fn beat(
+/// What a worker writes into its cell from time to time.
+pub(super) struct Heartbeat {
     scoreboard: Arc<Scoreboard>,
     slot: usize,
     cell: usize,
     redis: Redis,
     broadcasts: Hub,
-) {
-    let mut interval = tokio::time::interval(BEAT);
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let runtime = Handle::current().metrics();
-    let mut memory = 0;
-    let (mut opened, mut told) = ([0; 2], [0; 5]);
-    for count in 0_u32.. {
-        if count % MEMORY_EVERY == 0 {
-            memory = proc::private_memory().unwrap_or(memory);
+    memory: u64,
+    /// How often the breakers had opened, and what broadcasts had done, when it was last written.
+    opened: [u64; 2],
+    broadcast: [u64; 5],
+}
+
+impl Heartbeat {
+    pub(super) fn new(
+        scoreboard: Arc<Scoreboard>,
+        slot: usize,
+        cell: usize,
+        redis: Redis,
+        broadcasts: Hub,
+    ) -> Self {
+        Self { scoreboard, slot, cell, redis, broadcasts, memory: 0, opened: [0; 2], broadcast: [0; 5] }
+    }
+
+    /// Beats for ever. Must be awaited in the root future, and never in a task.
+    pub(super) async fn beat(mut self) -> Infallible {
+        let mut interval = tokio::time::interval(BEAT);
+        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let runtime = Handle::current().metrics();
+        let mut count = 0_u32;
+        loop {
+            if count.is_multiple_of(MEMORY_EVERY) {
+                self.memory = proc::anonymous_memory().unwrap_or(self.memory);
+            }
+            count = count.wrapping_add(1);
+            self.write(&runtime);
+            interval.tick().await;
         }
-        note_redis(&scoreboard, slot, cell, &redis);
-        opened = note_lanes(&scoreboard, slot, cell, &redis, opened);
+    }
+
+    fn write(&mut self, runtime: &RuntimeMetrics) {
+        let cell = self.scoreboard.cell(self.slot, self.cell);
+        note_redis(&self.scoreboard, self.slot, self.cell, &self.redis);
+        self.opened = note_lanes(cell, &self.redis, self.opened);
+        self.broadcast = note_broadcasts(cell, &self.broadcasts, self.broadcast);
         let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
         let cpu_us = u64::try_from(time::cpu().as_micros()).unwrap_or(u64::MAX);
-        told = note_broadcasts(scoreboard.cell(slot, cell), &broadcasts, told);
-        scoreboard.cell(slot, cell).beat(now_ms, memory, cpu_us, busy_us(&runtime));
-        interval.tick().await;
+        cell.beat(now_ms, self.memory, cpu_us, busy_us(runtime));
     }
 }
 
@@ -54,17 +82,11 @@ fn busy_us(runtime: &RuntimeMetrics) -> u64 {
 }
 
 /// Writes where the breakers stand, and what has been added to how often they `opened`; returns that.
-fn note_lanes(
-    scoreboard: &Scoreboard,
-    slot: usize,
-    cell: usize,
-    redis: &Redis,
-    opened: [u64; 2],
-) -> [u64; 2] {
+fn note_lanes(cell: Cell<'_>, redis: &Redis, opened: [u64; 2]) -> [u64; 2] {
     let lanes = redis.lanes();
     let now = [lanes.reads.opened, lanes.writes.opened];
     let more = [now[0].saturating_sub(opened[0]), now[1].saturating_sub(opened[1])];
-    scoreboard.cell(slot, cell).set_redis_lanes([lanes.reads.position, lanes.writes.position], more);
+    cell.set_redis_lanes([lanes.reads.position, lanes.writes.position], more);
     now
 }
 

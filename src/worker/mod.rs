@@ -42,6 +42,7 @@ use connection::TICK;
 use drain::Leave;
 use drain::Schedule;
 use gate::Gate;
+use heartbeat::Heartbeat;
 use live::Live;
 
 use crate::config::schema::Config;
@@ -60,7 +61,8 @@ use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::cell::Order;
-use crate::sys::abort;
+use crate::sys::backtrace;
+use crate::sys::orphan;
 use crate::sys::proc;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
@@ -123,8 +125,12 @@ enum Error {
 /// A worker's life; returns its exit code.
 pub fn run(start: Start) -> u8 {
     telemetry::become_worker(start.slot);
-    if let Err(error) = abort::tell_on_abort(last_words) {
+    if let Err(error) = start.report.try_clone().and_then(backtrace::tell_on_request) {
         tracing::debug!(%error, "a hang would be without a backtrace");
+    }
+    // It serves nobody yet, so that there is nothing to finish.
+    if let Err(error) = orphan::kill_after_parent(Duration::ZERO) {
+        tracing::debug!(%error, "the end of the supervisor would be the end of what is served");
     }
     let report = start.report.try_clone();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
@@ -148,10 +154,8 @@ pub fn run(start: Start) -> u8 {
     }
 }
 
-/// Told to end because it hangs: where it stands is all that can still be said.
-fn last_words(frames: &str) {
-    tracing::error!(backtrace = format!("\n{frames}"), "aborted; this is where it stood");
-}
+/// Time from the drain's deadline to the end of an orphan that does not end by itself.
+const ORPHAN_MARGIN: Duration = Duration::from_secs(2);
 
 /// Most threads for blocking work: look-ups of host names beside the application's bounded pool.
 const BLOCKING: usize = 16;
@@ -190,36 +194,47 @@ async fn live(start: Start) -> Result<(), Error> {
         tasks.spawn(inspector::inspect(Arc::clone(&start.scoreboard), redis.clone()));
     }
     let (board, hub) = (Arc::clone(&start.scoreboard), live.broadcasts.clone());
-    tasks.spawn(heartbeat::beat(board, start.slot, start.cell, redis.clone(), hub));
+    let heartbeat = Heartbeat::new(board, start.slot, start.cell, redis.clone(), hub);
     let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
     let speaking = tasks.spawn(beacon.clone().speak());
     tasks.spawn(sweep(Arc::clone(&hall.connections), Arc::clone(&gate)));
-    let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
-    let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
-    let mut report = File::from(start.report);
-    let _ = writeln!(report, "ready");
-    let why = tokio::select! {
-        _ = leave.recv() => ordered(start.scoreboard.cell(start.slot, start.cell)).await,
-        _ = lifeline.readable() => Leave::Orphaned,
-        () = live.stuck() => Leave::Pass,
-    };
-    match why {
-        Leave::Stop | Leave::Orphaned => phase.begin_stop(),
-        Leave::Close | Leave::Pass => phase.begin_drain(),
+    let drain = start.config.drain.clone();
+    if let Err(error) = orphan::kill_after_parent(drain.timeout + ORPHAN_MARGIN) {
+        tracing::debug!(%error, "the end of the supervisor would be the end of what is served");
     }
-    accepting.abort_all();
-    // News if somebody else has signalled: the supervisor sends a successor at once.
-    let _ = writeln!(report, "leaving");
-    let schedule = Schedule::new(why, &start.config.drain, Instant::now());
-    let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
-    let told_again = drain::told_again(&mut leave, cut_now);
-    let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again, (&phase, &live.tasks));
-    let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
-    beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
-    live.broadcasts.leave().await;
-    flusher.abort();
-    flusher::finish(&batches).await;
-    Ok(())
+    let served = async {
+        let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
+        let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
+        let mut report = File::from(start.report);
+        let _ = writeln!(report, "ready");
+        let why = tokio::select! {
+            _ = leave.recv() => ordered(start.scoreboard.cell(start.slot, start.cell)).await,
+            _ = lifeline.readable() => Leave::Orphaned,
+            () = live.stuck() => Leave::Pass,
+        };
+        match why {
+            Leave::Stop | Leave::Orphaned => phase.begin_stop(),
+            Leave::Close | Leave::Pass => phase.begin_drain(),
+        }
+        accepting.abort_all();
+        // News if somebody else has signalled: the supervisor sends a successor at once.
+        let _ = writeln!(report, "leaving");
+        let schedule = Schedule::new(why, &drain, Instant::now());
+        let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
+        let told_again = drain::told_again(&mut leave, cut_now);
+        let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again, (&phase, &live.tasks));
+        let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
+        beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
+        live.broadcasts.leave().await;
+        flusher.abort();
+        flusher::finish(&batches).await;
+    };
+    // Its own order and not a task's: see the heartbeat.
+    tokio::select! {
+        biased;
+        never = heartbeat.beat() => match never {},
+        () = served => Ok(()),
+    }
 }
 
 /// Why it is told to leave.
@@ -269,7 +284,7 @@ fn faces(
     built.map_err(|panic| Error::App(message(panic.as_ref())))
 }
 
-/// Drains; a supervisor that dies meanwhile shortens it, and a second order to leave ends it.
+/// Drains; a supervisor that dies meanwhile closes its seat, and a second order to leave ends it.
 async fn depart(
     hall: &Hall,
     doors: &[Door<Face>],
@@ -290,13 +305,15 @@ async fn depart(
     tasks.stop_taking();
     let drained = async { tokio::join!(connections, drain::work(tasks, schedule)).0 };
     let (cut, when) = tokio::select! {
-        // The kernel says TERM for a supervisor that died, too: what it means is looked at first.
+        // The next fleet's supervisor tells what is left of the one before to leave: to a worker that knows already this
+        // is no second order.
         biased;
         () = orphaned(lifeline) => {
             phase.end_streams();
-            let schedule = Schedule::orphaned(Instant::now());
+            let schedule = schedule.of_orphan();
             drain::close(doors, &schedule).await;
-            (drain::finish(hall, &schedule).await, "at the drain's deadline")
+            let connections = drain::finish(hall, &schedule);
+            (tokio::join!(connections, drain::work(tasks, &schedule)).0, "at the drain's deadline")
         }
         () = told_again => {
             (drain::cut(hall, doors, schedule).await, "when it was told to leave once more")

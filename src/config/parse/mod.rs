@@ -106,7 +106,7 @@ pub(super) fn workers(text: &str) -> Result<usize, Reason> {
     usize::try_from(number(text, MAX_WORKERS as u64)?).map_err(|_| not_allowed())
 }
 
-/// A worker beats four times a second: with less patience every pause of a busy machine would be a hang.
+/// A worker beats twice a second: with less patience every pause of a busy machine would be a hang.
 pub(super) fn hang_timeout(text: &str) -> Result<Duration, Reason> {
     let timeout = duration(text)?;
     match timeout < Duration::from_secs(1) && !timeout.is_zero() {

@@ -114,8 +114,10 @@ pub struct Workers {
     pub boot_timeout: Duration,
     /// The first worker of a new generation serves this long before the old one leaves and the others follow.
     pub probation: Duration,
-    /// A worker whose loop has been silent for this long has been found and replaced; zero: nobody is watched.
+    /// A worker in which nothing has moved for this long gets a spare beside it; zero: nobody is watched.
     pub hang_timeout: Duration,
+    /// A worker in which nothing has moved for this long is killed; zero: never.
+    pub hang_kill: Duration,
     /// When a worker is renewed although it serves.
     pub recycling: Recycling,
 }

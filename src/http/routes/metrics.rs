@@ -106,13 +106,8 @@ const TIMES: [PerSlot; 2] = [
 ];
 
 /// States a worker can be in, as a label has them.
-const STATES: [WorkerState; 5] = [
-    WorkerState::Booting,
-    WorkerState::Ready,
-    WorkerState::Draining,
-    WorkerState::Suspect,
-    WorkerState::Killed,
-];
+const STATES: [WorkerState; 5] =
+    [WorkerState::Booting, WorkerState::Ready, WorkerState::Draining, WorkerState::Hung, WorkerState::Killed];
 
 const GAUGES: [PerSlot; 11] = [
     ("connections", "Open connections", |slot| slot.sum(|worker| worker.connections)),

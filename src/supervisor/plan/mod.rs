@@ -155,7 +155,7 @@ impl std::fmt::Display for Cause {
         f.write_str(match self {
             Self::BootTimeout => "not ready within workers.boot_timeout",
             Self::DrainTimeout => "still there after drain.timeout",
-            Self::Hang => "it does not answer (workers.hang_timeout)",
+            Self::Hang => "nothing in it has moved for workers.hang_kill",
             Self::Memory => "it holds more memory than workers.memory_hard",
             Self::StopNow => "stop at once",
         })
@@ -201,9 +201,9 @@ fn deadlines(slot: usize, state: &Slot, now: Duration, plan: &mut Plan) {
         let mut kill = |at, cause| plan.at(at, now, Action::Kill { slot, pid: worker.pid, cause });
         match worker.stage {
             Stage::Booting { deadline } => kill(deadline, Cause::BootTimeout),
-            Stage::Suspect { kill_at } => kill(kill_at, Cause::Hang),
             Stage::Draining { kill_at, .. } => kill(kill_at, Cause::DrainTimeout),
-            Stage::Ready { .. } | Stage::Killed { .. } => {}
+            // Whether one that hangs is lost is judged by the time it could have used, and not by the clock.
+            Stage::Ready { .. } | Stage::Hung { .. } | Stage::Killed { .. } => {}
         }
     }
 }
@@ -222,7 +222,7 @@ fn serve(view: &View<'_>, now: Duration, plan: &mut Plan) {
         match slot.seat {
             Seat::Open => staff(view, index, now, plan),
             Seat::Closing => close(view, index, now, plan),
-            Seat::Closed => {}
+            Seat::Closed => release(view, index, now, plan),
         }
         crowd(view, index, now, plan);
     }
@@ -289,7 +289,7 @@ fn close(view: &View<'_>, index: usize, now: Duration, plan: &mut Plan) {
                 drain(view, index, worker, Order::Close, Reason::Scale, now, plan);
             }
             Stage::Booting { .. } | Stage::Draining { order: Order::Close, .. } => attended = true,
-            Stage::Suspect { .. } | Stage::Draining { .. } | Stage::Killed { .. } => {}
+            Stage::Hung { .. } | Stage::Draining { .. } | Stage::Killed { .. } => {}
         }
     }
     if !attended {
@@ -297,6 +297,13 @@ fn close(view: &View<'_>, index: usize, now: Duration, plan: &mut Plan) {
             0..BOOT_ATTEMPTS => spawn(view, index, view.next_generation(index), now, plan),
             _ => plan.actions.push(Action::CloseSeat { slot: index }),
         }
+    }
+}
+
+/// Sends a worker home that comes back from a hang and finds its slot retired.
+fn release(view: &View<'_>, index: usize, now: Duration, plan: &mut Plan) {
+    for worker in view.slots[index].workers.iter().filter(|worker| worker.is_ready()) {
+        drain(view, index, worker, Order::Close, Reason::Scale, now, plan);
     }
 }
 
@@ -337,11 +344,16 @@ fn replace(view: &View<'_>, now: Duration, plan: &mut Plan) {
 
 fn spawn(view: &View<'_>, index: usize, generation: u64, now: Duration, plan: &mut Plan) {
     let slot = &view.slots[index];
-    // Without a free cell one of the leaving has to go first; its end wakes the loop.
+    let at = slot.rest_until.unwrap_or(now);
     if slot.free_cell().is_some() {
-        let at = slot.rest_until.unwrap_or(now);
         plan.at(at, now, Action::Spawn { slot: index, generation });
+    } else if let Some(oldest) = slot.workers.iter().find(|worker| worker.is_hung())
+        && !slot.workers.iter().any(|worker| matches!(worker.stage, Stage::Killed { .. }))
+    {
+        // A slot in which every spare hangs has no room for another one: it serves rather than waits.
+        plan.at(at, now, Action::Kill { slot: index, pid: oldest.pid, cause: Cause::Hang });
     }
+    // Else one of the leaving has to go first; its end wakes the loop.
 }
 
 fn drain(
@@ -353,7 +365,10 @@ fn drain(
     now: Duration,
     plan: &mut Plan,
 ) {
-    let kill_at = now + view.drain_timeout + LEAVE_MARGIN;
+    ask(slot, worker, order, reason, now + view.drain_timeout + LEAVE_MARGIN, plan);
+}
+
+fn ask(slot: usize, worker: &Occupant, order: Order, reason: Reason, kill_at: Duration, plan: &mut Plan) {
     plan.actions.push(Action::Drain { slot, pid: worker.pid, kill_at, order, reason });
     plan.wake_at(kill_at);
 }
@@ -371,7 +386,12 @@ fn stop(view: &View<'_>, now: Duration, plan: &mut Plan) {
                 Stage::Booting { .. } | Stage::Ready { .. } => {
                     drain(view, slot, worker, Order::Stop, Reason::Stop, now, plan);
                 }
-                Stage::Draining { .. } | Stage::Suspect { .. } => {}
+                Stage::Hung { kill_at: lost, .. } => {
+                    let full = now + view.drain_timeout + LEAVE_MARGIN;
+                    let kill_at = lost.map_or(full, |lost| lost.max(now + LEAVE_MARGIN).min(full));
+                    ask(slot, worker, Order::Stop, Reason::Stop, kill_at, plan);
+                }
+                Stage::Draining { .. } => {}
             }
         }
     }

@@ -165,13 +165,72 @@ fn one_worker_at_a_time_is_replaced_of_free_will() {
     assert_eq!(actions(&slots), [pass(0, 1, Reason::Age), Action::Spawn { slot: 1, generation: 1 }]);
 }
 
+const HUNG: Stage = Stage::Hung { since: Duration::from_secs(50), kill_at: Some(LATER) };
+
 #[test]
-fn a_slot_is_filled_while_its_hung_worker_is_still_there() {
-    let slots = [slot(1, &[worker(1, 1, Stage::Suspect { kill_at: LATER })])];
+fn a_hung_worker_stays_beside_its_spare_and_drains_when_it_moves_again() {
     let spawn = Action::Spawn { slot: 0, generation: 1 };
-    assert_eq!(plan(&view(&slots), NOW), Plan { actions: vec![spawn], wake_at: Some(LATER) });
+    let mut slots = [slot(1, &[worker(1, 1, HUNG)])];
+    // No clock kills it: that is judged by the time it could have used.
+    assert_eq!(plan(&view(&slots), NOW), Plan { actions: vec![spawn], wake_at: None });
+    slots[0].workers.push(worker(2, 1, BOOTING));
+    assert_eq!(actions(&slots), []);
+    slots[0].workers[1].stage = READY;
+    assert_eq!(actions(&slots), [], "it may still move");
+    (slots[0].workers[0].stage, slots[0].workers[0].retire) = (READY, Some(Reason::Hang));
+    assert_eq!(actions(&slots), [pass(0, 1, Reason::Hang)]);
+    // One that moves before its spare is READY serves until then.
+    slots[0].workers[1].stage = BOOTING;
+    assert_eq!(actions(&slots), []);
+}
+
+#[test]
+fn a_slot_without_room_for_a_spare_gives_up_its_oldest_hung_worker_and_only_that() {
+    let mut slots = [slot(1, &(1..=8).map(|number| worker(number, 1, HUNG)).collect::<Vec<_>>())];
     let kill = Action::Kill { slot: 0, pid: pid(1), cause: Cause::Hang };
-    assert_eq!(plan(&view(&slots), LATER).actions, [kill, spawn]);
+    assert_eq!(actions(&slots), [kill]);
+    slots[0].workers[0].stage = Stage::Killed { cause: Cause::Hang, forget_at: LATER };
+    assert_eq!(actions(&slots), [], "its cell is free as soon as it is reaped");
+    slots[0].workers.remove(0);
+    assert_eq!(actions(&slots), [Action::Spawn { slot: 0, generation: 1 }]);
+}
+
+#[test]
+fn a_rollout_goes_past_a_hung_worker_and_never_waits_for_it() {
+    let slots = [slot(1, &[worker(1, 1, HUNG), worker(2, 1, READY)]), ready(3)];
+    let view = View { generation: 2, ..view(&slots) };
+    assert_eq!(plan(&view, NOW).actions, [Action::Spawn { slot: 0, generation: 2 }]);
+    // Where it is alone its spare is of the new generation already.
+    let slots = [slot(1, &[worker(1, 1, HUNG)]), ready(3)];
+    let view = View { slots: &slots, ..view };
+    assert_eq!(plan(&view, NOW).actions, [Action::Spawn { slot: 0, generation: 2 }]);
+}
+
+#[test]
+fn a_hung_worker_is_told_to_stop_and_has_no_longer_than_it_would_have_had() {
+    let slots = [slot(1, &[worker(1, 1, HUNG), worker(2, 1, READY)])];
+    let stop = plan(&View { target: Target::Stop, ..view(&slots) }, NOW).actions;
+    let kill_at = NOW + LEAVE_MARGIN;
+    let (order, reason) = (Order::Stop, Reason::Stop);
+    let soon = Action::Drain { slot: 0, pid: pid(1), kill_at, order, reason };
+    assert_eq!(stop, [soon, closing(0, 2, Order::Stop, Reason::Stop)]);
+    let never = Stage::Hung { since: NOW, kill_at: None };
+    let slots = [slot(1, &[worker(1, 1, never)])];
+    let stop = plan(&View { target: Target::Stop, ..view(&slots) }, NOW).actions;
+    assert_eq!(stop, [closing(0, 1, Order::Stop, Reason::Stop)]);
+    let now = plan(&View { target: Target::StopNow, ..view(&slots) }, NOW).actions;
+    assert_eq!(now, [Action::Kill { slot: 0, pid: pid(1), cause: Cause::StopNow }]);
+}
+
+#[test]
+fn a_slot_that_retires_with_a_hung_worker_is_drained_by_another_and_closed_to_one_that_comes_back() {
+    let closing_slot = |seat, workers: &[Occupant]| [ready(1), Slot { seat, ..slot(1, workers) }];
+    let alone = closing_slot(Seat::Closing, &[worker(2, 1, HUNG)]);
+    assert_eq!(actions(&alone), [Action::Spawn { slot: 1, generation: 1 }]);
+    let closed = closing_slot(Seat::Closed, &[worker(2, 1, HUNG)]);
+    assert_eq!(actions(&closed), []);
+    let back = closing_slot(Seat::Closed, &[worker(2, 1, READY)]);
+    assert_eq!(actions(&back), [closing(1, 2, Order::Close, Reason::Scale)]);
 }
 
 #[test]

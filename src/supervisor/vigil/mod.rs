@@ -1,10 +1,11 @@
-//! Which workers hang: heartbeats and CPU time → healthy, suspect or hung; pure.
+//! Which workers hang: progress and CPU time → healthy, suspect, hung or lost; pure.
 //!
-//! A worker's loop beats four times a second. When beats stay away, what counts is not the time on the clock but the
-//! time the worker *could have used*: time it slept, stood still or ran. Time it was runnable and no CPU was given to
-//! it does not count (it starves), nor does time it waited within the kernel for a disk or for swapped-out memory, nor
-//! time in which nobody watched because the supervisor itself was suspended or starved. So a worker that blocks or
-//! spins is found within `hang_timeout`, and one that merely gets little CPU is left alone, though not for ever.
+//! Whatever moves in a worker's cell is progress: beats, turns of its loop, requests, connections. When nothing moves,
+//! what counts is not the time on the clock but the time the worker *could have used*: time it slept, stood still or
+//! ran. Time it was runnable and no CPU was given to it does not count (it starves), nor does time it waited within the
+//! kernel for a disk or for swapped-out memory, nor time in which nobody watched because the supervisor itself was
+//! suspended or starved. So a worker that blocks or spins is found at `hang_timeout`, and one that merely has much to
+//! do or gets little CPU is left alone, though not for ever.
 //!
 //! The kernel's figures of this very thread are used, and not the machine's pressure (PSI): that one is high on every
 //! busy machine, and a worker that blocks on a busy machine must be found all the same.
@@ -15,19 +16,26 @@ mod tests;
 use std::fmt;
 use std::time::Duration;
 
+use crate::scoreboard::cell::Progress;
 use crate::sys::task::State;
 use crate::sys::task::Task;
 
-/// Silence after which a worker is looked at: two beats.
-pub const OVERDUE: Duration = Duration::from_millis(500);
+/// Time without progress after which a worker's thread is looked at: a beat, and what a busy machine adds to it.
+pub const OVERDUE: Duration = Duration::from_millis(550);
 
-/// Most time that one look can add: a supervisor that looks later than this was away itself.
+/// Time between two looks while some worker makes no progress.
+pub const LOOK_CLOSELY: Duration = Duration::from_millis(250);
+
+/// Time between two looks while all do.
+const LOOK_AT_REST: Duration = Duration::from_millis(950);
+
+/// Most time that one close look can add: a supervisor that looks later than this was away itself.
 const WATCHED: Duration = Duration::from_millis(500);
 
-/// Longest silence without suspicion, however patient the operator: to send new connections elsewhere harms nobody.
-const SUSPECT: Duration = Duration::from_secs(2);
+/// Time without progress after which new connections had better go elsewhere, however patient the operator.
+const SUSPECT: Duration = Duration::from_secs(1);
 
-/// A worker that starves, or waits for a disk, is given up after this many times its patience.
+/// A worker that starves, or waits for a disk, is given up after this many times the patience.
 const EXTENSION: u32 = 10;
 
 /// What is seen of a worker at one look.
@@ -35,12 +43,12 @@ const EXTENSION: u32 = 10;
 pub struct Sense {
     /// Its last beat, or when it became READY if it has not beaten yet; on the monotonic clock.
     pub beat: Duration,
+    /// What else moves when it does.
+    pub progress: Progress,
     /// Connections its slot has accepted since its start.
     pub accepted: u64,
     /// Connections that wait on its slot.
     pub waiting: u32,
-    /// Its serving thread; needed once the beat is older than [`OVERDUE`].
-    pub task: Option<Task>,
 }
 
 /// What is thought of a worker.
@@ -50,8 +58,10 @@ pub enum Verdict {
     Healthy,
     /// It may hang: new connections had better go elsewhere.
     Suspect(Stall),
-    /// It hangs and must be replaced.
+    /// It hangs: its slot needs a spare.
     Hung(Stall),
+    /// It has hung for so long that it is given up.
+    Lost(Stall),
 }
 
 /// A worker's silence.
@@ -78,7 +88,7 @@ pub enum Symptom {
     Starved,
     /// It waits for a disk, or for memory that was swapped out.
     Waiting,
-    /// Its loop goes round, but it accepts none of the connections that wait.
+    /// It beats, but nothing else moves, and it accepts none of the connections that wait.
     Deaf,
 }
 
@@ -103,20 +113,31 @@ impl fmt::Display for Stall {
 pub struct Patience {
     suspect: Duration,
     hung: Duration,
+    lost: Option<Duration>,
 }
 
 impl Patience {
-    /// A hung worker is to be found within `hang_timeout` of its last beat; none when that is zero: nobody is watched.
-    ///
-    /// The verdict falls a fifth earlier, which leaves time for the look itself and for the backtrace.
-    pub fn within(hang_timeout: Duration) -> Option<Self> {
-        let suspect = hang_timeout.mul_f64(0.3).min(SUSPECT);
-        let patience = Self { suspect, hung: hang_timeout.mul_f64(0.8) };
-        (!hang_timeout.is_zero()).then_some(patience)
+    /// A worker without progress for `hang_timeout` hangs, and is lost after `hang_kill`, if that is not zero; none
+    /// when `hang_timeout` is zero: nobody is watched.
+    pub fn new(hang_timeout: Duration, hang_kill: Duration) -> Option<Self> {
+        let suspect = (hang_timeout / 3).min(SUSPECT);
+        let lost = (!hang_kill.is_zero()).then_some(hang_kill);
+        (!hang_timeout.is_zero()).then_some(Self { suspect, hung: hang_timeout, lost })
+    }
+
+    /// Time between two looks while all workers make progress: one that stops is suspected half a second after
+    /// its time at the latest.
+    pub fn look_at_rest(self) -> Duration {
+        LOOK_AT_REST.min(self.suspect).max(LOOK_CLOSELY)
+    }
+
+    /// Most time that the looks of this patience leave between them.
+    fn gap(self) -> Duration {
+        self.look_at_rest() + LOOK_CLOSELY
     }
 }
 
-/// Whether a worker with this beat has to be looked at closely: only then its [`Sense::task`] is needed.
+/// Whether the loop of a worker with this beat is so late that its own figures are old.
 pub fn is_overdue(beat: Duration, now: Duration) -> bool {
     now.saturating_sub(beat) > OVERDUE
 }
@@ -124,17 +145,22 @@ pub fn is_overdue(beat: Duration, now: Duration) -> bool {
 /// What is remembered of one worker between two looks.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Watch {
+    /// How far it had come, as of the last look.
+    progress: Option<Progress>,
+    /// It has certainly moved since then: counts against it where new connections are concerned, which harms nobody.
+    moved: Duration,
+    /// It may have moved until then: the time after counts where it is thought to hang.
+    seen: Duration,
     /// The silence that goes on now.
     silence: Option<Silence>,
-    /// Since when nothing was accepted although something waits, and the total then.
+    /// Since when nothing but beats has moved although something waits, and what had been accepted then.
     deaf: Option<(Duration, u64)>,
     looked: Duration,
 }
 
-/// One silence: which beat was the last, and what became of the time since.
+/// One silence: what became of the time since it began.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Silence {
-    beat: Duration,
     /// Time the worker could have used.
     own: Duration,
     /// Of it, time it ran.
@@ -147,19 +173,39 @@ struct Silence {
 }
 
 impl Watch {
-    /// Looks at the worker once more.
-    pub fn look(&mut self, sense: &Sense, patience: Patience, now: Duration) -> Verdict {
-        let since = now.saturating_sub(self.looked).min(WATCHED);
-        self.looked = now;
-        match sense.task.filter(|_| is_overdue(sense.beat, now)) {
-            // It is gone and will be reaped in a moment.
-            Some(task) if task.state == State::Gone => Verdict::Healthy,
-            Some(task) => self.silent(sense, task, since, patience, now),
-            None => {
-                self.silence = None;
-                self.listens(sense, patience, now)
-            }
+    /// Looks at the worker once more; `task` looks at its serving thread, which is needed only when nothing moves.
+    /// None when the worker is gone, and will be reaped in a moment.
+    pub fn look(
+        &mut self,
+        sense: &Sense,
+        patience: Patience,
+        now: Duration,
+        task: impl FnOnce() -> Option<Task>,
+    ) -> Option<Verdict> {
+        let before = std::mem::replace(&mut self.looked, now);
+        let known = self.progress.replace(sense.progress);
+        let moves = known.is_some_and(|known| known != sense.progress);
+        if moves {
+            // When exactly is not known, but not before the last look.
+            self.moved = self.moved.max(before);
+            self.seen = now;
         }
+        if sense.beat > self.moved {
+            self.moved = sense.beat;
+            self.seen = self.seen.max(sense.beat);
+            self.silence = None;
+        }
+        if moves || !is_overdue(self.moved, now) {
+            self.silence = None;
+            return Some(self.listens(sense, moves, patience, now));
+        }
+        let task = task().filter(|task| task.state != State::Gone)?;
+        Some(self.silent(sense, task, now.saturating_sub(before), patience, now))
+    }
+
+    /// Whether nothing has moved for so long that the next look should be soon.
+    pub fn is_silent(&self) -> bool {
+        is_overdue(self.moved, self.looked)
     }
 
     fn silent(
@@ -172,20 +218,23 @@ impl Watch {
     ) -> Verdict {
         self.deaf = None;
         let silence = match &mut self.silence {
-            Some(silence) if silence.beat == sense.beat => {
-                silence.add(task, since);
+            Some(silence) => {
+                silence.add(task, since.min(WATCHED));
                 silence
             }
-            other => other.insert(Silence::begin(sense.beat, task, since, patience, now)),
+            none => none.insert(Silence::begin(self.seen, task, since.min(patience.gap()), patience, now)),
         };
         let stall = Stall {
-            silent: now.saturating_sub(sense.beat),
+            silent: now.saturating_sub(self.moved),
             symptom: silence.symptom(),
             waiting: sense.waiting,
         };
-        if silence.own >= patience.hung || silence.watched >= patience.hung * EXTENSION {
+        let lasts = |limit: Duration| silence.own >= limit || silence.watched >= limit * EXTENSION;
+        if patience.lost.is_some_and(lasts) {
+            Verdict::Lost(stall)
+        } else if lasts(patience.hung) {
             Verdict::Hung(stall)
-        } else if silence.own + silence.waited >= patience.suspect {
+        } else if silence.own + silence.waited + self.seen.saturating_sub(self.moved) >= patience.suspect {
             Verdict::Suspect(stall)
         } else {
             Verdict::Healthy
@@ -194,11 +243,11 @@ impl Watch {
 
     /// The loop goes round; does it accept?
     ///
-    /// A worker that has all the connections it may have does not, and is right: it is left in peace, only new
-    /// connections had better go elsewhere.
-    fn listens(&mut self, sense: &Sense, patience: Patience, now: Duration) -> Verdict {
+    /// A worker that is full, or sheds load, accepts nothing on purpose. As long as its requests move it is healthy;
+    /// where nothing moves, new connections had better go elsewhere, and it is left in peace.
+    fn listens(&mut self, sense: &Sense, moves: bool, patience: Patience, now: Duration) -> Verdict {
         let (since, accepted) = *self.deaf.get_or_insert((now, sense.accepted));
-        if sense.waiting == 0 || accepted != sense.accepted {
+        if moves || sense.waiting == 0 || accepted != sense.accepted {
             self.deaf = None;
             return Verdict::Healthy;
         }
@@ -214,9 +263,9 @@ impl Silence {
     /// The first look. What the worker did with the time before is not known: it counts as its own.
     ///
     /// Not all of it, however: after a pause of the whole machine the first look must not be the last.
-    fn begin(beat: Duration, task: Task, since: Duration, patience: Patience, now: Duration) -> Self {
-        let own = now.saturating_sub(beat).min(OVERDUE + since).min(patience.hung / 2);
-        Self { beat, own, ran: Duration::ZERO, waited: Duration::ZERO, watched: own, last: task }
+    fn begin(seen: Duration, task: Task, since: Duration, patience: Patience, now: Duration) -> Self {
+        let own = now.saturating_sub(seen).min(OVERDUE + since).min(patience.hung / 2);
+        Self { own, ran: Duration::ZERO, waited: Duration::ZERO, watched: own, last: task }
     }
 
     /// Books the time since the last look.
