@@ -47,6 +47,7 @@ pub(super) const SHADOWED: usize = 128;
 pub(super) const INSURED: usize = 129;
 /// What broadcasts did, in the order of [`SlotSnapshot::broadcasts`].
 pub(super) const BROADCASTS: usize = 130;
+const LOG_DROPPED: usize = 150;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
@@ -141,6 +142,11 @@ impl<'a> Row<'a> {
         self.read(ACCEPTED)
     }
 
+    /// A worker of the slot dropped lines of its log.
+    pub fn log_lines_dropped(self, lines: u64) {
+        self.add(LOG_DROPPED, lines);
+    }
+
     /// Counts a worker's end. Written by the supervisor.
     pub fn ended(self, reason: Reason) {
         self.add(REASONS + reason as usize, 1);
@@ -184,6 +190,7 @@ impl<'a> Row<'a> {
             redis_opened: [READS_OPENED, WRITES_OPENED].map(|word| self.read(word)),
             broadcasts: std::array::from_fn(|index| self.read(BROADCASTS + index)),
             corrupt: self.read(CORRUPT),
+            log_lines_dropped: self.read(LOG_DROPPED),
             unstored: self.read(UNSTORED),
             responses: std::array::from_fn(|class| self.read(STATUS + class)),
             busy_us: self.read(BUSY_US),

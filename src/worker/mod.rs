@@ -11,6 +11,7 @@ mod flusher;
 mod heartbeat;
 mod inspector;
 mod live;
+mod log;
 mod stream;
 
 use std::fs::File;
@@ -137,7 +138,7 @@ pub fn run(start: Start) -> u8 {
         runtime.shutdown_background();
         lived
     });
-    match lived {
+    let code = match lived {
         Ok(()) => 0,
         Err(error) => {
             let reason = error.to_string().replace('\n', " ");
@@ -147,7 +148,9 @@ pub fn run(start: Start) -> u8 {
             }
             BOOT_FAILED
         }
-    }
+    };
+    telemetry::finish();
+    code
 }
 
 /// Told to end because it hangs: where it stands is all that can still be said.
@@ -164,7 +167,7 @@ async fn live(start: Start) -> Result<(), Error> {
     // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
     signal::block_only(OTHERS).map_err(Error::Signals)?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(follow_log(rotated));
+    tasks.spawn(log::follow(rotated));
     let hall = hall(&start);
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
@@ -361,13 +364,6 @@ fn hall(start: &Start) -> Hall {
     Hall {
         builder: Arc::new(accept::builder(config.http.header_limit)),
         connections: Arc::new(Connections::new(patience, scoreboard, start.slot, start.cell)),
-    }
-}
-
-/// Opens the log's file again whenever the supervisor says that it was renamed.
-async fn follow_log(mut rotated: tokio::signal::unix::Signal) {
-    while rotated.recv().await.is_some() {
-        telemetry::reopen();
     }
 }
 
