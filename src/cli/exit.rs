@@ -4,6 +4,10 @@ use std::fmt::Display;
 use std::io;
 use std::io::Write;
 use std::process::ExitCode;
+use std::time::Duration;
+
+use crate::sys::sink::Sink;
+use crate::telemetry;
 
 /// Done as asked.
 pub(super) const OK: u8 = 0;
@@ -44,12 +48,18 @@ pub(super) fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
+/// How long the end of this process waits for a standard error that nobody reads.
+const LAST_TRY: Duration = Duration::from_millis(100);
+
 /// Says the failure, if it is one, on standard error.
 pub(super) fn verdict(name: &str, result: Result<u8, Failure>) -> ExitCode {
+    // What a fleet has logged comes first.
+    telemetry::finish();
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            let _ = writeln!(io::stderr(), "{name}: {}", failure.sentence);
+            let sentence = format!("{name}: {}\n", failure.sentence);
+            Sink::standard_error().write_within(sentence.as_bytes(), LAST_TRY);
             ExitCode::from(failure.code)
         }
     }

@@ -105,6 +105,7 @@ fn prepare(ticket: &Ticket, arguments: &[OsString], app: &App) -> Result<Ready, 
     fd::raise_limit().map_err(said)?;
     let table = exec::copy(state.descriptors.scoreboard).and_then(Scoreboard::adopt);
     let scoreboard = Arc::new(table.map_err(said)?);
+    telemetry::count_in(&scoreboard);
     let taken = Taken::copy(&state).map_err(said)?;
     let settings = host::settings(&config);
     let host = Host::of_generation(generation, &inputs, config, app, &scoreboard, taken.private_redis());
@@ -176,6 +177,7 @@ fn give_back(ticket: &Ticket, reason: &str) -> String {
                 (vec![OsString::from(format!("/proc/self/fd/{old}"))], config::environment_of_process())
             }
         };
+        telemetry::hand_over();
         let back = Ticket { state: ticket.state, way: Way::Back { reason: Some(reason.to_owned()) } };
         environment.push(config::handoff_variable(back.text(proc::pid().as_raw().unsigned_abs())));
         Ok(exec::exec_fd(&program, &arguments, &environment).to_string())

@@ -59,6 +59,7 @@ pub(super) fn slot(index: usize, state: SlotState, worker: Option<Worker>, reque
         accepted: 100,
         cut: 0,
         bytes: 0,
+        log_lines_dropped: 0,
         connections: 32,
         in_flight: 1,
         memory_bytes: if serves { 12 * MIB } else { 0 },

@@ -119,6 +119,7 @@ pub(super) fn serve(
     // Without random bytes two fleets that start in the same millisecond under one name and pid would be taken for one.
     scoreboard.set_identity(OsRng.try_next_u64().unwrap_or(0));
     let scoreboard = Arc::new(scoreboard);
+    telemetry::count_in(&scoreboard);
     let public: Vec<String> = addresses.public.iter().map(ToString::to_string).collect();
     let pid = proc::pid().as_raw();
     tracing::info!(listen = public.join(","), admin = %addresses.admin, workers = slots, redis = %redis_url, pid, "listening");

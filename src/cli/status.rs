@@ -146,7 +146,14 @@ pub(super) fn sentences(status: &Status) -> Vec<String> {
         redis(status),
     ];
     lines.extend(scaling(status));
+    lines.extend(log(status));
     lines
+}
+
+/// Lines that nobody will ever read.
+fn log(status: &Status) -> Option<String> {
+    let dropped = status.totals.log_lines_dropped;
+    (dropped > 0).then(|| format!("{} log lines dropped: nothing took them", units::count(dropped)))
 }
 
 fn redis(status: &Status) -> String {

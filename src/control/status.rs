@@ -183,6 +183,9 @@ pub struct Totals {
     pub accepted: u64,
     /// Bytes of response bodies whose length was known.
     pub bytes: u64,
+    /// Lines of the log that any process dropped, the supervisor included, because nothing took them.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
     /// Workers started.
     pub starts: u64,
     /// Workers that failed.
@@ -267,6 +270,9 @@ pub struct Slot {
     pub cut: u64,
     /// Bytes of response bodies whose length was known.
     pub bytes: u64,
+    /// Lines of the log that its workers dropped.
+    #[serde(default)]
+    pub log_lines_dropped: u64,
     /// Open connections of all its workers.
     pub connections: u64,
     /// Requests that all its workers are answering.

@@ -48,6 +48,8 @@ const HEAD_REDIS_REACHED: usize = 4;
 const HEAD_GENERATION: usize = 5;
 const HEAD_FLEET: usize = 6;
 const HEAD_REDIS_FINDINGS: usize = 8;
+const HEAD_LOG_DROPPED: usize = 11;
+const HEAD_LOG_UNSAID: usize = 12;
 const HEAD_IDENTITY: usize = 15;
 
 /// Words of a slot: its row, and the journals of its workers.
@@ -184,6 +186,21 @@ impl Scoreboard {
         self.head(HEAD_IDENTITY).store(identity, Relaxed);
     }
 
+    /// The supervisor dropped lines of its log.
+    pub fn log_lines_dropped(&self, lines: u64) {
+        self.head(HEAD_LOG_DROPPED).fetch_add(lines, Relaxed);
+    }
+
+    /// Written by a supervisor that leaves its place to another program: lines it dropped and could not say so.
+    pub fn set_log_lines_unsaid(&self, lines: u64) {
+        self.head(HEAD_LOG_UNSAID).store(lines, Relaxed);
+    }
+
+    /// Read by the one that comes after it.
+    pub fn take_log_lines_unsaid(&self) -> u64 {
+        self.head(HEAD_LOG_UNSAID).swap(0, Relaxed)
+    }
+
     /// A plain copy of everything, read word by word while the workers go on.
     ///
     /// Each number is exact when it is read; two numbers may be some requests apart.
@@ -199,6 +216,7 @@ impl Scoreboard {
             started_ms: self.head(HEAD_STARTED_MS).load(Relaxed),
             generation: self.generation(),
             redis_reached: self.redis_reached(),
+            log_lines_dropped: self.head(HEAD_LOG_DROPPED).load(Relaxed),
             slots: rows,
         }
     }

@@ -53,6 +53,8 @@ pub(super) const BROADCASTS: usize = 130;
 pub(super) const REFUSED: usize = 144;
 /// Connections closed, in the order of [`Closing::ALL`].
 pub(super) const CLOSED: usize = 152;
+/// Lines of the log that were dropped.
+const LOG_DROPPED: usize = 156;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
@@ -149,6 +151,11 @@ impl<'a> Row<'a> {
         self.read(ACCEPTED)
     }
 
+    /// A worker of the slot dropped lines of its log.
+    pub fn log_lines_dropped(self, lines: u64) {
+        self.add(LOG_DROPPED, lines);
+    }
+
     /// Counts a worker's end. Written by the supervisor.
     pub fn ended(self, reason: Reason) {
         self.add(REASONS + reason as usize, 1);
@@ -194,6 +201,7 @@ impl<'a> Row<'a> {
             refused: std::array::from_fn(|reason| self.read(REFUSED + reason)),
             closed: std::array::from_fn(|reason| self.read(CLOSED + reason)),
             corrupt: self.read(CORRUPT),
+            log_lines_dropped: self.read(LOG_DROPPED),
             unstored: self.read(UNSTORED),
             responses: std::array::from_fn(|class| self.read(STATUS + class)),
             busy_us: self.read(BUSY_US),

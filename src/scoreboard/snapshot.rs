@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// Whether Redis was ever reached.
     pub redis_reached: bool,
+    /// Lines of its log that the supervisor dropped, because nothing took them.
+    pub log_lines_dropped: u64,
     /// Every slot that is or was in use, by index.
     pub slots: Vec<SlotSnapshot>,
 }
@@ -78,6 +80,8 @@ pub struct SlotSnapshot {
     pub closed: [u64; Closing::ALL.len()],
     /// Session keys under which something else lay.
     pub corrupt: u64,
+    /// Lines of their log that its workers dropped, because nothing took them.
+    pub log_lines_dropped: u64,
     /// Responses whose session changes were not stored.
     pub unstored: u64,
     /// Responses by the first digit of their status; index 0 holds anything else.
@@ -177,6 +181,11 @@ impl Snapshot {
     /// Responses of the whole fleet.
     pub fn requests(&self) -> u64 {
         self.total(SlotSnapshot::requests)
+    }
+
+    /// Lines of the log that any process of the fleet dropped.
+    pub fn log_lines_dropped(&self) -> u64 {
+        self.log_lines_dropped + self.total(|slot| slot.log_lines_dropped)
     }
 
     /// The sum of one number over all slots.

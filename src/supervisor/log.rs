@@ -1,11 +1,19 @@
-//! What the supervisor does for the log: figures in it, and rotations of its file.
+//! What the supervisor does for the log: figures in it, rotations of its file, and lines that could not be written at
+//! once.
 
+use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use crate::supervisor::Supervisor;
 use crate::supervisor::stats::Stats;
+use crate::sys::fd;
+use crate::sys::fd::Interest;
 use crate::sys::signal::Signal;
+use crate::sys::time;
 use crate::telemetry;
+use crate::telemetry::Pending;
 
 impl Supervisor<'_> {
     /// Logs the figures if they are due; when the next ones are.
@@ -27,4 +35,29 @@ impl Supervisor<'_> {
             self.send(worker.pid, Signal::SIGUSR1);
         }
     }
+}
+
+/// Waits for one of `fds`, until `wake_at`, or until lines of the log that wait can be written, and writes them.
+pub(super) fn wait<'a>(
+    fds: impl Iterator<Item = (BorrowedFd<'a>, Interest)>,
+    wake_at: Option<Duration>,
+    now: Duration,
+) -> io::Result<()> {
+    let pending = telemetry::pending();
+    let (end, look_at) = match &pending {
+        Some(Pending::Room(end)) => (Some(end), None),
+        Some(Pending::At(at)) => (None, Some(*at)),
+        None => (None, None),
+    };
+    let timeout = wake_at.into_iter().chain(look_at).min().map(|at| at.saturating_sub(now));
+    let end = end.map(|end| (end.as_fd(), Interest::Write));
+    let mut waited: Vec<_> = end.into_iter().collect();
+    fds.for_each(|fd| waited.push(fd));
+    let ready = fd::wait(&waited, timeout)?;
+    let has_room = end.is_some() && ready.first().is_some_and(|end| end.any());
+    // Asking a full log again before it has room would be taken for room that is none.
+    if has_room || look_at.is_some_and(|at| at <= time::monotonic()) {
+        telemetry::flush();
+    }
+    Ok(())
 }

@@ -332,12 +332,11 @@ impl<'a> Supervisor<'a> {
         let restart =
             self.private.as_ref().filter(|private| private.pid.is_none()).map(|private| private.restart_at);
         let wake_at = wake_at.into_iter().chain(restart).min();
-        let timeout = wake_at.map(|at| at.saturating_sub(now));
         let reports = self.reports.values().filter_map(|report| Some(report.pipe.as_ref()?.as_fd()));
         let files = self.watched.iter().map(AsFd::as_fd);
         let own = std::iter::once(self.signals.as_fd()).chain(reports).chain(self.trial_pipes()).chain(files);
         let own = own.map(|fd| (fd, Interest::Read));
-        let fds: Vec<_> = own.chain(self.control.watched()).collect();
-        fd::wait(&fds, timeout).map(|_| ())
+        let fds = own.chain(self.control.watched());
+        log::wait(fds, wake_at, now)
     }
 }

@@ -150,7 +150,7 @@ impl RedisServer {
             "--logfile".as_ref(),
             log.as_ref(),
         ];
-        proc::spawn_program(&self.program, arguments, &self.folder, &self.lock)
+        proc::spawn_program(&self.program, arguments, &self.folder, &log, &self.lock)
     }
 
     /// Whether it has read its data and answers; until then it says LOADING.

@@ -82,7 +82,6 @@ fn descriptors(seat: &Seat) -> Vec<RawFd> {
         seat.report.as_raw_fd(),
         seat.lifeline.as_raw_fd(),
     ]);
-    // A log's file may have been renamed by now: its path would name another one.
     descriptors.extend(telemetry::descriptor());
     descriptors
 }

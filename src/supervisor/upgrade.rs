@@ -31,6 +31,7 @@ use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
+use crate::telemetry;
 
 /// The program a supervisor runs as, and would become again.
 #[derive(Debug, Clone)]
@@ -298,7 +299,12 @@ impl Supervisor<'_> {
         kept.push(memory.as_raw_fd());
         let marked = kept.iter().try_for_each(|fd| exec::keep(*fd, true));
         let failed = match marked.and_then(|()| self.control.keep_on_exec(true)) {
-            Ok(()) => run(&environment),
+            Ok(()) => {
+                telemetry::hand_over();
+                let failed = run(&environment);
+                telemetry::take_over();
+                failed
+            }
             Err(error) => error,
         };
         for fd in kept {

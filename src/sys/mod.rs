@@ -18,6 +18,7 @@ pub mod proc;
 pub mod queue;
 pub mod shm;
 pub mod signal;
+pub mod sink;
 pub mod socket;
 pub mod task;
 pub mod time;

@@ -1,6 +1,7 @@
 //! Processes: who ended and how, ties to the supervisor, memory, programs of others.
 
 use std::ffi::OsStr;
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
@@ -195,7 +196,9 @@ pub fn find_program(names: &[&str], path: &OsStr) -> Option<PathBuf> {
 
 /// Starts another program that ends when this process does: it is sent SIGTERM, whatever way this one goes.
 ///
-/// It inherits `kept`, a descriptor it knows nothing of, so that a lock is held as long as it runs.
+/// It inherits `kept`, a descriptor it knows nothing of, so that a lock is held as long as it runs. What it complains
+/// goes to the end of the file `complaints`, or nowhere if that cannot be opened: the standard error of this process
+/// may have a reader that stands still, and the program would with it.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -203,12 +206,15 @@ pub fn spawn_program(
     program: &Path,
     arguments: &[&OsStr],
     folder: &Path,
+    complaints: &Path,
     kept: &impl AsFd,
 ) -> io::Result<Pid> {
     let kept = kept.as_fd().as_raw_fd();
     let supervisor = pid();
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
+    let complaints = OpenOptions::new().append(true).create(true).open(complaints);
+    command.stderr(complaints.map_or_else(|_| Stdio::null(), Stdio::from));
     // A process group of its own: Ctrl-C on the terminal must not stop it before the workers that need it.
     command.process_group(0);
     let prepare = move || {

@@ -62,34 +62,51 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        let now = OffsetDateTime::from_unix_timestamp_nanos(
-            i128::try_from(unix().as_millis()).unwrap_or(0) * 1_000_000,
-        );
-        let at = now.ok().and_then(|now| now.format(INSTANT).ok()).unwrap_or_default();
-        let line = match self.form {
-            Form::Json => json(&at, event, fields),
-            Form::Pretty { colours } => pretty(&at, event, &fields, colours),
-        };
-        writeln!(writer, "{line}")
+        let metadata = event.metadata();
+        writer.write_str(&line(self.form, *metadata.level(), metadata.target(), fields))
     }
 }
 
-fn json(at: &str, event: &Event<'_>, fields: Fields) -> String {
+/// The line in the place of those that were dropped.
+pub(super) fn notice(form: Form, dropped: u64, cause: &str) -> String {
+    let message = match dropped {
+        1 => format!("1 log line was dropped: {cause}"),
+        _ => format!("{dropped} log lines were dropped: {cause}"),
+    };
+    let others = [("dropped", Value::from(dropped)), ("cause", cause.into())];
+    let others = others.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    line(form, Level::WARN, module_path!(), Fields { message, others })
+}
+
+/// One line, with its end.
+fn line(form: Form, level: Level, target: &str, fields: Fields) -> String {
+    let now = OffsetDateTime::from_unix_timestamp_nanos(
+        i128::try_from(unix().as_millis()).unwrap_or(0) * 1_000_000,
+    );
+    let at = now.ok().and_then(|now| now.format(INSTANT).ok()).unwrap_or_default();
+    let mut line = match form {
+        Form::Json => json(&at, level, target, fields),
+        Form::Pretty { colours } => pretty(&at, level, &fields, colours),
+    };
+    line.push('\n');
+    line
+}
+
+fn json(at: &str, level: Level, target: &str, fields: Fields) -> String {
     let mut object = Map::new();
     object.insert("at".into(), at.into());
-    object.insert("level".into(), event.metadata().level().as_str().to_ascii_lowercase().into());
+    object.insert("level".into(), level.as_str().to_ascii_lowercase().into());
     object.insert("message".into(), fields.message.into());
     if let Some(slot) = crate::telemetry::worker_slot() {
         object.insert("slot".into(), slot.into());
         object.insert("pid".into(), std::process::id().into());
     }
     object.extend(fields.others);
-    object.insert("target".into(), event.metadata().target().into());
+    object.insert("target".into(), target.into());
     Value::Object(object).to_string()
 }
 
-fn pretty(at: &str, event: &Event<'_>, fields: &Fields, colours: bool) -> String {
-    let level = *event.metadata().level();
+fn pretty(at: &str, level: Level, fields: &Fields, colours: bool) -> String {
     let (start, dim, end) = match (colours, level) {
         (false, _) => ("", "", ""),
         (true, Level::ERROR) => ("\x1b[31m", "\x1b[2m", "\x1b[0m"),

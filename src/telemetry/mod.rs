@@ -1,37 +1,57 @@
 //! Log lines: set up once, before the first fork and without a thread, so that workers inherit it.
 
-mod file;
+mod backlog;
 mod line;
+mod outlet;
+mod panics;
 
 use std::io;
 use std::io::IsTerminal;
 use std::os::fd::RawFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::OnceLock;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::config::schema::Log;
 use crate::config::schema::LogFormat;
-use file::LogFile;
+use crate::scoreboard::Scoreboard;
 use line::Form;
 use line::Lines;
+use outlet::Outlet;
+pub use outlet::Pending;
 
 /// Slot of this process plus one; 0 is the supervisor. A process has one role for life, so one word is enough.
 static ROLE: AtomicUsize = AtomicUsize::new(0);
 
-/// The log's file, if it has one. A process has one log for life.
-static FILE: OnceLock<LogFile> = OnceLock::new();
+/// The log's end. A process has one log for life.
+static OUTLET: OnceLock<Outlet> = OnceLock::new();
 
-/// Says on every further line of this process that it is the worker of `slot`.
+/// Where dropped lines are counted, and those counted before it was known.
+static SCOREBOARD: OnceLock<Arc<Scoreboard>> = OnceLock::new();
+static UNCOUNTED: AtomicU64 = AtomicU64::new(0);
+
+/// Called when lines begin to wait.
+static WAKE: OnceLock<Box<dyn Fn() + Send + Sync>> = OnceLock::new();
+
+/// How long a process that ends tries to write what still waits.
+const LAST_TRY: Duration = Duration::from_millis(100);
+
+/// Says on every further line of this process that it is the worker of `slot`. What its supervisor has not written yet
+/// is left to that.
 pub fn become_worker(slot: usize) {
     ROLE.store(slot + 1, Relaxed);
+    if let Some(outlet) = OUTLET.get() {
+        outlet.forked();
+    }
 }
 
 /// The slot whose worker this process is.
@@ -75,7 +95,7 @@ const QUIET: &str = "tower_sessions_core=off,fred=off";
 pub fn check(log: &Log) -> Result<(), Error> {
     filter(log)?;
     let Some(path) = &log.file else { return Ok(()) };
-    file::check(path).map_err(|source| Error::File { path: path.clone(), source })
+    outlet::check(path).map_err(|source| Error::File { path: path.clone(), source })
 }
 
 fn filter(log: &Log) -> Result<EnvFilter, Error> {
@@ -91,44 +111,112 @@ fn filter(log: &Log) -> Result<EnvFilter, Error> {
 
 /// Sends every event of this process, and of all it forks, to the log's file, or to standard error if it has none.
 ///
+/// No line ever waits for its reader: what is not taken at once waits in memory, as far as there is room, and what is
+/// dropped is counted. Panics are lines of the log as well.
+///
 /// # Errors
 /// See [`Error`].
 pub fn install(log: &Log) -> Result<(), Error> {
     let filter = filter(log)?;
-    let file = log.file.as_deref().map(|path| {
-        let opened = LogFile::open(path).map_err(|source| Error::File { path: path.to_owned(), source })?;
-        Ok(FILE.get_or_init(|| opened))
-    });
-    let file = file.transpose()?;
-    let terminal = file.is_none() && io::stderr().is_terminal();
+    let terminal = log.file.is_none() && io::stderr().is_terminal();
     let form = match (log.format, terminal) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => Form::Json,
         (LogFormat::Pretty, colours) => Form::Pretty { colours },
         (LogFormat::Auto, true) => Form::Pretty { colours: true },
     };
-    let writer = match file {
-        Some(file) => BoxMakeWriter::new(file),
-        None => BoxMakeWriter::new(io::stderr),
-    };
-    let lines = tracing_subscriber::fmt::layer().with_writer(writer).event_format(Lines::new(form));
-    tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| Error::Taken)
+    let opened = Outlet::open(log.file.as_deref(), form);
+    let path = || log.file.clone().unwrap_or_default();
+    let opened = opened.map_err(|source| Error::File { path: path(), source })?;
+    let outlet: &'static Outlet = OUTLET.get_or_init(|| opened);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(outlet)
+        .event_format(Lines::new(form))
+        .log_internal_errors(false);
+    tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| Error::Taken)?;
+    panics::log();
+    Ok(())
 }
 
-/// Opens the log's file again, after somebody has renamed it; each process of a fleet does so for itself.
+/// Counts lines that are dropped from now on, and those dropped before, in the scoreboard; says those that the program
+/// before this one could not say.
+pub fn count_in(scoreboard: &Arc<Scoreboard>) {
+    if SCOREBOARD.set(Arc::clone(scoreboard)).is_ok() {
+        count(UNCOUNTED.swap(0, Relaxed));
+        take_over();
+    }
+}
+
+fn count(dropped: u64) {
+    if dropped == 0 {
+        return;
+    }
+    match (SCOREBOARD.get(), worker_slot()) {
+        (None, _) => drop(UNCOUNTED.fetch_add(dropped, Relaxed)),
+        (Some(scoreboard), None) => scoreboard.log_lines_dropped(dropped),
+        (Some(scoreboard), Some(slot)) => scoreboard.row(slot).log_lines_dropped(dropped),
+    }
+}
+
+/// Has `wake` called whenever lines begin to wait; what for, [`pending`] says. It must not log.
+pub fn on_backlog(wake: impl Fn() + Send + Sync + 'static) {
+    // A process has one loop.
+    let _ = WAKE.set(Box::new(wake));
+}
+
+fn wake() {
+    if let Some(wake) = WAKE.get() {
+        wake();
+    }
+}
+
+/// What this process waits for before it calls [`flush`]; none while no line waits.
+pub fn pending() -> Option<Pending> {
+    OUTLET.get()?.pending()
+}
+
+/// Writes some of the lines that wait, because there is room for them or it is time to look.
+pub fn flush() {
+    if let Some(outlet) = OUTLET.get() {
+        outlet.flush();
+    }
+}
+
+/// This process ends: tries for a moment to write what still waits.
+pub fn finish() {
+    if let Some(outlet) = OUTLET.get() {
+        outlet.finish(LAST_TRY);
+    }
+}
+
+/// Another program takes this process's place: what it cannot know of is written, or counted and left for it to say.
+pub fn hand_over() {
+    let (Some(outlet), Some(scoreboard)) = (OUTLET.get(), SCOREBOARD.get()) else { return finish() };
+    outlet.finish(LAST_TRY);
+    scoreboard.set_log_lines_unsaid(outlet.give_up());
+}
+
+/// Says what was left by [`hand_over`], in another program or, if that could not be, in this one.
+pub fn take_over() {
+    if let (Some(outlet), Some(scoreboard)) = (OUTLET.get(), SCOREBOARD.get()) {
+        outlet.add_missing(scoreboard.take_log_lines_unsaid());
+    }
+}
+
+/// Opens the log's file again, after it was renamed; each process of a fleet does so for itself.
 ///
 /// When the path cannot be opened, the old file stays in use and the log says so. Without a file nothing is done.
 pub fn reopen() {
-    let Some(file) = FILE.get() else { return };
-    let path = file.path().display();
-    match file.reopen() {
-        Ok(()) => tracing::debug!(file = %path, "log file opened again"),
+    let Some((outlet, path)) = OUTLET.get().and_then(|outlet| Some((outlet, outlet.path()?))) else { return };
+    let file = path.display();
+    match outlet.reopen() {
+        Ok(()) => tracing::debug!(%file, "log file opened again"),
         Err(error) => {
-            tracing::error!(file = %path, %error, "cannot open the log file again, writing on to the old one: {error}");
+            tracing::error!(%file, %error, "cannot open the log file again, writing on to the old one: {error}");
         }
     }
 }
 
-/// The descriptor of the log's file, which a worker keeps when it closes what it inherited.
+/// The descriptor of the log, beside the standard ones, which a worker keeps when it closes what it inherited.
 pub fn descriptor() -> Option<RawFd> {
-    FILE.get().map(LogFile::descriptor)
+    OUTLET.get().and_then(Outlet::descriptor)
 }

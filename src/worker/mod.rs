@@ -13,6 +13,7 @@ mod gate;
 mod heartbeat;
 mod inspector;
 mod live;
+mod log;
 mod refusals;
 mod stream;
 
@@ -141,7 +142,7 @@ pub fn run(start: Start) -> u8 {
         runtime.shutdown_background();
         lived
     });
-    match lived {
+    let code = match lived {
         Ok(()) => 0,
         Err(error) => {
             let reason = error.to_string().replace('\n', " ");
@@ -151,7 +152,9 @@ pub fn run(start: Start) -> u8 {
             }
             BOOT_FAILED
         }
-    }
+    };
+    telemetry::finish();
+    code
 }
 
 /// Time from the drain's deadline to the end of an orphan that does not end by itself.
@@ -166,7 +169,7 @@ async fn live(start: Start) -> Result<(), Error> {
     // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
     signal::block_only(OTHERS).map_err(Error::Signals)?;
     let mut tasks = JoinSet::new();
-    tasks.spawn(follow_log(rotated));
+    tasks.spawn(log::follow(rotated));
     let hall = doors::hall(&start);
     let gate = doors::gate(&start);
     tasks.spawn(doors::keep(Arc::clone(&gate)));
@@ -335,13 +338,6 @@ async fn orphaned(lifeline: &Receiver) {
 /// Signals that a worker leaves to its supervisor.
 const OTHERS: &[Signal] =
     &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
-
-/// Opens the log's file again whenever the supervisor says that it was renamed.
-async fn follow_log(mut rotated: tokio::signal::unix::Signal) {
-    while rotated.recv().await.is_some() {
-        telemetry::reopen();
-    }
-}
 
 async fn sweep(connections: Arc<Connections>, gate: Arc<Gate>) {
     let mut interval = tokio::time::interval(TICK);

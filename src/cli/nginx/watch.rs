@@ -60,6 +60,7 @@ pub(super) fn watch(config: &Config, wanted: &Upstream, output: &Path) -> Result
         }
         told = trouble;
         // One readable descriptor is one signal of the two.
+        telemetry::flush();
         let ended = fd::wait_readable(&[signals.as_fd()], Some(wanted.interval)).map_err(deaf)?;
         if ended.contains(&true) && signals.next().map_err(deaf)?.is_some() {
             return Ok(exit::OK);

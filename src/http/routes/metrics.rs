@@ -145,6 +145,7 @@ impl Collector for Scrape {
             "1 once any worker has reached Redis",
             u64::from(snapshot.redis_reached),
         )?;
+        log_lines(out, snapshot)?;
         responses(out, snapshot)?;
         durations(out, snapshot)?;
         for (name, help, number) in COUNTERS {
@@ -189,6 +190,18 @@ pub(super) fn gauge(out: &mut DescriptorEncoder<'_>, name: &str, help: &str, val
 
 pub(super) fn add(family: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
     family.encode_family(labels)?.encode_counter::<NoLabelSet, u64, u64>(&value, None)
+}
+
+/// The supervisor's and each slot's, because any process may be cut off from the log while the others are not.
+fn log_lines(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {
+    let help = "Lines of the log dropped because nothing took them";
+    let mut family = out.encode_descriptor("log_lines_dropped", help, None, MetricType::Counter)?;
+    add(&mut family, &[("process", "supervisor")], snapshot.log_lines_dropped)?;
+    for slot in &snapshot.slots {
+        let labels = [("process", "worker".to_owned()), ("slot", slot.slot.to_string())];
+        add(&mut family, &labels, slot.log_lines_dropped)?;
+    }
+    Ok(())
 }
 
 fn responses(out: &mut DescriptorEncoder<'_>, snapshot: &Snapshot) -> fmt::Result {

@@ -1,0 +1,137 @@
+//! Every kind of file a log may go to, while nothing takes its lines and when something does again.
+
+use std::io::Read;
+use std::os::unix::net::UnixDatagram;
+use std::os::unix::net::UnixStream;
+
+use nix::fcntl::FcntlArg;
+use nix::fcntl::OFlag;
+use nix::fcntl::fcntl;
+
+use super::*;
+
+const LINE: &[u8] = b"a line of the log\n";
+
+/// Writes until nothing is taken; how much was.
+fn fill(sink: &mut Sink) -> (usize, Refused) {
+    let mut taken = 0;
+    loop {
+        match sink.write(LINE) {
+            Ok(written) => taken += written,
+            Err(refused) => return (taken, refused),
+        }
+    }
+}
+
+/// An end whose description blocks, as an inherited one does.
+fn blocking(fd: impl Into<OwnedFd>) -> End {
+    let fd = fd.into();
+    fcntl(&fd, FcntlArg::F_SETFL(OFlag::empty())).unwrap();
+    own(fd)
+}
+
+fn flags(end: &End) -> i32 {
+    fcntl(end, FcntlArg::F_GETFL).unwrap()
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_is_full_and_the_shared_description_stays_as_it_is() {
+    for way in [Way::NoWait, Way::Splice, Way::Polled] {
+        let (read, write) = fd::pipe().unwrap();
+        let end = blocking(write);
+        let mut sink = Sink::inherited(end.clone());
+        assert_eq!(sink.way, Way::NoWait);
+        sink.way = way;
+        let (taken, refused) = fill(&mut sink);
+        assert!(matches!(refused, Refused::Full) && taken > 0, "{way:?}: {taken} {refused:?}");
+        let mut text = vec![0; taken];
+        std::fs::File::from(read).read_exact(&mut text).unwrap();
+        assert!(text.chunks(LINE.len()).all(|line| line == LINE), "{way:?}");
+        assert!(sink.write(LINE).is_err(), "{way:?}: its reader is gone");
+        assert_eq!(flags(&end) & libc::O_NONBLOCK, 0, "{way:?}");
+    }
+}
+
+#[test]
+fn what_the_kernel_does_not_know_is_done_another_way() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let both = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    // FIFOs do not know RWF_NOWAIT.
+    let mut sink = Sink::inherited(blocking(both));
+    assert!(matches!(fill(&mut sink), (1.., Refused::Full)));
+    assert_eq!(sink.way, Way::Plain);
+    assert!(other_way(Way::NoWait, &End::StandardError, Errno::EAGAIN).is_none());
+}
+
+#[test]
+fn sockets_are_full_or_closed() {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    let mut sink = Sink::inherited(blocking(ours));
+    assert!(matches!(fill(&mut sink), (1.., Refused::Full)));
+    drop(theirs);
+    assert!(matches!(sink.write(LINE), Err(Refused::Closed(_))));
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    let mut sink = Sink::inherited(blocking(ours));
+    assert!(matches!(fill(&mut sink), (1.., Refused::Full)));
+    let mut line = [0; 100];
+    assert_eq!(theirs.recv(&mut line).unwrap(), LINE.len(), "a message is a line");
+    assert!(matches!(sink.write(&vec![b'x'; 16 << 20]), Err(Refused::TooLong)));
+}
+
+#[test]
+fn a_terminal_that_was_stopped_is_full_until_it_goes_on() {
+    use nix::sys::termios::FlowArg;
+    use nix::sys::termios::tcflow;
+    let pty = nix::pty::openpty(None, None).unwrap();
+    let end = own(pty.slave);
+    for way in [Way::Plain, Way::Polled] {
+        let mut sink = Sink::inherited(end.clone());
+        assert_eq!(sink.way, Way::Plain, "it was opened anew");
+        if way == Way::Polled {
+            sink = Sink { end: Some(end.clone()), way, fifo: None };
+        }
+        tcflow(&end, FlowArg::TCOOFF).unwrap();
+        assert!(matches!(sink.write(LINE), Err(Refused::Full)), "{way:?}");
+        assert!(!end.await_room(time::monotonic() + Duration::from_millis(20)), "{way:?}");
+        tcflow(&end, FlowArg::TCOON).unwrap();
+        assert_eq!(sink.write(LINE).unwrap(), LINE.len(), "{way:?}");
+        assert_eq!(flags(&end) & libc::O_NONBLOCK, 0, "{way:?}");
+    }
+}
+
+#[test]
+fn a_fifo_waits_for_its_reader_without_blocking_anybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("fifo");
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    Sink::check(&path).unwrap();
+    let mut sink = Sink::file(&path).unwrap();
+    assert!(matches!(sink.write(LINE), Err(Refused::NoReader)));
+    assert_eq!(sink.descriptor(), None);
+    let read = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+    let mut reader = read();
+    assert_eq!(sink.write(LINE).unwrap(), LINE.len());
+    let mut text = [0; 64];
+    assert_eq!(reader.read(&mut text).unwrap(), LINE.len());
+    drop(reader);
+    assert!(matches!(sink.write(LINE), Err(Refused::NoReader)));
+    let _reader = read();
+    assert_eq!(sink.write(LINE).unwrap(), LINE.len());
+}
+
+#[test]
+fn a_full_disk_is_a_failure_and_other_files_take_all() {
+    let mut full = Sink::file(Path::new("/dev/full")).unwrap();
+    assert!(matches!(full.write(LINE), Err(Refused::Failed(_))));
+    full.write_within(LINE, Duration::from_secs(60));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("log");
+    assert!(Sink::check(&path).is_err());
+    let mut file = Sink::file(&path).unwrap();
+    file.write_within(LINE, Duration::ZERO);
+    assert_eq!(std::fs::read(&path).unwrap(), LINE);
+    assert!(Sink::check(&path).is_ok() && file.descriptor().is_some());
+    assert!(Sink::file(folder.path()).is_err(), "a folder is no file");
+}
