@@ -1,7 +1,7 @@
 //! Quota that a worker draws in advance, so that most requests under a high limit need no round trip.
 //!
 //! What is drawn is charged in Redis before anybody uses it, so no number of workers can allow more than the limit
-//! does. A worker draws what it will need in a tenth of a second, at most a twentieth of the burst, and gives back what
+//! does. A worker holds what it will need in a tenth of a second, at most a twentieth of the burst, and gives back what
 //! it did not use within two tenths; one that dies leaves that much unused. Pure; times are µs of the worker's clock.
 
 use std::num::NonZeroUsize;
@@ -98,18 +98,25 @@ impl Advance {
         }
     }
 
-    /// How much to draw now, if less than half of what is drawn at a time is left; ends with [`Advance::drawn`].
+    /// Whether so much is paid for: such a request needs no answer of Redis, whatever Redis said to others.
+    pub fn covers(&self, key: &str, cost: u64, now_us: u64) -> bool {
+        self.purses.peek(key).is_some_and(|purse| purse.until_us > now_us && purse.left >= cost)
+    }
+
+    /// How much to draw now, if less than half of what is to be held is left; ends with [`Advance::drawn`].
+    ///
+    /// Only what is missing: what a worker holds is denied to all others.
     pub fn wants(&mut self, key: &str, now_us: u64, patience_us: u64) -> Option<u64> {
         let purse = self.purses.peek_mut(key)?;
-        let amount = (purse.quota.burst() / 20).min(purse.asked.max(purse.asked_before));
+        let target = (purse.quota.burst() / 20).min(purse.asked.max(purse.asked_before));
         let waits =
             matches!(purse.drawing, Drawing::Since(since) if now_us.saturating_sub(since) < patience_us);
-        let enough = purse.until_us > now_us && purse.left * 2 >= amount;
-        if waits || enough || amount < DRAW_MIN {
+        let enough = purse.until_us > now_us && purse.left * 2 >= target;
+        if waits || enough || target < DRAW_MIN {
             return None;
         }
         purse.drawing = Drawing::Since(now_us);
-        Some(amount)
+        Some(target.saturating_sub(purse.left).max(DRAW_MIN))
     }
 
     /// So many were drawn; 0 if Redis had none, or did not answer. Whether it has to be looked after.
@@ -221,9 +228,12 @@ mod tests {
             for (kind, cost, pause) in steps {
                 now += pause;
                 match kind {
-                    0 | 1 => if let Spent::Paid { .. } = advance.spend(KEY, &quota, cost, now) {
-                        spent += cost;
-                    },
+                    0 | 1 => {
+                        let covered = advance.covers(KEY, cost, now);
+                        let paid = matches!(advance.spend(KEY, &quota, cost, now), Spent::Paid { .. });
+                        prop_assert_eq!(covered, paid);
+                        spent += if paid { cost } else { 0 };
+                    }
                     _ => if let Some(amount) = advance.wants(KEY, now, PATIENCE_US) {
                         prop_assert!(amount <= 100);
                         drawn += amount;
@@ -232,6 +242,7 @@ mod tests {
                 }
                 back += advance.expired(KEY, now).map_or(0, |(_, amount)| amount);
                 prop_assert!(spent + back <= drawn);
+                prop_assert!(drawn - spent - back <= 100 + DRAW_MIN, "more than a twentieth is held");
             }
             let left: u64 = advance.empty().iter().map(|(_, _, amount)| amount).sum();
             prop_assert_eq!(spent + back + left, drawn);

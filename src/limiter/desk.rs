@@ -183,8 +183,10 @@ impl Desk {
         let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
         let (mut denied, mut wait, mut probes, mut at_us) = (None, None, Vec::new(), now_us);
         for (index, arg) in args.iter().enumerate() {
-            let Measured::Rate { quota, .. } = set.policy(from + index).measure() else { continue };
-            if arg.shadow {
+            let Measured::Rate { quota, lease } = set.policy(from + index).measure() else { continue };
+            // Without the second half, quota that was drawn a moment before Redis ran out would lie unused, and its
+            // subject be denied, until it goes back.
+            if arg.shadow || (lease && lock(&self.advance).covers(&arg.key, arg.cost, now_us)) {
                 continue;
             }
             match denials.look(&arg.key, &quota, arg.cost, now_us, oldest_us, patience_us) {

@@ -49,16 +49,17 @@ pub(super) const SHADOWED: usize = 128;
 pub(super) const INSURED: usize = 129;
 /// What broadcasts did, in the order of [`SlotSnapshot::broadcasts`].
 pub(super) const BROADCASTS: usize = 130;
+/// Lines of the log that were dropped.
+const LOG_DROPPED: usize = 136;
 /// Requests refused, in the order of [`Refusal::ALL`].
 pub(super) const REFUSED: usize = 144;
 /// Connections closed, in the order of [`Closing::ALL`].
 pub(super) const CLOSED: usize = 152;
-/// Lines of the log that were dropped.
-const LOG_DROPPED: usize = 156;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
-const _: () = assert!(BROADCASTS + 5 <= REFUSED, "a row has room for its totals");
+const _: () =
+    assert!(BROADCASTS + 5 <= LOG_DROPPED && LOG_DROPPED < REFUSED, "a row has room for its totals");
 const _: () = assert!(REFUSED + Refusal::ALL.len() <= CLOSED, "a row has room for the refusals");
 const _: () = assert!(CLOSED + Closing::ALL.len() <= TOTALS, "a row has room for the closed connections");
 

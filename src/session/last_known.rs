@@ -47,13 +47,12 @@ pub struct LastKnown {
     copies: LruCache<Box<str>, Copy>,
     bytes: usize,
     age_max: Duration,
-    total: i64,
 }
 
 impl LastKnown {
     /// No copies. `age_max` is how old a copy may be by the time Redis was last heard; 0: none is kept.
     pub fn new(age_max: Duration) -> Self {
-        Self { copies: LruCache::unbounded(), bytes: 0, age_max, total: 0 }
+        Self { copies: LruCache::unbounded(), bytes: 0, age_max }
     }
 
     /// Keeps what was read of a session at `now`; one that does not live any more is forgotten.
@@ -99,16 +98,6 @@ impl LastKnown {
         let digests: Vec<_> =
             self.copies.iter().filter(|(_, copy)| his(copy)).map(|(digest, _)| digest.clone()).collect();
         digests.iter().for_each(|digest| self.forget(digest));
-    }
-
-    /// Takes note of the total of views.
-    pub fn note_total(&mut self, total: i64) {
-        self.total = total;
-    }
-
-    /// The total of views as last heard, 0 before the first.
-    pub fn total(&self) -> i64 {
-        self.total
     }
 
     /// The session as last known, if that is still worth showing.

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::OnceLock;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -25,6 +26,9 @@ use crate::support::redis::connect;
 use crate::support::redis::eventually;
 
 const CLIENT: &str = "10.0.0.1";
+
+/// A moment that does not pass.
+static STILL: OnceLock<Instant> = OnceLock::new();
 
 /// A worker, as far as limits are concerned.
 #[derive(Clone)]
@@ -274,7 +278,9 @@ async fn drawn_in_advance_is_never_more_and_hardly_ever_asked() {
         tasks.spawn(async move { worker.allowed(requests).await });
     }
     let first: usize = tasks.join_all().await.into_iter().sum();
-    assert!((9_000..=10_000).contains(&first), "{first}");
+    // A worker may hold a twentieth of the burst that it does not use, and that is denied to the others: so few are
+    // allowed only if all four do at the end, and how much each draws depends on how fast it is.
+    assert!((10_000 - 4 * 500..=10_000).contains(&first), "{first}");
     let asked = calls(&server);
     assert!(asked <= 9_500 / 20, "{asked} commands for 9500 requests");
     eventually("what was not used is given back", async || {
@@ -293,6 +299,43 @@ async fn drawn_in_advance_is_never_more_and_hardly_ever_asked() {
         all += worker.allowed(200).await;
     }
     assert_eq!(all, 10_000);
+}
+
+#[tokio::test]
+async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
+    let server = RedisServer::start();
+    let text = "[limits.a]\nrate = \"1/h\"\nburst = 1000\nlease = true";
+    let [one, other]: [Worker; 2] = workers(&server, text).await;
+    // What is drawn is not given back while this clock stands still.
+    let still = || *STILL.get_or_init(Instant::now);
+    let desk = Desk::new(policies(text), one.redis.clone(), Duration::from_millis(500), still);
+    let one = Worker { desk, ..one };
+    // It asks itself until it has drawn; then no command is needed for a while.
+    eventually("something was drawn", async || {
+        let before = one.remaining().await;
+        one.ask(CLIENT).await.is_allowed() && one.remaining().await == before
+    })
+    .await;
+    let key = one.look().key;
+    let all = regatta::redis::limit::Amount {
+        key,
+        interval_us: 3_600_000_000,
+        tolerance_us: 3_600_000_000_000,
+        requests: 1000,
+    };
+    other.redis.draw(&all).await.unwrap();
+    assert_eq!(one.remaining().await, 0);
+    // More than was drawn: Redis is asked, denies it, and that is remembered.
+    let set = one.desk.policies().select("GET", "/", |_| None);
+    let subject = Subject { client: CLIENT, ..Subject::default() };
+    let mut dear = set.clone();
+    dear.apply(0, Some(400), 0);
+    let Admission::Ask(asked) = one.desk.admit(&dear, 0, &subject).await else { panic!("nothing is known") };
+    let request = begin::Request { limits: asked.limits(), token: asked.token(), ..Default::default() };
+    let Ok(begin::Reply::Denied { limits }) = one.redis.begin(&request).await else { panic!("allowed") };
+    asked.denied(&dear, &limits);
+    assert!(matches!(one.desk.admit(&dear, 0, &subject).await, Admission::Denied(_)));
+    assert!(one.ask(CLIENT).await.is_allowed(), "it is paid for");
 }
 
 #[tokio::test]

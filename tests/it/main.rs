@@ -72,6 +72,7 @@ mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
 mod rollout; // verdicts of reloads, restarts and scaling, and roll-backs
+mod saturation; // more clients than it can serve at once
 mod seats; // seats outlive workers, pauses and bad neighbours
 mod secrecy; // nothing to log in with
 mod seeing; // status and top

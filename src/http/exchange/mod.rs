@@ -105,8 +105,6 @@ pub(super) struct Visited {
     pub(super) views: u64,
     pub(super) total: i64,
     pub(super) new: bool,
-    /// It was not counted: Redis is away, and this is the last that is known.
-    pub(super) stale: bool,
 }
 
 /// Why a round trip gave nothing.
@@ -116,6 +114,8 @@ enum Failure {
     Refused(Refusal),
     /// A counter would overflow: nothing was done, so the request may go on.
     Overflow,
+    /// Not of Redis, and for the handler alone.
+    Own(Error),
     /// Redis did not do it. The limits allow the request without it.
     Away(redis::Error),
 }
@@ -183,8 +183,8 @@ impl Exchange {
             (Ok(_), None) => {}
             // The limits allow it; whoever needs the session is told what is known, or asks again.
             (Err(Failure::Away(error)), unread) => {
-                let known = Box::pin(self.in_place_of_begin(session.as_ref(), 0, &error)).await;
-                if let (Some((how, reply, _)), Some(id)) = (known, unread) {
+                let known = Box::pin(self.in_place_of_begin(session.as_ref(), &error)).await;
+                if let (Some((how, reply)), Some(id)) = (known, unread) {
                     begun.degraded = Some(how);
                     self.found(&mut begun, id, reply).await;
                 }
@@ -197,6 +197,40 @@ impl Exchange {
     /// Counts a view in the visitor's session, which is made if there is none, and in the total.
     pub(super) async fn visit(&self) -> Result<Visited, Error> {
         let mut begun = self.open().await?;
+        let counted = self.counted(&mut begun).await;
+        counted.map_err(|failure| begun.fail(failure))
+    }
+
+    /// As [`Exchange::visit`]; `None`: Redis cannot count, so there is no number, and the request goes on with what is
+    /// known of its session. Only for methods that only look: what others do belongs to a view that was counted.
+    pub(super) async fn visit_if_counted(&self) -> Result<Option<Visited>, Error> {
+        if !self.only_looks {
+            return self.visit().await.map(Some);
+        }
+        let mut begun = self.begun.lock().await;
+        if let Some(refusal) = &begun.refusal {
+            return Err(refusal.error());
+        }
+        let counted = match self.visitor {
+            // Whose view it is cannot be told; limits hold all the same.
+            Visitor::Unverifiable => self.round_trip(&mut begun, None, &[]).await.map(|_| None),
+            _ => self.counted(&mut begun).await.map(Some),
+        };
+        match counted {
+            Ok(Some(visited)) => Ok(Some(visited)),
+            Ok(None) => {
+                begun.degraded = Some(Degraded::Unknown);
+                Ok(None)
+            }
+            Err(Failure::Away(error)) => {
+                Box::pin(self.uncounted(&mut begun, &error)).await;
+                Ok(None)
+            }
+            Err(failure) => Err(begun.fail(failure)),
+        }
+    }
+
+    async fn counted(&self, begun: &mut Begun) -> Result<Visited, Failure> {
         if let Some(visited) = begun.visited {
             return Ok(visited);
         }
@@ -205,34 +239,34 @@ impl Exchange {
         let mut total = None;
         if let Some(id) = begun.current {
             let arg = self.session_arg(id, begun.user, SessionMode::Visit, false);
-            let (reply, sums) = self.call(&mut begun, Some(&arg), &counters).await?;
+            let (reply, sums) = self.round_trip(begun, Some(&arg), &counters).await?;
             total = sums.first().copied();
-            self.found(&mut begun, id, reply).await;
+            self.found(begun, id, reply).await;
             // The total counted this view already; only the session is missing.
             counters.clear();
         }
         // Whoever comes with an id that was replaced has another session, whose cookie is not to be overwritten.
         let new = begun.current.is_none() && !begun.is_rotated();
         if new {
-            let id = cookie::new_id().map_err(|_| Error::Failed)?;
+            let id = cookie::new_id().map_err(|_| Failure::Own(Error::Failed))?;
             let arg = self.session_arg(id, None, SessionMode::Visit, true);
-            let (reply, sums) = self.call(&mut begun, Some(&arg), &counters).await?;
+            let (reply, sums) = self.round_trip(begun, Some(&arg), &counters).await?;
             total = total.or(sums.first().copied());
             begun.current = Some(id);
-            self.found(&mut begun, id, reply).await;
+            self.found(begun, id, reply).await;
             begun.origin = Origin::Made;
         }
+        let unknown = || Failure::Own(Error::Unavailable { retry_after: 1 });
         let views = match begun.session {
             Some(SessionReply::Live { views, .. }) => views,
             // As for any other visitor without a session: it is the first of those that can be told apart.
             Some(SessionReply::Rotated) => 1,
-            _ => return Err(Error::Unavailable { retry_after: 1 }),
+            _ => return Err(unknown()),
         };
-        let stale = begun.degraded.is_some();
-        if !stale {
-            self.core.cell().viewed();
-        }
-        let visited = Visited { views, total: total.unwrap_or(0), new, stale };
+        let visited = Visited { views, total: total.ok_or_else(unknown)?, new };
+        self.core.cell().viewed();
+        // What was read before, while Redis was away, is read anew with the view.
+        begun.degraded = None;
         begun.visited = Some(visited);
         Ok(visited)
     }
@@ -281,10 +315,12 @@ impl Exchange {
         match self.round_trip(begun, session, counters).await {
             Ok(answer) => Ok(answer),
             Err(Failure::Away(error)) => {
-                match Box::pin(self.in_place_of_begin(session, counters.len(), &error)).await {
-                    Some((how, session, counters)) => {
+                // A counter has no stand-in: a number that is not exact is not shown.
+                let session = session.filter(|_| counters.is_empty());
+                match Box::pin(self.in_place_of_begin(session, &error)).await {
+                    Some((how, session)) => {
                         begun.degraded = Some(how);
-                        Ok((session, counters))
+                        Ok((session, Vec::new()))
                     }
                     None => Err(begun.fail(Failure::Away(error))),
                 }
@@ -316,7 +352,7 @@ impl Exchange {
                     self.granted(&mut begun.limits, asked, &limits);
                 }
                 if let Some(session) = session {
-                    self.remember(session, &found, counters.first().copied());
+                    self.remember(session, &found);
                 }
                 Ok((found, counters))
             }
@@ -341,6 +377,7 @@ impl Begun {
     fn fail(&mut self, failure: Failure) -> Error {
         let refusal = match failure {
             Failure::Overflow => return Error::CounterOverflow,
+            Failure::Own(error) => return error,
             Failure::Refused(refusal) => refusal,
             Failure::Away(error) => {
                 tracing::debug!(%error, "a request had to do without Redis: {error}");

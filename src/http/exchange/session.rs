@@ -128,6 +128,6 @@ impl Begun {
 
     /// Whether the response depends on who the visitor is.
     pub(in crate::http) fn used_session(&self) -> bool {
-        self.session.is_some() || self.looked || self.origin != Origin::Cookie
+        self.session.is_some() || self.looked || self.origin != Origin::Cookie || self.degraded.is_some()
     }
 }

@@ -1,7 +1,7 @@
 //! What a request is told of its session when Redis cannot do all it was asked.
 //!
-//! Guarantees that nothing is made, counted or taken away meanwhile: a visitor sees the last that is known, marked as
-//! such, or a 503.
+//! Guarantees that nothing is made, counted or taken away meanwhile, and that no number stands in for one that was not
+//! counted: a visitor sees the session's data as last known, marked as such, or a 503.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -13,6 +13,7 @@ use http::HeaderValue;
 use http::Method;
 use tower_sessions::session::Id;
 
+use crate::http::exchange::Begun;
 use crate::http::exchange::Exchange;
 use crate::redis;
 use crate::redis::Redis;
@@ -34,6 +35,8 @@ pub(in crate::http) enum Degraded {
     ReadOnly,
     /// Redis is away: what is shown is the last this worker knows.
     Stale,
+    /// Redis is away, and this worker knows nothing of the session: the page shows none of it.
+    Unknown,
 }
 
 impl Degraded {
@@ -41,6 +44,7 @@ impl Degraded {
         HeaderValue::from_static(match self {
             Self::ReadOnly => "read-only",
             Self::Stale => "stale",
+            Self::Unknown => "unknown",
         })
     }
 }
@@ -52,15 +56,27 @@ pub(super) fn only_looks(method: &Method) -> bool {
 
 impl Exchange {
     /// Takes note of what Redis said.
-    pub(super) fn remember(&self, session: &SessionArg, reply: &SessionReply, total: Option<i64>) {
+    pub(super) fn remember(&self, session: &SessionArg, reply: &SessionReply) {
         let Some(digest) = self.digest_of(session) else { return };
         if reply.user().is_some() && !self.core.hears_of_ends.swap(true, Relaxed) {
             hear_of_ends(&self.core.redis, &self.core.last_known);
         }
-        let mut known = self.known();
-        known.note(digest, reply, self.core.uptime());
-        if let Some(total) = total.filter(|_| session.mode == SessionMode::Visit) {
-            known.note_total(total);
+        self.known().note(digest, reply, self.core.uptime());
+    }
+
+    /// A view could not be counted: takes note of what is known of its session, without a number.
+    pub(super) async fn uncounted(&self, begun: &mut Begun, error: &redis::Error) {
+        if begun.degraded.is_some() {
+            return;
+        }
+        let unread = begun.current.filter(|_| begun.session.is_none());
+        let session = unread.map(|id| self.session_arg(id, begun.user, SessionMode::Read, false));
+        match (self.in_place_of_begin(session.as_ref(), error).await, unread) {
+            (Some((how, reply)), Some(id)) => {
+                begun.degraded = Some(how);
+                self.found(begun, id, reply).await;
+            }
+            _ => begun.degraded = Some(Degraded::Unknown),
         }
     }
 
@@ -69,34 +85,27 @@ impl Exchange {
         self.known().forget(&session::digest(id));
     }
 
-    /// The session of the visitor's cookie, and what there is in place of the counters; none if there is nothing to
-    /// be shown.
+    /// The session of the visitor's cookie; none if there is nothing to be shown.
     ///
     /// A server that only refuses writes is read, whatever the method: what writes fails by itself, and logging out
     /// need not. The last known session is for methods that only look.
     pub(super) async fn in_place_of_begin(
         &self,
         session: Option<&SessionArg>,
-        counters: usize,
         error: &redis::Error,
-    ) -> Option<(Degraded, SessionReply, Vec<i64>)> {
-        let session = session.filter(|session| !session.create)?;
+    ) -> Option<(Degraded, SessionReply)> {
+        let session = session?;
         let digest = self.digest_of(session)?;
-        if session.mode == SessionMode::Visit && !self.only_looks {
-            return None;
-        }
         // A server that was just silent is not asked again; one that is away or held back refuses at once.
         let peeked = match error {
             redis::Error::Timeout | redis::Error::Lost { .. } => None,
             _ => self.core.redis.peek(session).await.ok(),
         };
-        let (how, reply) = match peeked {
-            Some(reply) => (Degraded::ReadOnly, reply),
-            None if self.only_looks => (Degraded::Stale, self.recall(digest)?),
-            None => return None,
-        };
-        let total = self.known().total();
-        Some((how, reply, vec![total; counters]))
+        match peeked {
+            Some(reply) => Some((Degraded::ReadOnly, reply)),
+            None if self.only_looks => Some((Degraded::Stale, self.recall(digest)?)),
+            None => None,
+        }
     }
 
     fn recall(&self, digest: &str) -> Option<SessionReply> {

@@ -9,6 +9,7 @@ use http::request::Parts;
 use tower_sessions::session::Id;
 
 use crate::http::error::Error;
+use crate::http::exchange::Degraded;
 use crate::http::exchange::Exchange;
 use crate::http::extract::exchange;
 use crate::http::store::Store;
@@ -175,13 +176,21 @@ impl Account {
     /// [`Error::SessionGone`] if the session was given another id a moment ago, [`Error::Denied`],
     /// [`Error::Unavailable`].
     pub async fn form_token(&self) -> Result<String, Error> {
-        let id = match self.exchange.present().await? {
-            Some(id) => id,
-            None => {
-                let id = self.store.inner.make(Vec::new()).await?;
-                self.exchange.became(Some(id), None).await;
-                id
-            }
+        let away = {
+            let begun = self.exchange.begun().await;
+            begun.degraded.map(|_| begun.current.filter(|_| begun.refusal.is_none()))
+        };
+        let id = match away {
+            // Redis cannot be asked, or make a session: the text follows from the id, and is checked when it comes back.
+            Some(current) => current.ok_or(Error::Unavailable { retry_after: 1 })?,
+            None => match self.exchange.present().await? {
+                Some(id) => id,
+                None => {
+                    let id = self.store.inner.make(Vec::new()).await?;
+                    self.exchange.became(Some(id), None).await;
+                    id
+                }
+            },
         };
         let keyring = self.exchange.core.keyring().ok_or(Error::Unavailable { retry_after: 1 })?;
         Ok(keyring.form_token(id))
@@ -221,7 +230,12 @@ impl<S: Sync> FromRequestParts<S> for Account {
         let current = {
             let mut begun = exchange.begun().await;
             begun.looked = true;
-            begun.current.filter(|_| begun.user.is_some())
+            let current = begun.current.filter(|_| begun.user.is_some());
+            // Nothing is known of the session, and a page that goes on without a view goes on without this, too.
+            if current.is_some() && begun.degraded == Some(Degraded::Unknown) {
+                return Err(Error::Unavailable { retry_after: 1 });
+            }
+            current
         };
         let user = match current {
             Some(id) => match store.inner.details(id).await {

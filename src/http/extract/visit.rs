@@ -1,6 +1,7 @@
 //! A counted view.
 
 use axum::extract::FromRequestParts;
+use axum::extract::OptionalFromRequestParts;
 use http::request::Parts;
 
 use crate::http::error::Error;
@@ -9,8 +10,24 @@ use crate::http::extract::exchange;
 
 /// This request as a view of its visitor: naming it counts one, exactly, in the visitor's session and in the total.
 ///
-/// A visitor without a session gets one. Limits, session, view and total are one round trip. While Redis is away, what
-/// is known of a visitor is shown for a GET and marked (`is_stale`, and the header `Session-State`).
+/// A visitor without a session gets one. Limits, session, view and total are one round trip. While Redis is away, or
+/// takes no writes, nothing can be counted, and no older number stands in: the request is answered 503.
+///
+/// A page that has more to show than a number names `Option<Visit>`. For GET and HEAD it is then `None` while nothing
+/// can be counted; limits hold as far as workers decide them alone, and the header `Session-State` says what the rest
+/// of the page was made of: `stale`, `read-only` or `unknown`.
+///
+/// ```
+/// use regatta::Visit;
+///
+/// async fn page(visit: Option<Visit>) -> String {
+///     match visit {
+///         Some(visit) => format!("you were here {} times", visit.views()),
+///         None => "how often you were here cannot be told at the moment".to_owned(),
+///     }
+/// }
+/// # let _: axum::Router = axum::Router::new().route("/", axum::routing::get(page));
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Visit(Visited);
 
@@ -25,11 +42,6 @@ impl Visit {
         self.0.total
     }
 
-    /// Whether Redis is away and this is the last that is known: this view was not counted.
-    pub fn is_stale(&self) -> bool {
-        self.0.stale
-    }
-
     /// Whether the visitor's session was made for this view.
     pub fn is_new(&self) -> bool {
         self.0.new
@@ -41,5 +53,13 @@ impl<S: Sync> FromRequestParts<S> for Visit {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
         Ok(Self(exchange(parts)?.visit().await?))
+    }
+}
+
+impl<S: Sync> OptionalFromRequestParts<S> for Visit {
+    type Rejection = Error;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Option<Self>, Error> {
+        Ok(exchange(parts)?.visit_if_counted().await?.map(Self))
     }
 }

@@ -5,8 +5,10 @@ use regatta::redis::Health;
 
 use crate::faults::Watch;
 use crate::faults::assert_defined;
-use crate::faults::assert_stale;
+use crate::faults::assert_shown;
 use crate::faults::impatient;
+use crate::faults::page;
+use crate::support::client;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
 use crate::support::fleet::Plan;
@@ -34,7 +36,7 @@ fn redis_is_killed_and_started_again() {
     assert!(grown < MEMORY, "{grown} bytes more");
     redis.restart();
     watch.fault_is_over();
-    assert_stale(&watch.end("F2 killed", &fleet));
+    assert_shown(&watch.end("F2 killed", &fleet), "stale");
 }
 
 #[test]
@@ -48,7 +50,7 @@ fn redis_is_frozen_and_goes_on() {
     redis.cont();
     watch.fault_is_over();
     let during = watch.end("F3 frozen", &fleet);
-    assert_stale(&during);
+    assert_shown(&during, "stale");
 }
 
 #[test]
@@ -68,7 +70,7 @@ fn redis_becomes_a_black_hole() {
     watch.last(500);
     proxy.link(Link::Open);
     watch.fault_is_over();
-    assert_stale(&watch.end("F4 black hole", &fleet));
+    assert_shown(&watch.end("F4 black hole", &fleet), "stale");
 }
 
 #[test]
@@ -83,13 +85,20 @@ fn a_stale_page_takes_and_gives_nothing() {
     redis.kill();
     wait::until("Redis is away", wait::LONG, || fleet.get("/").status == 503);
     for method in ["GET", "HEAD"] {
-        let response = visitor.ask(fleet.listen, Request::new(method, "/"));
+        let response = visitor.ask(fleet.listen, Request::new(method, "/").header("Accept", "text/html"));
         assert_eq!((response.status, response.header("Session-State")), (200, "stale"), "{response:?}");
         assert_eq!(response.header("Cache-Control"), "no-store");
-        assert_defined(&response);
+        assert!(response.all("Set-Cookie").is_empty(), "{response:?}");
     }
-    assert_eq!(visitor.ask(fleet.listen, Request::get("/")).visit().1, 3, "as last known, however often");
-    for request in [Request::post("/counters/x"), Request::get("/counters/x")] {
+    let response = visitor.ask(fleet.listen, page());
+    assert_defined(&response);
+    let text = response.text();
+    assert!(!text.contains("Your views") && text.contains("<dd id=\"total\">–</dd>"), "{text}");
+    // A stranger's page has everything else, too.
+    let response = client::once(fleet.listen, page()).unwrap();
+    assert_eq!((response.status, response.header("Session-State")), (200, "unknown"), "{response:?}");
+    assert_defined(&response);
+    for request in [Request::get("/"), Request::post("/counters/x"), Request::get("/counters/x")] {
         assert_eq!(visitor.ask(fleet.listen, request).status, 503);
     }
     assert_eq!(visitor.cookies, cookies);
@@ -111,12 +120,37 @@ fn whoever_wants_no_stale_pages_has_none() {
     let mut redis = RedisServer::start();
     let fleet = impatient(Plan::on(&redis)).set("REGATTA_SESSION__STALE", "0s").start();
     let mut visitor = Visitor::default();
-    visitor.visit(fleet.listen);
+    let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
+    assert_eq!(visitor.ask(fleet.listen, login).status, 200);
+    assert_eq!(visitor.ask(fleet.listen, Request::get("/me")).status, 200);
     redis.kill();
     wait::until("Redis is away", wait::LONG, || fleet.get("/").status == 503);
     for _ in 0..10 {
-        assert_eq!(visitor.ask(fleet.listen, Request::get("/")).status, 503);
+        assert_eq!(visitor.ask(fleet.listen, Request::get("/me")).status, 503);
+        let response = visitor.ask(fleet.listen, page());
+        assert_eq!((response.status, response.header("Session-State")), (200, "unknown"), "{response:?}");
+        assert_defined(&response);
     }
+}
+
+#[test]
+fn session_data_is_shown_as_last_known_and_no_number_is() {
+    let mut redis = RedisServer::start();
+    let fleet = impatient(Plan::on(&redis)).workers(1).start();
+    let mut visitor = Visitor::default();
+    let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
+    assert_eq!(visitor.ask(fleet.listen, login).status, 200);
+    assert_eq!(visitor.visit(fleet.listen).1, 1);
+    let cookies = visitor.cookies.clone();
+    redis.kill();
+    wait::until("Redis is away", wait::LONG, || fleet.get("/").status == 503);
+    let response = visitor.ask(fleet.listen, Request::get("/me"));
+    assert_eq!((response.status, response.header("Session-State")), (200, "stale"), "{response:?}");
+    assert_eq!(response.json()["user"], "ann");
+    let response = visitor.ask(fleet.listen, Request::get("/"));
+    response.assert_problem(503);
+    assert!(!response.header("Retry-After").is_empty() && response.header("Session-State").is_empty());
+    assert_eq!(visitor.cookies, cookies);
 }
 
 #[tokio::test]

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 
 use askama::Template;
 use axum::extract::FromRequestParts;
+use axum::extract::OptionalFromRequestParts;
 use axum::extract::State as Shared;
 use axum::http::HeaderMap;
 use axum::http::StatusCode;
@@ -29,18 +30,19 @@ const LANES: usize = 12;
 /// Length of a boat and its flag, pixels.
 const BOAT: i64 = 124;
 
-pub(super) async fn home(
-    worker: Worker,
-    visit: Visit,
-    Shared(state): Shared<State>,
-    reader: Reader,
-) -> Response {
-    let Reader::Person(account) = reader else {
-        let line = format!("PID: {} | Views: {}\n", worker.pid(), visit.views());
-        return ([(header::VARY, "Accept")], line).into_response();
+pub(super) async fn home(worker: Worker, front: Front, Shared(state): Shared<State>) -> Response {
+    let (visit, account) = match front {
+        Front::Line(visit) => {
+            let line = format!("PID: {} | Views: {}\n", worker.pid(), visit.views());
+            return ([(header::VARY, "Accept")], line).into_response();
+        }
+        Front::Page(visit, account) => (visit, account),
     };
     // Without one, as while Redis is away, the form is refused with the reason, and the rest of the page is right.
-    let token = account.form_token().await.unwrap_or_default();
+    let token = match account {
+        Some(account) => account.form_token().await.unwrap_or_default(),
+        None => String::new(),
+    };
     let slots = state.fleet().slots;
     let lanes = lanes(&slots, worker.slot());
     let more = slots.iter().filter(|slot| is_in_use(slot)).count().saturating_sub(lanes.len());
@@ -51,9 +53,11 @@ pub(super) async fn home(
         pid: worker.pid(),
         slot: worker.slot(),
         host: worker.host(),
-        views: grouped(visit.views()),
-        total: grouped(u64::try_from(visit.total()).unwrap_or(0)),
-        new: visit.is_new(),
+        figures: visit.map(|visit| Figures {
+            views: grouped(visit.views()),
+            total: grouped(u64::try_from(visit.total()).unwrap_or(0)),
+            new: visit.is_new(),
+        }),
         lanes,
         more,
         trial: Trial::default(),
@@ -83,14 +87,20 @@ struct Page<'a> {
     pid: u32,
     slot: usize,
     host: &'a str,
-    views: String,
-    total: String,
-    new: bool,
+    /// What was counted; `None`: nothing can be counted now, and the page says so.
+    figures: Option<Figures>,
     lanes: Vec<Lane>,
     more: usize,
     trial: Trial<'a>,
     /// What the script copies for each task.
     card: Card,
+}
+
+/// The numbers of a counted view.
+struct Figures {
+    views: String,
+    total: String,
+    new: bool,
 }
 
 /// One slot as a lane of the course.
@@ -155,21 +165,26 @@ pub(super) fn grouped(number: u64) -> String {
     grouped
 }
 
-/// Who reads the page; to be named after the visit, of which it makes use: it costs nothing more.
-pub(super) enum Reader {
-    /// Somebody at a browser, whose forms need a text of their session.
-    Person(Account),
-    /// Whoever is content with a line.
-    Program,
+/// What the front page shows; one use of state, and the visit comes first: all that follows makes use of it.
+pub(super) enum Front {
+    /// For somebody at a browser, whose forms need a text of their session. Without what Redis does not say now.
+    Page(Option<Visit>, Option<Account>),
+    /// For whoever is content with a line, which is nothing but the number: without it there is none.
+    Line(Visit),
 }
 
-impl<S: Sync> FromRequestParts<S> for Reader {
+impl<S: Send + Sync> FromRequestParts<S> for Front {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Error> {
-        match wants_document(&parts.headers) {
-            true => Ok(Self::Person(Account::from_request_parts(parts, state).await?)),
-            false => Ok(Self::Program),
+        if !wants_document(&parts.headers) {
+            return Ok(Self::Line(<Visit as FromRequestParts<S>>::from_request_parts(parts, state).await?));
+        }
+        let visit = <Visit as OptionalFromRequestParts<S>>::from_request_parts(parts, state).await?;
+        match Account::from_request_parts(parts, state).await {
+            Ok(account) => Ok(Self::Page(visit, Some(account))),
+            Err(Error::Unavailable { .. }) if visit.is_none() => Ok(Self::Page(None, None)),
+            Err(error) => Err(error),
         }
     }
 }

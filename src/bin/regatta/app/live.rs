@@ -86,7 +86,7 @@ impl Scene {
             if self.is_left() {
                 return;
             }
-            let now = Seen::now(&self.state, here.as_ref(), &seen).await;
+            let now = Seen::now(&self.state, here.as_ref()).await;
             if now != seen {
                 seen = now;
                 let text = serde_json::to_string(&seen).unwrap_or_default();
@@ -148,12 +148,13 @@ struct Slot {
 }
 
 impl Seen {
-    /// What Redis does not say stays as it was.
-    async fn now(state: &State, here: Option<&Here>, before: &Self) -> Self {
+    async fn now(state: &State, here: Option<&Here>) -> Self {
         let slots = state.fleet().slots;
+        let total = state.views().await.ok();
         Self {
-            total: state.views().await.ok().or(before.total),
-            here: here.and_then(Here::count).or(before.here),
+            total,
+            // Of the time before, while Redis is away.
+            here: total.and(here.and_then(Here::count)),
             slots: slots.iter().filter(|slot| home::is_in_use(slot)).map(Slot::from).collect(),
         }
     }

@@ -91,12 +91,14 @@
     blank.classList.remove('yours');
     blank.removeAttribute('aria-current');
     blank.querySelectorAll('.served-you, use + use').forEach(part => part.remove());
+    // An event may be older than the page or than one before it: a count never goes back. What Redis does not say now
+    // is not shown as if it did.
+    let counted = +$('#total').textContent.replace(/\D/g, '');
     const show = ({ total, here, slots }) => {
-      if (total != null) $('#total').textContent = grouped(total);
-      if (here != null) {
-        $('#here').textContent = grouped(Math.max(here, 1));
-        $('#here').parentNode.hidden = false;
-      }
+      if (total != null) counted = Math.max(counted, total);
+      $('#total').textContent = total == null ? '–' : grouped(counted);
+      if (here != null) $('#here').textContent = grouped(Math.max(here, 1));
+      $('#here').parentNode.hidden = here == null;
       const own = $('.yours', lanes), at = new Map([...lanes.children].map(lane => [+lane.dataset.slot, lane]));
       const most = Math.max(1, ...slots.map(slot => slot.requests));
       for (const slot of slots) {

@@ -1,0 +1,106 @@
+//! Beyond saturation the fleet still serves: no refusal of its own making, no stale answer, no count that is wrong.
+
+use std::time::Duration;
+
+use crate::support::burners::Burners;
+use crate::support::crowd::Ask;
+use crate::support::crowd::Crowd;
+use crate::support::crowd::Pace;
+use crate::support::crowd::Plan as Load;
+use crate::support::crowd::Report;
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::redis::RedisServer;
+use crate::support::soak;
+use crate::support::wait;
+
+/// How long a load lasts.
+fn lasting() -> Duration {
+    Duration::from_secs(soak::length(3, 20))
+}
+
+/// The crowd's answers are all right, and the workers are those that were there before it came.
+#[track_caller]
+fn unharmed(fleet: &Fleet, scenario: &str, before: &[u32], report: &Report) {
+    soak::note(scenario, &report.to_string());
+    assert_eq!(fleet.workers(), before, "{scenario}: workers were replaced\n{}", fleet.log());
+    report.is_clean();
+}
+
+/// Clients in a closed loop on a fleet of two workers.
+#[track_caller]
+fn closed(scenario: &str, clients: usize, ask: Ask) {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).start();
+    let before = fleet.workers();
+    let crowd = Crowd::start(Load::closed(fleet.listen, clients, ask));
+    wait::until("every client was answered once", wait::LONG, || {
+        assert_eq!(crowd.failed(), 0, "{scenario}: requests failed\n{}", fleet.log());
+        crowd.answered() >= clients as u64
+    });
+    let report = crowd.last(lasting());
+    unharmed(&fleet, scenario, &before, &report);
+    report.is_exact();
+}
+
+#[test]
+fn five_hundred_kept_connections_are_all_served() {
+    closed("512 kept connections", 512, Ask::Visit);
+}
+
+#[test]
+fn a_thousand_kept_connections_are_all_served() {
+    closed("kept connections by the thousand", soak::length(1000, 6000), Ask::Visit);
+}
+
+#[test]
+fn pages_for_two_hundred_and_fifty_six_browsers_are_all_served() {
+    closed("pages", soak::length(256, 4000), Ask::Page);
+}
+
+#[test]
+fn handlers_that_compute_for_thousands_of_connections_cost_no_worker() {
+    let clients = soak::length(2000, 6000);
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).example("faulty").start();
+    let before = fleet.workers();
+    let crowd = Crowd::start(Load::closed(fleet.listen, clients, Ask::Path("/spin/1")));
+    wait::until("every client was answered once", 3 * wait::LONG, || crowd.answered() >= clients as u64);
+    let report = crowd.last(lasting());
+    unharmed(&fleet, "handlers of 1 ms", &before, &report);
+}
+
+#[test]
+fn four_times_too_few_processors_cost_no_view() {
+    let redis = RedisServer::start();
+    // At the defaults of a release: nothing here is more patient than what is shipped.
+    let fleet = Plan::on(&redis).unset("REGATTA_REDIS__COMMAND_TIMEOUT").start();
+    let before = fleet.workers();
+    let burners = Burners::start(4);
+    let load = Load::closed(fleet.listen, 32, Ask::Visit);
+    let crowd = Crowd::start(Load { pace: Pace::Paused(Duration::from_millis(20)), ..load });
+    let report = crowd.last(Duration::from_secs(soak::length(6, 600)));
+    drop(burners);
+    unharmed(&fleet, "busy loops beside the fleet", &before, &report);
+    report.is_exact();
+}
+
+#[test]
+fn a_redis_that_restarts_within_a_moment_is_not_noticed() {
+    for away in [300, 1000, 1900].map(Duration::from_millis) {
+        let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "everysec"]);
+        let fleet = Plan::on(&redis).start();
+        let before = fleet.workers();
+        let load = Load::closed(fleet.listen, 32, Ask::Visit);
+        let crowd = Crowd::start(Load { pace: Pace::Paused(Duration::from_millis(5)), ..load });
+        wait::until("the clients are served", wait::LONG, || crowd.answered() >= 500);
+        redis.kill();
+        wait::let_pass(away);
+        redis.restart();
+        let enough = crowd.answered() + 1000;
+        wait::until("they are served again", wait::LONG, || crowd.answered() >= enough);
+        let report = crowd.finish();
+        unharmed(&fleet, &format!("Redis away for {away:?}"), &before, &report);
+        report.is_exact();
+    }
+}
