@@ -60,7 +60,7 @@ fn pages_for_two_hundred_and_fifty_six_browsers_are_all_served() {
 
 #[test]
 fn handlers_that_compute_for_thousands_of_connections_cost_no_worker() {
-    let clients = soak::length(2000, 6000);
+    let clients = soak::length(1000, 6000);
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).example("faulty").start();
     let before = fleet.workers();
