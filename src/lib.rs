@@ -58,6 +58,7 @@ pub use http::live::sse::Source as EventSource;
 pub use http::live::sse::event;
 pub use http::state::State;
 pub use http::state::Worker;
+pub use http::timeout::RequestTimeout;
 pub use redis::Health as RedisHealth;
 pub use redis::task::Cancelled;
 pub use redis::task::Task;

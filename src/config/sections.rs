@@ -83,9 +83,13 @@ pub(super) fn http(layers: &Layers) -> Result<Http, Error> {
     Ok(Http {
         header_timeout: layers.one("http.header_timeout", parse::positive_duration)?,
         body_timeout: layers.one("http.body_timeout", parse::positive_duration)?,
+        body_min_rate: layers.one("http.body_min_rate", parse::number_or_none)?.unwrap_or(0),
+        request_timeout: layers.one("http.request_timeout", parse::duration)?,
         keep_alive: layers.one("http.keep_alive", parse::positive_duration)?,
         header_limit: layers.one("http.header_limit", parse::header_size)?,
         body_limit: layers.one("http.body_limit", parse::size)?,
+        header_memory: layers.one("http.header_memory", parse::size)?,
+        connections_per_client: layers.one("http.connections_per_client", parse::share)?,
         connections: usize::try_from(connections).unwrap_or(usize::MAX),
         limit_headers: layers.one("http.limit_headers", limit::limit_headers)?,
     })

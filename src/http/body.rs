@@ -20,10 +20,13 @@ use http::StatusCode;
 use http_body_util::BodyExt;
 use http_body_util::LengthLimitError;
 use http_body_util::Limited;
-use tower_http::timeout::TimeoutBody;
+use tokio::time::Instant;
+use tokio::time::Sleep;
+use tokio::time::sleep;
 
 use crate::config::schema::Http;
 use crate::http::exchange::Exchange;
+use crate::http::pace::Pace;
 use crate::http::problem::Problem;
 use crate::limiter::place::Place;
 
@@ -41,15 +44,69 @@ where
         return Body::empty();
     }
     let exchange = Arc::clone(exchange);
-    let paused = TimeoutBody::new(bounds.body_timeout, body);
-    Body::new(Limited::new(paused, bounds.body_limit).map_err(move |error| {
+    let pace = Pace::new(bounds.body_min_rate, bounds.body_timeout);
+    let paced = Paced { body: Box::pin(body), pace, waiting: None, exchange: Arc::clone(&exchange) };
+    Body::new(Limited::new(paced, bounds.body_limit).map_err(move |error| {
         if error.is::<LengthLimitError>() {
             exchange.body_fault.store(TOO_LARGE, Relaxed);
-        } else if error.is::<tower_http::timeout::TimeoutError>() {
+        } else if error.is::<TooSlow>() {
             exchange.body_fault.store(TOO_SLOW, Relaxed);
         }
         error
     }))
+}
+
+/// A body that its client sends too slowly ends with this.
+#[derive(Debug, thiserror::Error)]
+#[error("the request body came too slowly")]
+struct TooSlow;
+
+/// A body that must keep its pace.
+struct Paced<B> {
+    body: Pin<Box<B>>,
+    pace: Pace,
+    /// Since when the next piece is waited for, and until when.
+    waiting: Option<(Instant, Pin<Box<Sleep>>)>,
+    exchange: Arc<Exchange>,
+}
+
+impl<B> http_body::Body for Paced<B>
+where
+    B: http_body::Body<Data = Bytes>,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<Bytes>, Self::Error>>> {
+        let this = &mut *self;
+        if let Poll::Ready(frame) = this.body.as_mut().poll_frame(context) {
+            let waited = this.waiting.take().map(|(since, _)| since.elapsed()).unwrap_or_default();
+            this.exchange.body_waits.store(false, Relaxed);
+            let bytes =
+                frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()).map_or(0, Bytes::len);
+            this.pace.came(bytes, waited);
+            return Poll::Ready(frame.map(|frame| frame.map_err(Into::into)));
+        }
+        this.exchange.body_waits.store(true, Relaxed);
+        let (_, until) =
+            this.waiting.get_or_insert_with(|| (Instant::now(), Box::pin(sleep(this.pace.patience()))));
+        match until.as_mut().poll(context) {
+            Poll::Ready(()) => Poll::Ready(Some(Err(TooSlow.into()))),
+            Poll::Pending => Poll::Pending,
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// What a body that announces this many bytes gets at once.
@@ -61,7 +118,7 @@ pub(super) fn too_large(limit: usize) -> Problem {
 pub(super) fn fault(fault: &AtomicU8, bounds: &Http) -> Option<Problem> {
     match fault.load(Relaxed) {
         TOO_LARGE => Some(too_large(bounds.body_limit)),
-        TOO_SLOW => Some(Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body paused for too long")),
+        TOO_SLOW => Some(Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body came too slowly")),
         _ => None,
     }
 }

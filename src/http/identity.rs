@@ -61,16 +61,24 @@ pub fn resolve(peer: IpAddr, headers: &HeaderMap, proxy: &Proxy) -> Client {
 impl Client {
     /// What limits count by: an IPv4 address, or an IPv6 /64, of which one subscriber has all the addresses.
     pub fn subject(&self) -> String {
-        match self.address {
+        match network(self.address) {
             IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(address) => match address.segments() {
-                // NAT64 (RFC 6052): the whole IPv4 internet lies in one /64, so the IPv4 address inside counts.
-                [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-                    Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).to_string()
-                }
-                [a, b, c, d, ..] => format!("{}/64", Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0)),
-            },
+            IpAddr::V6(network) => format!("{network}/64"),
         }
+    }
+}
+
+/// An address without what its subscriber chooses: an IPv6 one is its /64, of which one subscriber has all addresses.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => match address.segments() {
+            // NAT64 (RFC 6052): the whole IPv4 internet lies in one /64, so the IPv4 address inside counts.
+            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
+                Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into()
+            }
+            [a, b, c, d, ..] => Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into(),
+        },
     }
 }
 

@@ -14,6 +14,7 @@ pub mod identity;
 pub mod layer;
 pub mod live;
 pub mod offload;
+mod pace;
 mod phase;
 pub mod problem;
 mod refusal;
@@ -26,6 +27,7 @@ pub mod state;
 mod store;
 #[cfg(test)]
 mod tests;
+pub mod timeout;
 mod visitor;
 
 use std::sync::Arc;

@@ -41,6 +41,7 @@ use crate::http::routes;
 use crate::http::state::Core;
 use crate::http::state::State;
 use crate::http::store::Store;
+use crate::http::timeout::in_time;
 
 /// What one listener serves; cheap to clone.
 #[derive(Clone, Debug)]
@@ -106,7 +107,7 @@ pub(super) fn operators(core: &Arc<Core>) -> Router {
 /// 4. state, prepared but not begun: it costs a round trip only once it is used, except that
 /// 5. limits which name the path are decided now: a denied request never reaches its handler;
 /// 6. `Idempotency-Key`, if it is sent, after the limits and before anything of the application's runs;
-/// 7. the handler, with its body bounded and its panics caught;
+/// 7. the handler, with its body and its time bounded and its panics caught;
 /// 8. the session's commit, after the handler's last change and before the response's head, which carries the cookie;
 /// 9. what a repetition of the request is to get, now that nothing of it can fail any more;
 /// 10. the head, last, so that refusals and problems have the same headers as everything else.
@@ -142,9 +143,9 @@ where
             let visit = Visit { session, store };
             match idempotency::asks(&core, &request) {
                 // Boxed: its size would be every request's.
-                true => Box::pin(carry_out_once(&exchange, router, request, visit)).await,
+                true => Box::pin(carry_out_once(&exchange, flight.begun, router, request, visit)).await,
                 false => {
-                    let response = answer(router, request).await;
+                    let response = in_time(&exchange, flight.begun, answer(router, request)).await;
                     complete(&exchange, Some(&visit), response).await
                 }
             }
@@ -195,6 +196,7 @@ async fn complete(exchange: &Exchange, visit: Option<&Visit>, response: Response
 /// same, in a task of its own: whoever leaves comes again with the same key.
 async fn carry_out_once(
     exchange: &Arc<Exchange>,
+    begun: Instant,
     router: Router,
     request: Request<Body>,
     visit: Visit,
@@ -206,7 +208,7 @@ async fn carry_out_once(
     let exchange = Arc::clone(exchange);
     let task = tokio::spawn(async move {
         let work = async {
-            let response = answer(router, request).await;
+            let response = in_time(&exchange, begun, answer(router, request)).await;
             complete(&exchange, Some(&visit), response).await
         };
         let response = ticket.hold(work).await;

@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
+use std::net::IpAddr;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::pin::pin;
@@ -26,7 +27,9 @@ use hyper_util::server::conn::auto;
 use tokio::net::TcpListener;
 use tokio::net::TcpStream;
 use tokio::sync::Semaphore;
+use tokio::time::timeout;
 
+use crate::config::schema::Proxy;
 use crate::http;
 use crate::listener::Owner;
 use crate::scoreboard::refusal::Refusal;
@@ -37,12 +40,19 @@ use crate::worker::gate::Gate;
 use crate::worker::gate::Ticket;
 use crate::worker::gate::Verdict;
 use crate::worker::refusals::Refusals;
+use crate::worker::stream;
 use crate::worker::stream::Sending;
 use crate::worker::stream::UnderWay;
 use crate::worker::stream::Watched;
 
 /// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
 const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
+
+/// Idle connections that are closed when there is no descriptor for a new one.
+const EVICTED: usize = 16;
+
+/// How long a connection may take that is refused.
+const TURNING_AWAY: Duration = Duration::from_secs(2);
 
 /// What refusing a request costs that was read already, about.
 const REFUSED_READ: Duration = Duration::from_micros(5);
@@ -76,6 +86,10 @@ pub(super) struct Hall {
     pub(super) connections: Arc<Connections>,
     /// What the worker answers by itself.
     pub(super) refusals: Arc<Refusals>,
+    /// Whose connections are not counted.
+    pub(super) proxy: Arc<Proxy>,
+    /// Places of connections that are refused.
+    pub(super) turning_away: Arc<Semaphore>,
 }
 
 /// One listener, what answers on it, and how many connections it may serve at once.
@@ -139,6 +153,8 @@ impl<A: Answer> Door<A> {
                 }
                 Err(error) if is_of_one_connection(&error) => {}
                 Err(error) => {
+                    // Descriptors, most likely: those of idle connections are worth less than a new one.
+                    (0..EVICTED).for_each(|_| _ = self.hall.connections.evict());
                     tracing::warn!(%error, "cannot accept: {error}");
                     tokio::time::sleep(OUT_OF_RESOURCES).await;
                 }
@@ -160,7 +176,15 @@ impl<A: Answer> Door<A> {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let entry = Arc::new(self.hall.connections.open());
+        let client = self.gate.as_ref().and_then(|_| self.hall.client(peer));
+        let Some(entry) = self.hall.connections.open(client) else {
+            self.hall.turn_away(stream);
+            return;
+        };
+        let entry = Arc::new(entry);
+        if self.permits.available_permits() == 0 {
+            self.hall.connections.evict();
+        }
         let door = self.clone();
         tokio::spawn(async move {
             let Ok(place) = Arc::clone(&door.permits).acquire_owned().await else { return };
@@ -173,6 +197,24 @@ impl<A: Answer> Door<A> {
 }
 
 impl Hall {
+    /// A client as connections are counted; none for trusted proxies, behind which there may be any number of them.
+    fn client(&self, peer: SocketAddr) -> Option<IpAddr> {
+        (!self.proxy.trusts(peer.ip())).then(|| http::identity::network(peer.ip()))
+    }
+
+    /// Refuses a connection that its client has too many of, which takes no place. Of very many at once some are just
+    /// closed: a crowd of refusals would be no cheaper than one of connections.
+    fn turn_away(&self, stream: TcpStream) {
+        self.connections.turned_away(Refusal::ClientConnections);
+        let Ok(place) = Arc::clone(&self.turning_away).try_acquire_owned() else { return };
+        let refusals = Arc::clone(&self.refusals);
+        tokio::spawn(async move {
+            let _place = place;
+            let refusal = refusals.get(Refusal::ClientConnections);
+            let _ = timeout(TURNING_AWAY, stream::turn_away(stream, refusal)).await;
+        });
+    }
+
     async fn serve<A: Answer>(
         &self,
         watched: Watched,
@@ -223,18 +265,36 @@ impl Hall {
                     Order::Serve => {}
                     // An HTTP/2 client is told first (GOAWAY, RFC 9113 §6.8), so that it knows what was not served.
                     Order::Expire if entry.connection.is_http2() && !going_away => {
-                        if entry.is_expired() {
+                        if let Some(why) = entry.expired() {
+                            entry.closed(why);
                             going_away = true;
                             served.as_mut().graceful_shutdown();
                         }
                     }
-                    Order::Expire => if look_again(served.as_mut(), entry).await || entry.is_expired() {
-                        return;
-                    },
+                    Order::Expire => {
+                        if look_again(served.as_mut(), entry).await {
+                            return;
+                        }
+                        if let Some(why) = entry.expired() {
+                            if !going_away {
+                                entry.closed(why);
+                            }
+                            return;
+                        }
+                    }
+                    // Whoever reads the connection refuses it.
+                    Order::RefuseHeader => {
+                        if entry.connection.is_header_refused() {
+                            if look_again(served.as_mut(), entry).await {
+                                return;
+                            }
+                        }
+                        entry.header_spared();
+                    }
                     // hyper takes a connection with half a header for an idle one; the next sweep asks again.
                     Order::Finish => {
                         // Whoever takes nothing is not waited for any longer than otherwise.
-                        if look_again(served.as_mut(), entry).await || entry.is_expired() {
+                        if look_again(served.as_mut(), entry).await || entry.expired().is_some() {
                             return;
                         }
                         if !entry.is_begun() {

@@ -33,6 +33,9 @@ const UNSENT: u32 = 128 << 10;
 /// How long at least a client may be out of reach, or take nothing, before its connection is given up.
 const UNTAKEN: Duration = Duration::from_secs(30);
 
+/// Refused connections that are waited for at once until they are closed.
+const TURNED_AWAY: usize = 64;
+
 /// Descriptors a worker needs besides its connections.
 const RESERVED: usize = 64;
 
@@ -52,11 +55,7 @@ pub(super) fn doors(
         let (answer, permits, hall) = (answer.clone(), Arc::clone(permits), hall.clone());
         Ok(Door { listener, owner, answer, permits, gate, hall })
     };
-    // What the process may open at all, less what it needs for itself: Redis, its listeners, its operators.
-    let openable =
-        usize::try_from(fd::limit()?).unwrap_or(usize::MAX).saturating_sub(OPERATORS + RESERVED).max(1);
-    let visitors =
-        Arc::new(Semaphore::new(config.http.connections.min(openable).min(Semaphore::MAX_PERMITS)));
+    let visitors = Arc::new(Semaphore::new(places(config)));
     let operators = Arc::new(Semaphore::new(OPERATORS));
     let public_doors = listeners
         .public
@@ -65,14 +64,29 @@ pub(super) fn doors(
     public_doors.chain([door(listeners.admin, &admin, &operators, None)]).collect()
 }
 
+/// Connections of visitors that may be open at once.
+fn places(config: &Config) -> usize {
+    // What the process may open at all, less what it needs for itself: Redis, its listeners, its operators.
+    let limit = fd::limit().map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX));
+    let openable = limit.saturating_sub(OPERATORS + TURNED_AWAY + RESERVED).max(1);
+    config.http.connections.min(openable).min(Semaphore::MAX_PERMITS)
+}
+
 /// What every connection shares.
 pub(super) fn hall(start: &Start) -> Hall {
     let config = &start.config;
     let scoreboard = Arc::clone(&start.scoreboard);
-    let patience = Patience { header: config.http.header_timeout, idle: config.http.keep_alive };
+    let patience = Patience {
+        header: config.http.header_timeout,
+        idle: config.http.keep_alive,
+        header_memory: config.http.header_memory,
+        per_client: config.http.connections_per_client.of(places(config)),
+    };
     Hall {
         builder: Arc::new(accept::builder(config.http.header_limit)),
         connections: Arc::new(Connections::new(patience, scoreboard, start.slot, start.cell)),
+        proxy: Arc::new(config.proxy.clone()),
+        turning_away: Arc::new(Semaphore::new(TURNED_AWAY)),
         refusals: Arc::new(Refusals::new(proc::pid().as_raw().unsigned_abs())),
     }
 }

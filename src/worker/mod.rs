@@ -9,6 +9,7 @@ mod connection;
 mod doors;
 mod drain;
 mod flusher;
+mod frames;
 mod gate;
 mod heartbeat;
 mod inspector;

@@ -18,16 +18,21 @@ use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
+use crate::scoreboard::refusal::Closing;
 use crate::scoreboard::refusal::Refusal;
 use crate::sys::fd;
 use crate::sys::socket;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Side;
+use crate::worker::frames::Budget;
+use crate::worker::frames::Frames;
+use crate::worker::frames::PREFACE;
 use crate::worker::gate::Arrival;
 use crate::worker::gate::Gate;
 use crate::worker::gate::Ticket;
 use crate::worker::gate::Verdict;
 use crate::worker::refusals::Refusals;
+use crate::worker::refusals::Rendered;
 
 /// A stream that reports what passes through it. It owns its connection's entry and place, which it therefore keeps
 /// when the connection is upgraded and leaves hyper's hands.
@@ -43,14 +48,14 @@ pub(super) struct Watched {
     ticket: Option<Arc<Ticket>>,
     /// Bytes discarded since it was refused; none: it was not.
     discarded: Option<usize>,
+    incoming: Frames,
+    /// Its answers and what its client may send beside requests, once it is known to speak HTTP/2.
+    http2: Option<(Frames, Budget)>,
 }
 
 /// Bytes that a refused client may still send. Closing while something of it is unread would have the kernel reset the
 /// connection, and the refusal be lost with it (RFC 9112 §9.6).
 const DISCARDED_MAX: usize = 256 << 10;
-
-/// How a connection that is to speak HTTP/2 begins.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n";
 
 impl Watched {
     pub(super) fn new(
@@ -60,7 +65,9 @@ impl Watched {
         gate: Option<Arc<Gate>>,
         refusals: Arc<Refusals>,
     ) -> Self {
-        Self { stream, entry, _place: place, gate, refusals, ticket: None, discarded: None }
+        let incoming = Frames::incoming();
+        let (ticket, discarded, http2) = (None, None, None);
+        Self { stream, entry, _place: place, gate, refusals, ticket, discarded, incoming, http2 }
     }
 
     /// Waits until the next request may be read; it stays in the kernel until then.
@@ -159,12 +166,48 @@ impl Watched {
         }
     }
 
-    fn note(&self, written: &Poll<io::Result<usize>>) {
-        match written {
-            Poll::Ready(Ok(count)) if *count > 0 => self.entry.sent(),
-            Poll::Pending => self.entry.stalls(),
-            Poll::Ready(_) => {}
+    /// Takes note of what came.
+    fn note_read(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.entry.read(bytes.len());
+        let seen = self.incoming.scan(bytes);
+        if self.http2.is_none() && self.incoming.is_http2() {
+            self.http2 = Some((Frames::outgoing(), Budget::new(self.entry.tick())));
         }
+        let Some((_, budget)) = &mut self.http2 else { return Ok(()) };
+        if budget.take(self.entry.tick(), seen.control) {
+            return Ok(());
+        }
+        self.entry.closed(Closing::ControlFrames);
+        Err(io::ErrorKind::ConnectionAborted.into())
+    }
+
+    /// Takes note of what went, as far as it was taken.
+    fn note_written(&mut self, written: &Poll<io::Result<usize>>, bytes: &[io::IoSlice<'_>]) {
+        let mut left = match written {
+            Poll::Ready(Ok(count)) if *count > 0 => *count,
+            Poll::Pending => return self.entry.stalls(),
+            Poll::Ready(_) => return,
+        };
+        self.entry.sent(left);
+        let Some((outgoing, budget)) = &mut self.http2 else { return };
+        for piece in bytes {
+            let seen = outgoing.scan(&piece[..left.min(piece.len())]);
+            budget.answered(seen.useful);
+            self.entry.body_sent(seen.data);
+            left = left.saturating_sub(piece.len());
+        }
+    }
+
+    /// Refuses a header that is too large to be waited for at the moment.
+    fn refuse_header(&mut self) -> io::Result<()> {
+        self.entry.header_spared();
+        if self.incoming.is_http2() {
+            // It has not even asked yet, so nothing of it is lost.
+            self.entry.turned_away(Refusal::HeaderMemory);
+            return Err(io::ErrorKind::ConnectionAborted.into());
+        }
+        self.send_refusal(Refusal::HeaderMemory, false);
+        Ok(())
     }
 
     /// Ends what has left HTTP and has to end, whichever task has it now.
@@ -196,6 +239,27 @@ enum Turn {
     Refused,
 }
 
+/// Answers the first request of a connection that was never served, and closes it.
+pub(super) async fn turn_away(stream: TcpStream, refusal: &Rendered) -> io::Result<()> {
+    let mut bytes = [0; 4096];
+    let read = stream.peek(&mut bytes).await?;
+    if read > 0 && !PREFACE.starts_with(&bytes[..read.min(PREFACE.len())]) {
+        fd::send_now(&stream, refusal.bytes(bytes.starts_with(b"HEAD ")))?;
+    }
+    socket::finish_sending(&stream)?;
+    let mut discarded = 0;
+    while discarded < DISCARDED_MAX {
+        stream.readable().await?;
+        match stream.try_read(&mut bytes) {
+            Ok(0) => break,
+            Ok(count) => discarded += count,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// Reads past the reactor, which may not have been told yet of what the kernel has; none when that is nothing.
 fn look_again(stream: &TcpStream, buffer: &mut ReadBuf<'_>) -> Option<Poll<io::Result<()>>> {
     match fd::receive_now(stream, buffer.initialize_unfilled()) {
@@ -222,6 +286,9 @@ impl AsyncRead for Watched {
                 false => self.give_up_waiting(),
             }
         }
+        if self.entry.connection.is_header_refused() {
+            self.refuse_header()?;
+        }
         if self.discarded.is_some() {
             return self.poll_discard(context);
         }
@@ -231,7 +298,7 @@ impl AsyncRead for Watched {
             polled = look_again(&self.stream, buffer).unwrap_or(Poll::Pending);
         }
         if buffer.filled().len() > before {
-            self.entry.read();
+            self.note_read(&buffer.filled()[before..])?;
             if turn == Turn::Open {
                 self.begin();
             }
@@ -248,7 +315,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         self.check(Side::Writer, context)?;
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
-        self.note(&written);
+        self.note_written(&written, &[io::IoSlice::new(bytes)]);
         written
     }
 
@@ -267,7 +334,7 @@ impl AsyncWrite for Watched {
     ) -> Poll<io::Result<usize>> {
         self.check(Side::Writer, context)?;
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
-        self.note(&written);
+        self.note_written(&written, bytes);
         written
     }
 
@@ -380,8 +447,9 @@ mod tests {
         let mut client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (stream, _) = listener.accept().await.unwrap();
         let scoreboard = Arc::new(Scoreboard::create(NonZeroUsize::MIN, 1, 0).unwrap());
-        let patience = Patience { header: Duration::MAX, idle: Duration::MAX };
-        let entry = Arc::new(Arc::new(Connections::new(patience, scoreboard, 0, 0)).open());
+        let (header_memory, per_client) = (usize::MAX, usize::MAX);
+        let patience = Patience { header: Duration::MAX, idle: Duration::MAX, header_memory, per_client };
+        let entry = Arc::new(Arc::new(Connections::new(patience, scoreboard, 0, 0)).open(None).unwrap());
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let refusals = Arc::new(Refusals::new(1));
         let mut watched = Watched::new(stream, Arc::clone(&entry), place, None, refusals);

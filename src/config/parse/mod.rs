@@ -17,6 +17,7 @@ use crate::config::schema::Count;
 use crate::config::schema::ForwardHeader;
 use crate::config::schema::LogFormat;
 use crate::config::schema::MAX_WORKERS;
+use crate::config::schema::Share;
 use crate::config::schema::Steering;
 pub(super) use dashboard::*;
 pub(super) use live::*;
@@ -79,6 +80,16 @@ pub(super) fn header_size(text: &str) -> Result<usize, Reason> {
 pub(super) fn number(text: &str, max: u64) -> Result<u64, Reason> {
     let number: u64 = text.parse().map_err(|_| "that is not a number in range".to_owned())?;
     if (1..=max).contains(&number) { Ok(number) } else { Err("it is out of range".into()) }
+}
+
+/// A part of all there are, or a number of them.
+pub(super) fn share(text: &str) -> Result<Share, Reason> {
+    match text.ends_with('%') {
+        true => percent(text).map(Share::Part),
+        false => {
+            number(text, 1_000_000).map(|number| Share::Number(usize::try_from(number).unwrap_or(usize::MAX)))
+        }
+    }
 }
 
 /// A number, or 0 for none.

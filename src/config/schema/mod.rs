@@ -229,16 +229,49 @@ pub struct Http {
     pub header_timeout: Duration,
     /// Longest pause within a request's body.
     pub body_timeout: Duration,
+    /// Bytes of its body that a client has to send in a second while it is waited for; zero: any number.
+    pub body_min_rate: u64,
+    /// A response must have begun after this long; zero: whenever it does.
+    pub request_timeout: Duration,
     /// A connection without a request under way is closed after this long.
     pub keep_alive: Duration,
     /// Largest request header, bytes.
     pub header_limit: usize,
     /// Largest request body, bytes.
     pub body_limit: usize,
-    /// Open connections per worker; more wait in the slot's queue.
+    /// Bytes that unfinished headers may take per worker, beyond the first 8 KiB of each.
+    pub header_memory: usize,
+    /// Open connections per worker; for more, idle ones are closed, and then they wait in the slot's queue.
     pub connections: usize,
+    /// How many of them one client address may have.
+    pub connections_per_client: Share,
     /// In which headers a client is told about its limits.
     pub limit_headers: LimitHeaders,
+}
+
+/// Some of all there are.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Share {
+    /// This part of them, 0 to 1.
+    Part(f64),
+    /// So many.
+    Number(usize),
+}
+
+impl Share {
+    /// How many of `all` that is, at least one.
+    #[allow(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        clippy::cast_precision_loss,
+        reason = "there are far fewer connections than a float has exact numbers"
+    )]
+    pub fn of(self, all: usize) -> usize {
+        match self {
+            Self::Part(part) => ((all as f64 * part) as usize).max(1),
+            Self::Number(number) => number,
+        }
+    }
 }
 
 /// What is logged, and in which form.

@@ -9,6 +9,7 @@ mod session;
 mod stale;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
@@ -25,6 +26,7 @@ use crate::http::error::Refusal;
 use crate::http::exchange::limits::Limits;
 use crate::http::identity::Client;
 use crate::http::state::Core;
+use crate::http::timeout::Time;
 use crate::http::visitor;
 use crate::http::visitor::Visitor;
 use crate::limiter::asked::Asked;
@@ -59,6 +61,10 @@ pub(super) struct Exchange {
     only_looks: bool,
     /// What was wrong with the request's body, see [`crate::http::body`].
     pub(super) body_fault: AtomicU8,
+    /// Whether the handler waits for more of the request's body.
+    pub(super) body_waits: AtomicBool,
+    /// The time in which its response has to begin.
+    pub(super) time: Time,
     begun: Mutex<Begun>,
 }
 
@@ -128,6 +134,7 @@ impl Exchange {
         let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
         let set = core.limits.policies().select(parts.method.as_str(), parts.uri.path(), header);
         let is_named = set.names_path();
+        let time = Time::new(core.config.http.request_timeout);
         let begun = Begun {
             limits: Limits::new(set),
             refusal: None,
@@ -148,6 +155,8 @@ impl Exchange {
             is_named,
             only_looks: stale::only_looks(&parts.method),
             body_fault: AtomicU8::new(0),
+            body_waits: AtomicBool::new(false),
+            time,
             begun: Mutex::new(begun),
         }
     }
@@ -155,6 +164,11 @@ impl Exchange {
     /// What is known now; the guard keeps every other use of this request's state waiting.
     pub(super) async fn begun(&self) -> MutexGuard<'_, Begun> {
         self.begun.lock().await
+    }
+
+    /// Whether it waits for Redis now: whoever asks holds what is known until there is an answer.
+    pub(super) fn waits_for_state(&self) -> bool {
+        self.begun.try_lock().is_err()
     }
 
     /// What is known now, unless the request was refused.

@@ -3,26 +3,33 @@
 //! Deadlines cost nothing per request: a connection only stores the tick in which it last changed, and one sweep a
 //! tick ends those that overstayed. hyper's own header timer would allocate and arm a timer for every request, and
 //! would count the idle time between two requests as slow header.
+//!
+//! There are three clocks, so that nothing a client does sets back another one than that it is about: since when it
+//! pauses (idle, or within a header), what it owes of what it is sent, and what its HTTP/2 control frames cost.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-use std::sync::Mutex;
-use std::sync::MutexGuard;
-use std::sync::PoisonError;
+mod books;
+mod entry;
+mod idle;
+mod pace;
+#[cfg(test)]
+mod tests;
+
+use std::net::IpAddr;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU32;
 use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
-use std::task::Waker;
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use tokio::sync::Notify;
 
-use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::Cell;
-use crate::scoreboard::refusal::Refusal;
+pub(super) use books::Connections;
+pub(super) use entry::Entry;
+
+use pace::Pace;
 
 /// Length of a tick; deadlines are met within one.
 pub(super) const TICK: Duration = Duration::from_millis(100);
@@ -37,20 +44,29 @@ pub(super) enum Order {
     Serve,
     /// End if you still overstay: a request may have come while the order was on its way.
     Expire,
+    /// Refuse the header that is under way, if it still is: unfinished ones take too much memory.
+    RefuseHeader,
     /// End when the request under way is answered, at once if there is none.
     Finish,
     /// End now.
     Cut,
 }
 
-/// How long a connection may do what it does.
+/// How long a connection may do what it does, and how much of it there may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Patience {
     /// From a header's first byte (or the accept) to its end.
     pub(super) header: Duration,
     /// Without a request under way, or without the client reading what it is sent.
     pub(super) idle: Duration,
+    /// Bytes that all unfinished headers may take, beyond the first [`SMALL_HEADER`] of each.
+    pub(super) header_memory: usize,
+    /// Connections that one client may have.
+    pub(super) per_client: usize,
 }
+
+/// Bytes of a header that are not counted: every connection that has ever sent something has a buffer of this size.
+const SMALL_HEADER: usize = 8 << 10;
 
 /// What a connection does while no request is under way.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,22 +88,28 @@ enum Pause {
 /// One connection's state.
 #[derive(Debug, Default)]
 pub(super) struct Connection {
+    /// Its client, as connections are counted; none for a trusted proxy.
+    client: Option<IpAddr>,
     /// Requests being answered; more than one only in HTTP/2.
     active: AtomicU32,
     /// Of these, responses that HTTP/2 holds back because the client gives no room for them.
     held: AtomicU32,
-    /// Tick in which any of those last moved; what else goes over the connection, as the answer to a ping, does not count.
-    moved: AtomicU64,
+    /// What its client owes of those; what else goes over the connection, as the answer to a ping, does not count.
+    held_pace: Pace,
     /// What it does while no request is under way, as [`Pause`].
     pause: AtomicU8,
+    /// Tick in which that last changed.
+    since: AtomicU64,
     /// Whether no request has come yet.
     fresh: AtomicBool,
     /// Whether its client has stopped reading.
     stalled: AtomicBool,
+    /// What its client owes of what it is sent.
+    pace: Pace,
     /// Whether it speaks HTTP/2, where a frame is not the beginning of a header.
     http2: AtomicBool,
-    /// Tick of the last change of the first three, or of the last byte sent.
-    since: AtomicU64,
+    /// Bytes that have come of a header which is not complete.
+    header: AtomicUsize,
     order: AtomicU8,
     told: Notify,
     /// Whether its next request was let in by the gate while it was still unread.
@@ -109,9 +131,9 @@ pub(super) enum Side {
 }
 
 impl Connection {
-    fn new(now: u64) -> Self {
+    fn new(now: u64, client: Option<IpAddr>) -> Self {
         // Zeros are [`Pause::Waiting`] and [`Order::Serve`].
-        Self { since: AtomicU64::new(now), fresh: AtomicBool::new(true), ..Self::default() }
+        Self { client, since: AtomicU64::new(now), fresh: AtomicBool::new(true), ..Self::default() }
     }
 
     /// Whether whatever the kernel has is to be read from now on.
@@ -133,7 +155,8 @@ impl Connection {
         match self.order.load(Relaxed) {
             0 => Order::Serve,
             1 => Order::Expire,
-            2 => Order::Finish,
+            2 => Order::RefuseHeader,
+            3 => Order::Finish,
             _ => Order::Cut,
         }
     }
@@ -147,19 +170,27 @@ impl Connection {
         }
     }
 
+    /// Takes an order back; a stronger one that came meanwhile stays.
+    fn take_back(&self, order: Order) {
+        let _ = self.order.compare_exchange(order as u8, Order::Serve as u8, Relaxed, Relaxed);
+    }
+
+    fn is(&self, pause: Pause) -> bool {
+        self.pause.load(Relaxed) == pause as u8
+    }
+
     /// Whether a request that it reads next would be one that begins, and may be kept waiting.
     ///
     /// Whatever gives places back is not held up: a connection that is to end, and the rest of a request.
     pub(super) fn may_wait(&self) -> bool {
-        let pause = self.pause.load(Relaxed);
-        (pause == Pause::Idle as u8 || pause == Pause::Header as u8 || pause == Pause::Waiting as u8)
+        (self.is(Pause::Idle) || self.is(Pause::Header) || self.is(Pause::Waiting))
             && self.active.load(Relaxed) == 0
             && !self.is_http2()
             && !self.is_looked_at()
             && self.order.load(Relaxed) < Order::Finish as u8
     }
 
-    /// Whether it is new: it may yet turn out to speak HTTP/2.
+    /// Whether no request has come yet: it may turn out to speak HTTP/2.
     pub(super) fn is_new(&self) -> bool {
         self.fresh.load(Relaxed)
     }
@@ -180,263 +211,16 @@ impl Connection {
 
     /// Whether it has left HTTP.
     pub(super) fn is_upgraded(&self) -> bool {
-        self.pause.load(Relaxed) == Pause::Upgraded as u8
+        self.is(Pause::Upgraded)
     }
 
     /// Whether it speaks HTTP/2.
     pub(super) fn is_http2(&self) -> bool {
         self.http2.load(Relaxed)
     }
-}
 
-/// Every open connection of this worker, and the tick they measure time in.
-#[derive(Debug)]
-pub(super) struct Connections {
-    open: Mutex<HashMap<u64, Arc<Connection>>>,
-    next: AtomicU64,
-    tick: AtomicU64,
-    patience: Patience,
-    ended: Notify,
-    scoreboard: Arc<Scoreboard>,
-    slot: usize,
-    cell: usize,
-}
-
-impl Connections {
-    pub(super) fn new(patience: Patience, scoreboard: Arc<Scoreboard>, slot: usize, cell: usize) -> Self {
-        Self {
-            open: Mutex::default(),
-            next: AtomicU64::new(0),
-            tick: AtomicU64::new(1),
-            patience,
-            ended: Notify::new(),
-            scoreboard,
-            slot,
-            cell,
-        }
-    }
-
-    fn lock(&self) -> MutexGuard<'_, HashMap<u64, Arc<Connection>>> {
-        // The map is whole after any panic: each use is one insertion, removal or walk.
-        self.open.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn cell(&self) -> Cell<'_> {
-        self.scoreboard.cell(self.slot, self.cell)
-    }
-
-    /// Takes note of a new connection until the entry is dropped.
-    pub(super) fn open(self: &Arc<Self>) -> Entry {
-        let connection = Arc::new(Connection::new(self.tick.load(Relaxed)));
-        let number = self.next.fetch_add(1, Relaxed);
-        self.lock().insert(number, Arc::clone(&connection));
-        self.cell().connection_opened();
-        Entry { number, connection, all: Arc::clone(self) }
-    }
-
-    /// Open connections.
-    pub(super) fn len(&self) -> usize {
-        self.lock().len()
-    }
-
-    /// Tells every connection.
-    pub(super) fn tell_all(&self, order: Order) {
-        self.lock().values().for_each(|connection| connection.tell(order));
-    }
-
-    /// Ends every connection now and counts them as cut; how many there were.
-    pub(super) fn cut_all(&self) -> usize {
-        let cut = self.len();
-        self.tell_all(Order::Cut);
-        self.cell().connections_cut(cut as u64);
-        cut
-    }
-
-    /// Waits until no connection is open.
-    ///
-    /// # Cancel safety
-    /// Nothing is lost when it is dropped.
-    pub(super) async fn empty(&self) {
-        loop {
-            let ended = self.ended.notified();
-            if self.len() == 0 {
-                return;
-            }
-            ended.await;
-        }
-    }
-
-    /// Ends one tick: whoever overstayed is told, and whoever is to finish is told again.
-    pub(super) fn sweep(&self) {
-        self.tick.fetch_add(1, Relaxed);
-        let finishes = |connection: &Connection| connection.order.load(Relaxed) == Order::Finish as u8;
-        let told = |connection: &&Arc<Connection>| self.overstays(connection) || finishes(connection);
-        self.lock().values().filter(told).for_each(|connection| connection.tell(Order::Expire));
-    }
-
-    fn overstays(&self, connection: &Connection) -> bool {
-        let active = connection.active.load(Relaxed);
-        let busy = active > 0;
-        let stalled = connection.stalled.load(Relaxed);
-        let held = !stalled && busy && connection.held.load(Relaxed) == active;
-        let since = if held { &connection.moved } else { &connection.since };
-        let patience = match connection.pause.load(Relaxed) {
-            _ if stalled => self.patience.idle,
-            _ if held => self.patience.idle,
-            _ if busy => return false,
-            waiting if waiting == Pause::Waiting as u8 => return false,
-            upgraded if upgraded == Pause::Upgraded as u8 => return false,
-            refused if refused == Pause::Refused as u8 => LINGER,
-            idle if idle == Pause::Idle as u8 => self.patience.idle,
-            _ => self.patience.header,
-        };
-        let ticks = u64::try_from(patience.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
-        self.tick.load(Relaxed).saturating_sub(since.load(Relaxed)) > ticks
+    /// Whether its header is to be refused that is under way.
+    pub(super) fn is_header_refused(&self) -> bool {
+        self.order.load(Relaxed) == Order::RefuseHeader as u8 && self.is(Pause::Begun)
     }
 }
-
-/// A connection's place among all; leaves with its drop, and with it the connection leaves every book.
-#[derive(Debug)]
-pub(super) struct Entry {
-    number: u64,
-    pub(super) connection: Arc<Connection>,
-    all: Arc<Connections>,
-}
-
-impl Entry {
-    fn changed(&self) {
-        self.connection.since.store(self.all.tick.load(Relaxed), Relaxed);
-    }
-
-    /// Its turn has come: from now on its first header is waited for.
-    pub(super) fn seat(&self) {
-        self.changed();
-        self.connection.pause.store(Pause::Header as u8, Relaxed);
-    }
-
-    /// A request has come and waits for its turn.
-    pub(super) fn wait(&self) {
-        self.connection.pause.store(Pause::Waiting as u8, Relaxed);
-    }
-
-    /// Its turn has come.
-    pub(super) fn resume(&self) {
-        self.changed();
-        let pause = if self.connection.is_new() { Pause::Header } else { Pause::Idle };
-        self.connection.pause.store(pause as u8, Relaxed);
-    }
-
-    /// One of its requests was refused.
-    pub(super) fn turned_away(&self, why: Refusal) {
-        self.all.cell().refused(why);
-    }
-
-    /// It was refused, and is waited for until its client closes.
-    pub(super) fn refused(&self, why: Refusal) {
-        self.all.cell().refused(why);
-        self.changed();
-        self.connection.pause.store(Pause::Refused as u8, Relaxed);
-    }
-
-    /// A request's header is complete; it is under way until [`Entry::answered`].
-    pub(super) fn asked(&self, http2: bool) {
-        self.connection.active.fetch_add(1, Relaxed);
-        self.connection.pause.store(Pause::Idle as u8, Relaxed);
-        self.connection.fresh.store(false, Relaxed);
-        if http2 {
-            self.connection.http2.store(true, Relaxed);
-        }
-    }
-
-    /// A request's response has been taken over for sending, or given up.
-    pub(super) fn answered(&self) {
-        self.connection.active.fetch_sub(1, Relaxed);
-        self.changed();
-    }
-
-    /// A response's body in HTTP/2 was asked for more, or there is one more or less; whether the client holds it up.
-    pub(super) fn body_moved(&self, was_held: bool, is_held: bool) {
-        self.connection.moved.store(self.all.tick.load(Relaxed), Relaxed);
-        match (was_held, is_held) {
-            (false, true) => _ = self.connection.held.fetch_add(1, Relaxed),
-            (true, false) => _ = self.connection.held.fetch_sub(1, Relaxed),
-            _ => {}
-        }
-    }
-
-    /// It leaves HTTP with the response to the request under way.
-    pub(super) fn upgraded(&self) {
-        self.connection.pause.store(Pause::Upgraded as u8, Relaxed);
-    }
-
-    /// Whether an upgraded connection has to end: it was cut, or its client reads nothing of what is sent to it.
-    ///
-    /// If not, the waker is woken by the next order. To finish is left to whoever speaks on it.
-    pub(super) fn must_end(&self, side: Side, waker: &Waker) -> bool {
-        match side {
-            Side::Reader => self.connection.reader.register(waker),
-            Side::Writer => self.connection.writer.register(waker),
-        }
-        match self.connection.order.load(Relaxed) {
-            order if order == Order::Cut as u8 => true,
-            order if order == Order::Serve as u8 => false,
-            _ => self.is_expired(),
-        }
-    }
-
-    /// Bytes came from the client: while no request is under way they begin a header; in HTTP/2 they are a sign of life.
-    pub(super) fn read(&self) {
-        let connection = &self.connection;
-        if connection.active.load(Relaxed) > 0 || connection.is_upgraded() {
-            return;
-        }
-        let idle = connection.pause.load(Relaxed) == Pause::Idle as u8;
-        if !connection.is_http2() {
-            connection.pause.store(Pause::Begun as u8, Relaxed);
-        }
-        // The time for a connection's first header runs from its start.
-        if idle {
-            self.changed();
-        }
-    }
-
-    /// Whether a request has begun to come, and may still take its time.
-    pub(super) fn is_begun(&self) -> bool {
-        self.connection.pause.load(Relaxed) == Pause::Begun as u8 && !self.all.overstays(&self.connection)
-    }
-
-    /// Bytes went to the client.
-    pub(super) fn sent(&self) {
-        self.connection.stalled.store(false, Relaxed);
-        self.changed();
-    }
-
-    /// The client does not read what is sent to it.
-    pub(super) fn stalls(&self) {
-        if !self.connection.stalled.swap(true, Relaxed) {
-            self.changed();
-        }
-    }
-
-    /// Whether an order to expire still holds; if not, it is taken back.
-    pub(super) fn is_expired(&self) -> bool {
-        let expired = self.all.overstays(&self.connection);
-        if !expired {
-            let (from, to) = (Order::Expire as u8, Order::Serve as u8);
-            // A stronger order that came meanwhile stays.
-            let _ = self.connection.order.compare_exchange(from, to, Relaxed, Relaxed);
-        }
-        expired
-    }
-}
-
-impl Drop for Entry {
-    fn drop(&mut self) {
-        self.all.lock().remove(&self.number);
-        self.all.cell().connection_closed();
-        self.all.ended.notify_one();
-    }
-}
-
-#[cfg(test)]
-mod tests;

@@ -1,0 +1,163 @@
+//! How long a response may take to begin: for all requests by `http.request_timeout`, for a route by a layer.
+//!
+//! It ends with the response's head, so that streams, WebSockets and long downloads are never cut by it. It costs a timer
+//! only where it is set, and only for requests whose handler has to wait.
+
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+use std::time::Instant;
+
+use axum::response::IntoResponse;
+use axum::response::Response;
+use http::Request;
+use http::StatusCode;
+use tokio::time::Sleep;
+use tokio::time::sleep_until;
+use tower::Layer;
+use tower::Service;
+
+use crate::http::exchange::Exchange;
+use crate::http::problem::Problem;
+
+/// Seconds after which a request that waited for the shared state is to come again.
+const RETRY_AFTER: u64 = 1;
+
+/// Bounds the time in which the responses of a route have to begin, instead of `http.request_timeout`.
+///
+/// The time runs from the request's header. When it is over the handler is dropped, as it is when its client leaves, and
+/// the client is answered 504; 503 with `Retry-After` if the request was waiting for the shared state, and 408 if it was
+/// waiting for its own body. Whatever the response's body takes afterwards is not bounded.
+///
+/// ```
+/// use std::time::Duration;
+///
+/// use axum::Router;
+/// use axum::routing::get;
+/// use regatta::RequestTimeout;
+///
+/// let router: Router = Router::new()
+///     .route("/report", get(|| async { "long" }).layer(RequestTimeout::new(Duration::from_secs(120))))
+///     .route("/poll", get(|| async { "whenever" }).layer(RequestTimeout::never()));
+/// # let _ = router;
+/// ```
+///
+/// Outside a fleet, as in a test of the router alone, it does nothing.
+#[derive(Debug, Clone, Copy)]
+pub struct RequestTimeout(Duration);
+
+impl RequestTimeout {
+    /// A response must have begun after this long; zero: whenever it does.
+    #[must_use]
+    pub fn new(time: Duration) -> Self {
+        Self(time)
+    }
+
+    /// Responses begin whenever they do.
+    #[must_use]
+    pub fn never() -> Self {
+        Self(Duration::ZERO)
+    }
+}
+
+impl<S> Layer<S> for RequestTimeout {
+    type Service = RequestTimeoutService<S>;
+
+    fn layer(&self, inner: S) -> RequestTimeoutService<S> {
+        RequestTimeoutService { inner, time: self.0 }
+    }
+}
+
+/// A service whose responses have to begin in time, see [`RequestTimeout`].
+#[derive(Debug, Clone)]
+pub struct RequestTimeoutService<S> {
+    inner: S,
+    time: Duration,
+}
+
+impl<S: Service<Request<B>>, B> Service<Request<B>> for RequestTimeoutService<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> S::Future {
+        // The request's one timer looks here whenever the handler has been polled.
+        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>() {
+            exchange.time.set(self.time);
+        }
+        self.inner.call(request)
+    }
+}
+
+/// The time in which a response has to begin.
+#[derive(Debug)]
+pub(super) struct Time(AtomicU64);
+
+impl Time {
+    pub(super) fn new(time: Duration) -> Self {
+        Self(AtomicU64::new(millis(time)))
+    }
+
+    fn set(&self, time: Duration) {
+        self.0.store(millis(time), Relaxed);
+    }
+
+    fn get(&self) -> Option<Duration> {
+        Some(self.0.load(Relaxed)).filter(|millis| *millis > 0).map(Duration::from_millis)
+    }
+}
+
+/// Zero stays zero, and what is not zero does not become it.
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
+}
+
+/// The handler's response, or what the client gets when that is not there in time after `begun`.
+pub(super) async fn in_time(
+    exchange: &Exchange,
+    begun: Instant,
+    handler: impl Future<Output = Response>,
+) -> Response {
+    let mut handler = pin!(handler);
+    let mut timer: Option<(Duration, Pin<Box<Sleep>>)> = None;
+    poll_fn(|context| {
+        if let Poll::Ready(response) = handler.as_mut().poll(context) {
+            return Poll::Ready(response);
+        }
+        let Some(time) = exchange.time.get() else { return Poll::Pending };
+        // A layer may have changed it meanwhile.
+        if timer.as_ref().is_none_or(|(set, _)| *set != time) {
+            // A time without an end in this century is none.
+            let Some(until) = begun.checked_add(time) else { return Poll::Pending };
+            timer = Some((time, Box::pin(sleep_until(until.into()))));
+        }
+        if let Some((_, sleep)) = &mut timer {
+            ready!(sleep.as_mut().poll(context));
+        }
+        Poll::Ready(late(exchange))
+    })
+    .await
+}
+
+/// Whose fault it is decides what the client is told.
+fn late(exchange: &Exchange) -> Response {
+    let problem = if exchange.body_waits.load(Relaxed) {
+        Problem::new(StatusCode::REQUEST_TIMEOUT, "the request body did not come in time")
+    } else if exchange.waits_for_state() {
+        Problem::reduced_capacity("the shared state did not answer in time", RETRY_AFTER)
+    } else {
+        Problem::new(StatusCode::GATEWAY_TIMEOUT, "the request was not answered in time")
+    };
+    problem.into_response()
+}

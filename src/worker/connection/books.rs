@@ -1,0 +1,258 @@
+//! Every open connection of a worker, and the tick they measure time in.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::scoreboard::Scoreboard;
+use crate::scoreboard::cell::Cell;
+use crate::scoreboard::refusal::Closing;
+use crate::scoreboard::refusal::Refusal;
+use crate::worker::connection::Connection;
+use crate::worker::connection::Entry;
+use crate::worker::connection::LINGER;
+use crate::worker::connection::Order;
+use crate::worker::connection::Patience;
+use crate::worker::connection::Pause;
+use crate::worker::connection::SMALL_HEADER;
+use crate::worker::connection::TICK;
+use crate::worker::connection::idle::Candidates;
+
+/// Every open connection of this worker, and the tick they measure time in.
+#[derive(Debug)]
+pub(in crate::worker) struct Connections {
+    books: Mutex<Books>,
+    next: AtomicU64,
+    tick: AtomicU64,
+    /// Bytes of unfinished headers, beyond the first of each.
+    headers: AtomicUsize,
+    patience: Patience,
+    ended: Notify,
+    scoreboard: Arc<Scoreboard>,
+    slot: usize,
+    cell: usize,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    open: HashMap<u64, Arc<Connection>>,
+    idle: Candidates,
+    clients: HashMap<IpAddr, Client>,
+}
+
+/// The connections of one client address.
+#[derive(Debug, Default)]
+struct Client {
+    open: usize,
+    idle: Candidates,
+}
+
+impl Connections {
+    pub(in crate::worker) fn new(
+        patience: Patience,
+        scoreboard: Arc<Scoreboard>,
+        slot: usize,
+        cell: usize,
+    ) -> Self {
+        Self {
+            books: Mutex::default(),
+            next: AtomicU64::new(0),
+            tick: AtomicU64::new(1),
+            headers: AtomicUsize::new(0),
+            patience,
+            ended: Notify::new(),
+            scoreboard,
+            slot,
+            cell,
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Books> {
+        // The books are whole after any panic: each use is one insertion, removal or walk.
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn cell(&self) -> Cell<'_> {
+        self.scoreboard.cell(self.slot, self.cell)
+    }
+
+    pub(super) fn tick(&self) -> u64 {
+        self.tick.load(Relaxed)
+    }
+
+    /// Takes note of a new connection until the entry is dropped.
+    ///
+    /// A client that has its share of them loses the one that has been idle for longest; none: nothing of its is idle.
+    pub(in crate::worker) fn open(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Entry> {
+        let tick = self.tick();
+        let mut books = self.lock();
+        let Books { open, clients, .. } = &mut *books;
+        if let Some(address) = client {
+            let client = clients.entry(address).or_default();
+            if client.open >= self.patience.per_client {
+                let own = open.values().filter(|connection| connection.client == Some(address));
+                if !client.idle.evict(tick, own) {
+                    return None;
+                }
+                self.cell().closed(Closing::Evicted);
+            }
+            client.open += 1;
+        }
+        let connection = Arc::new(Connection::new(tick, client));
+        let number = self.next.fetch_add(1, Relaxed);
+        open.insert(number, Arc::clone(&connection));
+        self.cell().connection_opened();
+        Some(Entry { number, connection, all: Arc::clone(self) })
+    }
+
+    /// A connection was refused.
+    pub(in crate::worker) fn turned_away(&self, why: Refusal) {
+        self.cell().refused(why);
+    }
+
+    pub(super) fn closed(&self, number: u64, client: Option<IpAddr>) {
+        let mut books = self.lock();
+        books.open.remove(&number);
+        if let Some(address) = client
+            && let Some(client) = books.clients.get_mut(&address)
+        {
+            client.open = client.open.saturating_sub(1);
+            if client.open == 0 {
+                books.clients.remove(&address);
+            }
+        }
+        drop(books);
+        self.cell().connection_closed();
+        self.ended.notify_one();
+    }
+
+    /// Gives a place back: the connection that has been idle for longest is closed; whether there was one.
+    pub(in crate::worker) fn evict(&self) -> bool {
+        let tick = self.tick();
+        let mut books = self.lock();
+        let Books { open, idle, .. } = &mut *books;
+        let evicted = idle.evict(tick, open.values());
+        if evicted {
+            self.cell().closed(Closing::Evicted);
+        }
+        evicted
+    }
+
+    /// Unfinished headers have grown by so many bytes. If they take too much, the largest of them are refused.
+    pub(super) fn header_grew(&self, bytes: usize) {
+        let all = self.headers.load(Relaxed) + bytes;
+        self.headers.store(all, Relaxed);
+        if all <= self.patience.header_memory {
+            return;
+        }
+        let books = self.lock();
+        let large = |connection: &&Arc<Connection>| {
+            connection.header.load(Relaxed) > SMALL_HEADER
+                && connection.order.load(Relaxed) < Order::RefuseHeader as u8
+        };
+        let mut found: Vec<_> = books.open.values().filter(large).collect();
+        // The largest first, and of equal ones those that have taken longest.
+        found.sort_by_key(|connection| {
+            (std::cmp::Reverse(connection.header.load(Relaxed)), connection.since.load(Relaxed))
+        });
+        // Down to three quarters, so that this walk is rare.
+        let mut excess = all - self.patience.header_memory / 4 * 3;
+        for connection in found {
+            connection.tell(Order::RefuseHeader);
+            excess = excess.saturating_sub(connection.header.load(Relaxed) - SMALL_HEADER);
+            if excess == 0 {
+                return;
+            }
+        }
+    }
+
+    pub(super) fn header_ended(&self, bytes: usize) {
+        self.headers.store(self.headers.load(Relaxed).saturating_sub(bytes), Relaxed);
+    }
+
+    /// Open connections.
+    pub(in crate::worker) fn len(&self) -> usize {
+        self.lock().open.len()
+    }
+
+    /// Tells every connection.
+    pub(in crate::worker) fn tell_all(&self, order: Order) {
+        self.lock().open.values().for_each(|connection| connection.tell(order));
+    }
+
+    /// Ends every connection now and counts them as cut; how many there were.
+    pub(in crate::worker) fn cut_all(&self) -> usize {
+        let cut = self.len();
+        self.tell_all(Order::Cut);
+        self.cell().connections_cut(cut as u64);
+        cut
+    }
+
+    /// Waits until no connection is open.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub(in crate::worker) async fn empty(&self) {
+        loop {
+            let ended = self.ended.notified();
+            if self.len() == 0 {
+                return;
+            }
+            ended.await;
+        }
+    }
+
+    /// Ends one tick: whoever overstayed is told, and whoever is to finish is told again.
+    pub(in crate::worker) fn sweep(&self) {
+        self.tick.fetch_add(1, Relaxed);
+        let finishes = |connection: &Connection| connection.order.load(Relaxed) == Order::Finish as u8;
+        let told =
+            |connection: &&Arc<Connection>| self.overstays(connection).is_some() || finishes(connection);
+        self.lock().open.values().filter(told).for_each(|connection| connection.tell(Order::Expire));
+    }
+
+    /// Why a connection is to be closed, if it is.
+    pub(super) fn overstays(&self, connection: &Connection) -> Option<Closing> {
+        let tick = self.tick();
+        let slow = |pace: &super::Pace| {
+            (u128::from(pace.owed_ms(tick)) > self.patience.idle.as_millis()).then_some(Closing::SlowReader)
+        };
+        if connection.stalled.load(Relaxed) {
+            return slow(&connection.pace);
+        }
+        if connection.all_held() {
+            return slow(&connection.held_pace);
+        }
+        if connection.active.load(Relaxed) > 0 {
+            return None;
+        }
+        let late = |patience: Duration, why| {
+            let ticks = u64::try_from(patience.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u64::MAX);
+            (tick.saturating_sub(connection.since.load(Relaxed)) > ticks).then_some(why)
+        };
+        match connection.pause.load(Relaxed) {
+            waiting if waiting == Pause::Waiting as u8 => None,
+            upgraded if upgraded == Pause::Upgraded as u8 => None,
+            idle if idle == Pause::Idle as u8 => late(self.patience.idle, Closing::Idle),
+            refused if refused == Pause::Refused as u8 => late(LINGER, Closing::SlowReader),
+            _ => late(self.patience.header, Closing::SlowHeader),
+        }
+    }
+}
+
+impl Connection {
+    /// Whether every response under way is held up by the client, in HTTP/2.
+    pub(super) fn all_held(&self) -> bool {
+        let active = self.active.load(Relaxed);
+        active > 0 && self.held.load(Relaxed) == active
+    }
+}

@@ -1,0 +1,63 @@
+//! Which idle connections go first when places run out.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::worker::connection::Connection;
+use crate::worker::connection::Order;
+use crate::worker::connection::Pause;
+
+/// Ticks after which a connection that has never sent anything counts as idle.
+const SILENT: u64 = 10;
+
+/// Idle connections as they were when they were last looked for, the oldest first.
+///
+/// Looking at every connection for each place would make a flood of new ones dear, so it is done once a tick at most.
+#[derive(Debug, Default)]
+pub(super) struct Candidates {
+    found: VecDeque<(u64, Arc<Connection>)>,
+    /// Tick of the last look; ticks begin with 1.
+    looked_at: u64,
+}
+
+impl Candidates {
+    /// The idle connection that has been so for longest; it is told to finish, and counts as idle no more.
+    pub(super) fn evict<'a>(&mut self, tick: u64, all: impl Iterator<Item = &'a Arc<Connection>>) -> bool {
+        if self.evict_found(tick) {
+            return true;
+        }
+        if self.looked_at == tick {
+            return false;
+        }
+        self.looked_at = tick;
+        let idle = all.filter_map(|connection| Some((connection.idle_since(tick)?, Arc::clone(connection))));
+        let mut found: Vec<_> = idle.collect();
+        found.sort_by_key(|(since, _)| *since);
+        self.found = found.into();
+        self.evict_found(tick)
+    }
+
+    fn evict_found(&mut self, tick: u64) -> bool {
+        while let Some((since, connection)) = self.found.pop_front() {
+            if connection.idle_since(tick) == Some(since) {
+                connection.tell(Order::Finish);
+                return true;
+            }
+        }
+        false
+    }
+}
+
+impl Connection {
+    /// Since which tick it has been idle; none: it is not.
+    fn idle_since(&self, tick: u64) -> Option<u64> {
+        let since = self.since.load(Relaxed);
+        let silent = self.is(Pause::Header) && tick.saturating_sub(since) >= SILENT;
+        let idle = (self.is(Pause::Idle) || silent)
+            && self.active.load(Relaxed) == 0
+            && !self.stalled.load(Relaxed)
+            && self.order.load(Relaxed) <= Order::Expire as u8;
+        idle.then_some(since)
+    }
+}
