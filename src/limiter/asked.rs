@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use crate::config::limit::OnRedisDown;
+use crate::limiter::denials::Tracked;
 use crate::limiter::desk::Desk;
 use crate::limiter::desk::lock;
 use crate::limiter::insurance::Claim;
@@ -26,8 +27,8 @@ pub struct Asked {
     asked: Vec<LimitArg>,
     /// Limits that were drawn in advance.
     paid: Vec<Paid>,
-    /// Limits about which others wait for this request's answer.
-    probes: Vec<String>,
+    /// What is asked about limits that are short; for some of it others wait.
+    tracked: Vec<Tracked>,
     name: String,
     places: Vec<Place>,
     asked_us: u64,
@@ -48,7 +49,7 @@ pub(super) struct Paid {
 pub(super) struct Question {
     pub(super) asked: Vec<LimitArg>,
     pub(super) paid: Vec<Paid>,
-    pub(super) probes: Vec<String>,
+    pub(super) tracked: Vec<Tracked>,
     pub(super) name: String,
     pub(super) places: Vec<Place>,
 }
@@ -96,8 +97,8 @@ pub enum Without {
 
 impl Asked {
     pub(super) fn new(desk: Arc<Desk>, from: usize, question: Question, asked_us: u64) -> Self {
-        let Question { asked, paid, probes, name, places } = question;
-        Self { desk, from, asked, paid, probes, name, places, asked_us }
+        let Question { asked, paid, tracked, name, places } = question;
+        Self { desk, from, asked, paid, tracked, name, places, asked_us }
     }
 
     /// It is asked at this time, later than it was meant to be.
@@ -230,11 +231,19 @@ impl Asked {
     }
 
     /// How all limits stand; takes note of what Redis said. What was paid comes back `times` times.
-    fn tell(&self, set: &Set, replies: &[LimitReply], times: u64) -> Vec<Option<LimitReply>> {
+    fn tell(&mut self, set: &Set, replies: &[LimitReply], times: u64) -> Vec<Option<LimitReply>> {
+        let mut tracked = std::mem::take(&mut self.tracked);
+        if !tracked.is_empty() {
+            // What was paid after all is a question that was never sent.
+            let unsent =
+                tracked.extract_if(.., |question| !self.asked.iter().any(|arg| arg.key == question.key));
+            self.desk.unanswered(&unsent.collect::<Vec<_>>());
+        }
         let mut told = vec![None; self.asked.len() + self.paid.len()];
         for ((number, arg), reply) in self.numbers().into_iter().zip(&self.asked).zip(replies) {
             if let Measured::Rate { quota, .. } = set.policy(number).measure() {
-                self.desk.learn(arg, &quota, reply, self.asked_us);
+                let tracked = tracked.iter().find(|question| question.key == arg.key);
+                self.desk.learn(arg, &quota, reply, self.asked_us, tracked);
             }
             told[number - self.from] = Some(*reply);
         }
@@ -247,8 +256,8 @@ impl Asked {
 
 impl Drop for Asked {
     fn drop(&mut self) {
-        // Nobody waits for those that were answered: this finds nothing then.
-        self.desk.unanswered(&self.probes);
+        // Those that were answered are not in it any more.
+        self.desk.unanswered(&self.tracked);
         for Paid { arg, .. } in &self.paid {
             lock(&self.desk.advance).unspend(&arg.key, arg.cost);
         }

@@ -1,8 +1,8 @@
 //! Where a worker's requests come with their limits: decided here if that is exact, else asked of Redis.
 //!
 //! Guarantees that nothing is allowed here that was not charged (drawn in advance, or this worker's share of a limit
-//! while Redis is away), that nothing is denied here that Redis would allow, and that a request that is denied by one
-//! limit is charged by none. It decides; asking Redis is its caller's, because the session travels along.
+//! while Redis is away), that nothing is denied here that Redis would allow but for a moment after it denied the same
+//! subject (`denials`), and that a request that is denied by one limit is charged by none. It decides; asking Redis is its caller's, because the session travels along.
 
 use std::fmt;
 use std::sync::Arc;
@@ -26,6 +26,8 @@ use crate::limiter::asked::Paid;
 use crate::limiter::asked::Question;
 use crate::limiter::denials::Denials;
 use crate::limiter::denials::Look;
+use crate::limiter::denials::Moment;
+use crate::limiter::denials::Tracked;
 use crate::limiter::insurance::Insurance;
 use crate::limiter::place::Local;
 use crate::limiter::place::Place;
@@ -41,9 +43,6 @@ use crate::redis::begin::LimitReply;
 
 /// How long a denial is believed while news of refunds is not heard, µs.
 const UNHEARD_US: u64 = 100_000;
-
-/// Times a request waits for somebody else's answer before it asks itself.
-const WAITS: usize = 3;
 
 /// The kind of news that says that a limit has quota again.
 const NEWS: char = 'l';
@@ -94,9 +93,9 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 enum Looked {
     Denied(Vec<Option<LimitReply>>),
     Wait(Arc<tokio::sync::Notify>),
-    /// Nothing denies. Limits that were known to do until just now, about which this request asks for all, and when.
+    /// Nothing denies. What is asked about limits that are short, and when.
     Ask {
-        probes: Vec<String>,
+        tracked: Vec<Tracked>,
         at_us: u64,
     },
 }
@@ -148,19 +147,19 @@ impl Desk {
     /// Dropping the future leaves nothing behind.
     pub async fn admit(self: &Arc<Self>, set: &Set, from: usize, subject: &Subject<'_>) -> Admission {
         let args = set.args(from, subject);
-        let mut waits = 0;
+        let mut waited = false;
         loop {
             let now_us = self.now_us();
-            match self.look(set, from, &args, now_us, waits < WAITS) {
+            match self.look(set, from, &args, now_us, waited) {
                 Looked::Denied(replies) => return Admission::Denied(replies),
                 Looked::Wait(answered) => {
-                    waits += 1;
+                    waited = true;
                     // Answered or not, the next look says how things are.
                     let _ = tokio::time::timeout(self.patience, answered.notified()).await.is_ok();
                 }
-                Looked::Ask { probes, at_us } => {
+                Looked::Ask { tracked, at_us } => {
                     // From here on the question is one that others may wait for, whatever becomes of this request.
-                    let mut asked = self.ask(set, from, args, probes, now_us);
+                    let mut asked = self.ask(set, from, args, tracked, now_us);
                     if at_us > now_us {
                         let wait = Duration::from_micros(at_us - now_us).min(self.patience);
                         tokio::time::sleep(wait).await;
@@ -173,15 +172,17 @@ impl Desk {
     }
 
     /// What is known of the limits; if none denies, this request becomes the one that asks about those that did.
-    fn look(&self, set: &Set, from: usize, args: &[LimitArg], now_us: u64, may_wait: bool) -> Looked {
+    fn look(&self, set: &Set, from: usize, args: &[LimitArg], now_us: u64, waited: bool) -> Looked {
         let mut denials = lock(&self.denials);
         if denials.is_empty() {
-            return Looked::Ask { probes: Vec::new(), at_us: now_us };
+            return Looked::Ask { tracked: Vec::new(), at_us: now_us };
         }
         let heard_since = self.redis.news_since().map(|since| self.us(since));
         let oldest_us = heard_since.unwrap_or(u64::MAX).min(now_us.saturating_sub(UNHEARD_US));
         let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
-        let (mut denied, mut wait, mut probes, mut at_us) = (None, None, Vec::new(), now_us);
+        let at = Moment { now_us, oldest_us, patience_us, waited };
+        let (mut denied, mut wait, mut tracked, mut at_us) = (None, None, Vec::new(), now_us);
+        let track = |arg: &LimitArg, probe| Tracked { key: arg.key.clone(), cost: arg.cost, probe };
         for (index, arg) in args.iter().enumerate() {
             let Measured::Rate { quota, lease } = set.policy(from + index).measure() else { continue };
             // Without the second half, quota that was drawn a moment before Redis ran out would lie unused, and its
@@ -189,13 +190,14 @@ impl Desk {
             if arg.shadow || (lease && lock(&self.advance).covers(&arg.key, arg.cost, now_us)) {
                 continue;
             }
-            match denials.look(&arg.key, &quota, arg.cost, now_us, oldest_us, patience_us) {
+            match denials.look(&arg.key, &quota, arg.cost, at) {
                 Look::Denied(reply) => {
                     denied.get_or_insert_with(|| vec![None; args.len()])[index] = Some(reply)
                 }
                 Look::Wait(answered) => wait = Some(answered),
+                Look::Short => tracked.push(track(arg, false)),
                 Look::Stale { ask_at_us } => {
-                    probes.push(arg.key.clone());
+                    tracked.push(track(arg, true));
                     at_us = at_us.max(ask_at_us);
                 }
                 Look::Unknown => {}
@@ -203,10 +205,10 @@ impl Desk {
         }
         match (denied, wait) {
             (Some(replies), _) => Looked::Denied(replies),
-            (None, Some(answered)) if may_wait => Looked::Wait(answered),
-            (None, _) => {
-                probes.iter().for_each(|key| denials.ask(key, now_us));
-                Looked::Ask { probes, at_us }
+            (None, Some(answered)) => Looked::Wait(answered),
+            (None, None) => {
+                tracked.iter().for_each(|question| denials.ask(question, now_us));
+                Looked::Ask { tracked, at_us }
             }
         }
     }
@@ -217,10 +219,10 @@ impl Desk {
         set: &Set,
         from: usize,
         args: Vec<LimitArg>,
-        probes: Vec<String>,
+        tracked: Vec<Tracked>,
         now_us: u64,
     ) -> Asked {
-        let mut question = Question { asked: Vec::with_capacity(args.len()), probes, ..Question::default() };
+        let mut question = Question { asked: Vec::with_capacity(args.len()), tracked, ..Question::default() };
         for (index, arg) in args.into_iter().enumerate() {
             match set.policy(from + index).measure() {
                 Measured::Rate { quota, lease: true } if !arg.shadow && arg.cost > 0 => {
@@ -264,7 +266,14 @@ impl Desk {
     }
 
     /// Takes note of what Redis answered to a question that was sent at `asked_us`.
-    pub(super) fn learn(self: &Arc<Self>, arg: &LimitArg, quota: &Quota, reply: &LimitReply, asked_us: u64) {
+    pub(super) fn learn(
+        self: &Arc<Self>,
+        arg: &LimitArg,
+        quota: &Quota,
+        reply: &LimitReply,
+        asked_us: u64,
+        tracked: Option<&Tracked>,
+    ) {
         // A limit that denies nobody is never asked about, and one on concurrency may be free at any moment.
         if arg.shadow || !matches!(arg.kind, LimitKind::Rate { .. }) {
             return;
@@ -272,7 +281,7 @@ impl Desk {
         let known = {
             let now_us = self.now_us();
             let mut denials = lock(&self.denials);
-            denials.learn(&arg.key, quota, arg.cost, reply, asked_us, now_us);
+            denials.learn((&arg.key, quota, arg.cost), reply, (asked_us, now_us), tracked);
             !denials.is_empty()
         };
         if known && !self.listens.swap(true, Relaxed) {
@@ -297,11 +306,11 @@ impl Desk {
     }
 
     /// Questions that nobody answered.
-    pub(super) fn unanswered(&self, probes: &[String]) {
-        if probes.is_empty() {
+    pub(super) fn unanswered(&self, tracked: &[Tracked]) {
+        if tracked.is_empty() {
             return;
         }
         let mut denials = lock(&self.denials);
-        probes.iter().for_each(|key| denials.unanswered(key));
+        tracked.iter().for_each(|question| denials.unanswered(question));
     }
 }
