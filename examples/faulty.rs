@@ -203,7 +203,7 @@ fn linger(failing: &str) {
     if failing.contains("late") {
         std::thread::spawn(|| {
             std::thread::sleep(Duration::from_secs(1));
-            // Not by an abort, which would first have to say where it stood.
+            // As the kernel ends one for want of memory.
             let _ = Command::new("kill").args(["-KILL", &std::process::id().to_string()]).status();
         });
     }

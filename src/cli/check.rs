@@ -25,7 +25,7 @@ use crate::telemetry;
 
 /// Checks configuration, ports and Redis; the configuration itself was read before.
 pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
-    telemetry::check(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    telemetry::check(&config.log).map_err(|error| serve::log_failure(&error))?;
     serve::run_folder(config)?;
     let listen: Vec<String> = config.listen.iter().map(SocketAddr::to_string).collect();
     say(format_args!("listen    {}", listen.join(", ")));
@@ -66,7 +66,7 @@ fn workers(config: &Config) -> String {
 fn ports(config: &Config) -> Result<(), Failure> {
     // No slot: each address is only probed.
     let probed = listener::open(&config.listen, config.admin.listen, Arc::default(), 0);
-    probed.map_err(|error| Failure::new(exit::USAGE, &error))?;
+    probed.map_err(|error| serve::address_failure(&error))?;
     say("ports     free");
     Ok(())
 }

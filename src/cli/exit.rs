@@ -21,6 +21,8 @@ pub(super) const USAGE: u8 = 64;
 pub(super) const UNAVAILABLE: u8 = 69;
 /// No worker could be brought up.
 pub(super) const BOOT: u8 = 70;
+/// Something around it is not ready, and may be later: nothing was started, and to try again is right.
+pub(super) const TEMPORARY: u8 = 75;
 
 /// A sentence for the operator and the code for the caller.
 #[derive(Debug)]

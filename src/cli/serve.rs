@@ -40,6 +40,7 @@ use crate::supervisor::Outcome;
 use crate::supervisor::Program;
 use crate::supervisor::Supervisor;
 use crate::supervisor::Watched;
+use crate::supervisor::leftovers::Leftovers;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::RedisServer;
 use crate::sys::cpu;
@@ -51,8 +52,11 @@ use crate::telemetry;
 /// How long a killed fleet's private Redis may take to finish before the next fleet gives up on its folder.
 const REDIS_PATIENCE: Duration = Duration::from_secs(10);
 
-/// How long a killed fleet's workers may take to leave the port: they have 0.6 s by themselves.
-const PORT_PATIENCE: Duration = Duration::from_millis(1500);
+/// How long a killed fleet's workers may take to leave the port. One that is not stuck needs a quarter of a second.
+const PORT_PATIENCE: Duration = Duration::from_secs(3);
+
+/// How long the port may take to be free once they were killed.
+const PORT_FREED: Duration = Duration::from_secs(2);
 
 /// Rows of the scoreboard beyond the slots in use, for a fleet that grows.
 const SPARE_ROWS: usize = 64;
@@ -93,7 +97,7 @@ pub(super) fn serve(
     watch: bool,
     app: &App,
 ) -> Result<u8, Failure> {
-    telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    telemetry::install(&config.log).map_err(|error| log_failure(&error))?;
     let signals = supervisor::take_signals().map_err(Error::Supervisor);
     let signals = signals.map_err(|error| Failure::new(exit::FAILED, &error))?;
     fd::raise_limit().map_err(Error::Limit).map_err(|error| Failure::new(exit::FAILED, &error))?;
@@ -101,10 +105,11 @@ pub(super) fn serve(
     let watched = watch.then(|| watched(&program, inputs).map_err(Error::Watch)).transpose();
     let watched = watched.map_err(|error| Failure::new(exit::FAILED, &error))?;
     run_folder(&config)?;
-    let (running, before) = claim(&config.run_dir).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let running = claim(&config.run_dir).map_err(|error| Failure::new(exit::TEMPORARY, &error))?;
+    let mut leftovers = Leftovers::find(&config.run_dir);
     let control = open_control(&config.run_dir)?;
     let slots = slots(&config);
-    let (addresses, listeners) = open(&config, inputs, slots, before)?;
+    let (addresses, listeners) = open(&config, inputs, slots, &mut leftovers)?;
     let server = private_redis(&config, inputs)?;
     let redis_url = match (&config.redis.url, &server) {
         (Some(url), _) => url.clone(),
@@ -136,6 +141,7 @@ pub(super) fn serve(
         control,
         program,
         lock: &running,
+        leftovers,
     };
     let supervisor = Supervisor::new(start, &scoreboard, &mut host);
     let outcome = supervisor.and_then(|supervisor| supervisor.watching(watched).run());
@@ -146,7 +152,7 @@ pub(super) fn serve(
 fn open_control(folder: &Path) -> Result<Server, Failure> {
     let opened = Server::open(&control::socket(folder));
     let failed = |source| Error::Control { folder: folder.into(), source };
-    opened.map_err(failed).map_err(|error| Failure::new(exit::USAGE, &error))
+    opened.map_err(failed).map_err(|error| Failure::new(exit::TEMPORARY, &error))
 }
 
 /// What the end of a fleet means for whoever started it; `running` is the locked file in its run folder.
@@ -193,7 +199,10 @@ fn private_redis(config: &Config, inputs: &Inputs) -> Result<Option<RedisServer>
     let prepared = RedisServer::prepare(&config.data_dir, &search_path(inputs), REDIS_PATIENCE);
     prepared.map(Some).map_err(|error| match error {
         redis_server::Error::NotInstalled => Failure::new(exit::UNAVAILABLE, &error),
-        _ => Failure::new(exit::USAGE, &error),
+        redis_server::Error::TooLong { .. } => Failure::new(exit::USAGE, &error),
+        redis_server::Error::Folder { .. } | redis_server::Error::InUse { .. } => {
+            Failure::new(exit::TEMPORARY, &error)
+        }
     })
 }
 
@@ -218,20 +227,11 @@ pub(super) fn running(folder: &Path) -> Option<String> {
 pub(super) fn run_folder(config: &Config) -> Result<(), Failure> {
     let folder = config.run_dir.as_path();
     let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|source| Failure::new(exit::USAGE, &Error::RunDir { folder: folder.into(), source }))
-}
-
-/// How the fleet before this one ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Predecessor {
-    /// In order, or there was none.
-    Gone,
-    /// It was killed: its workers may still be leaving.
-    Killed,
+    made.map_err(|source| Failure::new(exit::TEMPORARY, &Error::RunDir { folder: folder.into(), source }))
 }
 
 /// Locks the run folder for this fleet.
-fn claim(folder: &Path) -> Result<(File, Predecessor), Error> {
+fn claim(folder: &Path) -> Result<File, Error> {
     let failed = |source| Error::RunDir { folder: folder.into(), source };
     let path = folder.join(PID_FILE);
     let mut file =
@@ -243,34 +243,59 @@ fn claim(folder: &Path) -> Result<(File, Predecessor), Error> {
     }
     file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
     writeln!(file, "{}", proc::pid()).map_err(failed)?;
-    let before = if pid.trim().is_empty() { Predecessor::Gone } else { Predecessor::Killed };
-    Ok((file, before))
+    Ok(file)
 }
 
-/// Opens the listeners; the workers of a killed fleet are given a moment to leave the port.
+/// Opens the listeners; the workers of a killed fleet are given a moment to leave the port, and no more.
 fn open(
     config: &Config,
     inputs: &Inputs,
     slots: usize,
-    before: Predecessor,
+    leftovers: &mut Leftovers,
 ) -> Result<(Addresses, Vec<SlotListeners>), Failure> {
     const STEP: Duration = Duration::from_millis(50);
     let usage = |error: &dyn std::error::Error| Failure::new(exit::USAGE, error);
     let lent = Lent::take(&inputs.environment, proc::pid().as_raw()).map_err(|error| usage(&error))?;
     lent.suits(config.steering).map_err(|error| usage(&error))?;
     let lent = Arc::new(lent);
-    let mut waited = Duration::ZERO;
+    let begun = time::monotonic();
+    // Without leftovers the port is somebody else's, and to wait for it is the service manager's business.
+    let mut patience = if leftovers.are_there() { PORT_PATIENCE } else { Duration::ZERO };
+    let mut killed = false;
     let (addresses, listeners) = loop {
-        match listener::open(&config.listen, config.admin.listen, Arc::clone(&lent), slots) {
-            Err(listener::Error::InUse { .. }) if before == Predecessor::Killed && waited < PORT_PATIENCE => {
-                std::thread::sleep(STEP);
-                waited += STEP;
-            }
-            opened => break opened.map_err(|error| usage(&error))?,
+        let opened = listener::open(&config.listen, config.admin.listen, Arc::clone(&lent), slots);
+        let in_use = matches!(opened, Err(listener::Error::InUse { .. }));
+        if !in_use {
+            break opened.map_err(|error| address_failure(&error))?;
         }
+        if time::monotonic().saturating_sub(begun) >= patience {
+            if killed || !leftovers.kill_listening() {
+                break opened.map_err(|error| address_failure(&error))?;
+            }
+            (killed, patience) = (true, patience + PORT_FREED);
+        }
+        std::thread::sleep(STEP);
     };
     // Before the first worker accepts: from the first connection on it is as configured.
     let steered = listeners.first().map_or(Ok(()), |slot| slot.steer(config.steering, &vec![true; slots]));
     steered.map_err(Error::Steering).map_err(|error| Failure::new(exit::FAILED, &error))?;
     Ok((addresses, listeners))
+}
+
+/// Why no listener can be opened: an address that is in use, or not there yet, may be had later.
+pub(super) fn address_failure(error: &listener::Error) -> Failure {
+    let code = match error {
+        listener::Error::Refused { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+            exit::USAGE
+        }
+        listener::Error::InUse { .. } | listener::Error::Refused { .. } => exit::TEMPORARY,
+        listener::Error::Lent(_) => exit::USAGE,
+    };
+    Failure::new(code, error)
+}
+
+/// Why nothing can be logged: a folder that is not there may be mounted later, a wrong filter stays wrong.
+pub(super) fn log_failure(error: &telemetry::Error) -> Failure {
+    let code = if matches!(error, telemetry::Error::File { .. }) { exit::TEMPORARY } else { exit::USAGE };
+    Failure::new(code, error)
 }

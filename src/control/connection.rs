@@ -11,11 +11,21 @@ use std::os::unix::net::UnixStream;
 use serde::Deserialize;
 use serde::Serialize;
 
+use crate::control::events::EventLog;
 use crate::control::protocol;
 use crate::control::protocol::Error;
 use crate::control::protocol::REQUEST_MAX;
+use crate::control::protocol::Reply;
 use crate::control::protocol::Request;
+use crate::control::protocol::Verdict;
 use crate::sys::fd::Interest;
+
+/// Bytes of events that are written for a client before it has read them. What comes later waits in the log, which is
+/// one for all: a client that does not read costs no more than this, and one that reads too late is told what it missed.
+const EVENTS_AHEAD: usize = 16 * 1024;
+
+/// Events looked at in one piece.
+const PORTION: usize = 64;
 
 /// Bytes that may wait for a client that does not read, before the next reply ends it.
 pub(super) const QUEUE_MAX: usize = 1024 * 1024;
@@ -30,8 +40,15 @@ pub(super) enum State {
     Idle,
     /// It has asked; the final reply is not queued yet.
     Asked,
-    /// It is told every event until it leaves.
-    Follows,
+    /// It is told events.
+    Follows {
+        /// Number of the last one it was told; none before the first.
+        after: Option<u64>,
+        /// Number of the last one it wants; none when it follows until it leaves.
+        until: Option<u64>,
+        /// How many it was told.
+        told: u64,
+    },
     /// It gets what is queued, and nothing more is read.
     Closing,
 }
@@ -46,10 +63,30 @@ pub(super) enum Presence {
 /// What is kept of a client across an exec, its descriptor aside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Kept {
+    #[serde(with = "bytes_serde")]
     incoming: Vec<u8>,
+    #[serde(with = "bytes_serde")]
     outgoing: Vec<u8>,
     state: State,
     ended: bool,
+}
+
+/// Bytes as text: a list of numbers would be three times as long.
+mod bytes_serde {
+    use base64::Engine;
+    use base64::engine::general_purpose::STANDARD;
+    use serde::Deserialize;
+    use serde::Deserializer;
+    use serde::Serializer;
+    use serde::de::Error;
+
+    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&STANDARD.encode(bytes))
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        STANDARD.decode(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
 }
 
 /// A client.
@@ -185,6 +222,38 @@ impl Connection {
         self.flush()
     }
 
+    /// Tells a client that is told events as many of them as it takes.
+    pub(super) fn feed(&mut self, events: &EventLog) -> Presence {
+        while let State::Follows { mut after, until, mut told } = self.state
+            && self.unsent() == 0
+        {
+            let batch = events.portion(after, PORTION);
+            let mut wanted =
+                batch.iter().filter(|event| until.is_none_or(|last| event.seq <= last)).peekable();
+            if wanted.peek().is_none() {
+                let Some(last) = until else { return Presence::Here };
+                let sentence = format!("{told} events, the last is number {last}");
+                let verdict = Reply::Verdict(Verdict::done(sentence).with("last", last));
+                self.state = State::Idle;
+                return self.send(&protocol::encode_reply(&verdict).unwrap_or_default());
+            }
+            for event in wanted {
+                // One that cannot be written is passed over: it would hold up all that follow.
+                let line = protocol::encode_reply(&Reply::Event(event.clone())).unwrap_or_default();
+                self.outgoing.extend_from_slice(&line);
+                (after, told) = (Some(event.seq), told + 1);
+                if self.unsent() >= EVENTS_AHEAD {
+                    break;
+                }
+            }
+            self.state = State::Follows { after, until, told };
+            if self.flush() == Presence::Gone {
+                return Presence::Gone;
+            }
+        }
+        Presence::Here
+    }
+
     /// Sends what the client takes now.
     pub(super) fn flush(&mut self) -> Presence {
         while self.unsent() > 0 {
@@ -221,7 +290,7 @@ impl Connection {
         let finished = match self.state {
             State::Idle => self.ended && !self.has_request(),
             State::Closing => true,
-            State::Asked | State::Follows => false,
+            State::Asked | State::Follows { .. } => false,
         };
         finished && self.unsent() == 0
     }

@@ -89,14 +89,13 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Numbers the event and keeps it; what comes back is as it was kept.
-    pub fn push(&mut self, event: Event) -> &Event {
+    /// Numbers the event and keeps it.
+    pub fn push(&mut self, event: Event) {
         self.last += 1;
         while self.kept.len() >= KEPT {
             self.kept.pop_front();
         }
         self.kept.push_back(Event { seq: self.last, ..event });
-        &self.kept[self.kept.len() - 1]
     }
 
     /// Number of the last event ever; 0 when there was none.
@@ -104,12 +103,17 @@ impl EventLog {
         self.last
     }
 
-    /// The events later than number `seq`, all that are kept without one, for a reader that asks at `now_ms`.
+    /// The first `most` events later than number `seq`, of all that are kept without one.
     ///
     /// Where some are not kept any more, or `seq` is from before the numbers began anew, the first is an event that
     /// says so.
-    pub fn after(&self, seq: Option<u64>, now_ms: u64) -> Vec<Event> {
+    pub fn portion(&self, seq: Option<u64>, most: usize) -> Vec<Event> {
         let known = seq.unwrap_or_default();
+        // So it is with nearly all who ask.
+        if known == self.last {
+            return Vec::new();
+        }
+        let now_ms = self.kept.back().map_or(0, |event| event.at_ms);
         let first = self.kept.front().map_or(self.last + 1, |event| event.seq);
         let mut events = Vec::new();
         if known > self.last {
@@ -121,7 +125,8 @@ impl EventLog {
             let text = format!("{} events before {first} are not kept any more", first - known - 1);
             events.push(Event { seq: first - 1, ..Event::new(MISSED, now_ms, text) });
         }
-        events.extend(self.kept.iter().filter(|event| event.seq > known).cloned());
+        let told = usize::try_from(known.saturating_sub(first - 1)).unwrap_or(usize::MAX);
+        events.extend(self.kept.iter().skip(told).take(most).cloned());
         events
     }
 }
@@ -133,7 +138,8 @@ mod tests {
     fn filled(count: u64) -> EventLog {
         let mut log = EventLog::default();
         for at_ms in 1..=count {
-            assert_eq!(log.push(Event::new("tick", at_ms, "it ticked")).seq, at_ms);
+            log.push(Event::new("tick", at_ms, "it ticked"));
+            assert_eq!(log.last(), at_ms);
         }
         log
     }
@@ -146,37 +152,42 @@ mod tests {
     fn numbers_go_on_and_only_the_last_are_kept() {
         let log = filled(KEPT as u64 + 10);
         assert_eq!(log.last(), 1034);
-        let all = log.after(None, 0);
+        let all = log.portion(None, usize::MAX);
         assert_eq!((all.len(), all[0].seq, all[KEPT - 1].seq), (KEPT, 11, 1034));
-        assert_eq!(seqs(&log.after(Some(1032), 0)), [1033, 1034]);
-        assert!(log.after(Some(1034), 0).is_empty());
+        assert_eq!(seqs(&log.portion(Some(1032), usize::MAX)), [1033, 1034]);
+        assert_eq!(seqs(&log.portion(Some(900), 3)), [901, 902, 903]);
+        assert!(log.portion(Some(1034), usize::MAX).is_empty());
     }
 
     #[test]
     fn a_reader_is_told_what_it_missed() {
         let log = filled(KEPT as u64 + 10);
-        assert!(log.after(Some(10), 0).iter().all(|event| event.kind == "tick"), "nothing was missed");
-        let events = log.after(Some(4), 99);
-        assert_eq!((events.len(), events[0].seq, events[0].at_ms), (KEPT + 1, 10, 99));
+        assert!(
+            log.portion(Some(10), usize::MAX).iter().all(|event| event.kind == "tick"),
+            "nothing was missed"
+        );
+        let events = log.portion(Some(4), usize::MAX);
+        assert_eq!((events.len(), events[0].seq, events[0].at_ms), (KEPT + 1, 10, 1034));
         assert_eq!(events[0].kind, MISSED);
         assert_eq!(events[0].text, "6 events before 11 are not kept any more");
     }
 
     #[test]
     fn a_number_of_another_fleet_is_noticed() {
-        let events = filled(3).after(Some(500), 0);
+        let events = filled(3).portion(Some(500), usize::MAX);
         assert_eq!((events[0].kind.as_ref(), events.len()), (RENUMBERED, 4));
         assert_eq!(seqs(&events), [0, 1, 2, 3]);
-        assert_eq!(EventLog::default().after(Some(1), 0).len(), 1);
-        assert!(EventLog::default().after(None, 0).is_empty());
+        assert_eq!(EventLog::default().portion(Some(1), usize::MAX).len(), 1);
+        assert!(EventLog::default().portion(None, usize::MAX).is_empty());
     }
 
     #[test]
     fn it_survives_being_written_down() {
-        let mut log = filled(KEPT as u64 + 1);
+        let log = filled(KEPT as u64 + 1);
         let text = serde_json::to_string(&log).unwrap();
         let mut read: EventLog = serde_json::from_str(&text).unwrap();
         assert_eq!(read, log);
-        assert_eq!(read.push(Event::new("next", 0, "")).seq, log.push(Event::new("next", 0, "")).seq);
+        read.push(Event::new("next", 0, ""));
+        assert_eq!(read.last(), log.last() + 1);
     }
 }

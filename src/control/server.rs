@@ -28,6 +28,7 @@ use crate::control::connection::Kept;
 use crate::control::connection::Presence;
 use crate::control::connection::State;
 use crate::control::events::Event;
+use crate::control::events::EventLog;
 use crate::control::protocol;
 use crate::control::protocol::Reply;
 use crate::control::protocol::Request;
@@ -59,6 +60,8 @@ pub struct Parts {
     turn: u64,
     next: u64,
     clients: Vec<(ClientId, RawFd, Kept)>,
+    #[serde(default)]
+    events: EventLog,
 }
 
 /// The control socket and its clients.
@@ -72,6 +75,8 @@ pub struct Server {
     next: u64,
     /// Counts calls of `poll`.
     turn: u64,
+    /// What happened: one log for all clients, each of which has its place in it.
+    events: EventLog,
     /// No descriptor was left for a client: who waits is not looked at before something else wakes the loop.
     exhausted: bool,
 }
@@ -95,8 +100,8 @@ impl Server {
         }
         let listener = unix::listen_private(path)?;
         let file = identity(path)?;
-        let clients = BTreeMap::new();
-        Ok(Self { listener, path: path.into(), file, clients, next: 1, turn: 0, exhausted: false })
+        let (clients, events) = (BTreeMap::new(), EventLog::default());
+        Ok(Self { listener, path: path.into(), file, clients, next: 1, turn: 0, events, exhausted: false })
     }
 
     /// What to go on with after an exec. This server must not be dropped after another went on with it.
@@ -109,6 +114,7 @@ impl Server {
             turn: self.turn,
             next: self.next,
             clients: self.clients.iter().map(part).collect(),
+            events: self.events.clone(),
         }
     }
 
@@ -117,14 +123,14 @@ impl Server {
     /// # Errors
     /// When the listener is not open; a client that is not is only left out.
     pub fn resume(parts: Parts) -> io::Result<Self> {
-        let Parts { listener, path, file, turn, next, clients } = parts;
+        let Parts { listener, path, file, turn, next, clients, events } = parts;
         let listener = UnixListener::from(unix::adopt(listener)?);
         let resumed = |(id, number, kept)| {
             let stream = UnixStream::from(unix::adopt(number).ok()?);
             Some((id, Connection::resume(stream, turn, kept)))
         };
         let clients = clients.into_iter().filter_map(resumed).collect();
-        Ok(Self { listener, path, file, clients, next, turn, exhausted: false })
+        Ok(Self { listener, path, file, clients, next, turn, events, exhausted: false })
     }
 
     /// Decides whether every descriptor of the server stays open across an exec.
@@ -141,6 +147,11 @@ impl Server {
         let door = if self.exhausted { Interest::Nothing } else { Interest::Read };
         let clients = self.clients.values().map(|client| (client.stream.as_fd(), client.interest()));
         std::iter::once((self.listener.as_fd(), door)).chain(clients).collect()
+    }
+
+    /// The folder it lies in.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
     }
 
     /// How many clients there are.
@@ -169,6 +180,7 @@ impl Server {
         if ready[0].any() || self.exhausted {
             self.accept();
         }
+        self.feed();
         asked
     }
 
@@ -278,21 +290,25 @@ impl Server {
         }
     }
 
-    /// From now on the client is told every published event, until it leaves.
-    pub fn follow(&mut self, id: ClientId) {
+    /// Tells the client the events later than number `after`, and with `follow` whatever is published, until it leaves.
+    pub fn tell_events(&mut self, id: ClientId, after: Option<u64>, follow: bool) {
+        let until = (!follow).then(|| self.events.last());
         if let Some(client) = self.clients.get_mut(&id) {
-            client.state = State::Follows;
+            client.state = State::Follows { after, until, told: 0 };
         }
+        self.feed();
     }
 
-    /// Tells an event to all that follow; who has left too many unread is dropped.
-    pub fn publish(&mut self, event: &Event) {
-        if !self.clients.values().any(|client| client.state == State::Follows) {
-            return;
-        }
-        let Ok(line) = protocol::encode_reply(&Reply::Event(event.clone())) else { return };
-        self.clients
-            .retain(|_, client| client.state != State::Follows || client.send(&line) == Presence::Here);
+    /// Keeps an event under a number, and tells it to all who follow.
+    pub fn publish(&mut self, event: Event) {
+        self.events.push(event);
+        self.feed();
+    }
+
+    /// Tells all who are told events what is new to them, as far as they read.
+    fn feed(&mut self) {
+        let events = &self.events;
+        self.clients.retain(|_, client| client.feed(events) == Presence::Here);
     }
 
     /// Closes a client as soon as it has what is queued for it.

@@ -194,7 +194,7 @@ pub struct Totals {
     pub connections: u64,
     /// Requests being answered.
     pub in_flight: u64,
-    /// Private memory of all workers, bytes.
+    /// Memory of all workers that no file backs, bytes.
     pub memory_bytes: u64,
     /// Half of all requests took less, microseconds.
     pub latency_p50_us: Option<u64>,
@@ -277,7 +277,7 @@ pub struct Slot {
     pub connections: u64,
     /// Requests that all its workers are answering.
     pub in_flight: u64,
-    /// Private memory of all its workers, bytes.
+    /// Memory of all its workers that no file backs, bytes.
     pub memory_bytes: u64,
     /// Half of all its requests took less, microseconds.
     pub latency_p50_us: Option<u64>,
@@ -306,7 +306,7 @@ pub struct Worker {
     pub busy_percent: Option<f64>,
     /// CPU time, microseconds.
     pub cpu_us: u64,
-    /// Private memory, bytes.
+    /// Memory that no file backs, bytes.
     pub memory_bytes: u64,
     /// Whether it has Redis.
     pub redis_up: bool,

@@ -141,7 +141,7 @@ impl State {
         self.0.started.elapsed()
     }
 
-    /// Private memory of this worker as of its last heartbeat, bytes; 0 before the first.
+    /// Memory of this worker that no file backs as of its last heartbeat, bytes; 0 before the first.
     pub fn memory_bytes(&self) -> u64 {
         self.0.cell().memory_bytes()
     }

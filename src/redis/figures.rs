@@ -21,7 +21,7 @@ pub struct Figures {
     pub in_flight: u64,
     /// Open connections.
     pub connections: u64,
-    /// Private memory of all workers, bytes.
+    /// Memory of all workers that no file backs, bytes.
     pub memory_bytes: u64,
     /// Requests denied by a limit.
     pub limited: u64,
@@ -41,7 +41,7 @@ pub struct SeatFigures {
     pub busy_percent: Option<f64>,
     /// Requests being answered.
     pub in_flight: u64,
-    /// Private memory of its workers, bytes.
+    /// Memory of its workers that no file backs, bytes.
     pub memory_bytes: u64,
     /// Workers started in it.
     pub starts: u64,

@@ -117,7 +117,7 @@ pub struct WorkerSnapshot {
     pub started_ms: u64,
     /// Last sign of life, milliseconds of the monotonic clock; 0 before the first.
     pub heartbeat_ms: u64,
-    /// Private memory, bytes.
+    /// Memory that no file backs, bytes.
     pub memory_bytes: u64,
     /// CPU time, microseconds.
     pub cpu_us: u64,

@@ -145,6 +145,7 @@ impl Supervisor<'_> {
                 tracing::info!(slot = index, pid = pid.as_raw(), generation, "worker started");
                 let incident = Incident { kind: "worker_started", slot: index, pid };
                 self.note_worker(incident, None, &format!("is started, generation {generation}"));
+                self.write_down_workers();
             }
             Err(error) => {
                 let delay = slot.backoff.after(Death::BeforeReady, rand::random());

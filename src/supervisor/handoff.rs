@@ -16,7 +16,6 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::config::Inputs;
-use crate::control::events::EventLog;
 use crate::control::server::Parts;
 use crate::control::status::Finished;
 use crate::listener::Owner;
@@ -30,7 +29,7 @@ use crate::sys::fork;
 
 /// Version of the state. Two programs that know different ones cannot take over from each other, in neither
 /// direction: a field that a reader may do without (`serde(default)`) needs no other version.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 /// What every state begins with, before its version and length.
 const MAGIC: &str = "regatta-handoff";
@@ -126,12 +125,10 @@ pub struct Handoff {
     pub announced: bool,
     /// Workers that had to be killed.
     pub killed: usize,
-    /// The control socket and its clients.
+    /// The control socket, its clients, and what happened.
     pub control: Parts,
     /// Operators who wait for a verdict.
     pub waiters: Vec<Waiter>,
-    /// What happened.
-    pub events: EventLog,
     /// How the last rollout ended.
     pub last_rollout: Option<Finished>,
     /// What workers of older generations run.
@@ -345,7 +342,6 @@ mod tests {
             )
             .unwrap(),
             waiters: Vec::new(),
-            events: EventLog::default(),
             last_rollout: None,
             builds: BTreeMap::from([(1, "0.0.9 xyz".into())]),
             configured: 2,
@@ -367,7 +363,7 @@ mod tests {
     fn another_version_is_refused_before_anything_else_of_it_is_read() {
         let newer = format!("{MAGIC} {} 0\n", VERSION + 1);
         let said = Handoff::decode(newer.as_bytes()).unwrap_err().to_string();
-        assert!(said.contains("version 2, this program knows 1"), "{said}");
+        assert!(said.contains("version 3, this program knows 2"), "{said}");
         let mut other = state();
         other.layout += 1;
         assert!(matches!(other.check(), Err(Error::Layout { .. })));

@@ -31,7 +31,6 @@ impl Incident {
 impl Supervisor<'_> {
     /// Writes an event into the log of events and tells it to all who follow.
     pub(super) fn note(&mut self, event: Event) {
-        let event = self.events.push(event);
         self.control.publish(event);
     }
 

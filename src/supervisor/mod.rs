@@ -10,6 +10,7 @@ pub mod backoff;
 pub mod handoff;
 mod history;
 mod host;
+pub mod leftovers;
 mod log;
 pub mod notify;
 pub mod orders;
@@ -46,6 +47,7 @@ pub use host::Host;
 pub use host::Pinned;
 pub use host::Reloaded;
 pub use host::Settings;
+use leftovers::Leftovers;
 use notify::Notifier;
 use orders::Waiter;
 use plan::Plan;
@@ -71,7 +73,6 @@ use upgrade::Upgrade;
 pub use watch::Watched;
 
 use crate::config::schema::Steering;
-use crate::control::events::EventLog;
 use crate::control::rates::Window;
 use crate::control::server::Server;
 use crate::control::status::Decision;
@@ -124,6 +125,8 @@ pub struct Start<'a> {
     pub program: Program,
     /// The locked file in the run folder, which an upgrade hands over.
     pub lock: &'a File,
+    /// Workers of the fleet before this one.
+    pub leftovers: Leftovers,
 }
 
 /// One fleet's supervisor.
@@ -139,6 +142,7 @@ pub struct Supervisor<'a> {
     /// The listeners of each slot; none once it has retired.
     sockets: Vec<Option<SlotListeners>>,
     reports: BTreeMap<Pid, Report>,
+    leftovers: Leftovers,
     private: Option<Private>,
     senses: Senses,
     target: Target,
@@ -166,7 +170,6 @@ pub struct Supervisor<'a> {
     control: Server,
     /// Operators who wait for a verdict.
     waiters: Vec<Waiter>,
-    events: EventLog,
     /// Snapshots of the last moments, for rates.
     window: Window,
     /// What autoscaling decided last.
@@ -223,6 +226,7 @@ impl<'a> Supervisor<'a> {
             slots: vec![Slot::new(generation); wanted],
             sockets: start.listeners.into_iter().map(Some).collect(),
             reports: BTreeMap::new(),
+            leftovers: start.leftovers,
             private: start.redis.map(Private::new),
             senses: Senses::new(),
             target: Target::Serve,
@@ -241,7 +245,6 @@ impl<'a> Supervisor<'a> {
             killed: 0,
             control: start.control,
             waiters: Vec::new(),
-            events: EventLog::default(),
             window: Window::new(SAMPLED),
             decided: None,
             last_rollout: None,
@@ -280,7 +283,12 @@ impl<'a> Supervisor<'a> {
             let now = time::monotonic();
             // A rollout that fails with its program is the old program's to end.
             self.take_program_back();
-            let followed = [self.follow_files(now), self.follow_rollout(now), self.follow_upgrade(now)];
+            let followed = [
+                self.follow_files(now),
+                self.follow_rollout(now),
+                self.follow_upgrade(now),
+                self.follow_leftovers(now),
+            ];
             let followed = followed.into_iter().flatten().min();
             self.begin_reload(now);
             self.follow_orders(now);

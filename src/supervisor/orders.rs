@@ -16,7 +16,6 @@ use crate::scoreboard::Reason;
 use crate::supervisor::Outcome;
 use crate::supervisor::Supervisor;
 use crate::supervisor::backoff::Backoff;
-use crate::supervisor::history::unix_ms;
 use crate::supervisor::plan::Target;
 use crate::supervisor::rollout::Standing;
 use crate::supervisor::slot::Seat;
@@ -73,7 +72,7 @@ impl Supervisor<'_> {
         let stopping = self.target != Target::Serve;
         match request {
             Request::Status => self.answer_status(client),
-            Request::Events { after, follow } => self.answer_events(client, after, follow),
+            Request::Events { after, follow } => self.control.tell_events(client, after, follow),
             Request::Stop { now, wait } => self.order_stop(client, now, wait),
             _ if stopping => self.verdict(client, Verdict::failed("the fleet is stopping")),
             Request::Reload { wait } => {
@@ -111,19 +110,6 @@ impl Supervisor<'_> {
     fn answer_status(&mut self, client: ClientId) {
         let status = serde_json::to_value(self.status()).unwrap_or(Value::Null);
         self.control.reply(client, &Reply::Status(status));
-    }
-
-    fn answer_events(&mut self, client: ClientId, after: Option<u64>, follow: bool) {
-        let events = self.events.after(after, unix_ms());
-        for event in &events {
-            self.control.reply(client, &Reply::Event(event.clone()));
-        }
-        if follow {
-            self.control.follow(client);
-        } else {
-            let sentence = format!("{} events, the last is number {}", events.len(), self.events.last());
-            self.verdict(client, Verdict::done(sentence).with("last", self.events.last()));
-        }
     }
 
     fn order_stop(&mut self, client: ClientId, now: bool, wait: bool) {

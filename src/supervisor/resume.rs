@@ -29,6 +29,7 @@ use crate::supervisor::handoff::Said;
 use crate::supervisor::handoff::Socket;
 use crate::supervisor::handoff::Sockets;
 use crate::supervisor::history::happened;
+use crate::supervisor::leftovers::Leftovers;
 use crate::supervisor::plan::Target;
 use crate::supervisor::private::Private;
 use crate::supervisor::reap::Report;
@@ -202,7 +203,6 @@ impl<'a> Supervisor<'a> {
             killed: self.killed,
             control: self.control.parts(),
             waiters: self.waiters.clone(),
-            events: self.events.clone(),
             last_rollout: self.last_rollout.clone(),
             builds: self.builds.clone(),
             configured: self.configured,
@@ -235,6 +235,8 @@ impl<'a> Supervisor<'a> {
             slots: state.slots,
             sockets,
             reports,
+            // They have been told, and what they need of a supervisor is written down.
+            leftovers: Leftovers::default(),
             private: redis,
             target: Target::Serve,
             wanted: state.wanted,
@@ -252,7 +254,6 @@ impl<'a> Supervisor<'a> {
             pinned: Vec::new(),
             control: Server::resume(state.control)?,
             waiters: state.waiters,
-            events: state.events,
             window: Window::new(SAMPLED),
             last_rollout: state.last_rollout,
             builds: state.builds,

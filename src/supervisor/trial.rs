@@ -25,6 +25,15 @@ const PROOF_PATIENCE: Duration = Duration::from_secs(15);
 /// Most of what it prints that is kept, bytes.
 const PRINTED_MAX: usize = 64 * 1024;
 
+/// Most that it may print at all, bytes: one that prints without end is killed then, and not at its deadline.
+const READ_MAX: usize = 1024 * 1024;
+
+/// Bytes read in one turn of the supervisor's loop.
+const CHUNK: usize = 16 * 1024;
+
+/// Longest line of it that is repeated, bytes.
+const QUOTE_MAX: usize = 500;
+
 /// A new program that is asked whether it can take over.
 #[derive(Debug)]
 pub(super) struct Trial {
@@ -37,8 +46,8 @@ pub(super) struct Trial {
     pub(super) deadline: Duration,
     /// How it ended.
     exit: Option<Exit>,
-    /// Whether it was killed for being late.
-    late: bool,
+    /// Why it is killed, if it is.
+    killed: Option<Killed>,
 }
 
 /// What a program prints, as far as it came.
@@ -47,26 +56,38 @@ struct Printed {
     /// None when the program has closed it.
     pipe: Option<File>,
     text: Vec<u8>,
+    /// Bytes that came, kept or not.
+    read: usize,
 }
 
 impl Printed {
     fn new(pipe: File) -> Self {
-        Self { pipe: Some(pipe), text: Vec::new() }
+        Self { pipe: Some(pipe), text: Vec::new(), read: 0 }
     }
 
+    /// Takes one chunk: what prints faster than it is read must not hold up the loop.
     fn fill(&mut self) {
         let Some(pipe) = &mut self.pipe else { return };
-        let mut chunk = [0; 4096];
-        let open = loop {
-            match pipe.read(&mut chunk) {
-                Ok(0) => break false,
-                Ok(len) => self.text.extend(&chunk[..len.min(PRINTED_MAX.saturating_sub(self.text.len()))]),
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => break error.kind() == io::ErrorKind::WouldBlock,
+        let mut chunk = [0; CHUNK];
+        match pipe.read(&mut chunk) {
+            Ok(0) => self.pipe = None,
+            Ok(len) => {
+                self.read += len;
+                self.text.extend(&chunk[..len.min(PRINTED_MAX.saturating_sub(self.text.len()))]);
             }
-        };
-        if !open {
-            self.pipe = None;
+            Err(error) if matches!(error.kind(), io::ErrorKind::Interrupted | io::ErrorKind::WouldBlock) => {}
+            Err(_) => self.pipe = None,
+        }
+    }
+
+    /// Takes what is left once the program has ended, as far as it is kept: nothing more comes.
+    fn finish(&mut self) {
+        while self.pipe.is_some() && self.text.len() < PRINTED_MAX {
+            let before = self.read;
+            self.fill();
+            if self.read == before {
+                return;
+            }
         }
     }
 
@@ -80,7 +101,9 @@ impl Printed {
     fn complaint(&self) -> Option<String> {
         let text = String::from_utf8_lossy(&self.text);
         let named = text.lines().find(|line| line.starts_with("error: ")).map(|line| line.trim().to_owned());
-        named.or_else(|| self.last_line())
+        let mut line = named.or_else(|| self.last_line())?;
+        line.truncate(line.floor_char_boundary(QUOTE_MAX));
+        Some(line)
     }
 }
 
@@ -95,22 +118,27 @@ impl Trial {
             .map_err(|error| format!("it cannot be started: {error}"))?;
         let (answer, complaint) = (Printed::new(answer), Printed::new(complaint));
         let deadline = now + PROOF_PATIENCE;
-        Ok(Self { path, file, pid, answer, complaint, deadline, exit: None, late: false })
+        Ok(Self { path, file, pid, answer, complaint, deadline, exit: None, killed: None })
     }
 
     /// Takes what it has printed, and says how far it is.
     pub(super) fn follow(&mut self, now: Duration) -> Look {
+        if self.exit.is_some() {
+            self.answer.finish();
+            self.complaint.finish();
+            return Look::Ended;
+        }
+        if self.killed.is_some() {
+            return Look::Again(None);
+        }
         self.answer.fill();
         self.complaint.fill();
-        match self.exit {
-            Some(_) => Look::Ended,
-            None if self.late => Look::Again(None),
-            None if now >= self.deadline => {
-                self.late = true;
-                Look::Late
-            }
-            None => Look::Again(Some(self.deadline)),
+        if self.answer.read.max(self.complaint.read) > READ_MAX {
+            self.killed = Some(Killed::Endless);
+        } else if now >= self.deadline {
+            self.killed = Some(Killed::Late);
         }
+        if self.killed.is_some() { Look::Kill } else { Look::Again(Some(self.deadline)) }
     }
 
     /// It has ended.
@@ -120,7 +148,9 @@ impl Trial {
 
     /// What it prints on.
     pub(super) fn pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.answer.pipe, &self.complaint.pipe].into_iter().flatten().map(AsFd::as_fd)
+        // One that is killed may have left a pipe full: it would wake the loop for nothing until it is reaped.
+        let pipes = [&self.answer.pipe, &self.complaint.pipe].into_iter().flatten();
+        pipes.filter(|_| self.killed.is_none()).map(AsFd::as_fd)
     }
 
     /// Whether the program has ended well and answered what only one answers that can take over.
@@ -128,10 +158,13 @@ impl Trial {
         let said = self.complaint.complaint();
         let said = said.map(|line| format!(", it says: {line}")).unwrap_or_default();
         match self.exit {
-            _ if self.late => Err(format!(
+            _ if self.killed == Some(Killed::Late) => Err(format!(
                 "it did not say within {} s whether it can take over{said}",
                 PROOF_PATIENCE.as_secs()
             )),
+            _ if self.killed == Some(Killed::Endless) => {
+                Err(format!("it prints without end, more than {} KiB{said}", READ_MAX / 1024))
+            }
             Some(Exit::Code(0)) => {
                 let line = self.answer.last_line().unwrap_or_default();
                 match serde_json::from_str::<Proof>(&line) {
@@ -161,13 +194,22 @@ impl Trial {
     }
 }
 
+/// Why a program that was asked is killed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Killed {
+    /// It did not answer in time.
+    Late,
+    /// It prints without end.
+    Endless,
+}
+
 /// How far a program is that was asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// It has not answered; when to look again at the latest.
     Again(Option<Duration>),
-    /// It takes too long and is to be killed.
-    Late,
+    /// It takes too long, or prints without end, and is to be killed.
+    Kill,
     /// It has ended.
     Ended,
 }
@@ -186,7 +228,7 @@ mod tests {
     use crate::sys::signal::Signal;
 
     fn trial(answer: &str, complaint: &str, exit: Exit) -> Trial {
-        let printed = |text: &str| Printed { pipe: None, text: text.into() };
+        let printed = |text: &str| Printed { pipe: None, text: text.into(), read: text.len() };
         Trial {
             path: "/proc/self/exe".into(),
             file: build::identity("/proc/self/exe".as_ref()).unwrap(),
@@ -195,7 +237,7 @@ mod tests {
             complaint: printed(complaint),
             deadline: PROOF_PATIENCE,
             exit: Some(exit),
-            late: false,
+            killed: None,
         }
     }
 
@@ -205,7 +247,7 @@ mod tests {
         assert_eq!(trial(&good, "a warning", Exit::Code(0)).verdict().unwrap().build, "x");
         assert!(trial(&good, "", Exit::Code(1)).verdict().is_err());
         assert!(trial(&good, "", Exit::Signal(Signal::SIGSEGV)).verdict().unwrap_err().contains("SIGSEGV"));
-        let late = Trial { late: true, ..trial(&good, "", Exit::Signal(Signal::SIGKILL)) };
+        let late = Trial { killed: Some(Killed::Late), ..trial(&good, "", Exit::Signal(Signal::SIGKILL)) };
         assert!(late.verdict().unwrap_err().contains("within 15 s"));
     }
 

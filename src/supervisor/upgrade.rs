@@ -124,7 +124,7 @@ impl Supervisor<'_> {
                 let pid = trial.pid;
                 match trial.follow(now) {
                     Look::Again(at) => return at,
-                    Look::Late => kill_trial(pid),
+                    Look::Kill => kill_trial(pid),
                     Look::Ended => self.trial_is_over(),
                 }
                 None

@@ -109,6 +109,8 @@ fn prepare(report: RawFd) {
     let _ = SigSet::from(Signal::SIGALRM).thread_unblock();
     // SAFETY: an alarm has no precondition.
     unsafe { libc::alarm(ALARM) };
+    // Nobody is left to be told once the supervisor has ended.
+    let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     // SAFETY: it concerns this process alone.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };
     for (first, last) in [(3, report - 1), (report + 1, RawFd::MAX)] {

@@ -11,6 +11,7 @@ pub mod cpu;
 pub mod exec;
 pub mod fd;
 pub mod fork;
+pub mod identity;
 pub mod interface;
 pub mod orphan;
 pub mod pressure;

@@ -15,6 +15,9 @@ use crate::support::redis::RedisServer;
 use crate::support::wait;
 
 const USAGE: i32 = 64;
+
+/// Exit code for what may pass: the same words may do later.
+const TEMPORARY: i32 = 75;
 const UNAVAILABLE: i32 = 69;
 
 /// That `plan` ends with `code` and one sentence that has all these parts.
@@ -114,12 +117,12 @@ fn a_port_that_somebody_else_serves_is_refused() {
     let address = foreign.local_addr().unwrap().to_string();
     refused(
         &Plan::on(&redis).set("REGATTA_LISTEN", &address),
-        USAGE,
+        TEMPORARY,
         &["listen", &address, "serves that port already"],
     );
     refused(
         &Plan::on(&redis).set("REGATTA_ADMIN__LISTEN", &address),
-        USAGE,
+        TEMPORARY,
         &["admin.listen", &address, "serves that port already"],
     );
 }
@@ -131,13 +134,13 @@ fn a_port_that_another_fleet_serves_is_refused() {
     let address = first.listen.to_string();
     refused(
         &Plan::on(&redis).set("REGATTA_LISTEN", &address),
-        USAGE,
+        TEMPORARY,
         &["listen", &address, "serves that port already"],
     );
     let admin = first.admin.to_string();
     refused(
         &Plan::on(&redis).set("REGATTA_ADMIN__LISTEN", &admin),
-        USAGE,
+        TEMPORARY,
         &["admin.listen", &admin, "serves that port already"],
     );
     let workers = first.workers();
@@ -151,7 +154,7 @@ fn a_port_that_another_fleet_serves_is_refused() {
 fn a_folder_that_another_fleet_uses_is_refused() {
     let first = Plan::new().start();
     let (code, printed) = first.plan().run();
-    assert!(matches!(code, USAGE | UNAVAILABLE), "{code}: {printed}");
+    assert!(matches!(code, TEMPORARY | UNAVAILABLE), "{code}: {printed}");
     assert!(printed.contains("another fleet") || printed.contains("in use"), "{printed}");
     assert!(printed.contains("run_dir") || printed.contains("data_dir"), "{printed}");
     assert_eq!(Visitor::default().visit(first.listen).1, 1, "the first fleet serves on");
@@ -180,10 +183,10 @@ fn a_folder_that_cannot_be_used_is_named() {
     fs::write(plan.folder().join("occupied"), "").unwrap();
     let occupied = plan.folder().join("occupied").display().to_string();
     let (code, printed) = plan.clone().set("REGATTA_RUN_DIR", &occupied).run();
-    assert!(matches!(code, USAGE | UNAVAILABLE), "{code}: {printed}");
+    assert!(matches!(code, TEMPORARY | UNAVAILABLE), "{code}: {printed}");
     assert!(printed.contains(&occupied) && !printed.contains("panicked"), "{printed}");
     let (code, printed) = plan.set("REGATTA_DATA_DIR", &format!("{occupied}/below")).run();
-    assert!(matches!(code, USAGE | UNAVAILABLE), "{code}: {printed}");
+    assert!(matches!(code, TEMPORARY | UNAVAILABLE), "{code}: {printed}");
     assert!(printed.contains("data_dir") && !printed.contains("panicked"), "{printed}");
 }
 

@@ -41,10 +41,10 @@ fn script(server: &mut Server, client: ClientId, request: Request) -> bool {
     match request {
         Request::Status => server.reply(client, &Reply::Status(json!({"schema": 1}))),
         Request::Restart { slot: 99, .. } => {}
-        Request::Events { follow: true, .. } => server.follow(client),
+        Request::Events { follow, after } => server.tell_events(client, after, follow),
         Request::Scale { workers, .. } => {
             for at_ms in 0..workers as u64 {
-                server.publish(&Event::new("tick", at_ms, "x".repeat(1000)));
+                server.publish(Event::new("tick", at_ms, "x".repeat(1000)));
             }
             server.reply(client, &Reply::Verdict(Verdict::done("scaled")));
         }
@@ -233,7 +233,7 @@ fn beyond_the_most_clients_the_longest_idle_goes() {
 }
 
 #[test]
-fn a_reader_that_does_not_read_is_dropped_and_holds_up_nobody() {
+fn a_reader_that_reads_late_is_told_what_it_missed_and_holds_up_nobody() {
     let host = Host::start(script);
     let (mut stalled, mut reader, mut client) = (host.knock(), host.knock(), host.knock());
     for follower in [&mut stalled, &mut reader] {
@@ -248,12 +248,20 @@ fn a_reader_that_does_not_read_is_dropped_and_holds_up_nobody() {
         }
         assert_eq!(client.sentence(), "scaled");
     }
-    let mut got = 0;
-    while stalled.hears_more() {
-        got += 1;
-    }
-    assert!(got < 2000, "it got {got} of 2000 events before it was dropped");
     assert!(client.has_status());
+    let (mut got, mut gap) = (Vec::new(), None);
+    while got.last() != Some(&2000) {
+        let event = stalled.hear().expect("its place in the log is kept")["event"].clone();
+        let seq = event["seq"].as_u64().unwrap();
+        if event["kind"] == "events_missed" {
+            assert!(gap.replace((got.len(), seq)).is_none(), "one gap, told once: {event}");
+        } else {
+            got.push(seq);
+        }
+    }
+    let (before, last_missed) = gap.expect("2000 events are more than are kept");
+    assert_eq!((got[0], got[before]), (1, last_missed + 1), "none is lost but those that it says");
+    assert!(got.windows(2).filter(|pair| pair[1] != pair[0] + 1).count() == 1, "{got:?}");
 }
 
 #[test]
@@ -330,7 +338,7 @@ fn another_program_goes_on_with_its_clients() {
     });
     let upgrade = requests.iter().find(|(_, request)| matches!(request, Request::Upgrade { .. })).unwrap().0;
     let follows = requests.iter().find(|(_, request)| matches!(request, Request::Events { .. })).unwrap().0;
-    server.follow(follows);
+    server.tell_events(follows, None, true);
     drop(server.poll());
     server.keep_on_exec(true).unwrap();
     let text = serde_json::to_string(&server.parts()).unwrap();
@@ -340,7 +348,7 @@ fn another_program_goes_on_with_its_clients() {
     assert_eq!(server.clients(), 3);
     server.reply(upgrade, &Reply::Verdict(Verdict::done("upgraded")));
     assert_eq!(asked.sentence(), "upgraded");
-    server.publish(&Event::new("upgrade_done", 1, ""));
+    server.publish(Event::new("upgrade_done", 1, ""));
     assert_eq!(follower.hear().unwrap()["event"]["kind"], "upgrade_done");
     half.say(&STATUS[9..]);
     let (client, request) =

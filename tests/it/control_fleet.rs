@@ -86,3 +86,34 @@ fn whoever_follows_is_told_of_a_crash() {
     assert!(bystander.sentence().contains("not a JSON object"));
     assert_eq!(bystander.hear(), None);
 }
+
+/// Dashboards that were forgotten: they follow the events and read nothing, and cost next to nothing for it.
+#[test]
+fn followers_that_do_not_read_cost_neither_memory_nor_an_upgrade() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).set("REGATTA_WORKERS__PROBATION", "0s").start();
+    let before = process::private_memory(fleet.pid());
+    let mut followers: Vec<_> = (0..240).map(|_| knock(&fleet)).collect();
+    for follower in &mut followers {
+        follower.say("{\"version\":1,\"verb\":\"events\",\"follow\":true}\n");
+    }
+    for workers in 0..30 {
+        let (code, said) = fleet.plan().clone().args(&["scale", &(2 - workers % 2).to_string()]).run();
+        assert_eq!(code, 0, "{said}");
+    }
+    let grown = process::private_memory(fleet.pid()).saturating_sub(before);
+    println!("240 followers that do not read: {} KiB", grown / 1024);
+    assert!(grown < 32 << 20, "{grown} bytes");
+    let (code, said) = fleet.plan().clone().args(&["upgrade"]).run();
+    assert_eq!(code, 0, "{said}");
+    // They have their places still, and find everything there.
+    let mut seqs = Vec::new();
+    let done = loop {
+        let event = followers[239].hear().unwrap()["event"].clone();
+        seqs.push(event["seq"].as_u64().unwrap());
+        if event["kind"] == "upgrade_done" {
+            break event;
+        }
+    };
+    assert!(seqs.windows(2).all(|pair| pair[1] == pair[0] + 1), "{done}: {seqs:?}");
+}

@@ -35,7 +35,7 @@ fn script(server: &mut Server, client: ClientId, request: Request) -> bool {
         Request::Restart { .. } => {}
         Request::Upgrade { .. } => return false,
         Request::Events { after, .. } => {
-            for event in log().after(after, 0) {
+            for event in log().portion(after, usize::MAX) {
                 server.reply(client, &Reply::Event(event));
             }
             server.reply(client, &Reply::Verdict(Verdict::done("these are all")));
@@ -205,15 +205,13 @@ fn events_are_lines_for_people_or_programs() {
 
 #[test]
 fn events_are_followed_until_the_fleet_ends() {
-    let mut log = log();
+    let mut log: Vec<_> = log().portion(None, usize::MAX);
     let mut asked = Vec::new();
     let host = Host::start(move |server, client, request| {
         let Request::Events { after, follow: true } = request else { panic!("{request:?}") };
-        for event in log.after(after, 0) {
-            server.reply(client, &Reply::Event(event));
-        }
-        server.follow(client);
-        server.publish(log.push(Event::new("reload_done", 1_700_000_001_000, "reloaded")));
+        server.tell_events(client, after, true);
+        log.push(Event::new("reload_done", 1_700_000_001_000, "reloaded"));
+        log.drain(..).for_each(|event| server.publish(event));
         asked.push(after);
         // The first connection is dropped, as that of a reader that is too slow; the second with the fleet.
         server.end(client);

@@ -206,7 +206,7 @@ fn workers_leave_when_the_supervisor_is_killed() {
     let mut busy = Connection::open(fleet.listen).unwrap();
     busy.ask(&Request::get("/hello")).unwrap();
     fleet.signal(Signal::SIGKILL);
-    wait::until("workers are gone", Duration::from_secs(1), || {
+    wait::until("workers are gone", Duration::from_secs(3), || {
         !workers.iter().any(|pid| process::alive(*pid))
     });
     assert_eq!(fleet.exit_code(wait::LONG), -9);

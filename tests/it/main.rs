@@ -45,6 +45,7 @@ mod http2; // HTTP/2 without TLS
 mod http_bounds; // what a client may send, and how slowly
 mod identity; // who a client is, by the tables
 mod layers; // the house rules: floors, walls, sizes
+mod leftovers; // a killed fleet and the next one
 mod limits; // rate limits hold over all workers
 mod limits_desk; // what workers decide themselves, and what they do without Redis
 mod limits_http; // limits as applications and clients meet them

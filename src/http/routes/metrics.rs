@@ -124,7 +124,7 @@ const GAUGES: [PerSlot; 11] = [
     ("worker_start_time_milliseconds", "When the slot's worker was forked, Unix time", |slot| {
         slot.incumbent.as_ref().map_or(0, |worker| worker.started_ms)
     }),
-    ("worker_memory_bytes", "Private memory of the slot's workers", |slot| {
+    ("worker_memory_bytes", "Memory of the slot's workers that no file backs", |slot| {
         slot.sum(|worker| worker.memory_bytes)
     }),
     ("counter_additions_pending", "Additions to counters not sent on yet", |slot| slot.pending),

@@ -363,10 +363,15 @@ impl Fleet {
             }
             thread::sleep(Duration::from_millis(5));
         }
-        match workers.into_iter().find(|pid| process::alive(*pid)) {
-            Some(pid) => Err(format!("worker {pid} outlived its fleet")),
-            None => Ok(()),
+        // What the kernel ends with the supervisor (a copy that tells where a worker stands) needs a moment for it.
+        let deadline = std::time::Instant::now() + Duration::from_secs(1);
+        while let Some(pid) = workers.iter().find(|pid| process::alive(**pid)) {
+            if std::time::Instant::now() > deadline {
+                return Err(format!("worker {pid} outlived its fleet"));
+            }
+            thread::sleep(Duration::from_millis(5));
         }
+        Ok(())
     }
 }
 

@@ -123,12 +123,6 @@ impl Raw {
         }
     }
 
-    /// Whether another whole line comes before the end, which may be in the middle of one.
-    pub(crate) fn hears_more(&mut self) -> bool {
-        let mut line = String::new();
-        self.reader.read_line(&mut line).is_ok() && line.ends_with('\n')
-    }
-
     /// The sentence of the verdict that must come next.
     #[track_caller]
     pub(crate) fn sentence(&mut self) -> String {

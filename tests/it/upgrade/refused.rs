@@ -81,3 +81,24 @@ fn a_program_that_does_not_answer_is_killed_and_refused() {
     assert!(said.contains("within 15 s") && said.contains("wait for me"), "{said}");
     assert_eq!(process::children(fleet.pid()), before, "it is gone");
 }
+
+#[test]
+fn a_program_that_prints_without_end_is_killed_and_holds_up_nobody() {
+    let site = Site::new();
+    let fleet = site.plan.start();
+    let before = process::children(fleet.pid());
+    let memory = process::private_memory(fleet.pid());
+    for (name, text) in
+        [("answers", "exec yes"), ("complains", "exec yes >&2"), ("long", "exec tr '\\0' x </dev/zero")]
+    {
+        site.put(&site.script(name, text));
+        let said = upgrade(&fleet, &["upgrade refused", "upgrade done"]);
+        assert!(said.contains("prints without end") && said.len() < 4096, "{name}: {said}");
+        assert_eq!(process::children(fleet.pid()), before, "{name}: it is gone");
+    }
+    assert_eq!(fleet.get("/hello").status, 200);
+    let grown = process::private_memory(fleet.pid()).saturating_sub(memory);
+    assert!(grown < 4 << 20, "{grown} bytes more");
+    site.put(&site.real);
+    upgraded(&fleet);
+}

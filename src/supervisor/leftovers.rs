@@ -1,0 +1,171 @@
+//! Workers of a fleet whose supervisor was killed: written down while they live, found by the next supervisor, and ended.
+//!
+//! They know by themselves that they are alone, and drain (`worker/drain.rs`); a timer of the kernel ends one that is
+//! stuck (`sys/orphan.rs`). Here somebody makes sure, and sees to it that the next fleet gets its port.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::supervisor::Supervisor;
+use crate::supervisor::plan::LEAVE_MARGIN;
+use crate::sys::identity;
+use crate::sys::identity::ProcessHandle;
+use crate::sys::identity::ProcessIdentity;
+use crate::sys::proc::Pid;
+use crate::sys::signal::Signal;
+
+/// File in the run folder that names the workers.
+const FILE: &str = "workers";
+
+/// Workers of the fleet before this one that still run.
+#[derive(Debug, Default)]
+pub struct Leftovers {
+    workers: Vec<ProcessHandle>,
+    /// When those that still run are killed; none before the fleet runs.
+    kill_at: Option<Duration>,
+}
+
+impl Leftovers {
+    /// Finds those that are written down in this folder, and tells them to leave; one that drains already goes on.
+    ///
+    /// The caller holds the folder's lock, so that none of them has a supervisor.
+    pub fn find(folder: &Path) -> Self {
+        let text = fs::read_to_string(folder.join(FILE)).unwrap_or_default();
+        let boot = identity::boot_id().unwrap_or_default();
+        let workers: Vec<_> = parse(&text, &boot).filter_map(ProcessIdentity::open).collect();
+        for worker in &workers {
+            let pid = worker.pid().as_raw();
+            tracing::warn!(
+                pid,
+                "a worker of the fleet before this one still runs: it is to finish and leave"
+            );
+            tell(worker, Signal::SIGTERM);
+        }
+        Self { workers, kill_at: None }
+    }
+
+    /// Whether there are any.
+    pub fn are_there(&self) -> bool {
+        !self.workers.is_empty()
+    }
+
+    /// Kills those that still listen: a worker that drains has stopped within moments, and what is put into the queue of
+    /// one that is stuck is answered by nobody. Whether there were any.
+    pub fn kill_listening(&mut self) -> bool {
+        let listening: Vec<_> = self.workers.iter().filter(|worker| worker.is_listening()).collect();
+        for worker in &listening {
+            let pid = worker.pid().as_raw();
+            tracing::warn!(pid, "a worker of the fleet before this one keeps the port and is killed");
+            tell(worker, Signal::SIGKILL);
+        }
+        !listening.is_empty()
+    }
+
+    /// Kills those that should have left long ago; when to look again.
+    fn follow(&mut self, drain_timeout: Duration, now: Duration) -> Option<Duration> {
+        self.workers.retain(ProcessHandle::is_alive);
+        if self.workers.is_empty() {
+            return None;
+        }
+        let at = *self.kill_at.get_or_insert(now + drain_timeout + LEAVE_MARGIN * 2);
+        if at > now {
+            return Some(at);
+        }
+        for worker in self.workers.drain(..) {
+            let pid = worker.pid().as_raw();
+            tracing::warn!(pid, "a worker of the fleet before this one has not left in time and is killed");
+            tell(&worker, Signal::SIGKILL);
+        }
+        None
+    }
+}
+
+fn tell(worker: &ProcessHandle, signal: Signal) {
+    if let Err(error) = worker.send(signal) {
+        tracing::error!(pid = worker.pid().as_raw(), %signal, %error, "cannot signal a worker of the fleet before this one");
+    }
+}
+
+/// The file's processes, if it is of this boot. What is no line of it is passed over.
+fn parse(text: &str, boot: &str) -> impl Iterator<Item = ProcessIdentity> {
+    let mut lines = text.lines();
+    let same = lines.next().is_some_and(|first| first == boot);
+    lines.filter(move |_| same).filter_map(|line| {
+        let mut fields = line.split(' ');
+        let pid = Pid::from_raw(fields.next()?.parse().ok().filter(|pid| *pid > 1)?);
+        let mut number = || fields.next()?.parse::<u64>().ok();
+        Some(ProcessIdentity { pid, started: number()?, program: (number()?, number()?) })
+    })
+}
+
+fn print(boot: &str, workers: impl Iterator<Item = ProcessIdentity>) -> String {
+    let line = |ProcessIdentity { pid, started, program: (device, inode) }: ProcessIdentity| {
+        format!("{pid} {started} {device} {inode}\n")
+    };
+    std::iter::once(format!("{boot}\n")).chain(workers.map(line)).collect()
+}
+
+/// Writes them down, all at once: a reader finds the old list or the new one.
+fn write(folder: &Path, workers: impl Iterator<Item = Pid>) -> io::Result<()> {
+    let boot = identity::boot_id().ok_or_else(|| io::Error::other("the kernel does not name its boot"))?;
+    let next = folder.join("workers.next");
+    fs::write(&next, print(&boot, workers.filter_map(ProcessIdentity::of)))?;
+    fs::rename(next, folder.join(FILE))
+}
+
+impl Supervisor<'_> {
+    /// Writes down which workers there are, those of the fleet before this one included.
+    pub(super) fn write_down_workers(&self) {
+        let own = self.slots.iter().flat_map(|slot| slot.workers.iter().map(|worker| worker.pid));
+        let all = own.chain(self.leftovers.workers.iter().map(ProcessHandle::pid));
+        if let Err(error) = write(self.control.folder(), all) {
+            tracing::warn!(%error, "cannot write down the workers in run_dir: a next fleet would not find them");
+        }
+    }
+
+    /// Ends what is left of the fleet before this one; when to look again.
+    pub(super) fn follow_leftovers(&mut self, now: Duration) -> Option<Duration> {
+        self.leftovers.follow(self.settings.drain_timeout, now)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::proc;
+
+    #[test]
+    fn what_is_written_down_is_found_in_the_same_boot_only() {
+        let folder = tempfile::tempdir().unwrap();
+        write(folder.path(), [proc::pid(), Pid::from_raw(i32::MAX)].into_iter()).unwrap();
+        let text = fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let (boot, own) = (identity::boot_id().unwrap(), ProcessIdentity::of(proc::pid()).unwrap());
+        assert_eq!(parse(&text, &boot).collect::<Vec<_>>(), [own]);
+        assert_eq!(parse(&text, "another").count(), 0);
+        assert_eq!(parse("", "").count(), 0);
+    }
+
+    #[test]
+    fn what_is_no_line_of_it_kills_nobody() {
+        let text = "boot\n\n0 1 1 1\n-1 1 1 1\n1 1 1 1\n7\n7 x 1 1\n8 5 1\n9 5 6 7 8\nnoise\n";
+        let found: Vec<_> = parse(text, "boot").map(|process| process.pid.as_raw()).collect();
+        assert_eq!(found, [9]);
+    }
+
+    #[test]
+    fn one_that_has_not_left_in_time_is_killed() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let worker = ProcessIdentity::of(pid).and_then(ProcessIdentity::open).unwrap();
+        let mut leftovers = Leftovers { workers: vec![worker], kill_at: None };
+        let (second, now) = (Duration::from_secs(1), Duration::from_secs(100));
+        let at = now + second + LEAVE_MARGIN * 2;
+        assert_eq!(leftovers.follow(second, now), Some(at));
+        assert_eq!(leftovers.follow(second * 9, now + second), Some(at), "its time was set");
+        assert_eq!(leftovers.follow(second, at), None);
+        assert!(!child.wait().unwrap().success());
+        assert!(!leftovers.kill_listening());
+    }
+}
