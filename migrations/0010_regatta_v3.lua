@@ -50,7 +50,7 @@ local function div(a, b) return (a - a % b) / b end
 -- Fields that every session has: one without more needs no list.
 local ALWAYS = 3
 -- How long a ledger is kept after its lifetime was last set, ms: far longer than anything is sent again.
-local LEDGER = '600000'
+local LEDGER = '180000'
 
 local function clock()
   local now = redis.call('TIME')

@@ -21,6 +21,16 @@ pub struct Request<'a> {
     pub token: &'a str,
 }
 
+impl Request<'_> {
+    /// Whether it changes anything if it is granted, apart from when a session was last used.
+    pub(super) fn changes(&self) -> bool {
+        let session = |session: &SessionArg| session.create || session.mode == SessionMode::Visit;
+        self.session.is_some_and(session)
+            || self.limits.iter().any(|limit| limit.cost > 0)
+            || self.counters.iter().any(|counter| counter.by != 0)
+    }
+}
+
 /// One rate limit of one subject.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LimitArg {

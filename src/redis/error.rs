@@ -202,6 +202,10 @@ impl From<fred::error::Error> for Error {
             ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Tls => {
                 return Self::unavailable(advised(sentence(details), tls::advice(details)));
             }
+            // The client's task is gone, and with it whatever it was to answer.
+            ErrorKind::Unknown if details == "channel closed" => {
+                return Self::unavailable("the connection was closed");
+            }
             ErrorKind::Parse | ErrorKind::Protocol if !details.starts_with("NO") => {
                 return Self::protocol(details);
             }
@@ -279,6 +283,7 @@ mod tests {
         }
         assert_eq!(of(ErrorKind::Timeout, "Request timed out."), Error::Timeout);
         assert!(matches!(of(ErrorKind::IO, "reset"), Error::Unavailable { .. }));
+        assert!(matches!(of(ErrorKind::Unknown, "channel closed"), Error::Unavailable { .. }));
         assert_eq!(of(ErrorKind::Unknown, "ERR increment or decrement would overflow"), Error::Overflow);
     }
 

@@ -25,6 +25,15 @@ use crate::redis::standing::Gate;
 /// its request, some 10 KiB with its connection: 16,384 are about 160 MiB.
 pub(super) const CALLS_MAX: usize = 16_384;
 
+/// Whether twice is the same as once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Again {
+    Never,
+    /// Where Redis notes calls.
+    Noted,
+    Always,
+}
+
 /// Pause before a call goes to a cluster again: the node's keeper learns of the loss first.
 const AGAIN: Duration = Duration::from_millis(3);
 
@@ -46,15 +55,16 @@ impl Redis {
     where
         F: Future<Output = Result<T, Error>>,
     {
-        self.guard_again(kind, kind.is_repeatable(), |live, _| call(live)).await
+        let again = if kind.is_repeatable() { Again::Always } else { Again::Never };
+        self.guard_again(kind, again, |live, _| call(live)).await
     }
 
-    /// The same; `repeatable` says whether twice is the same as once. The call is told whether it may have been executed
+    /// The same; `again` says whether twice is the same as once. The call is told whether it may have been executed
     /// before.
     pub(super) async fn guard_again<T, F>(
         &self,
         kind: Kind,
-        repeatable: bool,
+        again: Again,
         call: impl Fn(Live, bool) -> F,
     ) -> Result<T, Error>
     where
@@ -70,6 +80,7 @@ impl Redis {
                 Err(error) => return Err(lost.unwrap_or(error)),
             };
             let (number, one) = (live.number, matches!(live.caller, Caller::One(..)));
+            let repeatable = again == Again::Always || again == Again::Noted && live.notes;
             let error = match inner.attempt(kind, call(live, lost.is_some())).await {
                 Err(error @ Error::Lost { .. }) if repeatable => lost.insert(error).clone(),
                 Err(error @ Error::Unavailable { .. }) if one => error,

@@ -247,7 +247,7 @@ mod tests {
         let line = watched();
         let call = |line: Arc<Line>| async move { line.call(false, std::future::pending::<_>()).await };
         let calls: Vec<_> = (0..WINDOW + 3).map(|_| tokio::spawn(call(Arc::clone(&line)))).collect();
-        tokio::task::yield_now().await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
         line.end("reset");
         let mut unsent = 0;
         for call in calls {

@@ -23,6 +23,10 @@ use tokio::time::MissedTickBehavior;
 use crate::config::place::Peer;
 use crate::config::schema::Mode;
 use crate::redis::Inner;
+use crate::redis::beside::Silenced;
+use crate::redis::beside::Strict;
+use crate::redis::beside::mind;
+use crate::redis::beside::silent;
 use crate::redis::caller::Caller;
 use crate::redis::cluster;
 use crate::redis::endpoint;
@@ -32,8 +36,8 @@ use crate::redis::library::Form;
 use crate::redis::line;
 use crate::redis::line::Line;
 use crate::redis::migrations;
+use crate::redis::pauses::Pauses;
 use crate::redis::pauses::between;
-use crate::redis::pauses::pause;
 use crate::redis::pauses::random;
 use crate::redis::secret;
 
@@ -47,8 +51,6 @@ pub(super) const REFUSED_PAUSE: Duration = Duration::from_secs(1);
 pub(super) const SETTLED: Duration = Duration::from_millis(100);
 /// Pause before another connection is looked for while this one only reads: at most two attempts a second.
 const SEEK: [Duration; 2] = [Duration::from_millis(500), Duration::from_millis(800)];
-/// Pause between two connections that are tried beside one that is silent.
-const BESIDE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(100)];
 /// A connection that was replaced stays for the calls that are under way on it.
 pub(super) const FAREWELL: Duration = Duration::from_secs(1);
 
@@ -59,6 +61,8 @@ pub(super) struct Live {
     pub(super) form: Form,
     /// Which of this worker's connections it is, from 1.
     pub(super) number: u64,
+    /// Whether calls can be noted, so that they may be sent again.
+    pub(super) notes: bool,
 }
 
 impl Live {
@@ -89,14 +93,6 @@ enum Left {
     For(Box<Ready>),
     /// Another one answers, and this one is silent: what is out on it is lost.
     Instead(Box<Ready>),
-}
-
-/// Where a silence led.
-enum Silenced<T> {
-    /// The server answers on another connection.
-    Instead(T),
-    /// It does not, and nobody waits any longer; since when it has been silent.
-    GivenUp(Instant),
 }
 
 /// A connection and the task behind it, which ends with this value.
@@ -179,7 +175,9 @@ impl Link {
         }
         let refused = secret::offer(&patient, inner).await?;
         inner.warn_of_form(form);
-        let live = Live { caller: self.caller(), form, number: inner.connections.fetch_add(1, Relaxed) + 1 };
+        let notes = inner.may_note(&patient, form).await?;
+        let number = inner.connections.fetch_add(1, Relaxed) + 1;
+        let live = Live { caller: self.caller(), form, number, notes };
         Ok(Ready { link: self, live, refused })
     }
 
@@ -225,76 +223,6 @@ impl Link {
                 Silenced::GivenUp(since) => Err((since, silent())),
             },
             error = tend(inner, &line, None, &prober) => Err((Instant::now(), error)),
-        }
-    }
-}
-
-/// Why a connection ended on which nothing was answered.
-const SILENT: &str = "it does not answer although the connection is open";
-
-fn silent() -> Error {
-    Error::unavailable(SILENT)
-}
-
-/// Ends a task of its own with this value.
-struct Strict(JoinHandle<()>);
-
-impl Strict {
-    fn new(line: &Arc<Line>) -> Self {
-        let (line, mut silences) = (Arc::clone(line), line.silences());
-        Self(tokio::spawn(async move {
-            if silences.wait_for(|silent| *silent).await.is_ok() {
-                line.end(SILENT);
-            }
-        }))
-    }
-}
-
-impl Drop for Strict {
-    fn drop(&mut self) {
-        self.0.abort();
-    }
-}
-
-/// Waits for a silence, and for what becomes of it: the connection goes on, and nothing was lost; or another one that is
-/// made beside it is answered, and this one is dead; or neither until nobody waits any longer.
-async fn mind<T, F>(
-    inner: &Inner,
-    line: &Line,
-    fell: impl Fn(Option<Instant>),
-    beside: impl Fn() -> F,
-) -> Silenced<T>
-where
-    F: Future<Output = Result<T, Error>>,
-{
-    let mut silences = line.silences();
-    loop {
-        if silences.wait_for(|silent| *silent).await.is_err() {
-            // The line is there for as long as its connection, whose end is told elsewhere.
-            std::future::pending::<()>().await;
-        }
-        let since = line.since();
-        inner.waits.silences.fetch_add(1, Relaxed);
-        fell(Some(since));
-        let another = async {
-            loop {
-                match beside().await {
-                    Ok(another) => return another,
-                    Err(_) => tokio::time::sleep(between(BESIDE, random())).await,
-                }
-            }
-        };
-        let given_up = async {
-            tokio::time::sleep_until(since + inner.hold).await;
-            for _ in 0..line::PASSES {
-                tokio::task::yield_now().await;
-            }
-        };
-        tokio::select! {
-            biased;
-            _ = silences.wait_for(|silent| !silent) => fell(None),
-            another = another => return Silenced::Instead(another),
-            () = given_up => return Silenced::GivenUp(since),
         }
     }
 }
@@ -349,7 +277,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     if let Some(seeds) = inner.endpoint.cluster().map(<[Peer]>::to_vec) {
         return cluster::keep(inner, seeds).await;
     }
-    let (mut attempt, mut away) = (0u32, Instant::now());
+    let mut pauses = Pauses::new(inner.hold, Instant::now());
     loop {
         let mut refused = false;
         match establish(&inner).await {
@@ -357,18 +285,16 @@ pub(super) async fn keep(inner: Arc<Inner>) {
                 let since = Instant::now();
                 let (lost, reason) = live(&inner, ready).await;
                 inner.lost(lost, false, &reason);
-                away = lost;
-                attempt = u32::from(since.elapsed() < SETTLED);
+                pauses.lost(lost, since.elapsed() >= SETTLED);
             }
             Err(error) => {
                 refused = error.misconfigured();
                 inner.failed(&error);
-                attempt = attempt.saturating_add(1);
             }
         }
         let pause = match refused {
             true => REFUSED_PAUSE,
-            false => pause(attempt, away.elapsed(), inner.hold, random()),
+            false => pauses.next(Instant::now(), random()),
         };
         tokio::time::sleep(pause).await;
     }

@@ -4,6 +4,7 @@
 //! Every call passes one guard, which bounds how many wait; they wait out a short absence of Redis.
 
 pub mod begin;
+mod beside;
 mod caller;
 pub mod claim;
 mod cluster;
@@ -64,6 +65,7 @@ use begin::CounterArg;
 use endpoint::Endpoint;
 pub use error::Error;
 pub use error::Refusal;
+use guard::Again;
 pub use inspect::Finding;
 pub use inspect::Findings;
 use lanes::Kind;
@@ -313,10 +315,9 @@ impl Redis {
             _ => Kind::Commit,
         };
         let encode = &encode;
-        self.guard_again(kind, kind.is_repeatable() || entry.is_repeatable(), |live, _| async move {
-            self.execute(&live, entry, encode).await
-        })
-        .await
+        let repeatable = kind.is_repeatable() || entry.is_repeatable();
+        let again = if repeatable { Again::Always } else { Again::Never };
+        self.guard_again(kind, again, |live, _| async move { self.execute(&live, entry, encode).await }).await
     }
 
     /// Calls a function on this connection.

@@ -32,7 +32,8 @@ use crate::redis::Redis;
 use crate::redis::endpoint;
 use crate::redis::error::Error;
 use crate::redis::keys;
-use crate::redis::pauses;
+use crate::redis::pauses::Pauses;
+use crate::redis::pauses::random;
 
 /// How often the connection is asked whether it lives, and how long it may think; what is heard is trusted for no
 /// longer than both.
@@ -121,20 +122,17 @@ impl Redis {
 }
 
 async fn keep(inner: Arc<Inner>) {
-    let (mut attempt, mut heard) = (0u32, Instant::now());
+    // No request waits for it, so it is never in a hurry.
+    let mut pauses = Pauses::new(Duration::ZERO, Instant::now());
     loop {
         let begun = Instant::now();
         let error = follow(&inner).await;
         inner.news.set_since(None);
         tracing::debug!(%error, "news is not heard: {error}");
-        let settled = begun.elapsed() >= SETTLED;
-        attempt = if settled { 0 } else { attempt.saturating_add(1) };
-        if settled {
-            heard = Instant::now();
+        if begun.elapsed() >= SETTLED {
+            pauses.lost(Instant::now(), true);
         }
-        // No request waits for it, so it is never in a hurry.
-        let pause = pauses::pause(attempt, heard.elapsed(), Duration::ZERO, pauses::random());
-        tokio::time::sleep(pause).await;
+        tokio::time::sleep(pauses.next(Instant::now(), random())).await;
     }
 }
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
+use tokio::time::Instant;
 
 /// Longest pause before the first attempt after a connection that worked: most likely the server is there.
 const PAUSE_FIRST: Duration = Duration::from_millis(10);
@@ -21,17 +22,49 @@ pub(super) fn random() -> f64 {
     OsRng.try_next_u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }
 
-/// Pause before the n-th attempt, from 0, of a server that has been away for so long; requests wait while that is below
-/// `hold`. `random` is from 0 to 1.
-pub(super) fn pause(attempt: u32, away: Duration, hold: Duration, random: f64) -> Duration {
-    let bounds = match attempt {
-        0 => [Duration::ZERO, PAUSE_FIRST],
-        _ if away < hold => PAUSE_HELD,
-        // Those who were refused as one until now are spread first.
-        _ if away < hold + PAUSE_LATER[0] => [Duration::ZERO, PAUSE_LATER[1]],
-        _ => PAUSE_LATER,
-    };
-    between(bounds, random)
+/// The pauses of one connection's attempts.
+#[derive(Debug, Clone)]
+pub(super) struct Pauses {
+    /// How long requests wait.
+    hold: Duration,
+    away: Instant,
+    attempts: u32,
+    /// Whether this worker has left the crowd of those that were refused at the same moments.
+    spread: bool,
+}
+
+impl Pauses {
+    /// There is no connection since now; requests wait for one as long as `hold`.
+    pub(super) fn new(hold: Duration, now: Instant) -> Self {
+        Self { hold, away: now, attempts: 1, spread: false }
+    }
+
+    /// A connection was lost, since when; `settled` if it had lived for a while.
+    pub(super) fn lost(&mut self, since: Instant, settled: bool) {
+        (self.away, self.spread) = (since, false);
+        self.attempts = u32::from(!settled);
+    }
+
+    /// Since when there is no connection.
+    pub(super) fn away(&self) -> Instant {
+        self.away
+    }
+
+    /// Pause before the next attempt; `random` is from 0 to 1.
+    pub(super) fn next(&mut self, now: Instant, random: f64) -> Duration {
+        self.attempts = self.attempts.saturating_add(1);
+        let bounds = if self.attempts == 1 {
+            [Duration::ZERO, PAUSE_FIRST]
+        } else if now.saturating_duration_since(self.away) < self.hold {
+            PAUSE_HELD
+        } else if std::mem::replace(&mut self.spread, true) {
+            PAUSE_LATER
+        } else {
+            // As long as the later ones are on average: then no moment has more attempts than another.
+            [Duration::ZERO, (PAUSE_LATER[0] + PAUSE_LATER[1]) / 2]
+        };
+        between(bounds, random)
+    }
 }
 
 pub(super) fn between([shortest, longest]: [Duration; 2], random: f64) -> Duration {
@@ -46,13 +79,24 @@ mod tests {
 
     #[test]
     fn pauses_are_short_while_requests_wait_and_never_as_long_as_a_second() {
-        let of = |attempt, away_ms, random| {
-            pause(attempt, Duration::from_millis(away_ms), HOLD, random).as_millis()
-        };
-        assert_eq!((of(0, 0, 1.0), of(0, 0, 0.0)), (10, 0));
-        assert_eq!((of(1, 0, 0.0), of(9, 2499, 1.0)), (50, 100));
-        assert_eq!((of(30, 2500, 0.0), of(30, 2500, 1.0)), (0, 900));
-        assert_eq!((of(40, 3200, 0.0), of(u32::MAX, 86_400_000, 1.0)), (700, 900));
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut pauses = Pauses::new(HOLD, start);
+        assert_eq!(pauses.next(at(0), 1.0).as_millis(), 100, "the first attempt was made without a pause");
+        pauses.lost(start, true);
+        let steps = [
+            (0, 1.0, 10),
+            (10, 0.0, 50),
+            (2499, 1.0, 100),
+            (2600, 1.0, 800),
+            (3400, 0.0, 700),
+            (9000, 1.0, 900),
+        ];
+        for (ms, random, expected) in steps {
+            assert_eq!(pauses.next(at(ms), random).as_millis(), expected, "after {ms} ms");
+        }
+        pauses.lost(at(10_000), false);
+        assert_eq!(pauses.next(at(10_000), 1.0).as_millis(), 100, "it had not lived");
     }
 
     #[test]
@@ -64,12 +108,12 @@ mod tests {
         let mut dice = SmallRng::seed_from_u64(1);
         for (hold, back) in [(0, 2), (0, 3), (1, 3), (2500, 4), (2500, 5), (2500, 60)] {
             let (hold, back) = (Duration::from_millis(hold), Duration::from_secs(back));
-            let mut tenths = [0; 10];
+            let (start, mut tenths) = (Instant::now(), [0; 10]);
             for _ in 0..workers {
-                let (mut attempt, mut at) = (0, Duration::ZERO);
+                let (mut pauses, mut at) = (Pauses::new(hold, start), Duration::ZERO);
+                pauses.lost(start, true);
                 while at < back {
-                    at += pause(attempt, at, hold, dice.random());
-                    attempt += 1;
+                    at += pauses.next(start + at, dice.random());
                 }
                 tenths[((at - back).as_millis() / 100) as usize] += 1;
             }

@@ -15,17 +15,22 @@ use rand::TryRngCore;
 use rand::rngs::OsRng;
 use tokio::time::Instant;
 
+use crate::redis::Inner;
 use crate::redis::Redis;
 use crate::redis::begin;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
+use crate::redis::guard::Again;
 use crate::redis::keys;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
+use crate::redis::library::Form;
 
 /// Calls in one key of the ledger: 512 bytes.
 const BLOCK: u64 = 4096;
-/// After this a ledger's lifetime is set anew: half of what `regatta_v3_begin` sets.
-const ARMED: Duration = Duration::from_secs(300);
+/// After this a ledger's lifetime is set anew: a third of what `regatta_v3_begin` sets. The rest is longer than anybody
+/// waits for Redis: `redis.patience` is a minute at most.
+const ARMED: Duration = Duration::from_secs(60);
 
 /// How one call stands in the ledger.
 pub(super) struct Once {
@@ -101,6 +106,29 @@ impl Numbers {
     }
 }
 
+impl Inner {
+    /// Whether our user may use bits: rules that were written for an earlier release do not say so.
+    ///
+    /// # Errors
+    /// What the server said to it, if that is anything else.
+    pub(super) async fn may_note(&self, caller: &Caller, form: Form) -> Result<bool, Error> {
+        if form == Form::Plain {
+            return Ok(false);
+        }
+        let key = keys::once(&self.prefix, None, &self.numbers.life, 0);
+        match caller.call("GETBIT", [key.as_str(), "0"]).await {
+            Err(error) if error.unsupported() => {
+                tracing::warn!(
+                    "the user's ACL rules forbid SETBIT and GETBIT (+@bitmap): what is under way when the connection \
+                     to Redis is lost is answered 503, because it cannot be sent again"
+                );
+                Ok(false)
+            }
+            answer => answer.map(|_| true),
+        }
+    }
+}
+
 impl Redis {
     /// A request's start, executed once however often it is sent.
     ///
@@ -113,7 +141,10 @@ impl Redis {
     ) -> Result<begin::Reply, Error> {
         let (numbers, prefix) = (&self.inner.numbers, self.inner.prefix.as_str());
         let number = numbers.take();
-        self.guard_again(Kind::Begin, true, |live, repeated| async move {
+        // What changes nothing leaves nothing behind.
+        let place = if request.changes() { place } else { &Place::Nowhere };
+        self.guard_again(Kind::Begin, Again::Noted, |live, repeated| async move {
+            let place = if live.notes { place } else { &Place::Nowhere };
             let once = numbers.call(prefix, place, number, live.number, repeated);
             let arms = once.as_ref().is_some_and(|once| once.arm).then(Instant::now);
             let encode = |entry| begin::encode(request, once.as_ref(), entry);

@@ -313,6 +313,23 @@ async fn an_arrival_time_an_hour_ahead_locks_nobody_out() {
     let request = begin::Request { limits: &limits, ..Default::default() };
     let Ok(Reply::Denied { limits }) = redis.begin(&request).await else { panic!("granted") };
     assert_eq!(limits[0].retry_after_us, Some(1000));
+    // The denied call has mended it: an hour is not waited, nor is it seen an hour ahead by the next one.
+    assert!(server.cli(&["PTTL", "p:l:a"]).parse::<i64>().unwrap() <= 5);
+}
+
+#[tokio::test]
+async fn a_place_that_a_later_clock_took_is_kept_no_longer_than_a_lease() {
+    for mode in MODES {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        server.cli(&["ZADD", "p:l:a", "9000000000000000", "other"]);
+        let kind = LimitKind::Concurrency { lease_us: 100_000, max: 1 };
+        let limits = [LimitArg { kind, ..limit("p:l:a", 1) }];
+        let request = begin::Request { limits: &limits, token: "mine", ..Default::default() };
+        assert!(matches!(redis.begin(&request).await, Ok(Reply::Denied { .. })), "{mode:?}");
+        tokio::time::sleep(std::time::Duration::from_millis(110)).await;
+        assert!(matches!(redis.begin(&request).await, Ok(Reply::Granted { .. })), "{mode:?}");
+    }
 }
 
 /// The cases that also drive the Rust arithmetic (`limiter::gcra`), with a clock that only this test can set: the
@@ -323,8 +340,8 @@ fn the_arithmetic_on_the_server_agrees_with_throttled_in_both_forms() {
     // The numbers come as text here, because a command line carries no doubles: lifetimes, limit, time.
     let at = "local now = tonumber(table.remove(args))
         return { struct.unpack('<ddddd', begin_at(now, keys, { '-', struct.pack('<ddddddd', unpack(args)), '' })) }";
-    let source = library::named("regatta_v2").unwrap().text;
-    let as_library = source.replace("regatta_v2", "regatta_test")
+    let source = library::named("regatta_v3").unwrap().text;
+    let as_library = source.replace("regatta_v3", "regatta_test")
         + &format!("redis.register_function('regatta_at', function(keys, args) {at} end)\n");
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &as_library]), "regatta_test");
     let as_script = library::script(source, &format!("local keys, args = KEYS, ARGV {at}"));

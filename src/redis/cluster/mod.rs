@@ -27,7 +27,8 @@ use crate::redis::link;
 use crate::redis::link::Link;
 use crate::redis::link::Live;
 use crate::redis::migrations;
-use crate::redis::pauses;
+use crate::redis::pauses::Pauses;
+use crate::redis::pauses::random;
 use crate::redis::secret;
 use crate::redis::topology;
 use crate::redis::topology::Range;
@@ -67,7 +68,7 @@ enum Said {
 pub(super) async fn keep(inner: Arc<Inner>, seeds: Vec<Peer>) {
     let routes = Arc::new(Routes::new(&inner.prefix));
     let mut keepers = Keepers(HashMap::new());
-    let (mut said, mut attempt, mut whole) = (Said::Unknown, 0u32, Instant::now());
+    let (mut said, mut pauses) = (Said::Unknown, Pauses::new(inner.hold, Instant::now()));
     loop {
         let mut refused = false;
         let now = match discover(&inner, &routes, &seeds).await {
@@ -81,9 +82,8 @@ pub(super) async fn keep(inner: Arc<Inner>, seeds: Vec<Peer>) {
                 standing(&inner, &routes, &error)
             }
         };
-        attempt = if now == Said::Whole { 0 } else { attempt.saturating_add(1) };
         if now == Said::Whole {
-            whole = Instant::now();
+            pauses.lost(Instant::now(), true);
         }
         said = now;
         if refused {
@@ -92,10 +92,10 @@ pub(super) async fn keep(inner: Arc<Inner>, seeds: Vec<Peer>) {
         }
         let pause = match said {
             Said::Whole => REFRESH,
-            _ => pauses::pause(attempt, whole.elapsed(), inner.hold, pauses::random()),
+            _ => pauses.next(Instant::now(), random()),
         };
         tokio::select! {
-            () = routes.doubt.notified() => tokio::time::sleep(SPACING.mul_f64(1.0 + pauses::random())).await,
+            () = routes.doubt.notified() => tokio::time::sleep(SPACING.mul_f64(1.0 + random())).await,
             () = tokio::time::sleep(pause.max(SPACING)) => {}
         }
     }
@@ -195,15 +195,16 @@ async fn introduce(inner: &Arc<Inner>, routes: &Arc<Routes>, said: Said) -> Said
         if matches!(said, Said::Unknown | Said::Away) {
             migrations::bring_up(&patient, ready.form, &inner.prefix, &inner.name).await?;
         }
-        secret::offer(&patient, inner).await
+        let refused = secret::offer(&patient, inner).await?;
+        Ok::<_, Error>((refused, inner.may_note(&patient, ready.form).await?))
     };
-    let refused = match prepared.await {
-        Ok(refused) => refused,
+    let (refused, notes) = match prepared.await {
+        Ok(prepared) => prepared,
         Err(error) => return standing(inner, routes, &error),
     };
     let away: Vec<_> = table.owners().into_iter().filter_map(|node| node.away()).collect();
     let number = inner.connections.fetch_add(1, Relaxed) + 1;
-    let live = Live { caller, form: ready.form, number };
+    let live = Live { caller, form: ready.form, number, notes };
     match away.first() {
         None if said == Said::Whole => {}
         None => inner.up(live, refused.as_ref()),

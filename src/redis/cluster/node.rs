@@ -22,25 +22,24 @@ use crate::redis::library;
 use crate::redis::library::Form;
 use crate::redis::link;
 use crate::redis::link::Link;
-use crate::redis::pauses;
+use crate::redis::pauses::Pauses;
+use crate::redis::pauses::random;
 
 /// Keeps a connection to one node for as long as it belongs to the cluster.
 pub(super) async fn keep(inner: Arc<Inner>, routes: Arc<Routes>, node: Arc<Node>) {
-    let (mut attempt, mut away) = (0u32, Instant::now());
+    let mut pauses = Pauses::new(inner.hold, Instant::now());
     loop {
         let mut pause = None;
         match open(&inner, &node.peer).await {
             Ok(connected) => {
                 let since = Instant::now();
-                let reason;
-                (away, reason) = live(&inner, &routes, &node, connected).await;
-                node.set(State::Away(away, reason));
-                attempt = u32::from(since.elapsed() < link::SETTLED);
+                let (lost, reason) = live(&inner, &routes, &node, connected).await;
+                node.set(State::Away(lost, reason));
+                pauses.lost(lost, since.elapsed() >= link::SETTLED);
             }
             Err(error) => {
                 pause = error.misconfigured().then_some(link::REFUSED_PAUSE);
-                node.set(State::Away(away, error));
-                attempt = attempt.saturating_add(1);
+                node.set(State::Away(pauses.away(), error));
             }
         }
         routes.changed();
@@ -48,8 +47,7 @@ pub(super) async fn keep(inner: Arc<Inner>, routes: Arc<Routes>, node: Arc<Node>
         if pause.is_none() {
             routes.doubt.notify_one();
         }
-        let again = || pauses::pause(attempt, away.elapsed(), inner.hold, pauses::random());
-        tokio::time::sleep(pause.unwrap_or_else(again)).await;
+        tokio::time::sleep(pause.unwrap_or_else(|| pauses.next(Instant::now(), random()))).await;
     }
 }
 

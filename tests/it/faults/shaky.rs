@@ -53,10 +53,25 @@ async fn what_may_be_made_twice_is_when_connections_break() {
 }
 
 #[tokio::test]
+async fn what_is_executed_once_is_sent_again_when_its_answer_is_lost() {
+    let server = RedisServer::start();
+    let proxy = Proxy::before(&server);
+    for mode in [Mode::Fcall, Mode::Evalsha] {
+        server.cli(&["FLUSHALL"]);
+        let redis = proxy.connect(&server, "p", mode).await;
+        let name = if mode == Mode::Fcall { "regatta_v3_begin" } else { "EVALSHA" };
+        for round in 1..=20 {
+            proxy.lose_replies(name, 1);
+            assert_eq!(redis.count("p:c:x", 1).await, Ok(round), "{mode:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn what_may_not_be_made_twice_is_not() {
     let server = RedisServer::start();
     let proxy = Proxy::before(&server);
-    let redis = proxy.connect(&server, "p", Mode::Auto).await;
+    let redis = proxy.connect(&server, "p", Mode::Plain).await;
     let mut failed = 0;
     for round in 1..=20 {
         proxy.lose_replies("INCRBY", 1);

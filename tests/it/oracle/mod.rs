@@ -30,6 +30,7 @@ use crate::oracle::model::Use;
 use crate::oracle::model::World;
 use crate::oracle::play::NAME_COUNT;
 use crate::oracle::play::play;
+use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::soak;
@@ -181,6 +182,19 @@ struct Place {
 }
 
 impl Place {
+    /// Over lines that break at every twentieth command, before or after it was done.
+    fn over_bad_lines(mode: Mode) -> (Self, [Proxy; 2]) {
+        let server = RedisServer::start();
+        let runtime =
+            tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let proxies = [Proxy::before(&server), Proxy::before(&server)];
+        let workers = runtime.block_on(async {
+            [proxies[0].connect(&server, "p", mode).await, proxies[1].connect(&server, "p", mode).await]
+        });
+        proxies.iter().for_each(|proxy| proxy.toxics(|toxics| toxics.resets = 0.05));
+        (Self { runtime, workers, runs: AtomicU64::new(0), _server: server }, proxies)
+    }
+
     fn new(mode: Mode) -> Self {
         let server = RedisServer::start();
         let runtime =
@@ -297,6 +311,34 @@ fn steps_in_any_order_are_what_the_model_says() {
         let outcome = runner(300, 5_000)
             .run(&programs, |(clients, turns)| place.runtime.block_on(in_turn(&place, clients, turns)));
         outcome.unwrap_or_else(|failure| panic!("{mode:?}: {failure}"));
+    }
+}
+
+/// What a request does at its start, and what may be sent again: as if no connection had ever broken. Left out are what
+/// the first sending alone can tell: a limit in shadow that refused, and a session that was revoked by it.
+fn beginnings() -> impl Strategy<Value = Vec<Move>> {
+    let plain = |step: Step| match step {
+        Step::Begin { session, rates, leases, counters, token } => Step::Begin {
+            session: session.map(|how| Use { user: false, ..how }),
+            rates: rates.into_iter().map(|(limit, cost, _)| (limit, cost, false)).collect(),
+            leases: leases.into_iter().map(|(limit, _)| (limit, false)).collect(),
+            counters,
+            token,
+        },
+        other => other,
+    };
+    vec(begin(true).prop_map(plain).prop_map(Move::Step), 1..14)
+}
+
+#[test]
+fn what_is_sent_again_over_bad_lines_is_done_once() {
+    for mode in [Mode::Fcall, Mode::Evalsha] {
+        let (place, proxies) = Place::over_bad_lines(mode);
+        let programs = (vec(beginnings(), 1..4), vec(0..3usize, 0..60));
+        let outcome = runner(30, 500)
+            .run(&programs, |(clients, turns)| place.runtime.block_on(in_turn(&place, clients, turns)));
+        outcome.unwrap_or_else(|failure| panic!("{mode:?}: {failure}"));
+        assert!(proxies.iter().any(|proxy| proxy.sprung() > 0));
     }
 }
 

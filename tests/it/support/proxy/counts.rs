@@ -97,7 +97,7 @@ const SETUP: [&str; 18] = [
 ];
 
 /// Parts of keys and functions that no request names.
-const APART: [&str; 3] = [":secret", ":mig", "regatta_fleet"];
+const APART: [&str; 4] = [":secret", ":mig", "regatta_fleet", "{fleet}"];
 
 /// Of a whole command.
 pub(super) fn name(frame: &[u8]) -> Name {

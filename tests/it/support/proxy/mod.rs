@@ -95,6 +95,8 @@ struct Order {
     toxics: Toxics,
     /// Connections older than this are reset.
     resets: u64,
+    /// Connections older than this lose everything that is said on them.
+    forgets: u64,
     ended: bool,
 }
 
@@ -150,7 +152,8 @@ impl Proxy {
     /// Before any server.
     pub(crate) fn to(upstream: Upstream) -> Self {
         let shared = Arc::new(Shared { upstream, state: Mutex::default() });
-        let order = Order { link: Link::Open, age: 0, toxics: Toxics::NONE, resets: 0, ended: false };
+        let order =
+            Order { link: Link::Open, age: 0, toxics: Toxics::NONE, resets: 0, forgets: 0, ended: false };
         let (order, orders) = watch::channel(order);
         // Its port stays ours while nobody listens.
         let place = serve::reserve();
@@ -205,6 +208,13 @@ impl Proxy {
     #[track_caller]
     pub(crate) fn reset(&self) {
         self.give(|order| order.resets += 1);
+    }
+
+    /// Forgets the connections there are, as a firewall does: what is said on them is lost, and nobody is told; new ones
+    /// are as before.
+    #[track_caller]
+    pub(crate) fn forget(&self) {
+        self.give(|order| order.forgets += 1);
     }
 
     /// Sets what happens to the bytes, e.g. `|toxics| toxics.slices = 10`.

@@ -56,6 +56,8 @@ struct Talk {
 struct Pump<'a> {
     shared: &'a Shared,
     orders: watch::Receiver<Order>,
+    /// How many times connections had been forgotten when this one was made.
+    forgets: u64,
     talk: Mutex<Talk>,
 }
 
@@ -68,7 +70,8 @@ pub(super) async fn carry(
     shared: &Shared,
     mut orders: watch::Receiver<Order>,
 ) -> End {
-    let pump = Pump { shared, orders: orders.clone(), talk: Mutex::default() };
+    let forgets = orders.borrow().forgets;
+    let pump = Pump { shared, orders: orders.clone(), forgets, talk: Mutex::default() };
     let born = orders.borrow().resets;
     let (from_client, mut to_client) = client.split();
     let (from_server, to_server) = tokio::io::split(upstream);
@@ -118,8 +121,8 @@ impl Pump<'_> {
     /// Waits while the link stands still; whether what was read is lost.
     async fn held(&self) -> bool {
         let mut orders = self.orders.clone();
-        let link = orders.wait_for(|order| order.link != Link::Stalled).await.map(|order| order.link);
-        link.is_ok_and(|link| link == Link::BlackHole)
+        let order = orders.wait_for(|order| order.link != Link::Stalled).await;
+        order.is_ok_and(|order| order.link == Link::BlackHole || order.forgets > self.forgets)
     }
 
     async fn commands(
