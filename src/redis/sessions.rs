@@ -277,6 +277,23 @@ impl Redis {
             self.run(Entry::SessionQuarantine, |entry| call(entry, &keys, vec![number(kept_ms)])).await?;
         Ok(reply.as_i64() == Some(1))
     }
+
+    /// The mark of an id that was replaced ends after so long at the latest, also if the server's clock has stepped
+    /// back since it was made: until it ends its visitor has no session.
+    ///
+    /// # Errors
+    /// See [`Error`]; doing it once more does no harm.
+    pub async fn bound_mark(&self, prefix: &str, digest: &str, grace_ms: u64) -> Result<(), Error> {
+        let key = &keys::session(prefix, digest);
+        let left = |live: Live| async move { live.caller.call("PTTL", [key.as_str()]).await };
+        let left = self.guard_repeatable(Kind::Read, left).await?;
+        if left.as_u64().is_none_or(|left_ms| left_ms <= grace_ms) {
+            return Ok(());
+        }
+        let grace = &grace_ms.to_string();
+        let cut = async |live: Live| live.caller.call("PEXPIRE", [key.as_str(), grace]).await;
+        self.guard_as(Kind::Commit, cut).await.map(|_| ())
+    }
 }
 
 /// A call's arguments in wire order: the entry's name, the number of keys, keys, arguments.

@@ -3,6 +3,7 @@
 pub(crate) mod broadcasts;
 pub(crate) mod browser;
 pub(crate) mod client;
+pub(crate) mod clock;
 pub(crate) mod events;
 pub(crate) mod exposition;
 pub(crate) mod fleet;
