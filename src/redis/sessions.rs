@@ -225,6 +225,26 @@ impl Redis {
         Ok(lives)
     }
 
+    /// Makes a session the user's latest one, which it may not be by the time of its login: the server's clock may have
+    /// stepped back since an earlier one, and the oldest are those that end.
+    ///
+    /// # Errors
+    /// See [`Error`]; doing it once more does no harm.
+    pub async fn make_latest(&self, prefix: &str, user: &str, digest: &str) -> Result<(), Error> {
+        let index = &keys::sessions_of(prefix, user);
+        let call = async |live: Live| {
+            let last = live.caller.call("ZREVRANGE", [index.as_str(), "0", "0", "WITHSCORES"]).await?;
+            let Value::Array(last) = last else { return Ok(()) };
+            let [latest, at] = &last[..] else { return Ok(()) };
+            if latest.as_str().as_deref() == Some(digest) {
+                return Ok(());
+            }
+            let after = format!("{:.0}", at.as_f64().unwrap_or(0.0) + 1.0);
+            live.caller.call("ZADD", [index.as_str(), "XX", &after, digest]).await.map(|_| ())
+        };
+        self.guard_as(Kind::Commit, call).await
+    }
+
     /// Logs a user out everywhere, except in the session `stays`.
     ///
     /// # Errors

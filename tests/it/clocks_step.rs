@@ -177,6 +177,30 @@ fn a_replaced_id_is_a_stranger_for_as_long_as_its_mark_lasts_and_no_longer() {
     wait::until("the mark ends with its own length", wait::LONG, || left() <= 10_000);
 }
 
+#[test]
+fn whoever_logs_in_after_the_step_stays_and_his_oldest_session_ends() {
+    for step in STEPS {
+        let clock = Clock::new();
+        let server = RedisServer::with_clock(&clock);
+        let plan = Plan::on(&server).workers(1).set("REGATTA_LIMITS__DEFAULT__ENABLED", "false");
+        let fleet = plan.set("REGATTA_SESSION__MAX_PER_USER", "2").start();
+        let log_in = || {
+            let mut visitor = Visitor::default();
+            let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
+            assert_eq!(visitor.ask(fleet.listen, login).status, 200);
+            visitor
+        };
+        let mut logged_in = vec![log_in(), log_in()];
+        clock.step(step);
+        logged_in.push(log_in());
+        let statuses: Vec<_> = logged_in
+            .iter_mut()
+            .map(|visitor| visitor.ask(fleet.listen, Request::get("/me")).status)
+            .collect();
+        assert_eq!(statuses, [401, 200, 200], "{step}");
+    }
+}
+
 #[tokio::test]
 async fn a_window_without_server_side_code_is_as_long_as_one_is() {
     use regatta::redis::begin;
