@@ -255,7 +255,7 @@ fn order(machine: &Machine) -> (&str, u32, &str) {
 }
 
 /// Last beat, lifetime, document.
-fn parts(value: &str) -> Option<(u64, u64, &str)> {
+pub(super) fn parts(value: &str) -> Option<(u64, u64, &str)> {
     let mut parts = value.splitn(3, ' ');
     Some((parts.next()?.parse().ok()?, parts.next()?.parse().ok()?, parts.next()?))
 }

@@ -228,6 +228,26 @@ impl Redis {
         Ok(lives)
     }
 
+    /// Makes a session the user's latest one, which it may not be by the time of its login: the server's clock may have
+    /// stepped back since an earlier one, and the oldest are those that end.
+    ///
+    /// # Errors
+    /// See [`Error`]; doing it once more does no harm.
+    pub async fn make_latest(&self, prefix: &str, user: &str, digest: &str) -> Result<(), Error> {
+        let index = &keys::sessions_of(prefix, user);
+        let call = async |live: Live| {
+            let last = live.caller.call("ZREVRANGE", [index.as_str(), "0", "0", "WITHSCORES"]).await?;
+            let Value::Array(last) = last else { return Ok(()) };
+            let [latest, at] = &last[..] else { return Ok(()) };
+            if latest.as_str().as_deref() == Some(digest) {
+                return Ok(());
+            }
+            let after = format!("{:.0}", at.as_f64().unwrap_or(0.0) + 1.0);
+            live.caller.call("ZADD", [index.as_str(), "XX", &after, digest]).await.map(|_| ())
+        };
+        self.guard_as(Kind::Commit, call).await
+    }
+
     /// Logs a user out everywhere, except in the session `stays`.
     ///
     /// # Errors
@@ -279,6 +299,23 @@ impl Redis {
         let reply =
             self.run(Entry::SessionQuarantine, |entry| call(entry, &keys, vec![number(kept_ms)])).await?;
         Ok(reply.as_i64() == Some(1))
+    }
+
+    /// The mark of an id that was replaced ends after so long at the latest, also if the server's clock has stepped
+    /// back since it was made: until it ends its visitor has no session.
+    ///
+    /// # Errors
+    /// See [`Error`]; doing it once more does no harm.
+    pub async fn bound_mark(&self, prefix: &str, digest: &str, grace_ms: u64) -> Result<(), Error> {
+        let key = &keys::session(prefix, digest);
+        let left = |live: Live| async move { live.caller.call("PTTL", [key.as_str()]).await };
+        let left = self.guard_repeatable(Kind::Read, left).await?;
+        if left.as_u64().is_none_or(|left_ms| left_ms <= grace_ms) {
+            return Ok(());
+        }
+        let grace = &grace_ms.to_string();
+        let cut = async |live: Live| live.caller.call("PEXPIRE", [key.as_str(), grace]).await;
+        self.guard_as(Kind::Commit, cut).await.map(|_| ())
     }
 }
 

@@ -86,7 +86,11 @@ impl<S: Source> RequestStore<S> {
         let most = self.setup.max_per_user;
         if most > 0 && sessions > most {
             // He is logged in; if the oldest cannot be ended now, the next login or list ends it.
-            let ended = self.redis.sessions_of(&self.setup.prefix, &login.user.to_string(), most).await;
+            let (prefix, user) = (&self.setup.prefix, login.user.to_string());
+            let ended = match self.redis.make_latest(prefix, &user, &digest(id)).await {
+                Ok(()) => self.redis.sessions_of(prefix, &user, most).await,
+                Err(error) => Err(error),
+            };
             if let Err(error) = ended {
                 tracing::warn!(%error, "a user's oldest session was not ended: {error}");
             }

@@ -24,8 +24,10 @@ const AWAY_MAX: Duration = Duration::from_secs(10 * 60);
 #[derive(Debug)]
 struct Copy {
     reply: SessionReply,
-    /// When it was read, since any fixed moment.
+    /// When it was read, since any fixed moment,
     read_at: Duration,
+    /// and in ms since 1970: by how much time has passed since then, and not by the clock, which may have stepped.
+    read_unix_ms: u64,
     bytes: usize,
 }
 
@@ -36,8 +38,6 @@ pub struct Moment {
     pub now: Duration,
     /// When Redis was last heard, on the same clock.
     pub heard_at: Duration,
-    /// ms since 1970.
-    pub unix_ms: u64,
 }
 
 /// Copies of sessions, the latest used last to go.
@@ -55,8 +55,9 @@ impl LastKnown {
         Self { copies: LruCache::unbounded(), bytes: 0, age_max }
     }
 
-    /// Keeps what was read of a session at `now`; one that does not live any more is forgotten.
-    pub fn note(&mut self, digest: &str, reply: &SessionReply, now: Duration) {
+    /// Keeps what was read of a session at `now`, on a clock that never steps, which is `unix_ms` since 1970; one that
+    /// does not live any more is forgotten.
+    pub fn note(&mut self, digest: &str, reply: &SessionReply, now: Duration, unix_ms: u64) {
         self.forget(digest);
         let SessionReply::Live { created_ms, views, own, fields } = reply else { return };
         if self.age_max.is_zero() {
@@ -77,7 +78,7 @@ impl LastKnown {
             + own.as_deref().map_or(0, |own| size_of::<Own>() + text(own));
         let reply = SessionReply::Live { created_ms: *created_ms, views: *views, own, fields };
         self.bytes += bytes;
-        self.copies.push(digest.into(), Copy { reply, read_at: now, bytes });
+        self.copies.push(digest.into(), Copy { reply, read_at: now, read_unix_ms: unix_ms, bytes });
         while self.bytes > BYTES_MAX
             && let Some((_, oldest)) = self.copies.pop_lru()
         {
@@ -108,7 +109,8 @@ impl LastKnown {
         let ends_ms = own.as_ref().and_then(|own| own.end_ms);
         let ends_ms = ends_ms.unwrap_or(created_ms.saturating_add(lifetimes.absolute_ms()));
         let fresh = copy.read_at + self.age_max >= at.heard_at;
-        let lives = at.now < copy.read_at + idle && at.unix_ms < ends_ms;
+        let since_ms = u64::try_from(at.now.saturating_sub(copy.read_at).as_millis()).unwrap_or(u64::MAX);
+        let lives = at.now < copy.read_at + idle && copy.read_unix_ms.saturating_add(since_ms) < ends_ms;
         (fresh && lives && at.now <= at.heard_at + AWAY_MAX).then(|| copy.reply.clone())
     }
 }
@@ -127,15 +129,20 @@ mod tests {
         SessionReply::Live { created_ms: 0, views, own: None, fields }
     }
 
+    /// On a machine that began in 1970.
+    fn note(known: &mut LastKnown, digest: &str, reply: &SessionReply, now: Duration) {
+        known.note(digest, reply, now, u64::try_from(now.as_millis()).unwrap());
+    }
+
     fn at(now_s: u64, heard_s: u64) -> Moment {
         let (now, heard_at) = (Duration::from_secs(now_s), Duration::from_secs(heard_s));
-        Moment { now, heard_at, unix_ms: now_s * 1000 }
+        Moment { now, heard_at }
     }
 
     #[test]
     fn a_copy_is_shown_if_it_was_young_when_redis_was_last_heard() {
         let mut known = LastKnown::new(MINUTE);
-        known.note("1", &live(3, b"[1]"), Duration::from_secs(100));
+        note(&mut known, "1", &live(3, b"[1]"), Duration::from_secs(100));
         assert_eq!(known.recall("1", &LIFETIMES, at(400, 160)), Some(live(3, b"[1]")));
         assert_eq!(known.recall("1", &LIFETIMES, at(400, 161)), None, "too old by then");
         assert_eq!(known.recall("1", &LIFETIMES, at(761, 160)), None, "Redis is away for too long");
@@ -150,9 +157,9 @@ mod tests {
             SessionReply::Live { created_ms: 0, views: 1, own, fields: Vec::new() }
         };
         let read_at = Duration::from_secs(3500);
-        known.note("1", &live(1, b""), read_at);
-        known.note("2", &own(Some(50_000), Some(9_000_000)), read_at);
-        known.note("3", &own(None, Some(9_000_000)), read_at);
+        note(&mut known, "1", &live(1, b""), read_at);
+        note(&mut known, "2", &own(Some(50_000), Some(9_000_000)), read_at);
+        note(&mut known, "3", &own(None, Some(9_000_000)), read_at);
         assert!(known.recall("1", &LIFETIMES, at(3599, 3500)).is_some());
         assert!(known.recall("1", &LIFETIMES, at(3600, 3500)).is_none());
         assert!(known.recall("2", &LIFETIMES, at(3549, 3500)).is_some());
@@ -165,15 +172,15 @@ mod tests {
         let mut known = LastKnown::new(MINUTE);
         for gone in [SessionReply::Gone, SessionReply::Revoked, SessionReply::Rotated, SessionReply::Damaged]
         {
-            known.note("1", &live(1, b""), MINUTE);
-            known.note("1", &gone, MINUTE);
+            note(&mut known, "1", &live(1, b""), MINUTE);
+            note(&mut known, "1", &gone, MINUTE);
             assert_eq!(known.recall("1", &LIFETIMES, at(60, 60)), None, "{gone:?}");
         }
-        known.note("1", &live(1, b""), MINUTE);
+        note(&mut known, "1", &live(1, b""), MINUTE);
         known.forget("1");
         assert_eq!((known.recall("1", &LIFETIMES, at(60, 60)), known.bytes), (None, 0));
         let mut none = LastKnown::new(Duration::ZERO);
-        none.note("1", &live(1, b""), MINUTE);
+        note(&mut none, "1", &live(1, b""), MINUTE);
         assert_eq!((none.copies.len(), none.bytes), (0, 0));
     }
 
@@ -183,7 +190,7 @@ mod tests {
         for (digest, user) in [("1", Some("ann")), ("2", Some("eve")), ("3", Some("ann")), ("4", None)] {
             let own = user.map(|user| Box::new(Own { user: Some(user.to_owned()), ..Own::default() }));
             let reply = SessionReply::Live { created_ms: 0, views: 1, own, fields: Vec::new() };
-            known.note(digest, &reply, MINUTE);
+            note(&mut known, digest, &reply, MINUTE);
         }
         known.forget_user("ann");
         let left = ["1", "2", "3", "4"].map(|digest| known.recall(digest, &LIFETIMES, at(60, 60)).is_some());
@@ -198,7 +205,7 @@ mod tests {
         let mut known = LastKnown::new(MINUTE);
         let large = vec![b'x'; 16 * 1024];
         for id in 0..1000 {
-            known.note(&id.to_string(), &live(1, &large), MINUTE);
+            note(&mut known, &id.to_string(), &live(1, &large), MINUTE);
             let _ = known.recall("0", &LIFETIMES, at(60, 60));
             assert!(known.bytes <= BYTES_MAX);
         }

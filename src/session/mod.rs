@@ -34,7 +34,7 @@ pub const FIELDS_MAX: u64 = 64;
 /// Longest lifetime that a session of its own can have: browsers keep no cookie longer (RFC 6265bis §5.5).
 pub const LIFETIME_MAX: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 /// How long an id that was replaced stays marked: longer than any request that was sent with it is under way.
-const GRACE: Duration = Duration::from_secs(10);
+pub(crate) const GRACE: Duration = Duration::from_secs(10);
 /// Characters of a session's public handle.
 const HANDLE_LEN: usize = 10;
 

@@ -16,6 +16,7 @@ mod broadcast_hub; // messages to everybody, and who comes back
 mod browser; // the page in a real browser
 mod browser_live; // what moves on the page, in real browsers
 mod clocks; // a machine whose clock is wrong
+mod clocks_step; // Redis's clock steps, both ways
 mod config_errors; // mistakes are one sentence and an exit code
 mod control; // the control socket, whoever is at its other end
 mod control_fleet; // the control socket of a real fleet

@@ -1,11 +1,14 @@
 //! Two releases, and two deployments, on one Redis.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use fred::interfaces::FunctionInterface;
 use fred::types::config::Config;
 use fred::types::config::ServerConfig;
+use regatta::TaskId;
 use regatta::config::schema::Mode;
 use regatta::redis::Redis;
 use regatta::redis::begin;
@@ -13,12 +16,17 @@ use regatta::redis::begin::Reply;
 use regatta::redis::begin::SessionArg;
 use regatta::redis::begin::SessionMode;
 use regatta::redis::begin::SessionReply;
+use regatta::redis::claim::Claim;
+use regatta::redis::claim::Claimed;
 use regatta::redis::commit;
+use regatta::redis::fleet;
+use regatta::redis::fleet::Machine;
 use regatta::redis::keys;
 use regatta::redis::migrations::SHIPPED;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
+use crate::support::redis::eventually;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -112,6 +120,68 @@ async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
     assert_eq!(old.visit("p:s:one").await, None);
     assert_eq!(old.set("p:s:one", "late", "1").await, 0);
     assert_eq!(set(&new, "p:s:one", "late").await, commit::Reply::Gone);
+}
+
+#[tokio::test]
+async fn workers_of_two_releases_share_tasks_claims_heartbeats_and_listeners() {
+    let server = RedisServer::start();
+    let new = connect(&server, "p", Mode::Fcall).await;
+    let old = Old::start(&server).await.0;
+    let lease = Some(Duration::from_millis(300));
+    let queue = keys::task_queue("p", "a");
+    let rules = crate::task_steps::RULES;
+    for _ in 0..2 {
+        new.enqueue_task(TaskId::new().unwrap(), "a", "1", &rules).await.unwrap();
+    }
+    // Each takes one, and neither has the other's before its lease is over; then each takes the other's over.
+    let first: Vec<String> = old.fcall("regatta_task_v1_take", vec![&queue], vec!["300"]).await.unwrap();
+    let second = new.take_task(&["a"], lease).await.unwrap().unwrap();
+    assert_ne!(first[2], second.id.to_string());
+    assert_eq!(new.take_task(&["a"], lease).await, Ok(None));
+    let mut over = None;
+    eventually("the old one's is overdue", async || {
+        over = new.take_task(&["a"], lease).await.unwrap().filter(|taken| taken.id.to_string() == first[2]);
+        over.is_some()
+    })
+    .await;
+    assert_eq!(over.unwrap().times, 2);
+    eventually("the new one's is overdue", async || {
+        let taken: Vec<String> = old.fcall("regatta_task_v1_take", vec![&queue], vec!["300"]).await.unwrap();
+        !taken.is_empty()
+    })
+    .await;
+
+    let claim = |key| Claim {
+        key,
+        fingerprint: "f",
+        owner: "new",
+        lease: Duration::from_secs(60),
+        lifetime: Duration::from_secs(3600),
+    };
+    let args = || vec!["f", "old", "60000", "3600000"];
+    let claimed: Vec<i64> = old.fcall("regatta_counter_v1_claim", vec!["p:i:1"], args()).await.unwrap();
+    assert_eq!(claimed, [1]);
+    assert!(matches!(new.claim(&claim("p:i:1")).await, Ok(Claimed::Running(_))));
+    assert_eq!(new.claim(&claim("p:i:2")).await, Ok(Claimed::Granted));
+    let claimed: Vec<i64> = old.fcall("regatta_counter_v1_claim", vec!["p:i:2"], args()).await.unwrap();
+    assert_eq!(claimed[0], 2);
+
+    let word = vec!["old", "60000", r#"{"version":1,"id":"old","host":"old"}"#];
+    let keys = vec![keys::machines("p"), keys::deaths("p"), keys::libraries_seen("p")];
+    let alive: i64 = old.fcall("regatta_fleet_v1_beat", keys.clone(), word.clone()).await.unwrap();
+    let mine =
+        Machine { version: fleet::VERSION, id: "new".into(), host: "new".into(), ..Machine::default() };
+    assert_eq!((alive, new.beat(&mine, Duration::from_secs(60)).await), (1, Ok(2)));
+    let alive: i64 = old.fcall("regatta_fleet_v1_beat", keys, word).await.unwrap();
+    assert_eq!((alive, new.machines().await.unwrap().seen.len()), (2, 2));
+
+    let here = keys::here("p", "news");
+    let _: Vec<i64> =
+        old.fcall("regatta_live_v1_here", vec![&here], vec!["old", "60000", "3"]).await.unwrap();
+    assert_eq!(new.live_here("new", Duration::from_secs(60), &[("news", Some(4))]).await, Ok(vec![7]));
+    let sums: Vec<i64> =
+        old.fcall("regatta_live_v1_here", vec![&here], vec!["old", "60000", "-"]).await.unwrap();
+    assert_eq!(sums, [7]);
 }
 
 #[tokio::test]

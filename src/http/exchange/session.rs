@@ -52,6 +52,14 @@ impl Exchange {
             // Boxed: every request would be as large as this, which next to none needs.
             Box::pin(self.put_aside(id)).await;
         }
+        if reply == SessionReply::Rotated {
+            let (redis, prefix) = (&self.core.redis, &self.core.prefix);
+            let grace_ms = u64::try_from(session::GRACE.as_millis()).unwrap_or(u64::MAX);
+            let digest = session::digest(id);
+            if let Err(error) = Box::pin(redis.bound_mark(prefix, &digest, grace_ms)).await {
+                tracing::debug!(%error, "the end of a replaced id's mark was not looked at: {error}");
+            }
+        }
         if matches!(reply, SessionReply::Live { .. }) {
             match &self.visitor {
                 Visitor::Known { id: known, digest, .. } if *known == id => self.core.seen.note(digest),

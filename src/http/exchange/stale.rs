@@ -61,7 +61,8 @@ impl Exchange {
         if reply.user().is_some() && !self.core.hears_of_ends.swap(true, Relaxed) {
             hear_of_ends(&self.core.redis, &self.core.last_known);
         }
-        self.known().note(digest, reply, self.core.uptime());
+        let unix_ms = u64::try_from(time::unix().as_millis()).unwrap_or(u64::MAX);
+        self.known().note(digest, reply, self.core.uptime(), unix_ms);
     }
 
     /// A view could not be counted: takes note of what is known of its session, without a number.
@@ -111,8 +112,7 @@ impl Exchange {
     fn recall(&self, digest: &str) -> Option<SessionReply> {
         let now = self.core.uptime();
         let heard_at = now.saturating_sub(self.core.redis.silent_for()?);
-        let unix_ms = u64::try_from(time::unix().as_millis()).unwrap_or(u64::MAX);
-        self.known().recall(digest, &self.core.lifetimes, Moment { now, heard_at, unix_ms })
+        self.known().recall(digest, &self.core.lifetimes, Moment { now, heard_at })
     }
 
     /// The hashed id of the visitor's cookie, if this is about its session.

@@ -89,7 +89,7 @@ impl Window {
 
     /// Until the window ends, µs.
     fn left_us(&self, ttl_ms: i64) -> u64 {
-        u64::try_from(ttl_ms).unwrap_or(self.length_ms).saturating_mul(1000)
+        u64::try_from(ttl_ms).unwrap_or(self.length_ms).min(self.length_ms).saturating_mul(1000)
     }
 
     /// What an allowing limit says when another one refuses, and no charge is made.
@@ -126,7 +126,9 @@ pub(super) async fn decide(caller: &Caller, args: &[LimitArg]) -> Result<(bool, 
         let (count, ttl) = (answers.next().unwrap_or(Value::Null), answers.next().unwrap_or(Value::Null));
         let count = if count == Value::Null { 0 } else { integer(&count)? };
         let ttl = integer(&ttl)?;
-        if ttl == -1 {
+        // Without an end, or with one that a clock has set which is now behind: the window is as long as one is.
+        let is_late = u64::try_from(ttl).is_ok_and(|ttl| ttl > window.length_ms);
+        if ttl == -1 || is_late {
             endless.push(command("PEXPIRE", [text(&window.key), number(window.length_ms)]));
         }
         replies.push(window.reply(count, ttl));

@@ -4,6 +4,7 @@ pub(crate) mod broadcasts;
 pub(crate) mod browser;
 pub(crate) mod burners;
 pub(crate) mod client;
+pub(crate) mod clock;
 #[allow(dead_code, reason = "the benchmark of overload uses all of it")]
 pub(crate) mod crowd;
 pub(crate) mod events;

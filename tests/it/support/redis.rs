@@ -15,6 +15,8 @@ use regatta::redis::Health;
 use regatta::redis::Redis;
 use tempfile::TempDir;
 
+use crate::support::clock::Clock;
+
 /// Longest wait for a server to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
 
@@ -24,6 +26,7 @@ pub(crate) struct RedisServer {
     folder: TempDir,
     process: Option<Child>,
     extra: Vec<String>,
+    env: Vec<(String, String)>,
 }
 
 impl RedisServer {
@@ -42,7 +45,16 @@ impl RedisServer {
     /// A server that is not running yet; its socket's path is known.
     pub(crate) fn absent(extra: &[&str]) -> Self {
         let folder = tempfile::tempdir().expect("make a temporary folder");
-        Self { folder, process: None, extra: extra.iter().map(ToString::to_string).collect() }
+        let extra = extra.iter().map(ToString::to_string).collect();
+        Self { folder, process: None, extra, env: Vec::new() }
+    }
+
+    /// A server with this wall clock.
+    pub(crate) fn with_clock(clock: &Clock) -> Self {
+        let mut server = Self::absent(&[]);
+        server.env.extend(clock.env());
+        server.restart();
+        server
     }
 
     /// Path of its socket.
@@ -76,6 +88,7 @@ impl RedisServer {
             .arg("--dir")
             .arg(self.folder.path())
             .args(&self.extra)
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()

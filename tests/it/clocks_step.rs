@@ -1,0 +1,224 @@
+//! Redis's clock steps by ten minutes, both ways: no time that was stored holds anybody up for longer than its own length.
+//!
+//! Each test keeps what somebody left behind who does not come any more, steps the clock, and waits for as long as the
+//! thing itself lasts (some hundred milliseconds), with a deadline far below the step.
+
+use std::time::Duration;
+use std::time::Instant;
+
+use regatta::config::schema::Mode;
+use regatta::redis::Redis;
+use regatta::redis::claim::Claim;
+use regatta::redis::claim::Claimed;
+use regatta::redis::fleet;
+use regatta::redis::fleet::Machine;
+use regatta::redis::task::Begun;
+
+use crate::support::client::Request;
+use crate::support::client::Visitor;
+use crate::support::clock::Clock;
+use crate::support::fleet::Plan;
+use crate::support::redis::RedisServer;
+use crate::support::redis::connect;
+use crate::support::redis::eventually;
+use crate::support::wait;
+use crate::task_steps::MODES;
+use crate::task_steps::begin;
+use crate::task_steps::make;
+use crate::task_steps::take;
+
+/// By how much the clock steps, seconds.
+const STEPS: [i64; 2] = [-600, 600];
+
+/// How long what is left behind holds.
+const LIFE: Duration = Duration::from_millis(400);
+
+async fn setting(mode: Mode) -> (Clock, RedisServer, Redis) {
+    let clock = Clock::new();
+    let server = RedisServer::with_clock(&clock);
+    let redis = connect(&server, "p", mode).await;
+    (clock, server, redis)
+}
+
+#[tokio::test]
+async fn the_task_of_a_lost_worker_is_taken_over() {
+    for (mode, step) in MODES.into_iter().zip(STEPS).chain([(Mode::Fcall, STEPS[1])]) {
+        let (clock, _server, redis) = setting(mode).await;
+        let id = make(&redis, "a").await;
+        let taken = take(&redis, &["a"]).await.unwrap();
+        assert!(matches!(begin(&redis, taken).await.1, Begun::Run { .. }));
+        clock.step(step);
+        let mut again = None;
+        eventually("it is overdue", async || {
+            again = take(&redis, &["a"]).await;
+            again.is_some()
+        })
+        .await;
+        let again = again.unwrap();
+        assert_eq!((again.id, again.times), (id, 2), "{mode:?} {step}");
+        assert!(matches!(begin(&redis, again).await.1, Begun::Run { .. }));
+    }
+}
+
+#[tokio::test]
+async fn a_worker_that_renews_keeps_its_task_and_new_ones_are_not_held_up_by_old_ones() {
+    let (clock, _server, redis) = setting(Mode::Auto).await;
+    make(&redis, "a").await;
+    let taken = take(&redis, &["a"]).await.unwrap();
+    let (execution, _) = begin(&redis, taken).await;
+    let old = make(&redis, "a").await;
+    clock.step(-600);
+    let new = make(&redis, "b").await;
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(1) {
+        assert_eq!(redis.renew_task(&execution, None).await, Ok(true));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let mut seen = Vec::new();
+    for _ in 0..2 {
+        seen.push(take(&redis, &["a", "b"]).await.unwrap().id);
+    }
+    assert!(
+        seen.contains(&old) && seen.contains(&new),
+        "each is taken once, and the one that is renewed is not"
+    );
+}
+
+#[tokio::test]
+async fn a_request_that_counts_once_is_carried_out_by_another_one_when_its_worker_is_lost() {
+    for (mode, step) in MODES.into_iter().zip(STEPS).chain([(Mode::Fcall, STEPS[1])]) {
+        let (clock, _server, redis) = setting(mode).await;
+        let claim = |owner| Claim {
+            key: "p:i:1",
+            fingerprint: "f",
+            owner,
+            lease: LIFE,
+            lifetime: Duration::from_secs(3600),
+        };
+        assert_eq!(redis.claim(&claim("lost")).await, Ok(Claimed::Granted));
+        clock.step(step);
+        match redis.claim(&claim("other")).await.unwrap() {
+            Claimed::Running(left) => assert!(left <= LIFE, "{left:?}"),
+            other => assert_eq!((other, step), (Claimed::Granted, 600)),
+        }
+        eventually("its lease ends", async || {
+            redis.claim(&claim("other")).await.unwrap() == Claimed::Granted
+        })
+        .await;
+    }
+}
+
+fn machine(id: &str) -> Machine {
+    Machine { version: fleet::VERSION, id: id.into(), host: id.into(), ..Machine::default() }
+}
+
+#[tokio::test]
+async fn a_machine_that_is_gone_is_dead_after_its_lifetime() {
+    for mode in [Mode::Fcall, Mode::Evalsha, Mode::Plain] {
+        for step in STEPS {
+            let (clock, _server, redis) = setting(mode).await;
+            redis.beat(&machine("gone"), LIFE).await.unwrap();
+            redis.beat(&machine("lives"), LIFE).await.unwrap();
+            clock.step(step);
+            eventually("only one lives, and the list is whole", async || {
+                assert!(redis.beat(&machine("lives"), LIFE).await.is_ok());
+                let machines = redis.machines().await.unwrap();
+                let ids: Vec<_> = machines.seen.iter().map(|seen| seen.machine.id.as_str()).collect();
+                assert!(ids.contains(&"lives"), "{mode:?} {step} {ids:?}");
+                ids == ["lives"] && machines.complete
+            })
+            .await;
+            assert_eq!(redis.beat(&machine("lives"), LIFE).await, Ok(1));
+        }
+    }
+}
+
+#[tokio::test]
+async fn whoever_listened_on_a_lost_worker_is_not_counted_for_ever() {
+    for step in STEPS {
+        let (clock, _server, redis) = setting(Mode::Auto).await;
+        assert_eq!(redis.live_here("lost", LIFE, &[("news", Some(7))]).await, Ok(vec![7]));
+        clock.step(step);
+        eventually("only the living count", async || {
+            redis.live_here("lives", LIFE, &[("news", Some(2))]).await == Ok(vec![2])
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_lock_of_the_migrations_whose_holder_died_keeps_nobody_from_booting() {
+    let clock = Clock::new();
+    let server = RedisServer::with_clock(&clock);
+    server.cli(&["SET", "p:mig:lock", "somebody who died", "PX", "5000"]);
+    clock.step(-600);
+    assert!(server.cli(&["PTTL", "p:mig:lock"]).parse::<u64>().unwrap() > 500_000);
+    let redis = Redis::new(&server.settings("p", Mode::Auto), &server.url(), "test").unwrap();
+    redis.start();
+    eventually("it boots", async || redis.health().is_up()).await;
+}
+
+#[test]
+fn a_replaced_id_is_a_stranger_for_as_long_as_its_mark_lasts_and_no_longer() {
+    let clock = Clock::new();
+    let server = RedisServer::with_clock(&clock);
+    let plan = Plan::on(&server).workers(1).set("REGATTA_LIMITS__DEFAULT__ENABLED", "false");
+    let fleet = plan.start();
+    let mut visitor = Visitor::default();
+    visitor.visit(fleet.listen);
+    let mut old = visitor.clone();
+    let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
+    assert_eq!(visitor.ask(fleet.listen, login).status, 200);
+    clock.step(-600);
+    let mark = server.keys().into_iter().find(|key| server.cli(&["HEXISTS", key, "_r"]) == "1").unwrap();
+    let left = || server.cli(&["PTTL", &mark]).parse::<i64>().unwrap();
+    assert!(left() > 500_000);
+    assert!(old.ask(fleet.listen, Request::get("/")).all("Set-Cookie").is_empty(), "a stranger");
+    wait::until("the mark ends with its own length", wait::LONG, || left() <= 10_000);
+}
+
+#[test]
+fn whoever_logs_in_after_the_step_stays_and_his_oldest_session_ends() {
+    for step in STEPS {
+        let clock = Clock::new();
+        let server = RedisServer::with_clock(&clock);
+        let plan = Plan::on(&server).workers(1).set("REGATTA_LIMITS__DEFAULT__ENABLED", "false");
+        let fleet = plan.set("REGATTA_SESSION__MAX_PER_USER", "2").start();
+        let log_in = || {
+            let mut visitor = Visitor::default();
+            let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
+            assert_eq!(visitor.ask(fleet.listen, login).status, 200);
+            visitor
+        };
+        let mut logged_in = vec![log_in(), log_in()];
+        clock.step(step);
+        logged_in.push(log_in());
+        let statuses: Vec<_> = logged_in
+            .iter_mut()
+            .map(|visitor| visitor.ask(fleet.listen, Request::get("/me")).status)
+            .collect();
+        assert_eq!(statuses, [401, 200, 200], "{step}");
+    }
+}
+
+#[tokio::test]
+async fn a_window_without_server_side_code_is_as_long_as_one_is() {
+    use regatta::redis::begin;
+    use regatta::redis::begin::LimitArg;
+    use regatta::redis::begin::LimitKind;
+    for step in STEPS {
+        let (clock, _server, redis) = setting(Mode::Plain).await;
+        let kind = LimitKind::Rate { interval_us: 400_000, tolerance_us: 400_000 };
+        let limits = [LimitArg { key: "p:l:a".into(), kind, shadow: false, cost: 1 }];
+        let ask = async || {
+            let request = begin::Request { limits: &limits, ..Default::default() };
+            redis.begin(&request).await.unwrap()
+        };
+        assert!(matches!(ask().await, begin::Reply::Granted { .. }));
+        clock.step(step);
+        if let begin::Reply::Denied { limits } = ask().await {
+            assert!(limits[0].retry_after_us.is_some_and(|wait| wait <= 400_000), "{limits:?}");
+        }
+        eventually("the window ends", async || matches!(ask().await, begin::Reply::Granted { .. })).await;
+    }
+}
