@@ -25,7 +25,7 @@ use crate::telemetry;
 
 /// Checks configuration, ports and Redis; the configuration itself was read before.
 pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
-    telemetry::check(&config.log).map_err(|error| serve::log_failure(&error))?;
+    telemetry::check(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
     serve::run_folder(config)?;
     let listen: Vec<String> = config.listen.iter().map(SocketAddr::to_string).collect();
     say(format_args!("listen    {}", listen.join(", ")));

@@ -97,7 +97,7 @@ pub(super) fn serve(
     watch: bool,
     app: &App,
 ) -> Result<u8, Failure> {
-    telemetry::install(&config.log).map_err(|error| log_failure(&error))?;
+    telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let signals = supervisor::take_signals().map_err(Error::Supervisor);
     let signals = signals.map_err(|error| Failure::new(exit::FAILED, &error))?;
     fd::raise_limit().map_err(Error::Limit).map_err(|error| Failure::new(exit::FAILED, &error))?;
@@ -291,11 +291,5 @@ pub(super) fn address_failure(error: &listener::Error) -> Failure {
         listener::Error::InUse { .. } | listener::Error::Refused { .. } => exit::TEMPORARY,
         listener::Error::Lent(_) => exit::USAGE,
     };
-    Failure::new(code, error)
-}
-
-/// Why nothing can be logged: a folder that is not there may be mounted later, a wrong filter stays wrong.
-pub(super) fn log_failure(error: &telemetry::Error) -> Failure {
-    let code = if matches!(error, telemetry::Error::File { .. }) { exit::TEMPORARY } else { exit::USAGE };
     Failure::new(code, error)
 }

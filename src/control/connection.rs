@@ -208,7 +208,7 @@ impl Connection {
     pub(super) fn abandon(&mut self) {
         self.outgoing = Vec::new();
         self.sent = 0;
-        if self.state == State::Asked {
+        if matches!(self.state, State::Asked | State::Follows { until: Some(_), .. }) {
             self.state = State::Idle;
         }
     }

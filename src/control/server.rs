@@ -308,7 +308,15 @@ impl Server {
     /// Tells all who are told events what is new to them, as far as they read.
     fn feed(&mut self) {
         let events = &self.events;
-        self.clients.retain(|_, client| client.feed(events) == Presence::Here);
+        self.clients.retain(|_, client| {
+            let gone = client.feed(events) == Presence::Gone;
+            if gone && client.has_asked_more() {
+                // The next turn takes that, and then lets it go.
+                client.abandon();
+                return true;
+            }
+            !gone && !client.is_done()
+        });
     }
 
     /// Closes a client as soon as it has what is queued for it.

@@ -309,12 +309,13 @@ impl Redis {
     pub async fn bound_mark(&self, prefix: &str, digest: &str, grace_ms: u64) -> Result<(), Error> {
         let key = &keys::session(prefix, digest);
         let left = |live: Live| async move { live.caller.call("PTTL", [key.as_str()]).await };
-        let left = self.guard_repeatable(Kind::Read, left).await?;
+        let left = self.guard_as(Kind::Read, left).await?;
         if left.as_u64().is_none_or(|left_ms| left_ms <= grace_ms) {
             return Ok(());
         }
         let grace = &grace_ms.to_string();
-        let cut = async |live: Live| live.caller.call("PEXPIRE", [key.as_str(), grace]).await;
+        let cut =
+            |live: Live| async move { live.caller.call("PEXPIRE", [key.as_str(), grace.as_str()]).await };
         self.guard_as(Kind::Commit, cut).await.map(|_| ())
     }
 }

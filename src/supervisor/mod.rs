@@ -8,6 +8,7 @@ mod announce;
 pub mod autoscale;
 pub mod backoff;
 pub mod handoff;
+mod hangs;
 mod history;
 mod host;
 pub mod leftovers;

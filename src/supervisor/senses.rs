@@ -9,7 +9,6 @@ use std::time::Duration;
 use crate::control::status::Decision;
 use crate::scoreboard::Reason;
 use crate::scoreboard::cell::Progress;
-use crate::scoreboard::cell::WorkerState;
 use crate::scoreboard::snapshot::WorkerSnapshot;
 use crate::supervisor::Supervisor;
 use crate::supervisor::autoscale;
@@ -28,14 +27,10 @@ use crate::supervisor::slot::Slot;
 use crate::supervisor::slot::Stage;
 use crate::supervisor::vigil;
 use crate::supervisor::vigil::Patience;
-use crate::supervisor::vigil::Stall;
-use crate::supervisor::vigil::Symptom;
-use crate::sys::backtrace;
 use crate::sys::pressure::Pressure;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
 use crate::sys::queue;
-use crate::sys::task;
 
 /// Time between two looks while nobody is watched for hangs.
 const LOOK: Duration = Duration::from_secs(1);
@@ -63,7 +58,7 @@ impl Care {
         !self.hang_timeout.is_zero() || self.limits.any() || self.scaling.is_some()
     }
 
-    fn patience(&self) -> Option<Patience> {
+    pub(super) fn patience(&self) -> Option<Patience> {
         Patience::new(self.hang_timeout, self.hang_kill)
     }
 
@@ -82,7 +77,7 @@ impl Care {
 pub(super) struct Senses {
     /// When the next look is due.
     due: Duration,
-    watches: BTreeMap<Pid, Watch>,
+    pub(super) watches: BTreeMap<Pid, Watch>,
     autoscaler: Option<Autoscaler>,
     /// What a dry run said last.
     advised: usize,
@@ -95,29 +90,29 @@ pub(super) struct Senses {
 
 /// One worker.
 #[derive(Debug)]
-struct Watch {
-    vigil: vigil::Watch,
+pub(super) struct Watch {
+    pub(super) vigil: vigil::Watch,
     recycle: recycle::Watch,
     /// Whether it may hang, so that new connections go elsewhere.
-    suspect: bool,
+    pub(super) suspect: bool,
 }
 
 /// A worker that serves, as one look finds it.
-struct Seen {
-    slot: usize,
-    pid: Pid,
-    since: Duration,
+pub(super) struct Seen {
+    pub(super) slot: usize,
+    pub(super) pid: Pid,
+    pub(super) since: Duration,
     /// Whether it is known to hang.
-    hung: bool,
+    pub(super) hung: bool,
     /// Whether it is to retire already.
     retires: bool,
-    progress: Progress,
+    pub(super) progress: Progress,
     figures: WorkerSnapshot,
 }
 
 impl Seen {
     /// Its last sign of life; becoming READY is one.
-    fn beat(&self) -> Duration {
+    pub(super) fn beat(&self) -> Duration {
         Duration::from_millis(self.figures.heartbeat_ms).max(self.since)
     }
 }
@@ -138,7 +133,7 @@ impl Senses {
 
     /// The share of the time since workers fell silent in which some task of the machine, or of the control group,
     /// waited for a CPU: for people who read why somebody was thought to hang.
-    fn cpu_pressure(&mut self, now: Duration) -> Option<f64> {
+    pub(super) fn cpu_pressure(&mut self, now: Duration) -> Option<f64> {
         let waited = self.pressure.cpu_waiting()?;
         let (since, before) = *self.silence.get_or_insert((now, waited));
         let passed = now.saturating_sub(since).as_secs_f64();
@@ -207,104 +202,12 @@ impl Supervisor<'_> {
         seen
     }
 
-    fn remembered(&mut self, worker: &Seen) -> &mut Watch {
+    pub(super) fn remembered(&mut self, worker: &Seen) -> &mut Watch {
         self.senses.watches.entry(worker.pid).or_insert_with(|| Watch {
             vigil: vigil::Watch::default(),
             recycle: recycle::Watch::new(worker.slot, worker.pid.as_raw().unsigned_abs()),
             suspect: false,
         })
-    }
-
-    /// Does it hang?
-    fn watch(&mut self, worker: &Seen, now: Duration) {
-        let Some(patience) = self.settings.care.patience() else { return self.watch_no_more(worker) };
-        let sense = vigil::Sense {
-            beat: worker.beat(),
-            progress: worker.progress,
-            accepted: self.scoreboard.row(worker.slot).accepted(),
-            waiting: self.waiting(worker.slot),
-        };
-        let pid = worker.pid;
-        let watch = self.remembered(worker);
-        let Some(verdict) = watch.vigil.look(&sense, patience, now, || task::first_thread(pid)) else {
-            return;
-        };
-        let was = std::mem::replace(&mut watch.suspect, verdict != vigil::Verdict::Healthy);
-        let (slot, number) = (worker.slot, pid.as_raw());
-        match verdict {
-            vigil::Verdict::Healthy if worker.hung => self.moves_again(worker),
-            vigil::Verdict::Healthy if was => {
-                tracing::info!(slot, pid = number, "worker answers again");
-                self.note_worker(Incident { kind: "worker_answers", slot, pid }, None, "answers again");
-            }
-            vigil::Verdict::Healthy => {}
-            vigil::Verdict::Lost(_) if worker.hung => self.kill(slot, pid, Cause::Hang, now),
-            vigil::Verdict::Hung(stall) | vigil::Verdict::Lost(stall) if !worker.hung => {
-                self.hangs(worker, stall, now);
-            }
-            vigil::Verdict::Suspect(stall) if !was && !worker.hung => {
-                // Whoever reads it finds it true.
-                self.steer();
-                tracing::info!(slot, pid = number, "new connections go to other workers: {stall}");
-                let text = format!("may hang, new connections go to others: {stall}");
-                self.note_worker(Incident { kind: "worker_suspected", slot, pid }, None, &text);
-            }
-            vigil::Verdict::Suspect(_) | vigil::Verdict::Hung(_) | vigil::Verdict::Lost(_) => {}
-        }
-    }
-
-    /// A reload has switched the watch off: one that hangs is a worker like any other again.
-    fn watch_no_more(&mut self, worker: &Seen) {
-        if let Some(watch) = self.senses.watches.get_mut(&worker.pid) {
-            (watch.vigil, watch.suspect) = (vigil::Watch::default(), false);
-        }
-        if worker.hung {
-            self.moves_again(worker);
-        }
-    }
-
-    /// It stays where it is, and what it has begun with it: its slot is filled without it, and it is asked where it
-    /// stands.
-    fn hangs(&mut self, seen: &Seen, stall: Stall, now: Duration) {
-        let (slot, pid) = (seen.slot, seen.pid);
-        let reason = Reason::Hang;
-        let cpu_pressure = self.senses.cpu_pressure(now).map(|share| format!("{:.0} %", share * 100.0));
-        tracing::warn!(slot, pid = pid.as_raw(), %reason, cpu_pressure, "worker hangs: {stall}");
-        let incident = Incident { kind: "worker_hangs", slot, pid };
-        self.note_worker(incident, Some(reason), &format!("hangs, a spare is started: {stall}"));
-        // Who stands still cannot say anything.
-        if stall.symptom != Symptom::Stopped
-            && let Err(error) = backtrace::request(pid)
-        {
-            tracing::debug!(pid = pid.as_raw(), %error, "a hung worker cannot be asked where it stands");
-        }
-        let Care { hang_timeout, hang_kill, .. } = self.settings.care;
-        let kill_at = (!hang_kill.is_zero()).then(|| now + hang_kill.saturating_sub(hang_timeout));
-        let Some(worker) = self.slots[slot].worker(pid) else { return };
-        worker.stage = Stage::Hung { since: seen.since, kill_at };
-        let condemned =
-            self.rollout.as_ref().is_some_and(|rollout| rollout.condemns(worker, Duration::ZERO, now));
-        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Hung);
-        self.show(slot);
-        if condemned {
-            self.take_back(format!("the new worker in slot {slot} hangs: {stall}"));
-        }
-    }
-
-    /// It serves as before, and its spare takes over from it as any successor does.
-    fn moves_again(&mut self, seen: &Seen) {
-        let (slot, pid) = (seen.slot, seen.pid);
-        let lives = |other: &Occupant| other.pid != pid && (other.is_ready() || other.is_booting());
-        let has_spare = self.slots[slot].workers.iter().any(lives);
-        let Some(worker) = self.slots[slot].worker(pid) else { return };
-        worker.stage = Stage::Ready { since: seen.since };
-        if has_spare {
-            worker.retire = worker.retire.or(Some(Reason::Hang));
-        }
-        self.scoreboard.cell(slot, worker.cell).set_state(WorkerState::Ready);
-        self.show(slot);
-        tracing::info!(slot, pid = pid.as_raw(), "worker answers again");
-        self.note_worker(Incident { kind: "worker_answers", slot, pid }, None, "answers again");
     }
 
     /// Has it done enough, or does it hold too much?
@@ -404,7 +307,7 @@ impl Supervisor<'_> {
     }
 
     /// Visitors' connections that wait on a slot.
-    fn waiting(&self, slot: usize) -> u32 {
+    pub(super) fn waiting(&self, slot: usize) -> u32 {
         let listeners = self.sockets.get(slot).and_then(Option::as_ref);
         let public = listeners.map_or(&[][..], |listeners| &listeners.public);
         public.iter().filter_map(|listener| queue::of(listener).ok()).map(|queue| queue.waiting).sum()

@@ -23,7 +23,7 @@ pub const PARENT_ENDED: Signal = Signal::SIGPWR;
 /// Time from the parent's end to the process's own, milliseconds.
 static GRACE_MS: AtomicU64 = AtomicU64::new(0);
 
-/// The timer that kills; timer_create(2).
+/// The timer that kills; `timer_create(2)`.
 static TIMER: AtomicPtr<libc::c_void> = AtomicPtr::new(ptr::null_mut());
 
 /// From now on the kernel kills this process `grace` after its parent has ended. May be called again with another time.
@@ -86,8 +86,10 @@ mod tests {
                 let armed = kill_after_parent(Duration::from_secs(600)).is_ok()
                     && kill_after_parent(Duration::from_millis(50)).is_ok()
                     && nix::sys::signal::raise(PARENT_ENDED).is_ok();
-                while armed {
-                    std::hint::spin_loop();
+                if armed {
+                    loop {
+                        std::hint::spin_loop();
+                    }
                 }
                 // SAFETY: ends the child at once.
                 unsafe { libc::_exit(1) }

@@ -18,6 +18,7 @@ use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::sys::proc;
 use crate::sys::time;
+use crate::worker::Start;
 
 /// Time between two beats.
 const BEAT: Duration = Duration::from_millis(500);
@@ -39,18 +40,29 @@ pub(super) struct Heartbeat {
 }
 
 impl Heartbeat {
-    pub(super) fn new(
-        scoreboard: Arc<Scoreboard>,
-        slot: usize,
-        cell: usize,
-        redis: Redis,
-        broadcasts: Hub,
-    ) -> Self {
-        Self { scoreboard, slot, cell, redis, broadcasts, memory: 0, opened: [0; 2], broadcast: [0; 5] }
+    pub(super) fn new(start: &Start, redis: &Redis, broadcasts: &Hub) -> Self {
+        Self {
+            scoreboard: Arc::clone(&start.scoreboard),
+            slot: start.slot,
+            cell: start.cell,
+            redis: redis.clone(),
+            broadcasts: broadcasts.clone(),
+            memory: 0,
+            opened: [0; 2],
+            broadcast: [0; 5],
+        }
     }
 
-    /// Beats for ever. Must be awaited in the root future, and never in a task.
-    pub(super) async fn beat(mut self) -> Infallible {
+    /// Beats as long as `life` goes on. Must be awaited in the root future, and never in a task.
+    pub(super) async fn beside<T>(self, life: impl Future<Output = T>) -> T {
+        tokio::select! {
+            biased;
+            never = self.beat() => match never {},
+            outcome = life => outcome,
+        }
+    }
+
+    async fn beat(mut self) -> Infallible {
         let mut interval = tokio::time::interval(BEAT);
         interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let runtime = Handle::current().metrics();

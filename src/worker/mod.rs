@@ -13,6 +13,7 @@ mod frames;
 mod gate;
 mod heartbeat;
 mod inspector;
+mod leave;
 mod live;
 mod log;
 mod refusals;
@@ -33,11 +34,8 @@ use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
-use tokio::time::sleep;
 
 use accept::Answer;
-use accept::Door;
-use accept::Hall;
 use beacon::Beacon;
 use connection::Connections;
 use connection::TICK;
@@ -61,14 +59,11 @@ use crate::listener::SlotListeners;
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
-use crate::scoreboard::cell::Cell;
 use crate::scoreboard::cell::Order;
 use crate::sys::backtrace;
-use crate::sys::orphan;
 use crate::sys::proc;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
-use crate::task::Tasks;
 use crate::telemetry;
 
 /// Exit code of a worker that could not start.
@@ -131,9 +126,7 @@ pub fn run(start: Start) -> u8 {
         tracing::debug!(%error, "a hang would be without a backtrace");
     }
     // It serves nobody yet, so that there is nothing to finish.
-    if let Err(error) = orphan::kill_after_parent(Duration::ZERO) {
-        tracing::debug!(%error, "the end of the supervisor would be the end of what is served");
-    }
+    leave::limit_orphan(Duration::ZERO);
     let report = start.report.try_clone();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
     let runtime =
@@ -158,14 +151,11 @@ pub fn run(start: Start) -> u8 {
     code
 }
 
-/// Time from the drain's deadline to the end of an orphan that does not end by itself.
-const ORPHAN_MARGIN: Duration = Duration::from_secs(2);
-
 /// Most threads for blocking work: look-ups of host names beside the application's bounded pool.
 const BLOCKING: usize = 16;
 
 async fn live(start: Start) -> Result<(), Error> {
-    let mut leave = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
+    let mut told = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let rotated = tokio::signal::unix::signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
     // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
     signal::block_only(OTHERS).map_err(Error::Signals)?;
@@ -180,85 +170,67 @@ async fn live(start: Start) -> Result<(), Error> {
     let site = Arc::new(beacon::site(&start));
     let batches = flusher::batches(&start, &redis);
     let live = Live::new(&start, &redis);
+    let heartbeat = Heartbeat::new(&start, &redis, &live.broadcasts);
     let (public, admin) = faces(&start, &redis, &phase, (&site, &batches), &live)?;
     live.start();
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors::doors(start.listeners, (&hall, &gate), [public, admin], &start.config)
         .map_err(Error::Listeners)?;
-    tokio::select! {
-        health = redis.first_attempt() => if let Health::Down { reason } = health {
-            tracing::warn!(%reason, "serving without Redis for now: {reason}");
-        },
-        // Nothing was accepted yet, so there is nothing to drain.
-        _ = leave.recv() => return Ok(()),
-        _ = lifeline.readable() => return Ok(()),
+    if !first_attempt(&redis, &mut told, &lifeline).await {
+        return Ok(());
     }
     heartbeat::note_redis(&start.scoreboard, start.slot, start.cell, &redis);
     if start.slot == inspector::SLOT {
         tasks.spawn(inspector::inspect(Arc::clone(&start.scoreboard), redis.clone()));
     }
-    let (board, hub) = (Arc::clone(&start.scoreboard), live.broadcasts.clone());
-    let heartbeat = Heartbeat::new(board, start.slot, start.cell, redis.clone(), hub);
     let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
     let speaking = tasks.spawn(beacon.clone().speak());
     tasks.spawn(sweep(Arc::clone(&hall.connections), Arc::clone(&gate)));
     let drain = start.config.drain.clone();
-    if let Err(error) = orphan::kill_after_parent(drain.timeout + ORPHAN_MARGIN) {
-        tracing::debug!(%error, "the end of the supervisor would be the end of what is served");
-    }
+    leave::limit_orphan(drain.timeout + leave::ORPHAN_MARGIN);
     let served = async {
         let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
         let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
         let mut report = File::from(start.report);
         let _ = writeln!(report, "ready");
         let why = tokio::select! {
-            _ = leave.recv() => ordered(start.scoreboard.cell(start.slot, start.cell)).await,
+            _ = told.recv() => leave::ordered(start.scoreboard.cell(start.slot, start.cell)).await,
             _ = lifeline.readable() => Leave::Orphaned,
             () = live.stuck() => Leave::Pass,
         };
-        match why {
-            Leave::Stop | Leave::Orphaned => phase.begin_stop(),
-            Leave::Close | Leave::Pass => phase.begin_drain(),
-        }
+        let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
+        leave::begin(&phase, fleet_ends);
         accepting.abort_all();
         // News if somebody else has signalled: the supervisor sends a successor at once.
         let _ = writeln!(report, "leaving");
         let schedule = Schedule::new(why, &drain, Instant::now());
         let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;
-        let told_again = drain::told_again(&mut leave, cut_now);
-        let departed = depart(&hall, &doors, &schedule, report, &lifeline, told_again, (&phase, &live.tasks));
-        let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
-        beacon.see_off(&speaking, fleet_ends, orphaned(&lifeline), departed).await;
+        let told_again = drain::told_again(&mut told, cut_now);
+        let departed =
+            leave::depart(&hall, &doors, &schedule, report, &lifeline, told_again, (&phase, &live.tasks));
+        beacon.see_off(&speaking, fleet_ends, leave::orphaned(&lifeline), departed).await;
         live.broadcasts.leave().await;
         flusher.abort();
         flusher::finish(&batches).await;
     };
-    // Its own order and not a task's: see the heartbeat.
+    heartbeat.beside(served).await;
+    Ok(())
+}
+
+/// Tries Redis once; false when the worker is to leave before it has served.
+async fn first_attempt(redis: &Redis, told: &mut tokio::signal::unix::Signal, lifeline: &Receiver) -> bool {
     tokio::select! {
-        biased;
-        never = heartbeat.beat() => match never {},
-        () = served => Ok(()),
-    }
-}
-
-/// Why it is told to leave.
-///
-/// A service manager may tell every process of the fleet at once: what the supervisor makes of it is waited for, and
-/// connections are still taken meanwhile.
-async fn ordered(cell: Cell<'_>) -> Leave {
-    let until = Instant::now() + SUPERVISOR_TOLD;
-    loop {
-        match cell.order() {
-            Order::Untold if Instant::now() < until => sleep(SUPERVISOR_TOLD / 20).await,
-            Order::Untold | Order::Pass | Order::Cut => return Leave::Pass,
-            Order::Close => return Leave::Close,
-            Order::Stop => return Leave::Stop,
+        health = redis.first_attempt() => {
+            if let Health::Down { reason } = health {
+                tracing::warn!(%reason, "serving without Redis for now: {reason}");
+            }
+            true
         }
+        // Nothing was accepted yet, so there is nothing to drain.
+        _ = told.recv() => false,
+        _ = lifeline.readable() => false,
     }
 }
-
-/// Time in which a supervisor that was told to stop beside its workers has told them too.
-const SUPERVISOR_TOLD: Duration = Duration::from_millis(200);
 
 /// What answers visitors and operators; a panic of the application is a boot failure.
 fn faces(
@@ -286,54 +258,6 @@ fn faces(
         (crate::http::public(&parts, &start.app), crate::http::admin(&parts))
     }));
     built.map_err(|panic| Error::App(message(panic.as_ref())))
-}
-
-/// Drains; a supervisor that dies meanwhile closes its seat, and a second order to leave ends it.
-async fn depart(
-    hall: &Hall,
-    doors: &[Door<Face>],
-    schedule: &Schedule,
-    mut report: File,
-    lifeline: &Receiver,
-    told_again: impl Future<Output = ()>,
-    (phase, tasks): (&Phase, &Tasks),
-) {
-    let connections = async {
-        tokio::join!(drain::close(doors, schedule), drain::end_streams(phase, schedule));
-        if schedule.leave == Leave::Close {
-            let _ = writeln!(report, "closed");
-        }
-        drain::finish(hall, schedule).await
-    };
-    // Whoever is cut short below, too, takes none from the first moment on.
-    tasks.stop_taking();
-    let drained = async { tokio::join!(connections, drain::work(tasks, schedule)).0 };
-    let (cut, when) = tokio::select! {
-        // The next fleet's supervisor tells what is left of the one before to leave: to a worker that knows already this
-        // is no second order.
-        biased;
-        () = orphaned(lifeline) => {
-            phase.end_streams();
-            let schedule = schedule.of_orphan();
-            drain::close(doors, &schedule).await;
-            let connections = drain::finish(hall, &schedule);
-            (tokio::join!(connections, drain::work(tasks, &schedule)).0, "at the drain's deadline")
-        }
-        () = told_again => {
-            (drain::cut(hall, doors, schedule).await, "when it was told to leave once more")
-        }
-        cut = drained => (cut, "at the drain's deadline"),
-    };
-    tasks.give_back().await;
-    if cut > 0 {
-        tracing::warn!(connections = cut, "cut {cut} connections that were still open {when}");
-    }
-}
-
-async fn orphaned(lifeline: &Receiver) {
-    if lifeline.readable().await.is_err() {
-        std::future::pending::<()>().await;
-    }
 }
 
 /// Signals that a worker leaves to its supervisor.

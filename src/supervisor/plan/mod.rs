@@ -4,10 +4,13 @@
 //! path. One rule replaces workers: one that is not *fresh* (another generation is wanted in its slot, or it is to retire)
 //! gets a successor beside it when it is its turn, and leaves once the successor serves.
 
+mod cause;
 #[cfg(test)]
 mod tests;
 
 use std::time::Duration;
+
+pub use cause::Cause;
 
 use crate::scoreboard::Reason;
 use crate::scoreboard::cell::Order;
@@ -119,47 +122,6 @@ pub enum Action {
     GiveUp,
     /// Every worker is gone, as wanted.
     Finish,
-}
-
-/// Why a worker is killed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Cause {
-    /// It was not READY in time.
-    BootTimeout,
-    /// It did not leave in time.
-    DrainTimeout,
-    /// It does not answer.
-    Hang,
-    /// It holds more memory than it may.
-    Memory,
-    /// The operator said at once.
-    StopNow,
-}
-
-impl Cause {
-    /// The reason under which its end is counted.
-    pub fn reason(self) -> Reason {
-        match self {
-            Self::BootTimeout => Reason::Boot,
-            Self::DrainTimeout => Reason::DrainTimeout,
-            Self::Hang => Reason::Hang,
-            Self::Memory => Reason::Memory,
-            Self::StopNow => Reason::Stop,
-        }
-    }
-}
-
-impl std::fmt::Display for Cause {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::BootTimeout => "not ready within workers.boot_timeout",
-            Self::DrainTimeout => "still there after drain.timeout",
-            Self::Hang => "nothing in it has moved for workers.hang_kill",
-            Self::Memory => "it holds more memory than workers.memory_hard",
-            Self::StopNow => "stop at once",
-        })
-    }
 }
 
 /// What to do now, and when to ask again if nothing happens until then.
