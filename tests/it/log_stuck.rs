@@ -280,6 +280,26 @@ fn a_pipe_that_is_read_again_gets_every_line_in_order_or_a_line_that_counts_the_
 }
 
 #[test]
+fn what_a_worker_could_not_write_before_it_left_is_counted_and_said_by_its_supervisor() {
+    let redis = RedisServer::start();
+    let (unread, write) = pipe();
+    let fleet = start(Plan::on(&redis).workers(1).errors_to(write.try_clone().unwrap()));
+    fill(&write);
+    visit(&fleet, 20);
+    assert_eq!(operate(&fleet, &["restart", "0"]).0, 0);
+    wait::until("the old worker is gone", wait::LONG, || fleet.workers().len() == 1);
+    assert!(dropped(&fleet) >= 20);
+    let lines = follow(unread);
+    let mut said = 0;
+    while said < 20 {
+        let line = lines.recv_timeout(wait::LONG).unwrap();
+        let of_supervisor = line.get("slot").is_none() && is_notice(&line);
+        said += if of_supervisor { line["dropped"].as_u64().unwrap() } else { 0 };
+    }
+    goes_on(fleet);
+}
+
+#[test]
 fn an_upgrade_goes_on_over_a_full_pipe_and_the_count_with_it() {
     let redis = RedisServer::start();
     let (unread, write) = pipe();
