@@ -133,6 +133,9 @@ fn a_full_disk_is_a_failure_and_other_files_take_all() {
     let mut file = Sink::file(&path).unwrap();
     file.write_within(LINE, Duration::ZERO);
     assert_eq!(std::fs::read(&path).unwrap(), LINE);
+    assert_eq!(file.is_torn(), Some(false));
+    file.write_within(b"cut sho", Duration::ZERO);
+    assert_eq!((file.is_torn(), full.is_torn()), (Some(true), None));
     assert!(Sink::check(&path).is_ok() && file.descriptor().is_some());
     assert!(Sink::file(folder.path()).is_err(), "a folder is no file");
 }

@@ -34,6 +34,9 @@ pub(super) trait Takes {
     /// Takes some of them at once.
     fn take(&mut self, bytes: &[u8]) -> Result<usize, Refused>;
 
+    /// Whether the last line there was cut short, where that is known.
+    fn is_torn(&self) -> Option<bool>;
+
     /// The line that says how many lines are missing, and why.
     fn notice(&self, missing: u64, cause: &str) -> Vec<u8>;
 }
@@ -243,7 +246,9 @@ impl Backlog {
 
     fn push_notice(&mut self, sink: &impl Takes) {
         let missing = std::mem::take(&mut self.missing);
-        let after_torn = std::mem::take(&mut self.torn);
+        // A line of another process may have been cut short, or this one's ended by it.
+        let after_torn = sink.is_torn().unwrap_or(self.torn);
+        self.torn = false;
         let mut text = if after_torn { vec![b'\n'] } else { Vec::new() };
         text.extend(sink.notice(missing, &self.cause));
         self.push(Entry { text: text.into(), missing, after_torn });
