@@ -177,7 +177,7 @@ fn give_back(ticket: &Ticket, reason: &str) -> String {
                 (vec![OsString::from(format!("/proc/self/fd/{old}"))], config::environment_of_process())
             }
         };
-        telemetry::hand_over();
+        telemetry::finish();
         let back = Ticket { state: ticket.state, way: Way::Back { reason: Some(reason.to_owned()) } };
         environment.push(config::handoff_variable(back.text(proc::pid().as_raw().unsigned_abs())));
         Ok(exec::exec_fd(&program, &arguments, &environment).to_string())

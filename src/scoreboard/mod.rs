@@ -191,12 +191,12 @@ impl Scoreboard {
         self.head(HEAD_LOG_DROPPED).fetch_add(lines, Relaxed);
     }
 
-    /// Written by a supervisor that leaves its place to another program: lines it dropped and could not say so.
-    pub fn set_log_lines_unsaid(&self, lines: u64) {
-        self.head(HEAD_LOG_UNSAID).store(lines, Relaxed);
+    /// A process ends, or leaves its place to another program, and has not said that it dropped so many lines.
+    pub fn add_log_lines_unsaid(&self, lines: u64) {
+        self.head(HEAD_LOG_UNSAID).fetch_add(lines, Relaxed);
     }
 
-    /// Read by the one that comes after it.
+    /// Read by the supervisor, which says it.
     pub fn take_log_lines_unsaid(&self) -> u64 {
         self.head(HEAD_LOG_UNSAID).swap(0, Relaxed)
     }

@@ -24,6 +24,7 @@ use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
 use crate::sys::signal::Signal;
 use crate::sys::time;
+use crate::telemetry;
 
 /// Longest line a worker may say.
 const LINE_MAX: usize = 8 * 1024;
@@ -154,6 +155,7 @@ impl Supervisor<'_> {
         let Some(place) = slot.workers.iter().position(|worker| worker.pid == pid) else { return };
         let worker = slot.workers.remove(place);
         self.scoreboard.cell(index, worker.cell).vacate();
+        telemetry::take_over();
         let killed = exit == Exit::Signal(Signal::SIGKILL) && !matches!(worker.stage, Stage::Killed { .. });
         let out_of_memory = killed && self.senses.memory_killed();
         let end = End { worker, exit, said, out_of_memory };

@@ -300,7 +300,7 @@ impl Supervisor<'_> {
         let marked = kept.iter().try_for_each(|fd| exec::keep(*fd, true));
         let failed = match marked.and_then(|()| self.control.keep_on_exec(true)) {
             Ok(()) => {
-                telemetry::hand_over();
+                telemetry::finish();
                 let failed = run(&environment);
                 telemetry::take_over();
                 failed

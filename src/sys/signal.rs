@@ -4,6 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 
+use nix::sys::signal::SigHandler;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::SigmaskHow;
 use nix::sys::signalfd::SfdFlags;
@@ -66,6 +67,17 @@ pub fn send_group(leader: Pid, signal: Signal) -> io::Result<()> {
         Ok(()) | Err(nix::Error::ESRCH) => Ok(()),
         Err(refused) => Err(refused.into()),
     }
+}
+
+/// A write beyond the largest size a file may have (`RLIMIT_FSIZE`) is an error from now on, as one to a full disk is;
+/// without this its signal ends the process.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn outlive_file_limits() -> io::Result<()> {
+    // SAFETY: no handler is installed; the signal is ignored.
+    unsafe { nix::sys::signal::signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    Ok(())
 }
 
 /// Lets every signal through but these, as a newly forked worker needs it.

@@ -24,6 +24,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::schema::Log;
 use crate::config::schema::LogFormat;
 use crate::scoreboard::Scoreboard;
+use crate::sys::signal;
 use line::Form;
 use line::Lines;
 use outlet::Outlet;
@@ -134,6 +135,9 @@ pub fn install(log: &Log) -> Result<(), Error> {
         .log_internal_errors(false);
     tracing_subscriber::registry().with(filter).with(lines).try_init().map_err(|_| Error::Taken)?;
     panics::log();
+    if let Err(error) = signal::outlive_file_limits() {
+        tracing::debug!(%error, "a limit on the size of files would end this process");
+    }
     Ok(())
 }
 
@@ -181,21 +185,19 @@ pub fn flush() {
     }
 }
 
-/// This process ends: tries for a moment to write what still waits.
+/// This process ends, or another program takes its place: what waits is written if that takes but a moment, else it is
+/// counted, and left to the supervisor to say.
 pub fn finish() {
-    if let Some(outlet) = OUTLET.get() {
-        outlet.finish(LAST_TRY);
+    let Some(outlet) = OUTLET.get() else { return };
+    outlet.finish(LAST_TRY);
+    let unsaid = outlet.give_up();
+    if let Some(scoreboard) = SCOREBOARD.get() {
+        scoreboard.add_log_lines_unsaid(unsaid);
     }
 }
 
-/// Another program takes this process's place: what it cannot know of is written, or counted and left for it to say.
-pub fn hand_over() {
-    let (Some(outlet), Some(scoreboard)) = (OUTLET.get(), SCOREBOARD.get()) else { return finish() };
-    outlet.finish(LAST_TRY);
-    scoreboard.set_log_lines_unsaid(outlet.give_up());
-}
-
-/// Says what was left by [`hand_over`], in another program or, if that could not be, in this one.
+/// Says what was left by [`finish`] in a worker, in the program before this one, or in this one if it could not become
+/// another.
 pub fn take_over() {
     if let (Some(outlet), Some(scoreboard)) = (OUTLET.get(), SCOREBOARD.get()) {
         outlet.add_missing(scoreboard.take_log_lines_unsaid());

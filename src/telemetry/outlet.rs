@@ -49,6 +49,10 @@ impl Takes for Mouth {
         self.sink.write(bytes)
     }
 
+    fn is_torn(&self) -> Option<bool> {
+        self.sink.is_torn()
+    }
+
     fn notice(&self, missing: u64, cause: &str) -> Vec<u8> {
         line::notice(self.form, missing, cause).into_bytes()
     }

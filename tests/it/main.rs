@@ -57,6 +57,7 @@ mod live_load; // many clients at once
 mod live_nginx; // streams and sockets behind the shipped nginx
 mod live_sse; // streams of events as their clients meet them
 mod live_ws; // WebSockets as their clients meet them
+mod log_stuck; // a log that nothing takes lines from
 mod logs; // the log in a file, its rotation, and the figures in it
 mod metrics; // what operators read
 mod migrations_cli; // `regatta migrate`

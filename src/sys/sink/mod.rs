@@ -7,6 +7,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::fs::File;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsFd;
@@ -14,6 +15,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
+use std::os::unix::fs::FileExt;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -194,6 +196,17 @@ impl Sink {
                 Err(_) => return,
             }
         }
+    }
+
+    /// Whether the last line in it was cut short, perhaps by another process; none where that cannot be read.
+    pub fn is_torn(&self) -> Option<bool> {
+        let end = self.end.as_ref()?;
+        let file = File::open(format!("/proc/self/fd/{}", end.as_raw_fd())).ok();
+        let file = file.filter(|file| file.metadata().is_ok_and(|found| found.is_file()))?;
+        let mut last = [b'\n'];
+        let len = file.metadata().ok()?.len();
+        file.read_at(&mut last, len.checked_sub(1)?).ok()?;
+        Some(last != [b'\n'])
     }
 
     /// What poll(2) is asked about when it is full.

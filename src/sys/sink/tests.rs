@@ -45,7 +45,7 @@ fn a_pipe_that_nobody_reads_is_full_and_the_shared_description_stays_as_it_is() 
         let (taken, refused) = fill(&mut sink);
         assert!(matches!(refused, Refused::Full) && taken > 0, "{way:?}: {taken} {refused:?}");
         let mut text = vec![0; taken];
-        std::fs::File::from(read).read_exact(&mut text).unwrap();
+        File::from(read).read_exact(&mut text).unwrap();
         assert!(text.chunks(LINE.len()).all(|line| line == LINE), "{way:?}");
         assert!(sink.write(LINE).is_err(), "{way:?}: its reader is gone");
         assert_eq!(flags(&end) & libc::O_NONBLOCK, 0, "{way:?}");
@@ -59,9 +59,10 @@ fn what_the_kernel_does_not_know_is_done_another_way() {
     nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
     let both = OpenOptions::new().read(true).write(true).open(&path).unwrap();
     // FIFOs do not know RWF_NOWAIT.
-    let mut sink = Sink::inherited(blocking(both));
+    let end = blocking(both);
+    let mut sink = Sink::inherited(end.clone());
     assert!(matches!(fill(&mut sink), (1.., Refused::Full)));
-    assert_eq!(sink.way, Way::Plain);
+    assert_eq!((sink.way, flags(&end) & libc::O_NONBLOCK), (Way::Plain, 0));
     assert!(other_way(Way::NoWait, &End::StandardError, Errno::EAGAIN).is_none());
 }
 
@@ -132,6 +133,9 @@ fn a_full_disk_is_a_failure_and_other_files_take_all() {
     let mut file = Sink::file(&path).unwrap();
     file.write_within(LINE, Duration::ZERO);
     assert_eq!(std::fs::read(&path).unwrap(), LINE);
+    assert_eq!(file.is_torn(), Some(false));
+    file.write_within(b"cut sho", Duration::ZERO);
+    assert_eq!((file.is_torn(), full.is_torn()), (Some(true), None));
     assert!(Sink::check(&path).is_ok() && file.descriptor().is_some());
     assert!(Sink::file(folder.path()).is_err(), "a folder is no file");
 }

@@ -34,6 +34,9 @@ pub(super) trait Takes {
     /// Takes some of them at once.
     fn take(&mut self, bytes: &[u8]) -> Result<usize, Refused>;
 
+    /// Whether the last line there was cut short, where that is known.
+    fn is_torn(&self) -> Option<bool>;
+
     /// The line that says how many lines are missing, and why.
     fn notice(&self, missing: u64, cause: &str) -> Vec<u8>;
 }
@@ -52,6 +55,8 @@ struct Entry {
     text: Box<[u8]>,
     /// Lines that it stands for: they are missing.
     missing: u64,
+    /// It begins by ending a line that was cut short.
+    after_torn: bool,
 }
 
 /// How the sink was when it was tried last.
@@ -228,7 +233,7 @@ impl Backlog {
         if self.missing > 0 {
             self.push_notice(sink);
         }
-        self.push(Entry { text: line.into(), missing: 0 });
+        self.push(Entry { text: line.into(), missing: 0, after_torn: false });
         // Something is written of a line only where nothing waits before it.
         self.written += written;
         0
@@ -241,9 +246,12 @@ impl Backlog {
 
     fn push_notice(&mut self, sink: &impl Takes) {
         let missing = std::mem::take(&mut self.missing);
-        let mut text = if std::mem::take(&mut self.torn) { vec![b'\n'] } else { Vec::new() };
+        // A line of another process may have been cut short, or this one's ended by it.
+        let after_torn = sink.is_torn().unwrap_or(self.torn);
+        self.torn = false;
+        let mut text = if after_torn { vec![b'\n'] } else { Vec::new() };
         text.extend(sink.notice(missing, &self.cause));
-        self.push(Entry { text: text.into(), missing });
+        self.push(Entry { text: text.into(), missing, after_torn });
     }
 
     /// The sink took nothing; how many lines are lost by that.
@@ -290,6 +298,7 @@ impl Backlog {
     fn lose(&mut self, entry: &Entry) -> u64 {
         let lost = u64::from(entry.missing == 0);
         self.missing += entry.missing + lost;
+        self.torn |= entry.after_torn;
         lost
     }
 }

@@ -33,6 +33,10 @@ impl Takes for Pipe {
         Ok(taken)
     }
 
+    fn is_torn(&self) -> Option<bool> {
+        None
+    }
+
     fn notice(&self, missing: u64, _: &str) -> Vec<u8> {
         format!("missing {missing}\n").into_bytes()
     }

@@ -39,6 +39,8 @@ pub(crate) struct Plan {
     folder: Arc<TempDir>,
     /// Sockets handed over as a service manager does, with their names; at most two.
     lent: Vec<(String, Arc<OwnedFd>)>,
+    /// What its standard error is, if it is not kept as its log.
+    errors: Option<Arc<OwnedFd>>,
 }
 
 impl Plan {
@@ -68,6 +70,7 @@ impl Plan {
             settings,
             folder,
             lent: Vec::new(),
+            errors: None,
         }
     }
 
@@ -131,6 +134,12 @@ impl Plan {
         self
     }
 
+    /// Has its standard error go there; its log is not kept then.
+    pub(crate) fn errors_to(mut self, end: OwnedFd) -> Self {
+        self.errors = Some(Arc::new(end));
+        self
+    }
+
     /// The command, started by a shell that puts the lent sockets where they belong: they come as its standard input
     /// and output, because nothing else can be handed to a child without unsafe code.
     fn activated(&self) -> Command {
@@ -178,7 +187,12 @@ impl Plan {
     /// Starts it, and goes on as soon as the process exists.
     pub(crate) fn spawn(&self) -> Fleet {
         let mut command = if self.lent.is_empty() { self.direct() } else { self.activated() };
+        if let Some(end) = &self.errors {
+            command.stderr(Stdio::from(end.try_clone().unwrap()));
+        }
         let mut child = command.current_dir(self.folder.path()).spawn().unwrap();
+        // The command keeps copies of what it gave away.
+        drop(command);
         let log = Arc::new(Mutex::new(Vec::new()));
         let stdout = child.stdout.take().map(|stream| follow(stream, Arc::clone(&log)));
         let stderr = child.stderr.take().map(|stream| follow(stream, Arc::clone(&log)));
