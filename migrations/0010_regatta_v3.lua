@@ -253,6 +253,9 @@ local function settle(key, how, status, found, now_ms, numbers, reply)
   end
 end
 
+-- Calls in one ledger. Behind their bits lie as many more: that a call was denied after it had been sent again.
+local CALLS = 4096
+
 -- Notes in the ledger that this call is executed; whether it was before.
 local function note(ledger, bit, arm)
   local before = redis.call('SETBIT', ledger, bit, '1')
@@ -293,15 +296,20 @@ local function begin_at(now, keys, args)
   local flags, last, ledger, bit = numbers[3], #keys, nil, nil
   if flags % 4 >= 2 then ledger, bit, last = keys[last], args[#args], last - 1 end
   local arm, repeated = flags % 8 >= 4, flags % 16 >= 8
+  local void = false
   if repeated and ledger and redis.call('GETBIT', ledger, bit) == 1 then
-    return again(now, keys, args, numbers, limits, limits + 1, last)
+    void = redis.call('GETBIT', ledger, bit + CALLS) == 1
+    if not void then return again(now, keys, args, numbers, limits, limits + 1, last) end
   end
   local reply = { 1 }
   if not decide_all(now, keys, numbers, limits, reply) then
     reply[1] = 0
     uncharge(numbers, limits, reply)
     -- The first sending may still be on its way: it is to do nothing after its caller was denied.
-    if repeated and ledger then note(ledger, bit, arm) end
+    if repeated and ledger then
+      note(ledger, bit, arm)
+      redis.call('SETBIT', ledger, bit + CALLS, '1')
+    end
     return pack(reply)
   end
 
@@ -316,7 +324,9 @@ local function begin_at(now, keys, args)
   end
 
   -- The first write: a server that takes none says so here. A later sending may have come first.
-  if ledger and note(ledger, bit, arm) then
+  if void then
+    redis.call('SETBIT', ledger, bit + CALLS, '0')
+  elseif ledger and note(ledger, bit, arm) then
     return again(now, keys, args, numbers, limits, limits + 1, last)
   end
   local refused = count(keys, args, key_at, last, 4, reply)

@@ -79,14 +79,10 @@ pub fn idempotency(prefix: &str, digest: &str) -> String {
     join(&[prefix, "i", digest])
 }
 
-/// Which of a worker's calls were executed: one bit a call, 4,096 calls a key. In a cluster it lies `beside` the keys
-/// that those calls change; `life` is the worker's own, never another's.
-pub fn once(prefix: &str, beside: Option<&str>, life: &str, block: u64) -> String {
-    let block = block.to_string();
-    match beside {
-        None => join(&[prefix, "once", life, &block]),
-        Some(tag) => join(&[prefix, &format!("{{{tag}}}"), "once", life, &block]),
-    }
+/// Which of a worker's calls were executed: one bit a call, 4,096 calls a key; `life` is the worker's own, never
+/// another's.
+pub fn once(prefix: &str, life: &str, block: u64) -> String {
+    join(&[prefix, "once", life, &block.to_string()])
 }
 
 /// The ledger of migrations: a hash, one field a migration.
@@ -233,14 +229,6 @@ pub(super) fn in_cluster(prefix: &str, key: &str) -> Option<String> {
     }
 }
 
-/// What decides in a cluster where a key lies: its name there, or the tag in it.
-pub(super) fn tag(prefix: &str, key: &str) -> String {
-    let name = in_cluster(prefix, key);
-    let name = name.as_deref().unwrap_or(key);
-    let tag = name.split_once('{').and_then(|(_, rest)| rest.split_once('}')).map(|(tag, _)| tag);
-    tag.filter(|tag| !tag.is_empty()).unwrap_or(name).to_owned()
-}
-
 /// The name of a rate limit as it is where there is no cluster, out of the one that [`in_cluster`] gave it.
 pub(super) fn out_of_cluster(prefix: &str, name: &str) -> Option<String> {
     let rest = name.strip_prefix(prefix)?.strip_prefix(":{l:")?.strip_suffix('}')?;
@@ -279,8 +267,7 @@ mod tests {
             bounded_token("p", "seats", "d"),
             idempotency("p", "d"),
             limit_mark("p:l:default:v:10.0.0.1", "b"),
-            once("p", None, "5eed", 7),
-            once("p", Some("s"), "5eed", 7),
+            once("p", "5eed", 7),
             news("p"),
             ledger("p"),
             migration_lock("p"),
@@ -318,15 +305,6 @@ mod tests {
         let limit = "a:b:l:m:v:2001:db8::";
         assert_eq!(out_of_cluster("a:b", &name(limit)).as_deref(), Some(limit));
         assert_eq!(out_of_cluster("a:b", "a:b:c:x"), None);
-        for (key, expected) in [
-            ("a:b:s:digest", "s"),
-            ("a:b:c:total", "c"),
-            ("a:b:i:digest", "a:b:i:digest"),
-            ("a:b:{b}:x", "b"),
-        ] {
-            assert_eq!(tag("a:b", key), expected);
-            assert_eq!(name(&once("a:b", Some(expected), "5eed", 7)), once("a:b", Some(expected), "5eed", 7));
-        }
         for same in
             ["a:b:{fleet}:machines", "a:b:{b}:topic:l:m:v:x", "a:b:secret", "other:s:x", "a:b:i:digest"]
         {

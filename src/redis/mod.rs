@@ -76,7 +76,6 @@ use library::Entry;
 use link::Live;
 pub use once::once;
 use repeat::Numbers;
-use repeat::Place;
 use standing::Gate;
 pub use waits::Absences;
 use waits::Waits;
@@ -224,7 +223,7 @@ impl Redis {
             let split: BoxFuture<'_, _> = Box::pin(split::begin(self, request));
             return split.await;
         }
-        self.begin_once(request, &Place::Alone).await
+        self.begin_once(request).await
     }
 
     /// Stores what a request changed in its session, in one round trip.

@@ -3,6 +3,8 @@
 //! Guarantees that a call which is sent again, on another connection or beside a first sending that is still on its way,
 //! changes what it changes once. The ledger is a string of bits, one a call; its lifetime is set by the first calls on
 //! each connection, until one was answered, and again before it could end, so that the usual call costs one SETBIT.
+//!
+//! In a cluster nothing is noted: a call of one key would become one of two, which no node takes while their slot moves.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -44,16 +46,6 @@ pub(super) struct Once {
     pub(super) repeated: bool,
 }
 
-/// Where a call's ledger lies.
-pub(super) enum Place {
-    /// Where everything lies.
-    Alone,
-    /// In a cluster, beside keys with this tag.
-    Beside(String),
-    /// There is none.
-    Nowhere,
-}
-
 /// That the lifetime of a ledger was set: of which, by which connection, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Armed {
@@ -81,17 +73,11 @@ impl Numbers {
     }
 
     /// The call with this number, as it is sent over the connection of number `link`.
-    fn call(&self, prefix: &str, place: &Place, number: u64, link: u64, repeated: bool) -> Option<Once> {
+    fn call(&self, prefix: &str, number: u64, link: u64, repeated: bool) -> Once {
         let block = number / BLOCK;
         let bit = i64::try_from(number % BLOCK).unwrap_or_default();
-        let (beside, arm) = match place {
-            Place::Nowhere => return None,
-            // There are several ledgers, and none of them is known to be armed.
-            Place::Beside(tag) => (Some(tag.as_str()), true),
-            Place::Alone => (None, !self.is_armed(block, link)),
-        };
-        let key = Value::from(keys::once(prefix, beside, &self.life, block));
-        Some(Once { key, bit, arm, repeated })
+        let key = Value::from(keys::once(prefix, &self.life, block));
+        Once { key, bit, arm: !self.is_armed(block, link), repeated }
     }
 
     fn is_armed(&self, block: u64, link: u64) -> bool {
@@ -115,7 +101,7 @@ impl Inner {
         if form == Form::Plain {
             return Ok(false);
         }
-        let key = keys::once(&self.prefix, None, &self.numbers.life, 0);
+        let key = keys::once(&self.prefix, &self.numbers.life, 0);
         match caller.call("GETBIT", [key.as_str(), "0"]).await {
             Err(error) if error.unsupported() => {
                 tracing::warn!(
@@ -133,23 +119,19 @@ impl Redis {
     /// A request's start, executed once however often it is sent.
     ///
     /// # Errors
-    /// `Lost` when it is not known whether it was executed, and nobody waits for Redis any longer.
-    pub(super) async fn begin_once(
-        &self,
-        request: &begin::Request<'_>,
-        place: &Place,
-    ) -> Result<begin::Reply, Error> {
+    /// `Lost` when it is not known whether it was executed, and nobody waits for Redis any longer, or calls are not noted
+    /// there.
+    pub(super) async fn begin_once(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
         let (numbers, prefix) = (&self.inner.numbers, self.inner.prefix.as_str());
-        let number = numbers.take();
         // What changes nothing leaves nothing behind.
-        let place = if request.changes() { place } else { &Place::Nowhere };
+        let changes = request.changes();
+        let number = if changes { numbers.take() } else { 0 };
         self.guard_again(Kind::Begin, Again::Noted, |live, repeated| async move {
-            let place = if live.notes { place } else { &Place::Nowhere };
-            let once = numbers.call(prefix, place, number, live.number, repeated);
+            let once = (changes && live.notes).then(|| numbers.call(prefix, number, live.number, repeated));
             let arms = once.as_ref().is_some_and(|once| once.arm).then(Instant::now);
             let encode = |entry| begin::encode(request, once.as_ref(), entry);
             let reply = begin::decode(request, self.execute(&live, Entry::Begin, encode).await?)?;
-            if let (Some(at), Place::Alone, begin::Reply::Granted { .. }) = (arms, place, &reply) {
+            if let (Some(at), begin::Reply::Granted { .. }) = (arms, &reply) {
                 numbers.armed(number, live.number, at);
             }
             Ok(reply)
@@ -165,7 +147,7 @@ mod tests {
     #[test]
     fn a_ledger_is_armed_by_the_first_answers_of_each_connection_and_anew_in_time() {
         let numbers = Numbers::new();
-        let call = |number, link| numbers.call("p", &Place::Alone, number, link, false).unwrap();
+        let call = |number, link| numbers.call("p", number, link, false);
         assert!(call(0, 1).arm && call(1, 1).arm, "until one was answered");
         numbers.armed(0, 1, Instant::now());
         assert!(!call(2, 1).arm && !call(4095, 1).arm);
@@ -179,16 +161,12 @@ mod tests {
     fn each_call_has_a_bit_of_its_own_and_each_worker_ledgers_of_its_own() {
         let (one, other) = (Numbers::new(), Numbers::new());
         let name = |numbers: &Numbers, number| {
-            let once = numbers.call("p", &Place::Alone, number, 1, false).unwrap();
+            let once = numbers.call("p", number, 1, false);
             (once.key.as_string().unwrap(), once.bit)
         };
         let names: std::collections::HashSet<_> =
             (0..10_000).flat_map(|number| [name(&one, number), name(&other, number)]).collect();
         assert_eq!(names.len(), 20_000);
         assert_eq!((one.take(), one.take()), (0, 1));
-        assert!(one.call("p", &Place::Nowhere, 0, 1, true).is_none());
-        let beside = one.call("p", &Place::Beside("s".to_owned()), 0, 1, true).unwrap();
-        assert!(beside.repeated && beside.arm);
-        assert!(beside.key.as_string().unwrap().starts_with("p:{s}:once:"));
     }
 }

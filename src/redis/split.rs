@@ -21,7 +21,6 @@ use crate::redis::begin::SessionReply;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::library::Entry;
-use crate::redis::repeat::Place;
 use crate::redis::topology;
 
 /// News that quota of a rate limit was given back.
@@ -75,15 +74,7 @@ pub(super) async fn begin(redis: &Redis, request: &Request<'_>) -> Result<Reply,
 
 /// All of it on the one node that has all its keys.
 async fn at_once(redis: &Redis, request: &Request<'_>) -> Result<Reply, Error> {
-    let session = request.session.map(|session| session.key.as_str());
-    let beside = session.or_else(|| request.counters.first().map(|counter| counter.key.as_str()));
-    // A limit by itself has no ledger, because there would be one for each client: if it is sent again, a request may be
-    // charged twice, which refuses too early and never allows too much.
-    let place = match beside {
-        Some(key) => Place::Beside(keys::tag(&redis.inner.prefix, key)),
-        None => Place::Nowhere,
-    };
-    redis.begin_once(request, &place).await
+    redis.begin_once(request).await
 }
 
 /// The request in pieces, one for each slot.

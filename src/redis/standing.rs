@@ -117,7 +117,7 @@ impl Inner {
             Gate::Shut(_) => false,
         });
         if began {
-            tracing::warn!(cause = %error, "Redis does not answer, requests wait for it: {error}");
+            tracing::info!(cause = %error, "Redis does not answer, requests wait for it: {error}");
             self.hold(since);
         }
     }

@@ -217,7 +217,7 @@ fn a_redis_that_is_killed_and_restarted_within_two_seconds_is_not_missed() {
 #[test]
 fn a_longer_absence_is_waited_for_by_nobody_and_exact_afterwards() {
     let mut redis = RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]);
-    let fleet = Plan::on(&redis).set("REGATTA_REDIS__PATIENCE", "1s").start();
+    let fleet = Plan::on(&redis).workers(1).set("REGATTA_REDIS__PATIENCE", "1s").start();
     let address = fleet.listen;
     let load = Load::start(4, |_| {
         let mut visitor = Visitor::default();

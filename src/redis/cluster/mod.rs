@@ -195,16 +195,15 @@ async fn introduce(inner: &Arc<Inner>, routes: &Arc<Routes>, said: Said) -> Said
         if matches!(said, Said::Unknown | Said::Away) {
             migrations::bring_up(&patient, ready.form, &inner.prefix, &inner.name).await?;
         }
-        let refused = secret::offer(&patient, inner).await?;
-        Ok::<_, Error>((refused, inner.may_note(&patient, ready.form).await?))
+        secret::offer(&patient, inner).await
     };
-    let (refused, notes) = match prepared.await {
-        Ok(prepared) => prepared,
+    let refused = match prepared.await {
+        Ok(refused) => refused,
         Err(error) => return standing(inner, routes, &error),
     };
     let away: Vec<_> = table.owners().into_iter().filter_map(|node| node.away()).collect();
     let number = inner.connections.fetch_add(1, Relaxed) + 1;
-    let live = Live { caller, form: ready.form, number, notes };
+    let live = Live { caller, form: ready.form, number, notes: false };
     match away.first() {
         None if said == Said::Whole => {}
         None => inner.up(live, refused.as_ref()),

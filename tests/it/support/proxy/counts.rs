@@ -74,7 +74,7 @@ pub(super) struct Name {
 }
 
 /// Commands that no request sends.
-const SETUP: [&str; 18] = [
+const SETUP: [&str; 19] = [
     "PING",
     "HELLO",
     "AUTH",
@@ -92,6 +92,8 @@ const SETUP: [&str; 18] = [
     "READONLY",
     "SUBSCRIBE",
     "TIME",
+    // Whether bits are allowed; a request asks for them within a function only.
+    "GETBIT",
     // What a request has ended is told to the other workers after it was answered.
     "PUBLISH",
 ];
