@@ -169,7 +169,7 @@ impl Denials {
             Some(Known::Reset { at_us }) if asked_us <= *at_us => return,
             Some(Known::Bound(bound)) => {
                 bound.answered(tracked);
-                bound.update(answer);
+                bound.update(&answer);
                 if denies || bound.is_short(now_us) || bound.probe.is_some() {
                     return;
                 }
@@ -267,7 +267,7 @@ impl Bound {
     }
 
     /// Joins another answer to this one; they may overtake each other, and both are true.
-    fn update(&mut self, answer: Self) {
+    fn update(&mut self, answer: &Self) {
         if self.asked_us >= answer.asked_us {
             self.tat_us = self.tat_us.max(answer.tat_us);
         } else {

@@ -1,6 +1,7 @@
 //! Requests that are to be carried out once: who does it, and what the answer was.
 //!
-//! Plain data and its wire form, described at the head of `migrations/0005_regatta_counter_v1.lua`.
+//! Plain data and its wire form, described at the head of `migrations/0005_regatta_counter_v1.lua`; a
+//! claim is `0011_regatta_counter_v2.lua`.
 
 use std::time::Duration;
 

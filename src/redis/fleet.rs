@@ -1,6 +1,6 @@
 //! The fleet's machines as Redis knows them: one heartbeat a machine, dead ones gone by Redis's own clock.
 //!
-//! Plain data and its wire form, described at the head of `migrations/0006_regatta_fleet_v1.lua`. What is read needs no
+//! Plain data and its wire form, described at the head of `migrations/0012_regatta_fleet_v2.lua`. What is read needs no
 //! server-side code, so that a command that only looks changes nothing on the server.
 
 use std::time::Duration;

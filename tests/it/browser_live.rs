@@ -305,3 +305,36 @@ fn the_page_is_small() {
     );
     assert_eq!(foreign, json!([]), "nothing comes from elsewhere");
 }
+
+#[test]
+fn a_total_that_redis_does_not_say_is_not_shown_and_none_goes_back() {
+    let mut redis = RedisServer::start_with(&["--appendonly", "yes"]);
+    let fleet = Plan::on(&redis).workers(1).set("REGATTA_REDIS__COMMAND_TIMEOUT", "100ms").start();
+    (0..5).for_each(|_| _ = fleet.get("/"));
+    let browser = Browser::open(1000, 800);
+    browser.go(&format!("http://{}/", fleet.listen));
+    browser.until("the stream is open", "!document.querySelector('#here').parentNode.hidden");
+    assert_eq!(browser.text("#total"), "6");
+    redis.kill();
+    browser.until("no number is shown", "document.querySelector('#total').textContent === '–'");
+    assert_eq!(browser.run("return document.querySelector('#here').parentNode.hidden"), true);
+    redis.restart();
+    browser.until("it is shown again", "document.querySelector('#total').textContent === '6'");
+    // What an event says that is older than the page.
+    let total = redis.keys().into_iter().find(|key| key.ends_with("@views")).unwrap();
+    redis.cli(&["SET", &total, "2"]);
+    let answered = |browser: &Browser| browser.text(".lane .count").parse::<u64>().unwrap();
+    let before = answered(&browser);
+    assert_eq!(fleet.get("/hello").status, 200);
+    wait::until("the next event is shown", wait::LONG, || answered(&browser) > before);
+    assert_eq!(browser.text("#total"), "6");
+    // A page from such a time has no number of its own, and says so.
+    redis.kill();
+    wait::until("Redis is away", wait::LONG, || fleet.get("/").status == 503);
+    browser.go(&format!("http://{}/", fleet.listen));
+    assert!(browser.text(".uncounted").contains("cannot be shown"), "{}", browser.text(".uncounted"));
+    assert_eq!(browser.text("#total"), "–");
+    browser.screenshot("uncounted.png");
+    redis.restart();
+    browser.until("the total is shown", "/^[0-9]+$/.test(document.querySelector('#total').textContent)");
+}

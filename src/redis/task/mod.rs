@@ -1,4 +1,5 @@
-//! Tasks as Redis has them: plain data and its wire form, described at the head of `migrations/0009_regatta_task_v1.lua`.
+//! Tasks as Redis has them: plain data and its wire form, described at the head of `migrations/0009_regatta_task_v1.lua`
+//! (taking: `0014_regatta_task_v2.lua`).
 //!
 //! Without server-side code there are none: every call is [`Error::Unsupported`].
 
