@@ -44,7 +44,7 @@ pub(super) fn events(run_dir: &Path, follow: bool, after: Option<u64>, json: boo
         match listen(run_dir, follow, &mut last, json) {
             Ok(End::Refused(failure)) => return Err(failure),
             Ok(End::Told | End::Unread) => return Ok(exit::OK),
-            // It may have dropped a reader that was too slow: what is missing is asked for again.
+            // The connection may have been lost alone: what is missing is asked for again.
             Err(Error::Closed) if follow && (last != before || !met) => met = true,
             Err(Error::NoFleet { .. } | Error::Closed) if met => {
                 let _ = writeln!(io::stderr(), "the fleet has ended");

@@ -165,7 +165,8 @@ impl Senses {
 impl Supervisor<'_> {
     /// Looks at every worker that serves, if it is time; when it is time again, if there is anything to look after.
     pub(super) fn look(&mut self, now: Duration) -> Option<Duration> {
-        if !self.settings.care.any() || self.target != Target::Serve {
+        let somebody_hangs = || self.slots.iter().any(|slot| slot.workers.iter().any(Occupant::is_hung));
+        if self.target != Target::Serve || !(self.settings.care.any() || somebody_hangs()) {
             self.senses.watches.clear();
             return None;
         }

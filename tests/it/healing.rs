@@ -304,3 +304,14 @@ fn without_a_timeout_nobody_is_watched() {
     process::signal(before[0], Signal::SIGCONT);
     assert_eq!(fleet.workers(), before);
 }
+
+#[test]
+fn a_reload_that_ends_the_watch_leaves_no_worker_hung_for_ever() {
+    let scene = Scene::start_as(1, |plan| plan.set("REGATTA_DRAIN__TIMEOUT", "3s"));
+    let _unanswered = harm(&scene.fleet, "/block/120000");
+    let hung = pid(&hang(&scene.fleet));
+    successor(&scene.fleet, 0, hung);
+    std::fs::write(&scene.file, "[workers]\ncount = 1\nhang_timeout = \"0s\"\nprobation = \"0s\"\n").unwrap();
+    scene.expect(&["reload"], 0, "reload done: 1 worker");
+    wait::until("it is a worker like any other, which has drain.timeout", wait::LONG, || !process::alive(hung));
+}
