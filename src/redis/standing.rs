@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
+use crate::redis::FIRST_ATTEMPT_MAX;
 use crate::redis::Health;
 use crate::redis::Inner;
 use crate::redis::error::Error;
@@ -118,7 +119,7 @@ impl Inner {
         });
         if began {
             tracing::info!(cause = %error, "Redis does not answer, requests wait for it: {error}");
-            self.hold(since);
+            self.hold(since, self.hold);
         }
     }
 
@@ -127,14 +128,15 @@ impl Inner {
         let since = Instant::now();
         let cause = Error::unavailable("it has not answered yet");
         self.gate.send_replace(Gate::Held { since, silent: false, cause });
-        self.hold(since);
+        // Not before the first attempt could end: whoever waits for nothing waits for that.
+        self.hold(since, self.hold.max(FIRST_ATTEMPT_MAX));
     }
 
     /// One timer for all that wait.
-    fn hold(self: &Arc<Self>, since: Instant) {
+    fn hold(self: &Arc<Self>, since: Instant, time: Duration) {
         let inner = Arc::clone(self);
         tokio::spawn(async move {
-            tokio::time::sleep_until(since + inner.hold).await;
+            tokio::time::sleep_until(since + time).await;
             // The worker may have stood still: what is there to be read is read first.
             for _ in 0..PASSES {
                 tokio::task::yield_now().await;
@@ -161,7 +163,7 @@ impl Inner {
     }
 
     /// An attempt to connect has failed. While calls wait nothing is said, because the next one may succeed; unless the
-    /// configuration is wrong, which no waiting mends.
+    /// configuration is wrong, which no waiting mends, or calls are not to wait at all.
     pub(super) fn failed(&self, error: &Error) {
         let first = *self.health.borrow() == Health::Connecting;
         let mut shut = false;
@@ -176,8 +178,8 @@ impl Inner {
         if first || shut {
             self.say_down(error);
         }
-        if error.misconfigured() {
-            self.shut(|_, cause| cause.misconfigured());
+        if error.misconfigured() || self.hold.is_zero() {
+            self.shut(|_, _| true);
         }
     }
 

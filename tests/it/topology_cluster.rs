@@ -271,8 +271,7 @@ async fn a_dead_node_costs_its_own_slots_only_until_its_replica_serves_them() {
         ask(subject).await.unwrap();
     }
     cluster.nodes[0].kill();
-    eventually("the dead node's slots are refused", async || ask(&subjects[0]).await.is_err()).await;
-    // The others never notice.
+    // Requests for its slots wait for the replica, and the others never notice.
     eventually("the replica serves them", async || {
         for subject in &subjects[1..] {
             ask(subject).await.unwrap();
