@@ -16,6 +16,7 @@ mod inspector;
 mod live;
 mod refusals;
 mod stream;
+mod under_way;
 
 use std::fs::File;
 use std::io;
@@ -31,18 +32,14 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio::time::MissedTickBehavior;
 use tokio::time::sleep;
 
 use accept::Answer;
 use accept::Door;
 use accept::Hall;
 use beacon::Beacon;
-use connection::Connections;
-use connection::TICK;
 use drain::Leave;
 use drain::Schedule;
-use gate::Gate;
 use live::Live;
 
 use crate::config::schema::Config;
@@ -164,9 +161,7 @@ async fn live(start: Start) -> Result<(), Error> {
     signal::block_only(OTHERS).map_err(Error::Signals)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(follow_log(rotated));
-    let hall = doors::hall(&start);
-    let gate = doors::gate(&start);
-    tasks.spawn(doors::keep(Arc::clone(&gate)));
+    let hall = doors::hall(&start, &mut tasks);
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
     let phase = Phase::default();
@@ -176,8 +171,8 @@ async fn live(start: Start) -> Result<(), Error> {
     let (public, admin) = faces(&start, &redis, &phase, (&site, &batches), &live)?;
     live.start();
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
-    let doors = doors::doors(start.listeners, (&hall, &gate), [public, admin], &start.config)
-        .map_err(Error::Listeners)?;
+    let doors =
+        doors::doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     tokio::select! {
         health = redis.first_attempt() => if let Health::Down { reason } = health {
             tracing::warn!(%reason, "serving without Redis for now: {reason}");
@@ -194,7 +189,6 @@ async fn live(start: Start) -> Result<(), Error> {
     tasks.spawn(heartbeat::beat(board, start.slot, start.cell, redis.clone(), hub));
     let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
     let speaking = tasks.spawn(beacon.clone().speak());
-    tasks.spawn(sweep(Arc::clone(&hall.connections), Arc::clone(&gate)));
     let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
     let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
     let mut report = File::from(start.report);
@@ -324,17 +318,6 @@ const OTHERS: &[Signal] =
 async fn follow_log(mut rotated: tokio::signal::unix::Signal) {
     while rotated.recv().await.is_some() {
         telemetry::reopen();
-    }
-}
-
-async fn sweep(connections: Arc<Connections>, gate: Arc<Gate>) {
-    let mut interval = tokio::time::interval(TICK);
-    // After a pause of the whole process the missed ticks are not made up for: nobody was idle then.
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        connections.sweep();
-        gate.tick();
     }
 }
 
