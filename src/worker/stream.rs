@@ -203,7 +203,12 @@ impl Watched {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         self.send_refusal(Refusal::HeaderMemory, false);
-        Ok(())
+        // Its memory is what is short: it is not waited for until its client closes, only what has come is discarded, so
+        // that the kernel has nothing unread for which it would reset the connection.
+        let mut bytes = [0; 4096];
+        let discarded = (0..64).take_while(|_| matches!(fd::receive_now(&self.stream, &mut bytes), Ok(1..)));
+        tracing::debug!(pieces = discarded.count(), "a large unfinished header was refused");
+        Err(io::ErrorKind::ConnectionAborted.into())
     }
 
     /// Ends what has left HTTP and has to end, whichever task has it now.
