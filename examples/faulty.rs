@@ -34,6 +34,7 @@ use regatta::Counters;
 use regatta::Error;
 use regatta::Fleet;
 use regatta::Progress;
+use regatta::RequestTimeout;
 use regatta::Session;
 use regatta::State;
 use regatta::TaskFailure;
@@ -65,6 +66,8 @@ fn routes() -> Router<State> {
     Router::new()
         .route("/hello", get(hello))
         .route("/slow/{millis}", get(move |millis| slow(millis, Arc::clone(&counted))))
+        .route("/hasty/{millis}", get(nap).layer(RequestTimeout::new(Duration::from_millis(300))))
+        .route("/patient/{millis}", get(nap).layer(RequestTimeout::new(Duration::from_secs(60))))
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
         .route("/panic", get(overboard).post(overboard))
         .route("/orphan", get(orphan))
@@ -84,6 +87,12 @@ async fn slow(Path(millis): Path<u64>, held: Arc<AtomicUsize>) -> &'static str {
     tokio::time::sleep(Duration::from_millis(millis)).await;
     held.fetch_sub(1, Ordering::Relaxed);
     "slow\n"
+}
+
+/// Answers after this many milliseconds.
+async fn nap(Path(millis): Path<u64>) -> &'static str {
+    tokio::time::sleep(Duration::from_millis(millis)).await;
+    "rested\n"
 }
 
 /// Counts itself, and answers after a while with how often it was.

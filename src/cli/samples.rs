@@ -56,6 +56,7 @@ pub(super) fn slot(index: usize, state: SlotState, worker: Option<Worker>, reque
         views: 0,
         limited: 0,
         unavailable: 0,
+        refused: 0,
         accepted: 100,
         cut: 0,
         bytes: 0,

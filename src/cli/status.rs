@@ -132,7 +132,7 @@ pub(super) fn sentences(status: &Status) -> Vec<String> {
             units::bytes(totals.memory_bytes),
         ),
         format!(
-            "{} requests ({} 2xx, {} 3xx, {} 4xx, {} 5xx) · {} views · {} limited · {} unavailable · {} cut",
+            "{} requests ({} 2xx, {} 3xx, {} 4xx, {} 5xx) · {} views · {} limited · {} unavailable · {} refused · {} cut",
             units::count(totals.requests),
             units::short(answers.success),
             units::short(answers.redirection),
@@ -141,6 +141,7 @@ pub(super) fn sentences(status: &Status) -> Vec<String> {
             units::count(totals.views),
             units::short(totals.limited),
             units::short(totals.unavailable),
+            units::short(totals.refused),
             units::short(totals.cut),
         ),
         redis(status),

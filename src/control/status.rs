@@ -177,6 +177,9 @@ pub struct Totals {
     pub limited: u64,
     /// Requests refused because Redis was away.
     pub unavailable: u64,
+    /// Requests refused before they reached the application: overload, a client's share, memory of headers.
+    #[serde(default)]
+    pub refused: u64,
     /// Connections cut at a drain's deadline.
     pub cut: u64,
     /// Connections accepted.
@@ -266,6 +269,9 @@ pub struct Slot {
     pub unavailable: u64,
     /// Connections accepted.
     pub accepted: u64,
+    /// Requests refused before they reached the application: overload, a client's share, memory of headers.
+    #[serde(default)]
+    pub refused: u64,
     /// Connections cut at a drain's deadline.
     pub cut: u64,
     /// Bytes of response bodies whose length was known.

@@ -41,9 +41,9 @@ use crate::worker::gate::Ticket;
 use crate::worker::gate::Verdict;
 use crate::worker::refusals::Refusals;
 use crate::worker::stream;
-use crate::worker::stream::Sending;
-use crate::worker::stream::UnderWay;
 use crate::worker::stream::Watched;
+use crate::worker::under_way::Sending;
+use crate::worker::under_way::UnderWay;
 
 /// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
 const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
@@ -84,6 +84,8 @@ pub(super) struct Hall {
     pub(super) builder: Arc<auto::Builder<TokioExecutor>>,
     /// All open connections.
     pub(super) connections: Arc<Connections>,
+    /// Where the requests of visitors wait for their turn.
+    pub(super) gate: Arc<Gate>,
     /// What the worker answers by itself.
     pub(super) refusals: Arc<Refusals>,
     /// Whose connections are not counted.
@@ -104,8 +106,8 @@ pub(super) struct Door<A> {
     /// One permit per connection that is served. Each audience has its own: visitors who take every place must not
     /// keep an operator, or a health check, from being answered.
     pub(super) permits: Arc<Semaphore>,
-    /// Where requests wait for their turn; none: they never do. Operators must get an answer when visitors wait.
-    pub(super) gate: Option<Arc<Gate>>,
+    /// Whether requests wait for their turn. Operators must get an answer while visitors wait.
+    pub(super) gated: bool,
     /// What all connections share.
     pub(super) hall: Hall,
 }
@@ -139,8 +141,8 @@ impl<A: Answer> Door<A> {
     /// A connection is either still in the listener's queue or served by a task of its own.
     pub(super) async fn accept(self) {
         loop {
-            if let Some(gate) = &self.gate {
-                gate.may_accept().await;
+            if self.gated {
+                self.hall.gate.may_accept().await;
             }
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
@@ -176,22 +178,20 @@ impl<A: Answer> Door<A> {
     }
 
     fn admit(&self, stream: TcpStream, peer: SocketAddr) {
-        let client = self.gate.as_ref().and_then(|_| self.hall.client(peer));
+        let client = if self.gated { self.hall.client(peer) } else { None };
         let Some(entry) = self.hall.connections.open(client) else {
             self.hall.turn_away(stream);
             return;
         };
         let entry = Arc::new(entry);
-        if self.permits.available_permits() == 0 {
-            self.hall.connections.evict();
-        }
         let door = self.clone();
         tokio::spawn(async move {
-            let Ok(place) = Arc::clone(&door.permits).acquire_owned().await else { return };
+            let Some(place) = door.hall.connections.place(&door.permits).await else { return };
             entry.seat();
             let refusals = Arc::clone(&door.hall.refusals);
-            let watched = Watched::new(stream, Arc::clone(&entry), place, door.gate.clone(), refusals);
-            door.hall.serve(watched, (peer, door.gate), door.answer, &entry).await;
+            let gate = door.gated.then(|| Arc::clone(&door.hall.gate));
+            let watched = Watched::new(stream, Arc::clone(&entry), place, gate.clone(), refusals);
+            door.hall.serve(watched, (peer, gate), door.answer, &entry).await;
         });
     }
 }
@@ -224,31 +224,9 @@ impl Hall {
     ) {
         let refusals = &self.refusals;
         let service = service_fn(move |request: Request<Incoming>| {
-            let http2 = request.version() == Version::HTTP_2;
-            let under_way = UnderWay::begin(entry, http2);
-            // What was not let in before it was read waits here: streams of HTTP/2, and requests sent ahead in HTTP/1.
-            let gate = gate.as_ref().filter(|_| !entry.connection.was_admitted());
-            let waits =
-                gate.filter(|gate| !gate.is_open()).map(|gate| (Arc::clone(gate), Arc::clone(refusals)));
-            if let Some(gate) = gate.filter(|gate| gate.is_open()) {
-                gate.enter();
-            }
-            let answered = answer.answer(request, peer);
-            async move {
-                if let Some((gate, refusals)) = waits
-                    && Ticket::turn(&gate).await == Verdict::Refused
-                {
-                    under_way.turned_away(Refusal::Overload);
-                    gate.refused(REFUSED_READ);
-                    let refusal = refusals.get(Refusal::Overload).response.response(!http2);
-                    return Ok(refusal.map(|body| Sending::new(body.into(), under_way)));
-                }
-                let response = answered.await;
-                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    under_way.upgrades();
-                }
-                Ok::<_, Infallible>(response.map(|body| Sending::new(body, under_way)))
-            }
+            let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);
+            let waits = gate.as_ref().and_then(|gate| wait_for_turn(gate, refusals, entry));
+            respond(waits, answer.answer(request, peer), under_way)
         });
         let mut served = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
         let mut going_away = false;
@@ -284,10 +262,9 @@ impl Hall {
                     }
                     // Whoever reads the connection refuses it.
                     Order::RefuseHeader => {
-                        if entry.connection.is_header_refused() {
-                            if look_again(served.as_mut(), entry).await {
-                                return;
-                            }
+                        let refused = entry.connection.is_header_refused();
+                        if refused && look_again(served.as_mut(), entry).await {
+                            return;
                         }
                         entry.header_spared();
                     }
@@ -306,6 +283,43 @@ impl Hall {
             }
         }
     }
+}
+
+/// Where a request waits that was read already: a stream of HTTP/2, or what was sent ahead in HTTP/1; none: it begins.
+fn wait_for_turn(
+    gate: &Arc<Gate>,
+    refusals: &Arc<Refusals>,
+    entry: &Entry,
+) -> Option<(Arc<Gate>, Arc<Refusals>)> {
+    if entry.connection.was_admitted() {
+        return None;
+    }
+    if gate.is_open() {
+        gate.enter();
+        return None;
+    }
+    Some((Arc::clone(gate), Arc::clone(refusals)))
+}
+
+/// The answer, once it is the request's turn.
+async fn respond<B: From<http::Body>>(
+    waits: Option<(Arc<Gate>, Arc<Refusals>)>,
+    answered: impl Future<Output = Response<B>>,
+    under_way: UnderWay,
+) -> Result<Response<Sending<B>>, Infallible> {
+    if let Some((gate, refusals)) = waits
+        && Ticket::turn(&gate).await == Verdict::Refused
+    {
+        under_way.turned_away(Refusal::Overload);
+        gate.refused(REFUSED_READ);
+        let refusal = refusals.get(Refusal::Overload).response.response(!under_way.is_http2());
+        return Ok(refusal.map(|body| Sending::new(body.into(), under_way)));
+    }
+    let response = answered.await;
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        under_way.upgrades();
+    }
+    Ok(response.map(|body| Sending::new(body, under_way)))
 }
 
 /// Serves what has come and the reactor has not told of yet; whether the connection has ended with that.

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 
 use crate::config::schema::Config;
 use crate::http::Face;
@@ -21,6 +23,7 @@ use crate::worker::accept::Door;
 use crate::worker::accept::Hall;
 use crate::worker::connection::Connections;
 use crate::worker::connection::Patience;
+use crate::worker::connection::TICK;
 use crate::worker::gate::Gate;
 use crate::worker::refusals::Refusals;
 
@@ -42,26 +45,23 @@ const RESERVED: usize = 64;
 /// The worker's listeners: the public ones, whose requests wait at the gate, and the operators'.
 pub(super) fn doors(
     listeners: SlotListeners,
-    (hall, gate): (&Hall, &Arc<Gate>),
+    hall: &Hall,
     [public, admin]: [Face; 2],
     config: &Config,
 ) -> io::Result<Vec<Door<Face>>> {
     let untaken = config.http.keep_alive.max(UNTAKEN);
-    let door = |Listener { socket, owner }, answer: &Face, permits: &Arc<Semaphore>, gate| {
+    let door = |Listener { socket, owner }, answer: &Face, permits: &Arc<Semaphore>, gated| {
         if let Err(error) = socket::bound_unsent(&socket, UNSENT, untaken) {
             tracing::warn!(%error, "clients that read nothing may take much of the kernel's memory");
         }
         let listener = Arc::new(TcpListener::from_std(socket)?);
         let (answer, permits, hall) = (answer.clone(), Arc::clone(permits), hall.clone());
-        Ok(Door { listener, owner, answer, permits, gate, hall })
+        Ok(Door { listener, owner, answer, permits, gated, hall })
     };
     let visitors = Arc::new(Semaphore::new(places(config)));
     let operators = Arc::new(Semaphore::new(OPERATORS));
-    let public_doors = listeners
-        .public
-        .into_iter()
-        .map(|listener| door(listener, &public, &visitors, Some(Arc::clone(gate))));
-    public_doors.chain([door(listeners.admin, &admin, &operators, None)]).collect()
+    let public_doors = listeners.public.into_iter().map(|listener| door(listener, &public, &visitors, true));
+    public_doors.chain([door(listeners.admin, &admin, &operators, false)]).collect()
 }
 
 /// Connections of visitors that may be open at once.
@@ -72,8 +72,8 @@ fn places(config: &Config) -> usize {
     config.http.connections.min(openable).min(Semaphore::MAX_PERMITS)
 }
 
-/// What every connection shares.
-pub(super) fn hall(start: &Start) -> Hall {
+/// What every connection shares, and the tasks that end turns and ticks.
+pub(super) fn hall(start: &Start, tasks: &mut JoinSet<()>) -> Hall {
     let config = &start.config;
     let scoreboard = Arc::clone(&start.scoreboard);
     let patience = Patience {
@@ -82,21 +82,29 @@ pub(super) fn hall(start: &Start) -> Hall {
         header_memory: config.http.header_memory,
         per_client: config.http.connections_per_client.of(places(config)),
     };
+    let gate = Arc::new(Gate::new(Arc::clone(&scoreboard), start.slot, start.cell));
+    let connections = Arc::new(Connections::new(patience, scoreboard, start.slot, start.cell));
+    let kept = Arc::clone(&gate);
+    tasks.spawn(async move { poll_fn(|context| kept.poll_keep(context)).await });
+    tasks.spawn(sweep(Arc::clone(&connections), Arc::clone(&gate)));
     Hall {
         builder: Arc::new(accept::builder(config.http.header_limit)),
-        connections: Arc::new(Connections::new(patience, scoreboard, start.slot, start.cell)),
+        connections,
+        gate,
         proxy: Arc::new(config.proxy.clone()),
         turning_away: Arc::new(Semaphore::new(TURNED_AWAY)),
         refusals: Arc::new(Refusals::new(proc::pid().as_raw().unsigned_abs())),
     }
 }
 
-/// Where the requests of all public listeners wait.
-pub(super) fn gate(start: &Start) -> Arc<Gate> {
-    Arc::new(Gate::new(Arc::clone(&start.scoreboard), start.slot, start.cell))
-}
-
-/// The task at the end of each turn.
-pub(super) async fn keep(gate: Arc<Gate>) {
-    poll_fn(|context| gate.poll_keep(context)).await;
+/// Ends a tick again and again.
+async fn sweep(connections: Arc<Connections>, gate: Arc<Gate>) {
+    let mut interval = tokio::time::interval(TICK);
+    // After a pause of the whole process the missed ticks are not made up for: nobody was idle then.
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        interval.tick().await;
+        connections.sweep();
+        gate.tick();
+    }
 }

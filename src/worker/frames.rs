@@ -162,7 +162,7 @@ mod tests {
         bytes
     }
 
-    /// A preface, SETTINGS, a PING, HEADERS, two DATA frames with a body of 300 bytes, one without, a WINDOW_UPDATE.
+    /// A preface, SETTINGS, a PING, HEADERS, two DATA frames with a body of 300 bytes, one without, and an update of a window.
     fn conversation() -> Vec<u8> {
         let frames = [(4, 0, 6), (6, 0, 8), (1, 4, 40), (0, 0, 100), (0, 1, 200), (0, 0, 0), (8, 0, 4)];
         let mut bytes = PREFACE.to_vec();

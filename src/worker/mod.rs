@@ -18,6 +18,7 @@ mod live;
 mod log;
 mod refusals;
 mod stream;
+mod under_way;
 
 use std::fs::File;
 use std::io;
@@ -33,15 +34,11 @@ use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
-use tokio::time::MissedTickBehavior;
 
 use accept::Answer;
 use beacon::Beacon;
-use connection::Connections;
-use connection::TICK;
 use drain::Leave;
 use drain::Schedule;
-use gate::Gate;
 use heartbeat::Heartbeat;
 use live::Live;
 
@@ -161,9 +158,7 @@ async fn live(start: Start) -> Result<(), Error> {
     signal::block_only(OTHERS).map_err(Error::Signals)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(log::follow(rotated));
-    let hall = doors::hall(&start);
-    let gate = doors::gate(&start);
-    tasks.spawn(doors::keep(Arc::clone(&gate)));
+    let hall = doors::hall(&start, &mut tasks);
     let redis = Redis::new(&start.config.redis, &start.redis_url, &format!("regatta-{}", start.slot))?;
     redis.start();
     let phase = Phase::default();
@@ -174,8 +169,8 @@ async fn live(start: Start) -> Result<(), Error> {
     let (public, admin) = faces(&start, &redis, &phase, (&site, &batches), &live)?;
     live.start();
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
-    let doors = doors::doors(start.listeners, (&hall, &gate), [public, admin], &start.config)
-        .map_err(Error::Listeners)?;
+    let doors =
+        doors::doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
     if !first_attempt(&redis, &mut told, &lifeline).await {
         return Ok(());
     }
@@ -185,7 +180,6 @@ async fn live(start: Start) -> Result<(), Error> {
     }
     let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
     let speaking = tasks.spawn(beacon.clone().speak());
-    tasks.spawn(sweep(Arc::clone(&hall.connections), Arc::clone(&gate)));
     let drain = start.config.drain.clone();
     leave::limit_orphan(drain.timeout + leave::ORPHAN_MARGIN);
     let served = async {
@@ -263,17 +257,6 @@ fn faces(
 /// Signals that a worker leaves to its supervisor.
 const OTHERS: &[Signal] =
     &[Signal::SIGINT, Signal::SIGQUIT, Signal::SIGHUP, Signal::SIGUSR2, Signal::SIGTTIN, Signal::SIGTTOU];
-
-async fn sweep(connections: Arc<Connections>, gate: Arc<Gate>) {
-    let mut interval = tokio::time::interval(TICK);
-    // After a pause of the whole process the missed ticks are not made up for: nobody was idle then.
-    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        interval.tick().await;
-        connections.sweep();
-        gate.tick();
-    }
-}
 
 fn message(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);

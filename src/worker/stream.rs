@@ -1,4 +1,4 @@
-//! A connection's bytes and bodies, with its entry's eyes on them.
+//! A connection's bytes, with its entry's eyes on them.
 
 use std::io;
 use std::pin::Pin;
@@ -8,10 +8,6 @@ use std::task::Poll;
 use std::task::ready;
 use std::time::Instant;
 
-use bytes::Bytes;
-use http_body::Body;
-use http_body::Frame;
-use http_body::SizeHint;
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
 use tokio::io::ReadBuf;
@@ -207,7 +203,12 @@ impl Watched {
             return Err(io::ErrorKind::ConnectionAborted.into());
         }
         self.send_refusal(Refusal::HeaderMemory, false);
-        Ok(())
+        // Its memory is what is short: it is not waited for until its client closes, only what has come is discarded, so
+        // that the kernel has nothing unread for which it would reset the connection.
+        let mut bytes = [0; 4096];
+        let discarded = (0..64).take_while(|_| matches!(fd::receive_now(&self.stream, &mut bytes), Ok(1..)));
+        tracing::debug!(pieces = discarded.count(), "a large unfinished header was refused");
+        Err(io::ErrorKind::ConnectionAborted.into())
     }
 
     /// Ends what has left HTTP and has to end, whichever task has it now.
@@ -340,90 +341,6 @@ impl AsyncWrite for Watched {
 
     fn is_write_vectored(&self) -> bool {
         self.stream.is_write_vectored()
-    }
-}
-
-/// A request under way, until its drop.
-#[derive(Debug)]
-pub(super) struct UnderWay {
-    entry: Arc<Entry>,
-    http2: bool,
-}
-
-impl UnderWay {
-    pub(super) fn begin(entry: &Arc<Entry>, http2: bool) -> Self {
-        entry.asked(http2);
-        Self { entry: Arc::clone(entry), http2 }
-    }
-
-    /// It is refused.
-    pub(super) fn turned_away(&self, why: Refusal) {
-        self.entry.turned_away(why);
-    }
-
-    /// Its response takes the connection out of HTTP.
-    pub(super) fn upgrades(&self) {
-        self.entry.upgraded();
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        self.entry.answered();
-    }
-}
-
-/// A response's body that keeps its request under way until hyper has taken all of it.
-///
-/// In HTTP/2 it says whether it has something that the client gives no room for: hyper does not ask for it then, and
-/// the connection itself does not stall.
-#[derive(Debug)]
-pub(super) struct Sending<B> {
-    body: B,
-    under_way: UnderWay,
-    held: bool,
-}
-
-impl<B> Sending<B> {
-    pub(super) fn new(body: B, under_way: UnderWay) -> Self {
-        let mut sending = Self { body, under_way, held: false };
-        sending.hold(true);
-        sending
-    }
-
-    /// Whether it now waits for the client, and no longer for its source.
-    fn hold(&mut self, held: bool) {
-        if self.under_way.http2 {
-            self.under_way.entry.body_moved(std::mem::replace(&mut self.held, held), held);
-        }
-    }
-}
-
-impl<B> Drop for Sending<B> {
-    fn drop(&mut self) {
-        self.hold(false);
-    }
-}
-
-impl<B: Body<Data = Bytes> + Unpin> Body for Sending<B> {
-    type Data = Bytes;
-    type Error = B::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let polled = Pin::new(&mut self.body).poll_frame(context);
-        self.hold(polled.is_ready());
-        polled
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

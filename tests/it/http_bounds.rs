@@ -217,20 +217,21 @@ fn a_client_that_asks_before_it_sends_is_told_to_go_on() {
 #[test]
 fn connections_beyond_the_bound_wait_and_are_served_later() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).set("REGATTA_HTTP__CONNECTIONS", "5").start();
+    let fleet = Plan::on(&redis).example("faulty").workers(1).set("REGATTA_HTTP__CONNECTIONS", "5").start();
     let hello = Request::get("/hello");
+    // None of them is idle: an idle one would make room.
     let mut inside: Vec<_> = (0..5).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for connection in &mut inside {
-        assert_eq!(connection.ask(&hello).unwrap().status, 200);
+        connection.send(&Request::get("/slow/1500").bytes()).unwrap();
     }
+    wait::let_pass(Duration::from_millis(100));
     let mut outside: Vec<_> = (0..5).map(|_| Connection::open(fleet.listen).unwrap()).collect();
     for connection in &mut outside {
         connection.send(&hello.bytes()).unwrap();
         connection.patience(Duration::from_millis(50));
         assert_eq!(connection.receive(false).unwrap_err(), Failure::TimedOut, "it waits");
     }
-    drop(inside);
-    for connection in &mut outside {
+    for connection in inside.iter_mut().chain(&mut outside) {
         connection.patience(Duration::from_secs(10));
         assert_eq!(connection.receive(false).unwrap().status, 200);
     }

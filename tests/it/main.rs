@@ -85,6 +85,7 @@ mod session_account; // logins, users' sessions, lifetimes, encryption
 mod session_app; // the application's pages for it
 mod session_merge; // sessions under concurrency
 mod short_absence; // a short absence of Redis is invisible
+mod slow_clients; // clients that take their time, or too many places
 mod state_begin;
 mod state_commit; // the one round trip, and what it leaves in Redis
 mod state_faults; // the client library under faults

@@ -12,6 +12,8 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::Semaphore;
 
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
@@ -35,6 +37,8 @@ pub(in crate::worker) struct Connections {
     tick: AtomicU64,
     /// Bytes of unfinished headers, beyond the first of each.
     headers: AtomicUsize,
+    /// Connections that wait for a place.
+    wanting: AtomicUsize,
     patience: Patience,
     ended: Notify,
     scoreboard: Arc<Scoreboard>,
@@ -68,6 +72,7 @@ impl Connections {
             next: AtomicU64::new(0),
             tick: AtomicU64::new(1),
             headers: AtomicUsize::new(0),
+            wanting: AtomicUsize::new(0),
             patience,
             ended: Notify::new(),
             scoreboard,
@@ -107,11 +112,11 @@ impl Connections {
             }
             client.open += 1;
         }
-        let connection = Arc::new(Connection::new(tick, client));
         let number = self.next.fetch_add(1, Relaxed);
+        let connection = Arc::new(Connection::new(tick, number, client));
         open.insert(number, Arc::clone(&connection));
         self.cell().connection_opened();
-        Some(Entry { number, connection, all: Arc::clone(self) })
+        Some(Entry { connection, all: Arc::clone(self) })
     }
 
     /// A connection was refused.
@@ -145,6 +150,26 @@ impl Connections {
             self.cell().closed(Closing::Evicted);
         }
         evicted
+    }
+
+    /// Waits for a place, which idle connections give back as long as it is waited for.
+    ///
+    /// # Cancel safety
+    /// It does not wait any more when it is dropped.
+    pub(in crate::worker) async fn place(&self, permits: &Arc<Semaphore>) -> Option<OwnedSemaphorePermit> {
+        struct Wanting<'a>(&'a AtomicUsize);
+        impl Drop for Wanting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Relaxed);
+            }
+        }
+        if let Ok(place) = Arc::clone(permits).try_acquire_owned() {
+            return Some(place);
+        }
+        self.wanting.fetch_add(1, Relaxed);
+        let _wanting = Wanting(&self.wanting);
+        self.evict();
+        Arc::clone(permits).acquire_owned().await.ok()
     }
 
     /// Unfinished headers have grown by so many bytes. If they take too much, the largest of them are refused.
@@ -218,6 +243,8 @@ impl Connections {
         let told =
             |connection: &&Arc<Connection>| self.overstays(connection).is_some() || finishes(connection);
         self.lock().open.values().filter(told).for_each(|connection| connection.tell(Order::Expire));
+        // Since then some may have become idle.
+        (0..self.wanting.load(Relaxed)).any(|_| !self.evict());
     }
 
     /// Why a connection is to be closed, if it is.
@@ -242,6 +269,10 @@ impl Connections {
         match connection.pause.load(Relaxed) {
             waiting if waiting == Pause::Waiting as u8 => None,
             upgraded if upgraded == Pause::Upgraded as u8 => None,
+            // What it still takes of answered requests keeps it, at its pace.
+            idle if idle == Pause::Idle as u8 && connection.is_http2() => {
+                slow(&connection.held_pace).map(|_| Closing::Idle)
+            }
             idle if idle == Pause::Idle as u8 => late(self.patience.idle, Closing::Idle),
             refused if refused == Pause::Refused as u8 => late(LINGER, Closing::SlowReader),
             _ => late(self.patience.header, Closing::SlowHeader),

@@ -16,7 +16,6 @@ use crate::worker::connection::Side;
 /// A connection's place among all; leaves with its drop, and with it the connection leaves every book.
 #[derive(Debug)]
 pub(in crate::worker) struct Entry {
-    pub(super) number: u64,
     pub(in crate::worker) connection: Arc<Connection>,
     pub(super) all: Arc<Connections>,
 }
@@ -81,8 +80,12 @@ impl Entry {
 
     /// A request's response has been taken over for sending, or given up.
     pub(in crate::worker) fn answered(&self) {
-        self.connection.active.fetch_sub(1, Relaxed);
+        let active = self.connection.active.fetch_sub(1, Relaxed) - 1;
         self.changed();
+        if active == 0 {
+            self.connection.held_pace.forgive();
+            self.connection.held_pace.start(self.all.tick());
+        }
     }
 
     /// A response's body in HTTP/2 was asked for more, or there is one more or less; whether the client holds it up.
@@ -104,7 +107,8 @@ impl Entry {
 
     /// So many bytes of bodies went to a client of HTTP/2.
     pub(in crate::worker) fn body_sent(&self, bytes: usize) {
-        if self.connection.all_held() {
+        // hyper may have taken over all there is of a body long before the client has.
+        if self.connection.all_held() || self.connection.active.load(Relaxed) == 0 {
             self.connection.held_pace.took(self.all.tick(), bytes);
         }
     }
@@ -206,6 +210,6 @@ impl Entry {
 impl Drop for Entry {
     fn drop(&mut self) {
         self.header_ended();
-        self.all.closed(self.number, self.connection.client);
+        self.all.closed(self.connection.number, self.connection.client);
     }
 }

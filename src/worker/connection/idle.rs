@@ -33,7 +33,7 @@ impl Candidates {
         self.looked_at = tick;
         let idle = all.filter_map(|connection| Some((connection.idle_since(tick)?, Arc::clone(connection))));
         let mut found: Vec<_> = idle.collect();
-        found.sort_by_key(|(since, _)| *since);
+        found.sort_by_key(|(since, connection)| (*since, connection.number));
         self.found = found.into();
         self.evict_found(tick)
     }

@@ -90,6 +90,8 @@ enum Pause {
 pub(super) struct Connection {
     /// Its client, as connections are counted; none for a trusted proxy.
     client: Option<IpAddr>,
+    /// Its place in the order in which connections came.
+    number: u64,
     /// Requests being answered; more than one only in HTTP/2.
     active: AtomicU32,
     /// Of these, responses that HTTP/2 holds back because the client gives no room for them.
@@ -131,9 +133,9 @@ pub(super) enum Side {
 }
 
 impl Connection {
-    fn new(now: u64, client: Option<IpAddr>) -> Self {
+    fn new(now: u64, number: u64, client: Option<IpAddr>) -> Self {
         // Zeros are [`Pause::Waiting`] and [`Order::Serve`].
-        Self { client, since: AtomicU64::new(now), fresh: AtomicBool::new(true), ..Self::default() }
+        Self { client, number, since: AtomicU64::new(now), fresh: AtomicBool::new(true), ..Self::default() }
     }
 
     /// Whether whatever the kernel has is to be read from now on.

@@ -40,6 +40,7 @@ use turn::Allowance;
 
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
+use crate::sys::task;
 
 /// Share of the loop's time that may go into refusing, one in so many parts: at twice the capacity as many requests are
 /// refused as are served, and refusing them must leave the time to serve.
@@ -92,6 +93,8 @@ struct Queue {
     waiting: VecDeque<Arc<Ticket>>,
     /// Requests that waited too long and are to be refused as soon as there is time for it.
     late: VecDeque<Arc<Ticket>>,
+    /// When it was last looked how long the worker was starved, and for how long that was; none: nobody waited then.
+    starved: Option<(Duration, Duration)>,
 }
 
 /// What becomes of a request that finds no allowance.
@@ -110,6 +113,7 @@ impl Gate {
             shed: Shed::new(Duration::ZERO),
             waiting: VecDeque::new(),
             late: VecDeque::new(),
+            starved: None,
         };
         Self {
             left: AtomicU32::new(queue.allowance.get()),
@@ -290,6 +294,13 @@ impl Gate {
     pub(super) fn tick(&self) {
         let now = self.now();
         let mut queue = self.lock();
+        // Reading it costs some microseconds, which a worker without a crowd need not spend.
+        let starved =
+            (self.waiting.load(Relaxed) > 0).then(task::starved).flatten().map(|starved| (now, starved));
+        if let (Some((before, was)), Some((_, is))) = (queue.starved, starved) {
+            queue.shed.was_starved(is.saturating_sub(was), now.saturating_sub(before));
+        }
+        queue.starved = starved;
         if queue.shed.state() == State::Shedding && self.waiting.load(Relaxed) == 0 {
             let change = queue.shed.turned(now, Duration::ZERO, 0, 0);
             self.settle(&queue, change);

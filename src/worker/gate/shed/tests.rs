@@ -107,6 +107,24 @@ fn a_handler_that_blocked_is_no_overload() {
 }
 
 #[test]
+fn a_crowd_on_a_machine_that_has_other_work_is_not_refused_and_a_flood_is() {
+    // A third of the time is the worker's.
+    let third = |closed: bool, coming: usize| {
+        let mut played = Played::new();
+        (0..3000).for_each(|_| played.come());
+        (0..4000).find_map(|turn| {
+            if turn % 8 == 0 {
+                played.shed.was_starved(TURN * 2, TURN * 3);
+            }
+            (0..coming).for_each(|_| played.come());
+            played.turn(TURN * 3, 4, closed)
+        })
+    };
+    assert_eq!(third(true, 0), None);
+    assert!(matches!(third(false, 8), Some(Change::Begun(_))));
+}
+
+#[test]
 fn few_that_wait_for_slow_handlers_are_no_overload() {
     let mut played = Played::new();
     (0..64).for_each(|_| played.come());

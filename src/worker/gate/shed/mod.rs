@@ -6,12 +6,15 @@
 
 use std::time::Duration;
 
-/// Predicted wait beyond which a worker is overloaded. 6,000 connections with a handler of 1 ms stand at 3 s with two
+/// Predicted wait beyond which a worker is overloaded, less what others on the machine have their part in. 6,000 connections with a handler of 1 ms stand at 3 s with two
 /// workers, and none of them is to see an error.
 const TOLERATED: Duration = Duration::from_secs(5);
 
 /// How long the predicted wait must stay beyond [`TOLERATED`]: one handler that blocked for long is no overload.
 const STAYING: Duration = Duration::from_secs(1);
+
+/// Share of the time that may be others' fault at most: however busy the machine is, waiting has a bound.
+const MOST_STARVED: f64 = 0.75;
 
 /// So few waiting requests are no overload, however slow their handlers are.
 const FEW: usize = 64;
@@ -59,6 +62,8 @@ pub(super) struct Shed {
     crowded_for: Duration,
     exceeded_since: Option<Duration>,
     refused_at: Duration,
+    /// Share of the time in which the worker was ready to run and others had the CPU.
+    starved: f64,
 }
 
 impl Shed {
@@ -69,6 +74,7 @@ impl Shed {
             crowded_for: Duration::ZERO,
             exceeded_since: None,
             refused_at: now,
+            starved: 0.0,
         }
     }
 
@@ -86,6 +92,15 @@ impl Shed {
     /// Those that may wait at all are waited for, however slow the handlers are.
     pub(super) fn too_old(&self) -> Option<Duration> {
         (self.state == State::Shedding).then(|| TOO_OLD.max(2 * self.time_for(FEWEST)))
+    }
+
+    /// In so much of the time that passed the worker was ready to run and was given no CPU.
+    ///
+    /// A crowd does not become an overload because of the machine's other work: that may end at any moment, and refusing
+    /// the crowd would not end it.
+    pub(super) fn was_starved(&mut self, starved: Duration, passed: Duration) {
+        let share = (starved.as_secs_f64() / passed.as_secs_f64().max(1e-6)).clamp(0.0, MOST_STARVED);
+        self.starved += (share - self.starved) / 4.0;
     }
 
     /// A request was refused.
@@ -130,7 +145,8 @@ impl Shed {
             return quiet.then_some(Change::Ended);
         }
         let wait = self.time_for(waiting);
-        if waiting <= FEW || self.crowded_for < AVERAGED || wait <= TOLERATED {
+        let own = wait.mul_f64(1.0 - self.starved);
+        if waiting <= FEW || self.crowded_for < AVERAGED || own <= TOLERATED {
             self.exceeded_since = None;
             return None;
         }
