@@ -313,5 +313,7 @@ fn a_reload_that_ends_the_watch_leaves_no_worker_hung_for_ever() {
     successor(&scene.fleet, 0, hung);
     std::fs::write(&scene.file, "[workers]\ncount = 1\nhang_timeout = \"0s\"\nprobation = \"0s\"\n").unwrap();
     scene.expect(&["reload"], 0, "reload done: 1 worker");
-    wait::until("it is a worker like any other, which has drain.timeout", wait::LONG, || !process::alive(hung));
+    wait::until("it is a worker like any other, which has drain.timeout", wait::LONG, || {
+        !process::alive(hung)
+    });
 }
