@@ -317,3 +317,22 @@ fn a_reload_that_ends_the_watch_leaves_no_worker_hung_for_ever() {
         !process::alive(hung)
     });
 }
+
+/// A request that hangs whoever takes it, sent again and again: the slot has room for eight workers, and serves on.
+#[test]
+fn a_slot_in_which_one_spare_after_the_other_hangs_serves_on() {
+    let redis = RedisServer::start();
+    let fleet = short(&redis).workers(1).set("REGATTA_WORKERS__HANG_TIMEOUT", "1s").start();
+    let mut unanswered = Vec::new();
+    for round in 1..=9 {
+        unanswered.push(harm(&fleet, "/block/120000"));
+        wait::until("it hangs", wait::LONG, || fleet.said("worker hangs").len() == round);
+        wait::until("a spare serves", wait::LONG, || fleet.ready().len() == round + 1);
+        assert_eq!(fleet.get("/hello").status, 200, "round {round}");
+    }
+    let hung: Vec<_> = fleet.said("worker hangs").iter().map(pid).collect();
+    let killed: Vec<_> = fleet.said("worker killed").iter().map(pid).collect();
+    assert_eq!(killed, hung[..2], "the oldest, as many as room was needed for");
+    let alive = hung.iter().filter(|pid| process::alive(**pid)).count();
+    assert_eq!(alive, 7);
+}

@@ -29,6 +29,12 @@ fn begun(fleet: &Fleet, target: &str) -> Connection {
     connection
 }
 
+/// Kills the supervisor, and waits until it is really dead: a process that is being killed still has its locks.
+fn kill(fleet: &Fleet) {
+    fleet.signal(Signal::SIGKILL);
+    wait::until("the supervisor is dead", wait::LONG, || !process::alive(fleet.pid()));
+}
+
 #[test]
 fn an_orphan_finishes_what_it_has_while_the_next_fleet_serves() {
     let redis = RedisServer::start();
@@ -36,7 +42,7 @@ fn an_orphan_finishes_what_it_has_while_the_next_fleet_serves() {
     let orphan = killed.workers()[0];
     let mut long: Vec<_> = (0..20).map(|_| begun(&killed, "/slow/4000")).collect();
     wait::until("all are under way", wait::LONG, || killed.get("/held").text().trim() == "20");
-    killed.signal(Signal::SIGKILL);
+    kill(&killed);
     let next = killed.plan().start();
     assert!(process::alive(orphan), "it still has something to do");
     assert!(next.said("a worker of the fleet before this one still runs").len() == 1, "{}", next.log());
@@ -61,7 +67,7 @@ fn an_orphan_that_is_stuck_keeps_no_port_from_the_next_fleet() {
         let _unanswered = begun(&killed, stuck);
         // The request has come to the worker when it answers no other.
         thread::sleep(Duration::from_millis(300));
-        killed.signal(Signal::SIGKILL);
+        kill(&killed);
         let next = killed.plan().start();
         assert!(!process::alive(orphan), "{stuck}");
         assert_eq!(
@@ -87,7 +93,7 @@ fn an_orphan_that_is_stuck_or_stands_still_ends_without_help() {
             process::stop(orphan);
         }
         let begin = Instant::now();
-        killed.signal(Signal::SIGKILL);
+        kill(&killed);
         if stuck == "spins" {
             wait::until("it is gone", wait::LONG, || !process::alive(orphan));
             assert!(begin.elapsed() >= Duration::from_secs(2), "it had drain.timeout: {:?}", begin.elapsed());
@@ -105,7 +111,7 @@ fn a_process_that_has_an_old_workers_number_by_now_is_left_alone() {
     let redis = RedisServer::start();
     let mut killed = plan(&redis).start();
     let list = wait::until_some("the workers are written down", wait::LONG, || list_of(&killed));
-    killed.signal(Signal::SIGKILL);
+    kill(&killed);
     killed.exit_code(wait::LONG);
     let mut other = std::process::Command::new("sleep").arg("60").spawn().unwrap();
     // The same number, and even the same program would not do: it has started at another time.

@@ -238,6 +238,8 @@ fn a_bad_day_costs_no_message() {
     let stage = Stage::busy(&[fleet.listen], clients());
     for _ in 0..soak::length(1, 10) {
         rollout(&fleet, Signal::SIGHUP, "reload");
+        // One that leaves has no successor to come.
+        settled(&fleet, 2);
         crash_any(&fleet);
         redis.restart();
         redis.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);

@@ -36,7 +36,7 @@ impl std::fmt::Display for Cause {
         f.write_str(match self {
             Self::BootTimeout => "not ready within workers.boot_timeout",
             Self::DrainTimeout => "still there after drain.timeout",
-            Self::Hang => "nothing in it has moved for workers.hang_kill",
+            Self::Hang => "it hangs for too long (workers.hang_kill), or its slot needs the room",
             Self::Memory => "it holds more memory than workers.memory_hard",
             Self::StopNow => "stop at once",
         })

@@ -150,6 +150,8 @@ fn from_a_hang_to_a_new_worker() {
             fleet.ready()[before..].iter().any(|(seat, _)| *seat == slot)
         });
         times.push(begin.elapsed());
+        // It goes on, and finds its spare in its place.
+        process::signal(victim, Signal::SIGCONT);
         wait::until("the hung one is gone", wait::LONG, || !process::alive(victim));
     }
     soak::note("hang to replaced", &spread(times));
