@@ -13,6 +13,7 @@ mod inspector;
 mod live;
 mod log;
 mod stream;
+mod ticks;
 
 use std::fs::File;
 use std::io;

@@ -45,7 +45,7 @@ fn a_pipe_that_nobody_reads_is_full_and_the_shared_description_stays_as_it_is() 
         let (taken, refused) = fill(&mut sink);
         assert!(matches!(refused, Refused::Full) && taken > 0, "{way:?}: {taken} {refused:?}");
         let mut text = vec![0; taken];
-        std::fs::File::from(read).read_exact(&mut text).unwrap();
+        File::from(read).read_exact(&mut text).unwrap();
         assert!(text.chunks(LINE.len()).all(|line| line == LINE), "{way:?}");
         assert!(sink.write(LINE).is_err(), "{way:?}: its reader is gone");
         assert_eq!(flags(&end) & libc::O_NONBLOCK, 0, "{way:?}");
