@@ -5,13 +5,12 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::MissedTickBehavior;
-use tokio::time::interval;
 use tokio::time::sleep;
 
 use crate::redis;
 use crate::redis::task::TO_TAKE;
 use crate::redis::task::Taken;
+use crate::sys::time;
 use crate::task::Inner;
 use crate::task::WAIT_MAX;
 
@@ -93,7 +92,7 @@ impl Inner {
             drop(busy);
             tokio::select! {
                 () = self.wake.notified() => {}
-                () = sleep(pause) => {}
+                () = sleep(time::to_multiple(time::monotonic(), pause)) => {}
                 _ = order.changed() => return None,
             }
         }
@@ -107,12 +106,11 @@ impl Inner {
 
     /// Sees whether all goes well, and now and then whether tasks wait that nobody takes.
     pub(super) async fn look_after(self: Arc<Self>) {
-        let mut looks = interval(LOOK);
-        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // Workers that began together do not search together; that several do would be no harm.
         let mut until_search = std::process::id() % SEARCH_EVERY;
         loop {
-            looks.tick().await;
+            // At whole seconds: the event loop is woken once for all that looks around.
+            sleep(time::to_multiple(time::monotonic(), LOOK)).await;
             match self.trouble.swap(false, Relaxed) {
                 true => self.calm.store(0, Relaxed),
                 false => self.calm.store(self.calm.load(Relaxed).saturating_add(1), Relaxed),

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
-use tokio::time::MissedTickBehavior;
 use tokio::time::timeout;
 
 use crate::config::schema::Advertised;
@@ -33,6 +32,7 @@ use crate::sys::interface;
 use crate::sys::proc;
 use crate::sys::time;
 use crate::worker::Start;
+use crate::worker::ticks;
 
 /// How often a worker looks whether it has to speak, and whether there is news.
 const LOOK: Duration = Duration::from_millis(500);
@@ -62,8 +62,7 @@ impl Beacon {
     pub(super) async fn speak(self) {
         let Some(every) = self.every else { return };
         let own = proc::pid().as_raw().unsigned_abs();
-        let mut ticks = tokio::time::interval(LOOK.min(every));
-        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = ticks::every(LOOK.min(every));
         let mut said: Option<(Instant, Machine)> = None;
         let mut window = Window::new(FIGURES);
         loop {

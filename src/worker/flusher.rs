@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use tokio::time::MissedTickBehavior;
-use tokio::time::interval;
 use tokio::time::sleep_until;
 use tokio::time::timeout;
 
@@ -15,9 +13,10 @@ use crate::redis;
 use crate::redis::Redis;
 use crate::sys::time;
 use crate::worker::Start;
+use crate::worker::ticks;
 
-/// How often is looked for what dead workers left, from the first moment on.
-const LOOK: Duration = Duration::from_millis(200);
+/// How often is looked for what dead workers left, beside the first moment.
+const LOOK: Duration = Duration::from_millis(500);
 
 /// Pause after a batch that Redis did not take.
 const RETRY: Duration = Duration::from_millis(100);
@@ -33,8 +32,8 @@ pub(super) fn batches(start: &Start, redis: &Redis) -> Arc<Batches> {
 
 /// Sends for ever.
 pub(super) async fn flush(batches: Arc<Batches>) {
-    let mut looks = interval(LOOK);
-    looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks = ticks::every(LOOK);
+    look(&batches).await;
     let mut not_before = Instant::now();
     loop {
         let due = batches.oldest_ms().map(|since| {
@@ -49,11 +48,16 @@ pub(super) async fn flush(batches: Arc<Batches>) {
             }
             () = batches.begun(), if due.is_none() => {}
             _ = looks.tick() => {
-                batches.seat();
-                failed(&batches.flush_orphans().await);
+                look(&batches).await;
             }
         }
     }
+}
+
+/// Takes a journal if this worker has none, and sends what dead workers left.
+async fn look(batches: &Batches) {
+    batches.seat();
+    failed(&batches.flush_orphans().await);
 }
 
 /// The worker has nothing else to do any more: sends what is there and gives the journal back.

@@ -18,6 +18,7 @@ mod live;
 mod log;
 mod refusals;
 mod stream;
+mod ticks;
 mod under_way;
 
 use std::fs::File;
