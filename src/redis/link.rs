@@ -19,6 +19,7 @@ use tokio::task::JoinError;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
+use tokio::time::interval_at;
 
 use crate::config::place::Peer;
 use crate::config::schema::Mode;
@@ -40,9 +41,10 @@ use crate::redis::pauses::Pauses;
 use crate::redis::pauses::between;
 use crate::redis::pauses::random;
 use crate::redis::secret;
+use crate::sys::time;
 
 /// How often a connection at rest is asked whether it lives.
-const PING_EVERY: Duration = Duration::from_secs(1);
+const PING_EVERY: Duration = time::TICK.saturating_mul(16);
 /// The signing key is offered again at every n-th question: `FLUSHALL` must not split the fleet.
 const SECRET_EVERY: u32 = 5;
 /// Pause after a refusal that only another password or another setting ends: one attempt a second, and no more.
@@ -238,8 +240,8 @@ fn end(ended: Result<Result<(), fred::error::Error>, JoinError>) -> Error {
 /// Asks for ever whether a connection at rest lives; returns when it has ended. `patient` offers the signing key
 /// meanwhile.
 async fn tend(inner: &Inner, line: &Line, patient: Option<&Caller>, prober: &Caller) -> Error {
-    let mut ticks = tokio::time::interval(PING_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval_at(Instant::now() + time::until_tick(PING_EVERY), PING_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     for count in 1_u32.. {
         ticks.tick().await;
         let answer = match patient.filter(|_| count.is_multiple_of(SECRET_EVERY)) {

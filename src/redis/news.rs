@@ -25,6 +25,7 @@ use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
+use tokio::time::interval_at;
 use tokio::time::timeout;
 
 use crate::redis::Inner;
@@ -34,11 +35,12 @@ use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::pauses::Pauses;
 use crate::redis::pauses::random;
+use crate::sys::time;
 
 /// How often the connection is asked whether it lives, and how long it may think; what is heard is trusted for no
 /// longer than both.
-const PING_EVERY: Duration = Duration::from_millis(300);
-const PING_TIMEOUT: Duration = Duration::from_millis(700);
+const PING_EVERY: Duration = time::TICK.saturating_mul(16);
+const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Longest wait for one step of a connection's making.
 const SETUP_TIMEOUT: Duration = Duration::from_millis(700);
@@ -169,8 +171,8 @@ async fn listen(inner: &Inner, client: &Client) -> Error {
         Ok(Err(error)) => return error.into(),
         Ok(Ok(())) => inner.news.set_since(Some(Instant::now())),
     }
-    let mut ticks = tokio::time::interval(PING_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut ticks = interval_at(Instant::now() + time::until_tick(PING_EVERY), PING_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     loop {
         tokio::select! {
             message = messages.recv() => match message {

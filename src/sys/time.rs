@@ -1,5 +1,7 @@
 //! Clocks, read only at the edges; cores take the time as a value.
 
+use std::sync::atomic::AtomicU64;
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use nix::time::ClockId;
@@ -19,10 +21,26 @@ pub fn cpu() -> Duration {
     read(ClockId::CLOCK_PROCESS_CPUTIME_ID)
 }
 
-/// Time from `now` on the monotonic clock to the next multiple of `period`; a whole one at a multiple.
-///
-/// Whatever looks around now and then and does so at multiples of a shared period wakes a process once for all of it.
-pub fn to_multiple(now: Duration, period: Duration) -> Duration {
+/// The period of ticks: looks that come now and then begin at multiples of it, so that a process is woken once for all
+/// of them. tokio's timer sorts what is due later than in 64 ms into slots of 64 ms and wakes up once more when such a
+/// slot begins: only for a deadline at a slot's begin are both the same moment.
+pub const TICK: Duration = Duration::from_millis(64);
+
+/// From when on ticks are counted, nanoseconds on the monotonic clock.
+static TICKS_FROM: AtomicU64 = AtomicU64::new(0);
+
+/// Counts ticks from now on; to be called right before the runtime is made, whose timer begins with it.
+pub fn begin_ticks() {
+    TICKS_FROM.store(u64::try_from(monotonic().as_nanos()).unwrap_or(0), Relaxed);
+}
+
+/// Time until the next multiple of `period` since ticks are counted; `period` is a multiple of [`TICK`].
+pub fn until_tick(period: Duration) -> Duration {
+    to_multiple(monotonic().saturating_sub(Duration::from_nanos(TICKS_FROM.load(Relaxed))), period)
+}
+
+/// Time from `now` to the next multiple of `period`; a whole one at a multiple.
+fn to_multiple(now: Duration, period: Duration) -> Duration {
     let into = now.as_nanos().checked_rem(period.as_nanos()).unwrap_or(0);
     period.saturating_sub(Duration::from_nanos(u64::try_from(into).unwrap_or(0)))
 }

@@ -18,7 +18,7 @@ use crate::task::WAIT_MAX;
 const POLL: Duration = Duration::from_secs(1);
 
 /// Time between two looks whether all goes well.
-const LOOK: Duration = Duration::from_secs(1);
+const LOOK: Duration = time::TICK.saturating_mul(16);
 
 /// Looks without a failed call before a task is taken over. While Redis was away nobody could renew: whoever runs a task
 /// has the first word afterwards.
@@ -92,7 +92,7 @@ impl Inner {
             drop(busy);
             tokio::select! {
                 () = self.wake.notified() => {}
-                () = sleep(time::to_multiple(time::monotonic(), pause)) => {}
+                () = sleep(time::until_tick(pause)) => {}
                 _ = order.changed() => return None,
             }
         }
@@ -109,8 +109,8 @@ impl Inner {
         // Workers that began together do not search together; that several do would be no harm.
         let mut until_search = std::process::id() % SEARCH_EVERY;
         loop {
-            // At whole seconds: the event loop is woken once for all that looks around.
-            sleep(time::to_multiple(time::monotonic(), LOOK)).await;
+            // With everything else that looks around: the event loop is woken once for all of it.
+            sleep(time::until_tick(LOOK)).await;
             match self.trouble.swap(false, Relaxed) {
                 true => self.calm.store(0, Relaxed),
                 false => self.calm.store(self.calm.load(Relaxed).saturating_add(1), Relaxed),

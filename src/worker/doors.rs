@@ -97,7 +97,7 @@ pub(super) fn hall(start: &Start, tasks: &mut JoinSet<()>) -> Hall {
     }
 }
 
-/// Ends a tick again and again.
+/// Ends a tick again and again, while there is a connection whose clock runs or a crowd that is not over.
 async fn sweep(connections: Arc<Connections>, gate: Arc<Gate>) {
     let mut interval = tokio::time::interval(TICK);
     // After a pause of the whole process the missed ticks are not made up for: nobody was idle then.
@@ -106,5 +106,9 @@ async fn sweep(connections: Arc<Connections>, gate: Arc<Gate>) {
         interval.tick().await;
         connections.sweep();
         gate.tick();
+        if connections.len() == 0 && gate.is_at_rest() {
+            connections.any().await;
+            interval.reset();
+        }
     }
 }

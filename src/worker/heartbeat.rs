@@ -5,11 +5,9 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::runtime::Handle;
 use tokio::runtime::RuntimeMetrics;
-use tokio::time::MissedTickBehavior;
 
 use crate::broadcast::Hub;
 use crate::redis::Health;
@@ -19,9 +17,10 @@ use crate::scoreboard::cell::Cell;
 use crate::sys::proc;
 use crate::sys::time;
 use crate::worker::Start;
+use crate::worker::ticks;
 
-/// Time between two beats.
-const BEAT: Duration = Duration::from_millis(500);
+/// Time between two beats, in ticks: half a second.
+const BEAT: u32 = 8;
 
 /// Beats between two looks at the memory.
 const MEMORY_EVERY: u32 = 4;
@@ -63,8 +62,7 @@ impl Heartbeat {
     }
 
     async fn beat(mut self) -> Infallible {
-        let mut interval = tokio::time::interval(BEAT);
-        interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks = ticks::every(BEAT * time::TICK);
         let runtime = Handle::current().metrics();
         let mut count = 0_u32;
         loop {
@@ -73,7 +71,7 @@ impl Heartbeat {
             }
             count = count.wrapping_add(1);
             self.write(&runtime);
-            interval.tick().await;
+            ticks.tick().await;
         }
     }
 

@@ -62,6 +62,7 @@ use crate::sys::backtrace;
 use crate::sys::proc;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
+use crate::sys::time;
 use crate::telemetry;
 
 /// Exit code of a worker that could not start.
@@ -126,6 +127,7 @@ pub fn run(start: Start) -> u8 {
     // It serves nobody yet, so that there is nothing to finish.
     leave::limit_orphan(Duration::ZERO);
     let report = start.report.try_clone();
+    time::begin_ticks();
     // One thread serves; the pool behind it is for blocking work that the application hands off.
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().max_blocking_threads(BLOCKING).build();

@@ -10,9 +10,10 @@ use tokio::time::interval_at;
 
 use crate::sys::time;
 
-/// Ticks at multiples of `period`, beginning with the next one; those that were missed are not made up for.
+/// Ticks at multiples of `period`, a multiple of [`time::TICK`], beginning with the next one; those that were missed are
+/// not made up for.
 pub(super) fn every(period: Duration) -> Interval {
-    let mut ticks = interval_at(Instant::now() + time::to_multiple(time::monotonic(), period), period);
+    let mut ticks = interval_at(Instant::now() + time::until_tick(period), period);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
     ticks
 }

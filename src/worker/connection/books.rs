@@ -40,6 +40,8 @@ pub(in crate::worker) struct Connections {
     /// Connections that wait for a place.
     wanting: AtomicUsize,
     patience: Patience,
+    /// Told when there is a connection again after there was none.
+    opened: Notify,
     ended: Notify,
     scoreboard: Arc<Scoreboard>,
     slot: usize,
@@ -74,6 +76,7 @@ impl Connections {
             headers: AtomicUsize::new(0),
             wanting: AtomicUsize::new(0),
             patience,
+            opened: Notify::new(),
             ended: Notify::new(),
             scoreboard,
             slot,
@@ -114,6 +117,9 @@ impl Connections {
         }
         let number = self.next.fetch_add(1, Relaxed);
         let connection = Arc::new(Connection::new(tick, number, client));
+        if open.is_empty() {
+            self.opened.notify_one();
+        }
         open.insert(number, Arc::clone(&connection));
         self.cell().connection_opened();
         Some(Entry { connection, all: Arc::clone(self) })
@@ -220,6 +226,16 @@ impl Connections {
         self.tell_all(Order::Cut);
         self.cell().connections_cut(cut as u64);
         cut
+    }
+
+    /// Waits until a connection is open: without one no clock runs, and a tick would only wake the worker.
+    ///
+    /// # Cancel safety
+    /// Nothing is lost when it is dropped.
+    pub(in crate::worker) async fn any(&self) {
+        while self.len() == 0 {
+            self.opened.notified().await;
+        }
     }
 
     /// Waits until no connection is open.

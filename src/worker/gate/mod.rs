@@ -307,6 +307,12 @@ impl Gate {
         }
     }
 
+    /// Whether nothing waits and nothing is refused, so that no moment need be told to it.
+    pub(super) fn is_at_rest(&self) -> bool {
+        let queue = self.lock();
+        queue.starved.is_none() && queue.shed.state() == State::Calm
+    }
+
     /// Takes over what was decided, and says what changed.
     fn settle(&self, queue: &Queue, change: Option<Change>) {
         self.most_waiting.store(queue.shed.most_waiting().unwrap_or(usize::MAX), Relaxed);
