@@ -132,7 +132,7 @@ fn rate(requests: u64, took: &[u64], window: Duration) -> Rate {
     }
 }
 
-/// The share of the time between two beats; the beats' own clock, because they come only four times a second.
+/// The share of the time between two beats; the beats' own clock, because they come only twice a second.
 #[allow(clippy::cast_precision_loss, reason = "a share for people")]
 fn busy_percent(before: Option<&Beat>, now: Beat) -> Option<f64> {
     let before = before?;
