@@ -84,7 +84,7 @@ use waits::Waits;
 const EXACT: u64 = 1 << 53;
 
 /// Longest wait in [`Redis::first_attempt`].
-const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(1500);
+const FIRST_ATTEMPT_MAX: Duration = Duration::from_millis(2500);
 
 /// Whether Redis can be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -191,7 +191,7 @@ impl Redis {
         tokio::spawn(link::keep(Arc::clone(&self.inner)));
     }
 
-    /// Returns once the first attempt has ended, either way, or after 1.5 s.
+    /// Returns once the first attempt has ended, either way, or after 2.5 s.
     ///
     /// # Cancel safety
     /// Nothing is lost by dropping it.

@@ -25,7 +25,8 @@ const DRAIN: &str = "60s";
 
 /// A Redis that keeps what it has answered.
 fn durable() -> RedisServer {
-    RedisServer::start_with(&["--appendonly", "yes"])
+    // Synced each time: with everysec a busy disk holds back what was answered already, and a kill loses it.
+    RedisServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"])
 }
 
 /// Two workers, replaced quickly.

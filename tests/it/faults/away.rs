@@ -34,8 +34,8 @@ fn redis_is_killed_and_started_again() {
     watch.last(1000);
     let grown = memory().saturating_sub(before);
     assert!(grown < MEMORY, "{grown} bytes more");
-    redis.restart();
     watch.fault_is_over();
+    redis.restart();
     assert_shown(&watch.end("F2 killed", &fleet), "stale");
 }
 
@@ -47,8 +47,8 @@ fn redis_is_frozen_and_goes_on() {
     redis.stop();
     watch.fault_begins();
     watch.last(500);
-    redis.cont();
     watch.fault_is_over();
+    redis.cont();
     let during = watch.end("F3 frozen", &fleet);
     assert_shown(&during, "stale");
 }
@@ -68,8 +68,8 @@ fn redis_becomes_a_black_hole() {
     });
     println!("F4 black hole: connections replaced after {:?}", since.elapsed());
     watch.last(500);
-    proxy.link(Link::Open);
     watch.fault_is_over();
+    proxy.link(Link::Open);
     assert_shown(&watch.end("F4 black hole", &fleet), "stale");
 }
 

@@ -137,6 +137,7 @@ impl Watch {
         self.fault = self.start.elapsed();
     }
 
+    /// To be said before it is mended: from then on everything may be as usual at once.
     fn fault_is_over(&mut self) {
         self.over = self.start.elapsed();
     }

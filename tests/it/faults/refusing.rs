@@ -46,8 +46,8 @@ fn redis_becomes_a_replica() {
     let (seconds, workers) = (since.elapsed().as_secs_f64(), fleet.workers().len());
     println!("F7 replica: {attempts} connections of {workers} workers in {seconds:.1} s");
     assert!(attempts as f64 <= (2.0 * seconds + 1.0) * workers as f64);
-    redis.cli(&["REPLICAOF", "NO", "ONE"]);
     watch.fault_is_over();
+    redis.cli(&["REPLICAOF", "NO", "ONE"]);
     assert_shown(&watch.end("F7 replica", &fleet), "read-only");
 }
 
@@ -65,8 +65,8 @@ fn redis_is_full() {
     let opened = metrics.lines().filter(|line| line.starts_with("regatta_redis_breaker_opens_total"));
     let opened = opened.filter(|line| line.contains("lane=\"writes\"") && !line.ends_with(" 0")).count();
     assert!(opened > 0, "{metrics}");
-    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     watch.fault_is_over();
+    redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
     assert_shown(&watch.end("F8 full", &fleet), "read-only");
 }
 
@@ -83,8 +83,8 @@ fn redis_is_busy_with_a_script() {
         watch.fault_begins();
         assert_degraded(&fleet, "BUSY");
         watch.last(500);
-        wait::until("the script is killed", HANG, || redis.cli(&["SCRIPT", "KILL"]).contains("OK"));
         watch.fault_is_over();
+        wait::until("the script is killed", HANG, || redis.cli(&["SCRIPT", "KILL"]).contains("OK"));
     });
     // One that was lost while Redis was still silent may be made again; nobody reconnects to a server that answers.
     assert!(proxy.accepted().len() - connections <= 2 * fleet.workers().len());
@@ -111,8 +111,8 @@ fn redis_says_that_it_cannot_at_present() {
         watch.fault_begins();
         assert_degraded(&fleet, reply.split(' ').next().unwrap());
         watch.last(200);
-        proxy.spare();
         watch.fault_is_over();
+        proxy.spare();
         let during = watch.end(name, &fleet);
         assert_shown(&during, if reads { "read-only" } else { "stale" });
     }

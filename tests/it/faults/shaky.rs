@@ -26,8 +26,8 @@ fn redis_is_far_away() {
     });
     watch.fault_begins();
     watch.last(300);
-    proxy.toxics(|toxics| (toxics.latency, toxics.jitter) = (Duration::ZERO, Duration::ZERO));
     watch.fault_is_over();
+    proxy.toxics(|toxics| (toxics.latency, toxics.jitter) = (Duration::ZERO, Duration::ZERO));
     let during = watch.end("F5 latency of 50 ± 50 ms", &fleet);
     let unusual: Vec<_> = during.iter().flatten().filter(|sample| !sample.is_usual()).collect();
     assert!(unusual.is_empty(), "slow is not away: {unusual:?}");
