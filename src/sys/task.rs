@@ -61,7 +61,7 @@ fn stat_fields(text: &str) -> Option<(State, u64)> {
 
 /// Time on a CPU and time waiting for one.
 /// How long the calling thread has been ready to run and was given no CPU, since its start; none where the kernel does
-/// not say; proc_pid_schedstat(5).
+/// not say; proc(5).
 pub fn starved() -> Option<Duration> {
     let schedstat = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
     schedstat_fields(&schedstat).map(|(_, waited)| waited)
