@@ -196,9 +196,11 @@ fn a_view_with_an_old_id_makes_no_session() {
     let mut old = visitor.clone();
     let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
     assert_eq!(visitor.ask(fleet.listen, login).status, 200);
-    let before = redis.keys();
+    // What was executed is noted by worker, whoever asked.
+    let keys = || redis.keys().into_iter().filter(|key| !key.contains(":once:")).collect::<Vec<_>>();
+    let before = keys();
     let view = old.ask(fleet.listen, Request::get("/"));
     assert_eq!((view.visit().1, view.all("Set-Cookie").len()), (1, 0));
-    assert_eq!(redis.keys(), before);
+    assert_eq!(keys(), before);
     assert_eq!(visitor.visit(fleet.listen).1, 2);
 }
