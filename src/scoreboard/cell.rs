@@ -12,6 +12,8 @@ use crate::scoreboard::refusal::Closing;
 use crate::scoreboard::refusal::Refusal;
 use crate::scoreboard::row;
 use crate::scoreboard::snapshot::WorkerSnapshot;
+pub use crate::scoreboard::states::Order;
+pub use crate::scoreboard::states::WorkerState;
 
 /// Workers a slot can have at one time: the one that serves, its successor, and those that finish.
 pub const CELLS: usize = 8;
@@ -43,79 +45,6 @@ const TURNS: usize = 16;
 const TURN_US: usize = 17;
 const WAITING: usize = 18;
 const SHEDDING: usize = 19;
-
-/// Where a worker stands, as the supervisor sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u64)]
-pub enum WorkerState {
-    /// No worker writes this cell.
-    Vacant = 0,
-    /// Forked, not READY yet.
-    Booting = 1,
-    /// It serves.
-    Ready = 2,
-    /// It finishes what it has and leaves.
-    Draining = 3,
-    /// Its event loop does not turn; a spare worker serves its slot beside it.
-    Hung = 4,
-    /// It was sent SIGKILL.
-    Killed = 5,
-}
-
-impl WorkerState {
-    fn from_word(word: u64) -> Self {
-        match word {
-            1 => Self::Booting,
-            2 => Self::Ready,
-            3 => Self::Draining,
-            4 => Self::Hung,
-            5 => Self::Killed,
-            _ => Self::Vacant,
-        }
-    }
-
-    /// The state's name, as logs and status spell it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Vacant => "vacant",
-            Self::Booting => "booting",
-            Self::Ready => "ready",
-            Self::Draining => "draining",
-            Self::Hung => "hung",
-            Self::Killed => "killed",
-        }
-    }
-}
-
-/// What a worker that is told to leave does with its seat.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-#[repr(u64)]
-pub enum Order {
-    /// The supervisor has not told it anything: whoever signals it is somebody else.
-    Untold = 0,
-    /// A successor takes it: listeners and queue stay as they are.
-    Pass = 1,
-    /// The slot ends and the fleet goes on: its queue runs dry, then its listeners close.
-    Close = 2,
-    /// The fleet ends, and the slot with it.
-    Stop = 3,
-    /// It has been told before, and is to cut what it still has.
-    Cut = 4,
-}
-
-impl Order {
-    fn from_word(word: u64) -> Self {
-        match word {
-            1 => Self::Pass,
-            2 => Self::Close,
-            3 => Self::Stop,
-            4 => Self::Cut,
-            _ => Self::Untold,
-        }
-    }
-}
 
 /// Everything in a cell that moves when its worker does: two that are not equal prove that its event loop turned.
 ///
@@ -238,6 +167,13 @@ impl<'a> Cell<'a> {
     pub fn add_broadcasts(self, more: [u64; 5]) {
         for (index, by) in more.into_iter().enumerate() {
             self.total(row::BROADCASTS + index, by);
+        }
+    }
+
+    /// How often a connection to Redis has fallen silent, and calls were held for one, since it was last written.
+    pub fn add_redis_absences(self, more: [u64; 2]) {
+        for (index, by) in more.into_iter().enumerate() {
+            self.total(row::ABSENCES + index, by);
         }
     }
 

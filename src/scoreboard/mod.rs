@@ -12,6 +12,7 @@ pub mod reason;
 pub mod refusal;
 pub mod row;
 pub mod snapshot;
+mod states;
 #[cfg(test)]
 mod tests;
 

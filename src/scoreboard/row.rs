@@ -51,6 +51,8 @@ pub(super) const INSURED: usize = 129;
 pub(super) const BROADCASTS: usize = 130;
 /// Lines of the log that were dropped.
 const LOG_DROPPED: usize = 136;
+/// What absences of Redis cost, in the order of [`SlotSnapshot::redis_absences`].
+pub(super) const ABSENCES: usize = 137;
 /// Requests refused, in the order of [`Refusal::ALL`].
 pub(super) const REFUSED: usize = 144;
 /// Connections closed, in the order of [`Closing::ALL`].
@@ -58,8 +60,10 @@ pub(super) const CLOSED: usize = 152;
 
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
-const _: () =
-    assert!(BROADCASTS + 5 <= LOG_DROPPED && LOG_DROPPED < REFUSED, "a row has room for its totals");
+const _: () = assert!(
+    BROADCASTS + 5 <= LOG_DROPPED && LOG_DROPPED < ABSENCES && ABSENCES + 2 <= REFUSED,
+    "a row has room for its totals"
+);
 const _: () = assert!(REFUSED + Refusal::ALL.len() <= CLOSED, "a row has room for the refusals");
 const _: () = assert!(CLOSED + Closing::ALL.len() <= TOTALS, "a row has room for the closed connections");
 
@@ -201,6 +205,7 @@ impl<'a> Row<'a> {
             broadcasts: std::array::from_fn(|index| self.read(BROADCASTS + index)),
             refused: std::array::from_fn(|reason| self.read(REFUSED + reason)),
             closed: std::array::from_fn(|reason| self.read(CLOSED + reason)),
+            redis_absences: std::array::from_fn(|index| self.read(ABSENCES + index)),
             corrupt: self.read(CORRUPT),
             log_lines_dropped: self.read(LOG_DROPPED),
             unstored: self.read(UNSTORED),

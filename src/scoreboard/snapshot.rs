@@ -78,6 +78,8 @@ pub struct SlotSnapshot {
     pub refused: [u64; Refusal::ALL.len()],
     /// Connections closed before their clients wanted that, by [`Closing`].
     pub closed: [u64; Closing::ALL.len()],
+    /// Times a connection to Redis fell silent, and calls held while there was none to be used.
+    pub redis_absences: [u64; 2],
     /// Session keys under which something else lay.
     pub corrupt: u64,
     /// Lines of their log that its workers dropped, because nothing took them.

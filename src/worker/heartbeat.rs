@@ -36,6 +36,7 @@ pub(super) struct Heartbeat {
     /// How often the breakers had opened, and what broadcasts had done, when it was last written.
     opened: [u64; 2],
     broadcast: [u64; 5],
+    absences: [u64; 2],
 }
 
 impl Heartbeat {
@@ -49,6 +50,7 @@ impl Heartbeat {
             memory: 0,
             opened: [0; 2],
             broadcast: [0; 5],
+            absences: [0; 2],
         }
     }
 
@@ -80,6 +82,10 @@ impl Heartbeat {
         note_redis(&self.scoreboard, self.slot, self.cell, &self.redis);
         self.opened = note_lanes(cell, &self.redis, self.opened);
         self.broadcast = note_broadcasts(cell, &self.broadcasts, self.broadcast);
+        let absences = self.redis.absences();
+        let now = [absences.silences, absences.waited];
+        let before = std::mem::replace(&mut self.absences, now);
+        cell.add_redis_absences(std::array::from_fn(|index| now[index].saturating_sub(before[index])));
         let now_ms = u64::try_from(time::monotonic().as_millis()).unwrap_or(u64::MAX);
         let cpu_us = u64::try_from(time::cpu().as_micros()).unwrap_or(u64::MAX);
         cell.beat(now_ms, self.memory, cpu_us, busy_us(runtime));

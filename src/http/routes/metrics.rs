@@ -70,7 +70,7 @@ struct Scrape {
 /// A number of each slot: name, help, what it is.
 type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
 
-const COUNTERS: [PerSlot; 22] = [
+const COUNTERS: [PerSlot; 24] = [
     ("connections_accepted", "Connections accepted", |slot| slot.accepted),
     ("connections_cut", "Connections cut at the end of a drain", |slot| slot.cut),
     ("response_bytes", "Bytes of response bodies whose length was known", |slot| slot.bytes),
@@ -81,6 +81,10 @@ const COUNTERS: [PerSlot; 22] = [
     ("requests_insured", "Requests whose limits were decided without Redis", |slot| slot.insured),
     ("requests_unavailable", "Requests refused because Redis was away", |slot| slot.unavailable),
     ("requests_stale", "Requests shown a session as last known, Redis being away", |slot| slot.stale),
+    ("redis_silences", "Times calls waited on a connection to Redis and nothing was answered", |slot| {
+        slot.redis_absences[0]
+    }),
+    ("redis_calls_held", "Calls that waited for a connection to Redis", |slot| slot.redis_absences[1]),
     ("session_corrupt", "Session keys under which something else lay, put aside", |slot| slot.corrupt),
     ("session_commit_failed", "Responses sent although their session changes were not stored", |slot| {
         slot.unstored

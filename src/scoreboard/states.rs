@@ -1,0 +1,74 @@
+//! The states of a worker and the orders it is given, as words of its cell.
+
+/// Where a worker stands, as the supervisor sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u64)]
+pub enum WorkerState {
+    /// No worker writes this cell.
+    Vacant = 0,
+    /// Forked, not READY yet.
+    Booting = 1,
+    /// It serves.
+    Ready = 2,
+    /// It finishes what it has and leaves.
+    Draining = 3,
+    /// Its event loop does not turn; a spare worker serves its slot beside it.
+    Hung = 4,
+    /// It was sent SIGKILL.
+    Killed = 5,
+}
+
+impl WorkerState {
+    pub(super) fn from_word(word: u64) -> Self {
+        match word {
+            1 => Self::Booting,
+            2 => Self::Ready,
+            3 => Self::Draining,
+            4 => Self::Hung,
+            5 => Self::Killed,
+            _ => Self::Vacant,
+        }
+    }
+
+    /// The state's name, as logs and status spell it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Vacant => "vacant",
+            Self::Booting => "booting",
+            Self::Ready => "ready",
+            Self::Draining => "draining",
+            Self::Hung => "hung",
+            Self::Killed => "killed",
+        }
+    }
+}
+
+/// What a worker that is told to leave does with its seat.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[repr(u64)]
+pub enum Order {
+    /// The supervisor has not told it anything: whoever signals it is somebody else.
+    Untold = 0,
+    /// A successor takes it: listeners and queue stay as they are.
+    Pass = 1,
+    /// The slot ends and the fleet goes on: its queue runs dry, then its listeners close.
+    Close = 2,
+    /// The fleet ends, and the slot with it.
+    Stop = 3,
+    /// It has been told before, and is to cut what it still has.
+    Cut = 4,
+}
+
+impl Order {
+    pub(super) fn from_word(word: u64) -> Self {
+        match word {
+            1 => Self::Pass,
+            2 => Self::Close,
+            3 => Self::Stop,
+            4 => Self::Cut,
+            _ => Self::Untold,
+        }
+    }
+}
