@@ -103,7 +103,7 @@ impl Fleet {
     }
 }
 
-/// An address nobody listens on: taken from the kernel and given back.
+/// An address on which no process listens: taken from the kernel and given back.
 fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

@@ -1,4 +1,4 @@
-//! A fleet that nobody asks anything.
+//! A fleet to which no client sends a request.
 
 use std::fs;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! A circuit breaker: it lets calls through (closed), refuses them (open), or tries one at a time (half-open).
 //!
 //! It opens only for what a server says: that it cannot at present. Silence and lost connections are the connection's
-//! own matter, and slowness is nobody's fault, a probe's neither. Guarantees that a server which says no is asked by one
+//! own matter, and a slow call or probe is no failure. Guarantees that a server which says no is asked by one
 //! call at a time, and that the first one it does opens the way for all. It knows no clock and no dice: time since any
 //! fixed moment and random numbers from 0 to 1 are passed in.
 

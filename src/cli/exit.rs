@@ -50,7 +50,7 @@ pub(super) fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// How long the end of this process waits for a standard error that nobody reads.
+/// How long the end of this process waits for a standard error that no process reads.
 const LAST_TRY: Duration = Duration::from_millis(100);
 
 /// Says the failure, if it is one, on standard error.

@@ -259,7 +259,7 @@ fn open(
     lent.suits(config.steering).map_err(|error| usage(&error))?;
     let lent = Arc::new(lent);
     let begun = time::monotonic();
-    // Without leftovers the port is somebody else's, and to wait for it is the service manager's business.
+    // Without leftovers another program has the port, and to wait for it is the service manager's business.
     let mut patience = if leftovers.are_there() { PORT_PATIENCE } else { Duration::ZERO };
     let mut killed = false;
     let (addresses, listeners) = loop {

@@ -151,7 +151,7 @@ pub(super) fn sentences(status: &Status) -> Vec<String> {
     lines
 }
 
-/// Lines that nobody will ever read.
+/// Log lines that were dropped, so that the operator can never read them.
 fn log(status: &Status) -> Option<String> {
     let dropped = status.totals.log_lines_dropped;
     (dropped > 0).then(|| format!("{} log lines dropped: nothing took them", units::count(dropped)))

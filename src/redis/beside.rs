@@ -20,7 +20,7 @@ const BESIDE: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(
 pub(super) enum Silenced<T> {
     /// The server answers on another connection.
     Instead(T),
-    /// It does not, and nobody waits any longer; since when it has been silent.
+    /// The server does not answer, and no call waits any longer; since when it has been silent.
     GivenUp(Instant),
 }
 
@@ -53,7 +53,7 @@ impl Drop for Strict {
 }
 
 /// Waits for a silence, and for what becomes of it: the connection goes on, and nothing was lost; or another one that is
-/// made beside it is answered, and this one is dead; or neither until nobody waits any longer.
+/// made beside it is answered, and this one is dead; or neither until no call waits any longer.
 pub(super) async fn mind<T, F>(
     inner: &Inner,
     line: &Line,

@@ -202,7 +202,7 @@ impl From<fred::error::Error> for Error {
             ErrorKind::IO | ErrorKind::Canceled | ErrorKind::Backpressure | ErrorKind::Tls => {
                 return Self::unavailable(advised(sentence(details), tls::advice(details)));
             }
-            // The client's task is gone, and with it whatever it was to answer.
+            // The task of fred's client is gone, and with it the answers that it owed.
             ErrorKind::Unknown if details == "channel closed" => {
                 return Self::unavailable("the connection was closed");
             }

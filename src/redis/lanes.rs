@@ -1,6 +1,6 @@
 //! The two breakers before Redis, and what each answer means for them.
 //!
-//! A server that says no to everybody is one fault, and one that takes no writes is another: the first closes both ways,
+//! A server that refuses every call is one fault, one that takes no writes is another: the first closes both ways,
 //! the second must leave reading, and deleting, open. So a call that reads passes the reads' breaker, one that writes
 //! passes both, and one that deletes is asked of the reads' alone, because it frees what a full server lacks. A server
 //! that says nothing is no matter of theirs: see `line.rs` and `standing.rs`.

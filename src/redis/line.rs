@@ -191,7 +191,7 @@ pub(super) async fn watch(line: Arc<Line>) {
                 }
                 if line.lock().judge(answers) {
                     line.silent.send_replace(true);
-                    // Whoever made the connection decides what that means; an answer ends it by itself.
+                    // The connection's owner decides what a silence means; an answer ends it by itself.
                     let _ = silent.wait_for(|silent| !silent).await.is_ok();
                 }
             }

@@ -103,7 +103,7 @@ pub(super) struct Link {
     task: ConnectHandle,
     line: Arc<Line>,
     watch: JoinHandle<()>,
-    /// Ends the connection when it falls silent, until somebody minds it.
+    /// Ends the connection when it falls silent, until `mind` watches it.
     strict: Option<Strict>,
 }
 
@@ -155,8 +155,8 @@ impl Link {
         Caller::new(&self.client, &self.line)
     }
 
-    /// A caller for work outside requests, some of which takes longer. On a connection that nobody minds its calls end
-    /// when it falls silent.
+    /// A caller for work outside requests, some of which takes longer. Before `mind` watches the connection its
+    /// calls end when it falls silent.
     pub(super) fn patient(&self) -> Caller {
         self.caller().long()
     }
@@ -246,7 +246,7 @@ async fn tend(inner: &Inner, line: &Line, patient: Option<&Caller>, prober: &Cal
         ticks.tick().await;
         let answer = match patient.filter(|_| count.is_multiple_of(SECRET_EVERY)) {
             Some(patient) => secret::offer(patient, inner).await.map(|_| ()),
-            // Where requests are answered nobody need ask.
+            // An answer that came lately proves that the connection lives: no PING is sent.
             None if line.since().elapsed() < PING_EVERY => continue,
             None => prober.call("PING", []).await.map(|_| ()),
         };

@@ -30,8 +30,8 @@ use crate::redis::library::Form;
 
 /// Calls in one key of the ledger: 512 bytes.
 const BLOCK: u64 = 4096;
-/// After this a ledger's lifetime is set anew: a third of what `regatta_v3_begin` sets. The rest is longer than anybody
-/// waits for Redis: `redis.patience` is a minute at most.
+/// After this a ledger's lifetime is set anew: a third of what `regatta_v3_begin` sets. The rest is longer than a
+/// call waits for Redis: `redis.patience` is a minute at most.
 const ARMED: Duration = Duration::from_secs(60);
 
 /// How one call stands in the ledger.
@@ -119,8 +119,8 @@ impl Redis {
     /// A request's start, executed once however often it is sent.
     ///
     /// # Errors
-    /// `Lost` when it is not known whether it was executed, and nobody waits for Redis any longer, or calls are not noted
-    /// there.
+    /// `Lost` when it is not known whether it was executed, and no call waits for Redis any longer, or calls are
+    /// not noted there.
     pub(super) async fn begin_once(&self, request: &begin::Request<'_>) -> Result<begin::Reply, Error> {
         let (numbers, prefix) = (&self.inner.numbers, self.inner.prefix.as_str());
         // What changes nothing leaves nothing behind.

@@ -18,7 +18,7 @@ pub(super) struct Silence {
     since: Duration,
     answers: u64,
     silent: bool,
-    /// Nobody looks until a call is sent.
+    /// The watching task sleeps until a call is sent.
     idle: bool,
 }
 
@@ -40,7 +40,7 @@ impl Silence {
         Self { limits, out: 0, long: 0, since: Duration::ZERO, answers: 0, silent: false, idle: false }
     }
 
-    /// A call is sent; whether somebody who waits for one is to be woken.
+    /// A call is sent; whether the watching task sleeps and is to be woken.
     pub(super) fn sent(&mut self, long: bool, now: Duration) -> bool {
         if self.out == 0 {
             self.since = now;
@@ -58,7 +58,7 @@ impl Silence {
         std::mem::take(&mut self.silent)
     }
 
-    /// A call's caller has gone; its answer will be heard by nobody.
+    /// A call's caller has gone; no task waits for its answer.
     pub(super) fn left(&mut self, long: bool) {
         self.out = self.out.saturating_sub(1);
         self.long = self.long.saturating_sub(usize::from(long));
@@ -173,7 +173,7 @@ mod tests {
             }
         }
 
-        /// A server that answers nothing is found as soon as anybody looks after the limit.
+        /// A server that answers nothing is found at the first look after the limit.
         #[test]
         fn silence_is_found(crowd in 1..20_usize, late in 0..10_000_u64) {
             let mut silence = Silence::new(LIMIT, LONG);

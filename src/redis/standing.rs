@@ -1,4 +1,4 @@
-//! How Redis stands, as everybody in this room sees it: the gate that calls pass, the health, the connection in use.
+//! How Redis stands, as all callers in a worker see it: the calls' gate, the health, the connection in use.
 //!
 //! Guarantees that a call which finds no connection waits for one only while the absence is short, that all that wait go
 //! on or fail at the same moment, and that afterwards calls fail at once until a connection lives.
@@ -29,7 +29,7 @@ pub(super) enum Gate {
         /// What was heard of it last.
         cause: Error,
     },
-    /// None, and nobody waits; why, in a few words.
+    /// None, and no call waits; why, in a few words.
     Shut(Arc<str>),
 }
 
@@ -128,7 +128,7 @@ impl Inner {
         let since = Instant::now();
         let cause = Error::unavailable("it has not answered yet");
         self.gate.send_replace(Gate::Held { since, silent: false, cause });
-        // Not before the first attempt could end: whoever waits for nothing waits for that.
+        // Even with a patience of zero, calls wait until the first attempt could end.
         self.hold(since, self.hold.max(FIRST_ATTEMPT_MAX));
     }
 
@@ -145,7 +145,7 @@ impl Inner {
         });
     }
 
-    /// Lets nobody wait any longer, if what is held is held since such a time and for such a cause.
+    /// Lets no call wait any longer, if what is held is held since such a time and for such a cause.
     fn shut(&self, which: impl Fn(Instant, &Error) -> bool) {
         let mut said = None;
         self.gate.send_if_modified(|gate| match gate {

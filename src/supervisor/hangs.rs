@@ -46,7 +46,7 @@ impl Supervisor<'_> {
                 self.hangs(worker, stall, now);
             }
             vigil::Verdict::Suspect(stall) if !was && !worker.hung => {
-                // Whoever reads it finds it true.
+                // The supervisor steers before it logs, or the line would not be true yet.
                 self.steer();
                 tracing::info!(slot, pid = number, "new connections go to other workers: {stall}");
                 let text = format!("may hang, new connections go to others: {stall}");

@@ -1,7 +1,7 @@
 //! Workers of a fleet whose supervisor was killed: written down while they live, found by the next supervisor, and ended.
 //!
 //! They know by themselves that they are alone, and drain (`worker/drain.rs`); a timer of the kernel ends one that is
-//! stuck (`sys/orphan.rs`). Here somebody makes sure, and sees to it that the next fleet gets its port.
+//! stuck (`sys/orphan.rs`). Here the next supervisor makes sure that they end and its fleet gets the port.
 
 use std::fs;
 use std::io;
@@ -52,7 +52,7 @@ impl Leftovers {
     }
 
     /// Kills those that still listen: a worker that drains has stopped within moments, and what is put into the queue of
-    /// one that is stuck is answered by nobody. Whether there were any.
+    /// one that is stuck is never answered. Whether there were any.
     pub fn kill_listening(&mut self) -> bool {
         let listening: Vec<_> = self.workers.iter().filter(|worker| worker.is_listening()).collect();
         for worker in &listening {

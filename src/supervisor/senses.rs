@@ -32,7 +32,7 @@ use crate::sys::proc;
 use crate::sys::proc::Pid;
 use crate::sys::queue;
 
-/// Time between two looks while nobody is watched for hangs.
+/// Time between two looks while no worker is watched for hangs.
 const LOOK: Duration = Duration::from_secs(1);
 
 /// The same where memory is bounded: a worker that takes it fast must not have a second to do so.

@@ -109,7 +109,7 @@ fn prepare(report: RawFd) {
     let _ = SigSet::from(Signal::SIGALRM).thread_unblock();
     // SAFETY: an alarm has no precondition.
     unsafe { libc::alarm(ALARM) };
-    // Nobody is left to be told once the supervisor has ended.
+    // The kernel kills the copy with the supervisor, because no process reads the report after that.
     let _ = nix::sys::prctl::set_pdeathsig(Signal::SIGKILL);
     // SAFETY: it concerns this process alone.
     unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, NICE) };

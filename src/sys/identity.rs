@@ -44,7 +44,7 @@ impl ProcessIdentity {
         // SAFETY: asks for a descriptor of a process, pidfd_open(2).
         let number = unsafe { libc::syscall(libc::SYS_pidfd_open, self.pid.as_raw(), 0) };
         let number = i32::try_from(number).ok().filter(|number| *number >= 0)?;
-        // SAFETY: the kernel has just made this descriptor, and nobody else knows its number.
+        // SAFETY: the kernel has just made this descriptor, and no other code knows its number.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
         let handle = ProcessHandle { fd, pid: self.pid };
         // The descriptor holds the number: what is found under it now stays the same process.

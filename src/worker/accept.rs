@@ -260,7 +260,7 @@ impl Hall {
                             return;
                         }
                     }
-                    // Whoever reads the connection refuses it.
+                    // The connection's next read refuses the header (`stream.rs`).
                     Order::RefuseHeader => {
                         let refused = entry.connection.is_header_refused();
                         if refused && look_again(served.as_mut(), entry).await {

@@ -100,7 +100,7 @@ pub(super) fn hall(start: &Start, tasks: &mut JoinSet<()>) -> Hall {
 /// Ends a tick again and again, while there is a connection whose clock runs or a crowd that is not over.
 async fn sweep(connections: Arc<Connections>, gate: Arc<Gate>) {
     let mut interval = tokio::time::interval(TICK);
-    // After a pause of the whole process the missed ticks are not made up for: nobody was idle then.
+    // Ticks missed in a pause of the whole process are not made up for, or clients would be closed as idle for it.
     interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         interval.tick().await;

@@ -71,7 +71,7 @@ pub(super) async fn depart(
         }
         drain::finish(hall, schedule).await
     };
-    // Whoever is cut short below, too, takes none from the first moment on.
+    // The worker claims no task from here on, also if its drain is cut short below.
     tasks.stop_taking();
     let drained = async { tokio::join!(connections, drain::work(tasks, schedule)).0 };
     let (cut, when) = tokio::select! {

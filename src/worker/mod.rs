@@ -124,7 +124,7 @@ pub fn run(start: Start) -> u8 {
     if let Err(error) = start.report.try_clone().and_then(backtrace::tell_on_request) {
         tracing::debug!(%error, "a hang would be without a backtrace");
     }
-    // It serves nobody yet, so that there is nothing to finish.
+    // The worker serves no client yet, so that there is nothing to finish.
     leave::limit_orphan(Duration::ZERO);
     let report = start.report.try_clone();
     time::begin_ticks();
@@ -198,7 +198,7 @@ async fn live(start: Start) -> Result<(), Error> {
         let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
         leave::begin(&phase, fleet_ends);
         accepting.abort_all();
-        // News if somebody else has signalled: the supervisor sends a successor at once.
+        // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
         let _ = writeln!(report, "leaving");
         let schedule = Schedule::new(why, &drain, Instant::now());
         let cut_now = || start.scoreboard.cell(start.slot, start.cell).order() == Order::Cut;

@@ -1,6 +1,6 @@
-//! Redis's clock steps by ten minutes, both ways: no time that was stored holds anybody up for longer than its own length.
+//! Redis's clock steps by ten minutes, both ways: no stored time holds a caller up for longer than its own length.
 //!
-//! Each test keeps what somebody left behind who does not come any more, steps the clock, and waits for as long as the
+//! Each test keeps what a process left behind that never comes back, steps the clock, and waits for as long as the
 //! thing itself lasts (some hundred milliseconds), with a deadline far below the step.
 
 use std::time::Duration;

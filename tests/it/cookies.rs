@@ -51,7 +51,7 @@ fn ten_thousand_random_cookies_cost_no_session_command_and_no_key() {
     let (mut visitor, real) = known(&fleet);
     // Counted from here, with the counter's and the limit's keys in place.
     fleet.get("/counters/x");
-    // What was executed is noted by worker, whoever asked.
+    // Each worker notes what it executed, for any client: those keys are left out.
     let keys = || redis.keys().into_iter().filter(|key| !key.contains(":once:")).collect::<Vec<_>>();
     let (keys_before, commands_before) = (keys(), session_commands(&redis));
     load::parallel(4, 25, |_| {

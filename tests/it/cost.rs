@@ -109,7 +109,7 @@ fn strangers_leave_no_key_and_forged_cookies_cost_nothing_more() {
     visitor.visit(scale.fleet.listen);
     let genuine = visitor.cookies["sid"].clone();
     scale.fleet.get("/counters/x");
-    // What was executed is noted by worker, whoever asked.
+    // Each worker notes what it executed, for any client: those keys are left out.
     let keys = || scale.server.keys().into_iter().filter(|key| !key.contains(":once:")).collect::<Vec<_>>();
     let before = keys();
     let mut connection = Connection::open(scale.fleet.listen).unwrap();

@@ -72,7 +72,7 @@ fn a_blocked_loop_gets_a_spare_tells_where_it_stands_and_loses_nothing_when_it_c
     wait::until("all are under way", wait::LONG, || fleet.get("/held").text().trim() == "10");
     let begin = Instant::now();
     let mut blocked = harm(&fleet, "/block/9000");
-    // The queue of the slot is the spare's at once; only one slot is there, so that nobody could be steered past it.
+    // The queue of the slot is the spare's at once; only one slot is there, so that no client is steered past it.
     let queued = thread::spawn({
         let listen = fleet.listen;
         move || {
@@ -318,7 +318,7 @@ fn a_reload_that_ends_the_watch_leaves_no_worker_hung_for_ever() {
     });
 }
 
-/// A request that hangs whoever takes it, sent again and again: the slot has room for eight workers, and serves on.
+/// Each worker that takes this request hangs. It is sent nine times: the slot has room for eight, and serves on.
 #[test]
 fn a_slot_in_which_one_spare_after_the_other_hangs_serves_on() {
     let redis = RedisServer::start();

@@ -30,7 +30,7 @@ const NOTICED: Duration = Duration::from_millis(750);
 /// Calls on one client at the same time.
 const CROWD: usize = 64;
 
-/// Everybody adds one again and again while `act` does its worst; how many were answered, and what was said instead.
+/// Each task adds one again and again while `act` does its worst; how many were answered, and the errors instead.
 async fn under(redis: &Redis, act: impl AsyncFnOnce()) -> (i64, Vec<Error>) {
     let (stop, stopped) = tokio::sync::watch::channel(false);
     let one = |redis: Redis, stopped: tokio::sync::watch::Receiver<bool>| async move {
@@ -251,7 +251,7 @@ fn a_longer_absence_is_waited_for_by_nobody_and_exact_afterwards() {
         during.sort();
         println!("once known: {} answers, p50 {:?}", during.len(), during.get(during.len() / 2));
         assert!(during.len() > 100, "nobody waits for what is known to be away: {during:?}");
-        // Usual, then without Redis, then usual: nobody sees it change more than that.
+        // Usual, then without Redis, then usual: no visitor sees it change more than that.
         let changes = visitor.windows(2).filter(|pair| pair[0].2.is_some() != pair[1].2.is_some()).count();
         assert_eq!(changes, 2);
         let views: Vec<u64> = visitor.iter().filter_map(|(_, _, views)| *views).collect();

@@ -18,7 +18,7 @@ use crate::support::process::private_memory;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
 
-/// A fleet of one worker that is soon tired of waiting, and that trusts nobody: clients are counted by their address.
+/// A fleet of one worker that is soon tired of waiting, and trusts no proxy here: it counts clients by address.
 fn strict(redis: &RedisServer) -> Plan {
     let plan = Plan::on(redis).example("faulty").workers(1).set("REGATTA_PROXY__TRUSTED", "192.0.2.1");
     plan.set("REGATTA_HTTP__HEADER_TIMEOUT", "30s").set("REGATTA_HTTP__KEEP_ALIVE", "1s")

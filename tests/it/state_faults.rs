@@ -76,7 +76,7 @@ async fn a_stopped_redis_holds_no_call_longer_than_the_patience_and_is_used_agai
     let answer = tokio::time::timeout(patience, add(&redis)).await.expect("an answer");
     assert!(matches!(answer, Err(Error::Lost { .. })), "{answer:?}");
     assert!(matches!(redis.health(), Health::Down { .. }));
-    // From here on nobody waits.
+    // From here on no call waits.
     let since = Instant::now();
     for _ in 0..100 {
         assert!(matches!(add(&redis).await, Err(Error::Unavailable { .. })));

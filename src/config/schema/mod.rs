@@ -114,7 +114,7 @@ pub struct Workers {
     pub boot_timeout: Duration,
     /// The first worker of a new generation serves this long before the old one leaves and the others follow.
     pub probation: Duration,
-    /// A worker in which nothing has moved for this long gets a spare beside it; zero: nobody is watched.
+    /// A worker in which nothing has moved for this long gets a spare beside it; zero: no worker is watched.
     pub hang_timeout: Duration,
     /// A worker in which nothing has moved for this long is killed; zero: never.
     pub hang_kill: Duration,

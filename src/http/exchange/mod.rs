@@ -158,7 +158,7 @@ impl Exchange {
         self.begun.lock().await
     }
 
-    /// Whether it waits for Redis now: whoever asks holds what is known until there is an answer.
+    /// Whether it waits for Redis now: the caller that asks Redis holds the guard until there is an answer.
     pub(super) fn waits_for_state(&self) -> bool {
         self.begun.try_lock().is_err()
     }

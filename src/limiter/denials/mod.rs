@@ -2,7 +2,7 @@
 //!
 //! Kept is a lower bound of a limit's arrival time, never a permission. Requests of others only move the true one
 //! further away, so whatever the bound denies, Redis would deny too, for any cost. Two things could make it wrong and
-//! are met: quota that is given back (whoever gives it tells everybody, [`Denials::forget`]) and clocks (the bound is
+//! are met: quota that is given back (its worker notifies all others, [`Denials::forget`]) and clocks (the bound is
 //! counted from the moment at which the question was sent, which is before Redis decided).
 //!
 //! Where an interval is shorter than a round trip the bound has passed before it is known, and every denial would cost a
@@ -77,14 +77,14 @@ pub enum Look {
     Denied(LimitReply),
     /// Nothing is known: ask.
     Unknown,
-    /// The limit was short a moment ago and has something left: whoever asks says so with [`Denials::ask`].
+    /// The limit was short a moment ago and has something left: a caller that asks says so with [`Denials::ask`].
     Short,
-    /// What was known has run out, and nobody asks: likewise, for all others.
+    /// What was known has run out, and no request asks: likewise, for all others.
     Stale {
         /// Before this time Redis may still deny it.
         ask_at_us: u64,
     },
-    /// Somebody asks already: wait for this and look again.
+    /// Another request asks already: wait for this and look again.
     Wait(Arc<Notify>),
 }
 
@@ -97,7 +97,7 @@ pub struct Moment {
     pub oldest_us: u64,
     /// An answer that takes longer is not waited for.
     pub patience_us: u64,
-    /// Whether the request waited for somebody's answer, which then is its own.
+    /// Whether the request waited for another one's answer, which then is its own.
     pub waited: bool,
 }
 
@@ -183,7 +183,7 @@ impl Denials {
         self.known.pop(key);
     }
 
-    /// The question failed: whoever waited asks himself.
+    /// The question failed: each request that waited for its answer asks Redis by itself.
     pub fn unanswered(&mut self, question: &Tracked) {
         if let Some(Known::Bound(bound)) = self.known.peek_mut(question.key.as_str()) {
             bound.answered(Some(question));
@@ -282,7 +282,7 @@ impl Bound {
         self.denied_us = answer.denied_us.or(self.denied_us);
     }
 
-    /// Whether Redis denied somebody lately.
+    /// Whether Redis denied a request lately.
     fn is_short(&self, now_us: u64) -> bool {
         self.denied_us.is_some_and(|denied_us| now_us.saturating_sub(denied_us) < SHORT_US)
     }

@@ -44,7 +44,7 @@ pub(super) use fenced;
 /// number would bar its new holder. KEYS lock, fence. ARGV token, lock ms. Replies the number, or 0 if it is taken.
 ///
 /// A lock that ends later than one that is taken now was taken before the server's clock stepped back: it gets the life
-/// of one that was renewed now, or a dead holder would keep everybody from booting until the clock is where it was.
+/// of one that was renewed now, or a dead holder would keep workers from booting until the clock is where it was.
 const TAKE: &str = "if redis.call('SET', KEYS[1], ARGV[1], 'NX', 'PX', ARGV[2]) then return redis.call('INCR', KEYS[2]) end \
                     if redis.call('PTTL', KEYS[1]) > tonumber(ARGV[2]) then redis.call('PEXPIRE', KEYS[1], ARGV[2]) end return 0";
 /// Gives the lock back, if it is still the caller's. KEYS lock. ARGV token.

@@ -3,7 +3,7 @@
 //! Whatever moves in a worker's cell is progress: beats, turns of its loop, requests, connections. When nothing moves,
 //! what counts is not the time on the clock but the time the worker *could have used*: time it slept, stood still or
 //! ran. Time it was runnable and no CPU was given to it does not count (it starves), nor does time it waited within the
-//! kernel for a disk or for swapped-out memory, nor time in which nobody watched because the supervisor itself was
+//! kernel for a disk or for swapped-out memory, nor time without a look because the supervisor itself was
 //! suspended or starved. So a worker that blocks or spins is found at `hang_timeout`, and one that merely has much to
 //! do or gets little CPU is left alone, though not for ever.
 //!
@@ -118,7 +118,7 @@ pub struct Patience {
 
 impl Patience {
     /// A worker without progress for `hang_timeout` hangs, and is lost after `hang_kill`, if that is not zero; none
-    /// when `hang_timeout` is zero: nobody is watched.
+    /// when `hang_timeout` is zero: no worker is watched.
     pub fn new(hang_timeout: Duration, hang_kill: Duration) -> Option<Self> {
         let suspect = (hang_timeout / 3).min(SUSPECT);
         let lost = (!hang_kill.is_zero()).then_some(hang_kill);
@@ -147,7 +147,7 @@ pub fn is_overdue(beat: Duration, now: Duration) -> bool {
 pub struct Watch {
     /// How far it had come, as of the last look.
     progress: Option<Progress>,
-    /// It has certainly moved since then: counts against it where new connections are concerned, which harms nobody.
+    /// It has certainly moved since then. Suspicion counts from here: other workers can serve new connections.
     moved: Duration,
     /// It may have moved until then: the time after counts where it is thought to hang.
     seen: Duration,

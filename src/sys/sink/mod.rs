@@ -45,7 +45,7 @@ const MORSEL: usize = 256;
 pub enum Refused {
     /// There is no room now; poll(2) tells when there is.
     Full,
-    /// A FIFO that nobody reads; nothing tells when that changes.
+    /// A FIFO that no process reads; nothing tells when that changes.
     NoReader,
     /// These bytes are too many for one message.
     TooLong,

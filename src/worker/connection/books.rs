@@ -252,7 +252,7 @@ impl Connections {
         }
     }
 
-    /// Ends one tick: whoever overstayed is told, and whoever is to finish is told again.
+    /// Ends one tick: connections that overstayed are told, and those that are to finish are told again.
     pub(in crate::worker) fn sweep(&self) {
         self.tick.fetch_add(1, Relaxed);
         let finishes = |connection: &Connection| connection.order.load(Relaxed) == Order::Finish as u8;

@@ -125,7 +125,7 @@ impl Entry {
 
     /// Whether an upgraded connection has to end: it was cut, or its client reads nothing of what is sent to it.
     ///
-    /// If not, the waker is woken by the next order. To finish is left to whoever speaks on it.
+    /// If not, the waker is woken by the next order. The task that speaks on it finishes it.
     pub(in crate::worker) fn must_end(&self, side: Side, waker: &Waker) -> bool {
         match side {
             Side::Reader => self.connection.reader.register(waker),

@@ -7,8 +7,8 @@ use crate::worker::connection::TICK;
 
 /// Bytes a client has to take in a second, on average over the time in which it is waited for.
 ///
-/// Far below any line that a browser is used on. One byte now and then excuses nobody: it would be a clock that the
-/// client sets back as it likes.
+/// Far below any line that a browser is used on. One byte now and then excuses no client: it would be a clock that
+/// the client sets back as it likes.
 const RATE: u64 = 240;
 
 /// One client's clock: it runs while something waits for the client to take it, and goes back by what it takes.

@@ -2,7 +2,7 @@
 //!
 //! A request of HTTP/1 waits unread, in its connection's kernel buffer; one of HTTP/2 waits in its service. The keeper, a
 //! task that runs behind all that is runnable, ends a turn: it measures it, lets waiting requests in, and wakes again only
-//! while somebody waits. Beyond bounds ([`shed`]) waiting requests are refused.
+//! while requests wait. Beyond bounds ([`shed`]) waiting requests are refused.
 //!
 //! Everything here runs on the worker's one thread, so loads and stores of its atomics need no order and are never raced.
 
@@ -58,7 +58,7 @@ const GUESSED: Duration = Duration::from_micros(20);
 /// The gate of a worker's public listeners.
 #[derive(Debug)]
 pub(super) struct Gate {
-    /// Requests that may still begin in this turn; none while others wait, so that nobody is overtaken.
+    /// Requests that may still begin in this turn; none while others wait, so that no request is overtaken.
     left: AtomicU32,
     /// Requests that began in this turn, besides those that had waited.
     begun: AtomicU32,
@@ -93,7 +93,7 @@ struct Queue {
     waiting: VecDeque<Arc<Ticket>>,
     /// Requests that waited too long and are to be refused as soon as there is time for it.
     late: VecDeque<Arc<Ticket>>,
-    /// When it was last looked how long the worker was starved, and for how long that was; none: nobody waited then.
+    /// When it was last looked how long the worker was starved, and for how long that was; none: no request waited.
     starved: Option<(Duration, Duration)>,
 }
 
@@ -219,7 +219,7 @@ impl Gate {
     /// Ends turns for ever; to be polled by a task of its own.
     pub(super) fn poll_keep(&self, context: &Context<'_>) -> Poll<()> {
         if self.keeper.set(context.waker().clone()).is_ok() {
-            // Whoever came before could not wake it.
+            // Requests that came before this first poll could not wake the keeper.
             self.turning.store(true, Relaxed);
         }
         if self.turning.load(Relaxed) {
@@ -268,7 +268,7 @@ impl Gate {
         }
         let cost = self.cost_ns.load(Relaxed).max(1);
         let affordable = usize::try_from(self.budget_ns.load(Relaxed) / cost).unwrap_or(0);
-        // Where nobody waits to be served, the time is there.
+        // Where no request waits to be served, the time is there.
         let most = if queue.waiting.is_empty() { affordable.max(64) } else { affordable };
         let mut refused = 0;
         while refused < most

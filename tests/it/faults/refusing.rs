@@ -132,7 +132,7 @@ fn a_page_that_only_reads_shows_what_redis_has() {
         let response = visitor.ask(fleet.listen, page());
         assert_defined(&response);
         assert_eq!((response.status, response.header("Session-State")), (200, "read-only"), "{response:?}");
-        // Its session is true, and no view is counted: whoever wants the number gets none.
+        // The session is true, and no view is counted: a client that wants the number gets none.
         assert_eq!(visitor.ask(fleet.listen, Request::get("/")).status, 503);
         assert_defined(&fleet.get("/"));
         assert_eq!(client::once(fleet.listen, Request::post("/counters/x")).unwrap().status, 503);

@@ -6,7 +6,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
-/// Adds as many seconds to the wall clock as a file holds, which is looked at whenever somebody asks what time it is.
+/// Adds to every reading of the wall clock as many seconds as a file holds at that moment.
 const SOURCE: &str = r#"
 #define _GNU_SOURCE
 #include <dlfcn.h>

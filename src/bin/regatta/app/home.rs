@@ -167,9 +167,9 @@ pub(super) fn grouped(number: u64) -> String {
 
 /// What the front page shows; one use of state, and the visit comes first: all that follows makes use of it.
 pub(super) enum Front {
-    /// For somebody at a browser, whose forms need a text of their session. Without what Redis does not say now.
+    /// For a visitor at a browser, whose forms need a text of their session. Without what Redis does not say now.
     Page(Option<Visit>, Option<Account>),
-    /// For whoever is content with a line, which is nothing but the number: without it there is none.
+    /// For a client that is content with a line, which is nothing but the number: without it there is none.
     Line(Visit),
 }
 

@@ -168,7 +168,7 @@ proptest! {
                 }
             }
         }
-        // Whatever it was: without load it ends.
+        // However long the overload was, it ends without load.
         for _ in 0..3_000 {
             played.turn(TURN, begun, false);
         }

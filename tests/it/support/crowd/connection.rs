@@ -79,7 +79,7 @@ impl Connection {
         Ok(Self { stream, read: Vec::new() })
     }
 
-    /// Whether the server has ended it: whoever sends a request then has not looked.
+    /// Whether the server has ended it: a client that sends a request then has not looked.
     pub(super) fn is_over(&self) -> bool {
         let mut byte = [0];
         !matches!(self.stream.try_read(&mut byte), Err(error) if error.kind() == ErrorKind::WouldBlock)

@@ -39,7 +39,7 @@ impl Visitor {
 
     /// Sends one request; what came of it.
     pub(super) async fn come(&mut self, connecting: &Semaphore, report: &mut Report) -> Came {
-        // A pool looks before it sends; a connection that ended between two requests is nobody's failure.
+        // A pool looks before it sends; a connection that ended between two requests is no failure.
         if self.connection.as_ref().is_some_and(Connection::is_over) {
             self.connection = None;
             report.reconnected += 1;

@@ -210,8 +210,8 @@ impl Proxy {
         self.give(|order| order.resets += 1);
     }
 
-    /// Forgets the connections there are, as a firewall does: what is said on them is lost, and nobody is told; new ones
-    /// are as before.
+    /// Forgets the connections there are, as a firewall does: bytes on them are lost, and neither side is told;
+    /// new ones are as before.
     #[track_caller]
     pub(crate) fn forget(&self) {
         self.give(|order| order.forgets += 1);
