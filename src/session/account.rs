@@ -84,12 +84,13 @@ impl<S: Source> RequestStore<S> {
         };
         let (id, sessions) = self.relocate(known, &Cause::Login(login)).await?;
         let most = self.setup.max_per_user;
-        if most > 0 && sessions > most {
-            // He is logged in; if the oldest cannot be ended now, the next login or list ends it.
+        if most > 0 {
+            // The user is logged in; if the oldest cannot be ended now, the next login or list ends it. Which one that is
+            // depends on the order of logins, also of those within one millisecond.
             let (prefix, user) = (&self.setup.prefix, login.user.to_string());
             let ended = match self.redis.make_latest(prefix, &user, &digest(id)).await {
-                Ok(()) => self.redis.sessions_of(prefix, &user, most).await,
-                Err(error) => Err(error),
+                Ok(()) if sessions > most => self.redis.sessions_of(prefix, &user, most).await.map(|_| ()),
+                other => other,
             };
             if let Err(error) = ended {
                 tracing::warn!(%error, "a user's oldest session was not ended: {error}");

@@ -80,7 +80,13 @@ impl Inner {
                 return None;
             }
             let lease = (self.calm.load(Relaxed) >= CALM).then_some(self.rules.lease);
-            let pause = match self.redis.take_task(kinds, lease).await {
+            let before = self.redis.absences();
+            let taken = self.redis.take_task(kinds, lease).await;
+            let after = self.redis.absences();
+            if (after.silences, after.waited) != (before.silences, before.waited) {
+                self.away();
+            }
+            let pause = match taken {
                 Ok(Some(taken)) => return Some((taken, busy)),
                 Ok(None) => POLL,
                 Err(redis::Error::Unsupported { .. }) => UNSUPPORTED,
@@ -100,8 +106,14 @@ impl Inner {
 
     /// A call has failed: for a while nothing is taken over.
     pub(super) fn failed(&self, what: &str, error: &redis::Error) {
-        self.trouble.store(true, Relaxed);
+        self.away();
         tracing::debug!(%error, "{what}: {error}");
+    }
+
+    /// Redis was away for a moment: at once, and for a while, nothing is taken over.
+    fn away(&self) {
+        self.trouble.store(true, Relaxed);
+        self.calm.store(0, Relaxed);
     }
 
     /// Sees whether all goes well, and now and then whether tasks wait that nobody takes.

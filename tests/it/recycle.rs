@@ -49,6 +49,9 @@ fn workers_that_served_their_requests_are_renewed_without_a_loss() {
     let fleet = Plan::on(&redis).set("REGATTA_WORKERS__MAX_REQUESTS", "150").start();
     let load = visitors(&fleet);
     wait::until("four workers were renewed", wait::LONG, || renewed(&fleet, "requests") >= 4);
+    // The last successors have been asked, too.
+    let enough = load.seen() + 100;
+    wait::until("requests are answered", wait::LONG, || load.seen() >= enough);
     let workers = all_served(load);
     assert!(workers.len() >= 6, "{workers:?}");
     assert!(fleet.said("worker died").is_empty());

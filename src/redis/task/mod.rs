@@ -8,6 +8,7 @@ mod step;
 mod survey;
 
 use std::time::Duration;
+use std::time::Instant;
 
 use fred::types::Value;
 
@@ -47,6 +48,9 @@ pub const CHANGED: char = 'p';
 fn millis(time: Duration) -> Value {
     number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
+
+/// A call that took longer than this to be sent was held for an absence of Redis, and not for a busy moment.
+const HELD: Duration = Duration::from_millis(300);
 
 impl Redis {
     /// Makes a task. Repeating it changes nothing.
@@ -90,9 +94,13 @@ impl Redis {
     /// As after an error.
     pub async fn take_task(&self, kinds: &[&str], lease: Option<Duration>) -> Result<Option<Taken>, Error> {
         let queues: Vec<_> = kinds.iter().map(|kind| keys::task_queue(&self.inner.prefix, kind)).collect();
+        let asked = Instant::now();
         let reply = self
             .run(Entry::TaskTake, |entry| {
                 let mut args = with_keys(entry, queues.iter().map(String::as_str));
+                // Made for each sending: a call that was held while Redis was away must take nothing over, because those
+                // who run tasks could renew nothing meanwhile.
+                let lease = lease.filter(|_| asked.elapsed() < HELD);
                 args.push(lease.map_or(number(0), millis));
                 args
             })
