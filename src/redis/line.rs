@@ -23,6 +23,7 @@ use tokio::time::Instant;
 use crate::redis::error::Error;
 use crate::redis::silence::Look;
 use crate::redis::silence::Silence;
+use crate::sys::time;
 
 /// Calls out at once on one connection; more wait for their turn, in order. It bounds the rush when Redis is back, and
 /// what may be executed although its caller was told that it failed.
@@ -184,7 +185,8 @@ pub(super) async fn watch(line: Arc<Line>) {
         let look = line.lock().look(line.now());
         match look {
             Look::Idle => line.sent.notified().await,
-            Look::At(due) => tokio::time::sleep_until(line.origin + due).await,
+            // At a tick: one wake-up and not two for a call at rest, whose answer is there by then.
+            Look::At(due) => tokio::time::sleep(time::after_tick(due.saturating_sub(line.now()))).await,
             Look::Overdue(answers) => {
                 for _ in 0..PASSES {
                     tokio::task::yield_now().await;

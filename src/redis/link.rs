@@ -44,7 +44,7 @@ use crate::redis::secret;
 use crate::sys::time;
 
 /// How often a connection at rest is asked whether it lives.
-const PING_EVERY: Duration = time::TICK.saturating_mul(16);
+const PING_EVERY: Duration = time::TICK.saturating_mul(20);
 /// The signing key is offered again at every n-th question: `FLUSHALL` must not split the fleet.
 const SECRET_EVERY: u32 = 5;
 /// Pause after a refusal that only another password or another setting ends: one attempt a second, and no more.

@@ -39,7 +39,7 @@ use crate::sys::time;
 
 /// How often the connection is asked whether it lives, and how long it may think; what is heard is trusted for no
 /// longer than both.
-const PING_EVERY: Duration = time::TICK.saturating_mul(16);
+const PING_EVERY: Duration = time::TICK.saturating_mul(20);
 const PING_TIMEOUT: Duration = Duration::from_millis(500);
 
 /// Longest wait for one step of a connection's making.

@@ -39,6 +39,16 @@ pub fn until_tick(period: Duration) -> Duration {
     to_multiple(monotonic().saturating_sub(Duration::from_nanos(TICKS_FROM.load(Relaxed))), period)
 }
 
+/// Time until the first tick that is at least `after` away.
+pub fn after_tick(after: Duration) -> Duration {
+    let from = Duration::from_nanos(TICKS_FROM.load(Relaxed));
+    let due = (monotonic() + after).saturating_sub(from);
+    match to_multiple(due, TICK) {
+        TICK => after,
+        rest => after + rest,
+    }
+}
+
 /// Time from `now` to the next multiple of `period`; a whole one at a multiple.
 fn to_multiple(now: Duration, period: Duration) -> Duration {
     let into = now.as_nanos().checked_rem(period.as_nanos()).unwrap_or(0);

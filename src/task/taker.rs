@@ -15,10 +15,10 @@ use crate::task::Inner;
 use crate::task::WAIT_MAX;
 
 /// Longest time between two looks into the queues: news may be lost, and of an overdue task there is none.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = time::TICK.saturating_mul(20);
 
 /// Time between two looks whether all goes well.
-const LOOK: Duration = time::TICK.saturating_mul(16);
+const LOOK: Duration = time::TICK.saturating_mul(20);
 
 /// Looks without a failed call before a task is taken over. While Redis was away nobody could renew: whoever runs a task
 /// has the first word afterwards.

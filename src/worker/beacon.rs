@@ -35,7 +35,7 @@ use crate::worker::Start;
 use crate::worker::ticks;
 
 /// How often a worker looks whether it has to speak, and whether there is news.
-const LOOK: Duration = time::TICK.saturating_mul(8);
+const LOOK: Duration = time::TICK.saturating_mul(10);
 /// Time over which a machine's rates are measured.
 const FIGURES: Duration = Duration::from_secs(2);
 /// Longest time for saying goodbye; whoever cannot say it is dead after the last heartbeat's lifetime.

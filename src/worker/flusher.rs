@@ -16,7 +16,7 @@ use crate::worker::Start;
 use crate::worker::ticks;
 
 /// How often is looked for what dead workers left, beside the first moment.
-const LOOK: Duration = time::TICK.saturating_mul(8);
+const LOOK: Duration = time::TICK.saturating_mul(10);
 
 /// Pause after a batch that Redis did not take.
 const RETRY: Duration = Duration::from_millis(100);

@@ -21,7 +21,7 @@ use crate::sys::task::State;
 use crate::sys::task::Task;
 
 /// Time without progress after which a worker's thread is looked at: a beat, and what a busy machine adds to it.
-pub const OVERDUE: Duration = Duration::from_millis(550);
+pub const OVERDUE: Duration = Duration::from_millis(700);
 
 /// Time between two looks while some worker makes no progress.
 pub const LOOK_CLOSELY: Duration = Duration::from_millis(250);
