@@ -21,8 +21,9 @@ pub fn cpu() -> Duration {
     read(ClockId::CLOCK_PROCESS_CPUTIME_ID)
 }
 
-/// The period of ticks: looks that come now and then begin at multiples of it, so that a process is woken once for all
-/// of them. tokio's timer sorts what is due later than in 64 ms into slots of 64 ms and wakes up once more when such a
+/// The period of ticks: looks that come now and then begin at multiples of it.
+///
+/// So a process is woken once for all of them. tokio's timer sorts what is due later than in 64 ms into slots of 64 ms and wakes up once more when such a
 /// slot begins: only for a deadline at a slot's begin are both the same moment.
 pub const TICK: Duration = Duration::from_millis(64);
 

@@ -8,7 +8,7 @@
 //! Where an interval is shorter than a round trip the bound has passed before it is known, and every denial would cost a
 //! question. Three rules keep a flood at one question in a while, at any rate:
 //!
-//! - A denial of Redis is believed for a moment ([`belief_us`]), also past its bound: a tenth of a second at most, and
+//! - A denial of Redis is believed for a moment (`belief_us`), also past its bound: a tenth of a second at most, and
 //!   never as long as it takes for the burst to come back, so that no quota is lost by it. This is the only denial that
 //!   Redis might not confirm; the `Retry-After` that came with it is a second at least.
 //! - After that one request asks, and the others of the same limit wait for its answer and share it: they were there
