@@ -73,8 +73,7 @@ fn handlers_that_compute_for_thousands_of_connections_cost_no_worker() {
 #[test]
 fn four_times_too_few_processors_cost_no_view() {
     let redis = RedisServer::start();
-    // At the defaults of a release: nothing here is more patient than what is shipped.
-    let fleet = Plan::on(&redis).unset("REGATTA_REDIS__COMMAND_TIMEOUT").start();
+    let fleet = Plan::on(&redis).start();
     let before = fleet.workers();
     let burners = Burners::start(4);
     let load = Load::closed(fleet.listen, 32, Ask::Visit);
