@@ -87,7 +87,7 @@ fn twice_the_capacity_is_shed_and_what_is_served_waits_shortly() {
         }
     }
     let begun = begun.expect("it is shed");
-    assert!(begun < Duration::from_secs(8), "{begun:?}");
+    assert!(begun < Duration::from_secs(10), "{begun:?}");
     assert!(played.longest <= TOO_OLD, "{:?}", played.longest);
     assert!(played.served > 9_900 * 4, "every turn is used: {}", played.served);
     // The load goes away: ten seconds later all is calm.
