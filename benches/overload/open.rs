@@ -31,7 +31,12 @@ const RATES: [f64; 4] = [0.5, 1.0, 2.0, 4.0];
 
 pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     let mut rows = Vec::new();
-    for (name, ask) in [("`/` as text", Ask::Visit), ("a handler of 1 ms", Ask::Path("/spin/1"))] {
+    let kinds = [
+        ("`/` as text", Ask::Visit, false),
+        ("a handler of 1 ms", Ask::Path("/spin/1"), false),
+        ("the same, new connections", Ask::Path("/spin/1"), true),
+    ];
+    for (name, ask, fresh) in kinds {
         let program = if ask == Ask::Visit { options.program.clone() } else { options.faulty()? };
         let fleet = Fleet::start(&program, options)?;
         let crowd = Crowd::start(Plan::closed(fleet.address, 64, ask));
@@ -39,14 +44,16 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
         let second = Duration::from_secs(1);
         let capacity = report.rate(second, Duration::from_secs(options.seconds.min(5)));
         drop(fleet);
+        let free = SocketAddr::from(([127, 0, 0, 1], 0));
         for rate in RATES {
-            rows.push(one(name, ask, &program, rate, capacity, options)?);
+            let plan = Plan { fresh, ..Plan::open(free, CLIENTS, ask, capacity * rate) };
+            rows.push(one(name, plan, &program, rate, capacity, options)?);
         }
     }
     Ok(Section {
         title: "Open loops",
-        text: "Requests come at parts of the capacity (what 64 clients in a closed loop get) over 10,000 kept \
-               connections. Figures from the tenth second on. Promised: below the capacity no refusal; beyond it at \
+        text: "Requests come at parts of the capacity (what 64 clients in a closed loop get) over 10,000 clients, \
+               each with a kept connection or a new one for each request. Figures from the tenth second on. Promised: below the capacity no refusal; beyond it at \
                least 80 % of the capacity is served, within 1 s for 99 of a hundred, and probes answer all the while.",
         head: vec![
             "asked for",
@@ -58,6 +65,7 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
             "served p50 ms",
             "p99 ms",
             "refused p50 ms",
+            "no free client/s",
             "probe's longest ms",
             "MiB",
             "",
@@ -68,14 +76,14 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
 
 fn one(
     name: &str,
-    ask: Ask,
+    plan: Plan,
     program: &std::path::Path,
     times: f64,
     capacity: f64,
     options: &Options,
 ) -> Outcome<Vec<String>> {
     let fleet = Fleet::start(program, options)?;
-    let crowd = Crowd::start(Plan::open(fleet.address, CLIENTS, ask, capacity * times));
+    let crowd = Crowd::start(Plan { address: fleet.address, ..plan });
     let mut longest = Duration::ZERO;
     let lasting = SETTLED + Duration::from_secs(options.seconds);
     while crowd.age() < lasting {
@@ -103,6 +111,7 @@ fn one(
         table::ms(report.latency(0.5, SETTLED)),
         table::ms(p99),
         refusals(&report),
+        format!("{:.0}", report.never_sent as f64 / lasting.as_secs_f64()),
         table::ms(longest),
         format!("{memory:.0}"),
         table::verdict(kept, "80 % served, p99 1 s, no failure"),

@@ -93,7 +93,7 @@ fn a_refusal_is_told_from_a_failure_and_is_no_success() {
 }
 
 #[test]
-fn an_open_loop_counts_from_the_moment_at_which_a_request_was_due() {
+fn an_open_loop_sends_at_its_rate() {
     let answers = (1..=100_000).map(views).collect();
     let crowd = Crowd::start(Plan::open(scripted(answers), 1, Ask::Visit, 200.0));
     wait::until("it was answered", wait::LONG, || crowd.answered() >= 100);

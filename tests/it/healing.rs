@@ -184,7 +184,7 @@ fn a_worker_with_a_queue_of_seconds_is_not_hung() {
     for round in 0..2 {
         for client in &mut clients {
             client.patience(Duration::from_secs(120));
-            client.send(&Request::get("/spin/2").bytes()).unwrap();
+            client.send(&Request::get("/spin/1").bytes()).unwrap();
         }
         for client in &mut clients {
             assert_eq!(client.receive(false).unwrap().status, 200, "round {round}");

@@ -7,10 +7,9 @@
 use std::time::Duration;
 
 /// Predicted wait beyond which a worker is overloaded, less the share of the time in which the machine's other work had
-/// its CPU. 6,000 connections with a handler of 1 ms stand at 3 s with two workers that have a core each, at twice that
-/// where their clients share the cores, and none of them is to see an error. More would make a true overload last longer
-/// than 10 s before anything is done about it.
-const TOLERATED: Duration = Duration::from_secs(8);
+/// its CPU. 6,000 connections with a handler of 1 ms stand at 3 s with two workers, and none of them is to see an
+/// error; 10,000, which is what twice the capacity comes to on kept connections, stand at 5 s and are too many.
+const TOLERATED: Duration = Duration::from_secs(5);
 
 /// How long the predicted wait must stay beyond [`TOLERATED`]: one handler that blocked for long is no overload.
 const STAYING: Duration = Duration::from_secs(1);

@@ -24,7 +24,7 @@ impl Came {
 /// A crowd's figures, or one client's.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    /// Answered as they should be: when each was due since the crowd came, and how long it took.
+    /// Answered as they should be: when each was sent since the crowd came, and how long it took.
     answers: Vec<(Duration, Duration)>,
     /// Refused as they should be: the same.
     refusals: Vec<(Duration, Duration)>,
@@ -39,10 +39,10 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(super) fn note(&mut self, came: Came, due: Duration, took: Duration) {
+    pub(super) fn note(&mut self, came: Came, sent: Duration, took: Duration) {
         match came {
-            Came::Answered => self.answers.push((due, took)),
-            Came::Refused => self.refusals.push((due, took)),
+            Came::Answered => self.answers.push((sent, took)),
+            Came::Refused => self.refusals.push((sent, took)),
             Came::Failed(how) => self.fail(&how),
         }
     }
@@ -76,13 +76,13 @@ impl Report {
         self.failures.values().sum()
     }
 
-    /// Answers a second, to requests that were due in this part of the crowd's time.
+    /// Answers a second, in this part of the crowd's time.
     pub(crate) fn rate(&self, from: Duration, to: Duration) -> f64 {
-        let answers = self.answers.iter().filter(|(due, took)| (from..to).contains(&(*due + *took)));
+        let answers = self.answers.iter().filter(|(sent, took)| (from..to).contains(&(*sent + *took)));
         answers.count() as f64 / (to - from).as_secs_f64()
     }
 
-    /// The latency that this share of the answers stays below, of requests due since `from`.
+    /// The latency that this share of the answers stays below, of requests sent since `from`.
     pub(crate) fn latency(&self, share: f64, from: Duration) -> Duration {
         percentile(&self.answers, share, from)
     }
@@ -107,7 +107,7 @@ impl Report {
 }
 
 fn percentile(requests: &[(Duration, Duration)], share: f64, from: Duration) -> Duration {
-    let mut took: Vec<_> = requests.iter().filter(|(due, _)| *due >= from).map(|(_, took)| *took).collect();
+    let mut took: Vec<_> = requests.iter().filter(|(sent, _)| *sent >= from).map(|(_, took)| *took).collect();
     took.sort_unstable();
     let last = took.len().saturating_sub(1);
     took.get((last as f64 * share).round() as usize).copied().unwrap_or_default()

@@ -51,7 +51,7 @@ impl Visitor {
         let Some(connection) = &mut self.connection else { return Came::Failed("no connection".into()) };
         match connection.ask(request.as_bytes()).await {
             Ok(answer) => {
-                if answer.closes() {
+                if answer.closes() || self.plan.fresh {
                     self.connection = None;
                 }
                 self.look(&answer)
