@@ -27,7 +27,8 @@ fn memory(fleet: &Fleet) -> u64 {
 /// Two workers that have done everything once.
 fn warm(plan: &Plan) -> Fleet {
     let fleet = plan.start();
-    let mut stage = Stage::open(&[fleet.listen], 8);
+    // So many that the kernel gives each worker some of them.
+    let mut stage = Stage::open(&[fleet.listen], 24);
     stage.press(Duration::ZERO, 100, Some(40));
     stage.published();
     stage.close("warm-up");
