@@ -121,7 +121,8 @@ impl Host {
         // Where the load decides, new bounds alone leave the number as it is as long as it is within them.
         let bounded = settings.care.scaling.is_none()
             && (changes.contains_key("workers.min") || changes.contains_key("workers.max"));
-        let cores = config.workers.count == Count::Auto && before.is_some_and(|before| before.slots != *slots);
+        let cores =
+            config.workers.count == Count::Auto && before.is_some_and(|before| before.slots != *slots);
         let recounted = bounded || cores || changes.contains_key("workers.count");
         Some(Reloaded {
             settings,

@@ -100,9 +100,9 @@ fn prepare(ticket: &Ticket, arguments: &[OsString], app: &App) -> Result<Ready, 
             (state.generation, state.arguments.as_slice(), (config, state.inputs.clone()))
         }
     };
+    start::begin_fleet().map_err(said)?;
     telemetry::install(&config.log).map_err(|error| error.to_string())?;
     let signals = supervisor::take_signals().map_err(said)?;
-    start::begin_fleet().map_err(said)?;
     serve::raise_open_files();
     let table = exec::copy(state.descriptors.scoreboard).and_then(Scoreboard::adopt);
     let scoreboard = Arc::new(table.map_err(said)?);

@@ -103,10 +103,10 @@ pub(super) fn serve(
     watch: bool,
     app: &App,
 ) -> Result<u8, Failure> {
+    start::begin_fleet().map_err(Error::Here).map_err(|error| Failure::new(exit::FAILED, &error))?;
     telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let signals = supervisor::take_signals().map_err(Error::Supervisor);
     let signals = signals.map_err(|error| Failure::new(exit::FAILED, &error))?;
-    start::begin_fleet().map_err(Error::Here).map_err(|error| Failure::new(exit::FAILED, &error))?;
     let slots = slots(&config);
     open_files(&config, slots).map_err(|error| Failure::new(exit::FAILED, &error))?;
     let program = program(arguments, inputs);

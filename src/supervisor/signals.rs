@@ -87,7 +87,9 @@ impl Supervisor<'_> {
         match HangUp::meaning(from_terminal, signal::outlives_terminal()) {
             HangUp::Reload => self.want_reload(),
             HangUp::Stop => self.aim(Target::Stop, "SIGHUP: the terminal was closed"),
-            HangUp::Nothing => tracing::info!("the terminal was closed: the fleet was told to outlive it (nohup)"),
+            HangUp::Nothing => {
+                tracing::info!("the terminal was closed: the fleet was told to outlive it (nohup)")
+            }
         }
     }
 

@@ -199,9 +199,7 @@ mod tests {
         match unsafe { nix::unistd::fork() }.unwrap() {
             // SAFETY: ends the child at once.
             ForkResult::Child => unsafe { libc::_exit(i32::from(!check())) },
-            ForkResult::Parent { child } => {
-                waitpid(child, None).unwrap() == WaitStatus::Exited(child, 0)
-            }
+            ForkResult::Parent { child } => waitpid(child, None).unwrap() == WaitStatus::Exited(child, 0),
         }
     }
 
