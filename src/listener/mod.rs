@@ -112,7 +112,14 @@ impl Listener {
         let indices: Vec<u32> = (0..).zip(open).filter(|(_, open)| **open).map(|(at, _)| at).collect();
         let all_alike = indices.is_empty() || indices.len() == open.len();
         match mode {
-            Steering::Kernel if all_alike => socket::unsteer(&self.socket),
+            Steering::Kernel if all_alike => match socket::unsteer(&self.socket)? {
+                true => Ok(()),
+                // A kernel that cannot take a program away may have one attached that passes by a slot.
+                false => {
+                    let all: Vec<u32> = (0..).zip(open).map(|(at, _)| at).collect();
+                    socket::steer(&self.socket, &Program::at_random(&all)?)
+                }
+            },
             Steering::Kernel => socket::steer(&self.socket, &Program::at_random(&indices)?),
             Steering::ClientIp => {
                 let table = steering::table(open, steering::buckets(open.len()));

@@ -17,7 +17,14 @@ pub const PANICKED: u8 = 101;
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn threads() -> io::Result<usize> {
-    Ok(std::fs::read_dir("/proc/self/task")?.count())
+    let listed = std::fs::read_dir("/proc/self/task").map_err(|error| {
+        let text = format!(
+            "cannot read /proc/self/task ({error}): a fleet needs /proc mounted (mount -t proc proc /proc). It counts its \
+             threads there before it forks, and sees there what its workers do"
+        );
+        io::Error::new(error.kind(), text)
+    })?;
+    Ok(listed.count())
 }
 
 /// Makes a child that runs `child` and ends with the code it returns.

@@ -42,9 +42,12 @@ mod fuzz; // what strangers may send, mutated
 mod gcra; // rates are decided alike on both sides
 mod heal; // what Redis forgets is put back
 mod healing; // hung workers are found and replaced
+mod heirs; // what was made before the fleet began
 mod http2; // HTTP/2 without TLS
 mod http_bounds; // what a client may send, and how slowly
 mod identity; // who a client is, by the tables
+mod inherited; // what a parent leaves to the fleet
+mod kernels; // kernels that are too old, profiles that forbid
 mod layers; // the house rules: floors, walls, sizes
 mod leftovers; // a killed fleet and the next one
 mod limits; // rate limits hold over all workers
