@@ -8,6 +8,7 @@ use std::net::Ipv6Addr;
 
 use http::HeaderMap;
 use http::HeaderValue;
+use http::Method;
 use http::StatusCode;
 use http::Uri;
 use http::Version;
@@ -26,11 +27,15 @@ const FIELDS_MAX: usize = 100;
 /// # Errors
 /// What its client is told; it must reach no handler, and nothing may be counted for it.
 pub(super) fn check(parts: &mut Parts, has_body: bool) -> Result<(), Problem> {
-    let Parts { version, uri, headers, .. } = parts;
+    let Parts { method, version, uri, headers, .. } = parts;
     if headers.len() > FIELDS_MAX {
         let detail = format!("a request may have {FIELDS_MAX} header fields");
         return Err(Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, detail));
     }
+    if *method == Method::CONNECT {
+        return Err(Problem::new(StatusCode::NOT_IMPLEMENTED, "this is no proxy: CONNECT leads nowhere"));
+    }
+    target(*version, method, uri).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     host(*version, uri, headers).map_err(|detail| Problem::new(StatusCode::BAD_REQUEST, detail))?;
     if *version < Version::HTTP_2 {
         if let Some(Ok(named)) = uri.authority().map(|authority| HeaderValue::try_from(authority.as_str())) {
@@ -40,6 +45,18 @@ pub(super) fn check(parts: &mut Parts, has_body: bool) -> Result<(), Problem> {
         if has_body {
             coding(headers)?;
         }
+    }
+    Ok(())
+}
+
+/// Whether the target has the form that its method demands (RFC 9112 §3.2).
+fn target(version: Version, method: &Method, uri: &Uri) -> Result<(), &'static str> {
+    let is_authority = uri.scheme().is_none() && uri.authority().is_some();
+    if is_authority && version < Version::HTTP_2 {
+        return Err("a target is a path, which begins with a slash, or a whole URL");
+    }
+    if uri.path() == "*" && *method != Method::OPTIONS {
+        return Err("only OPTIONS can be about the whole server");
     }
     Ok(())
 }
@@ -215,6 +232,30 @@ mod tests {
         assert!(checked(zero, "/", &[]).is_ok() && checked(one, "/", &[("host", "")]).is_ok());
         let absolute = checked(one, "http://a:3000/", &[("host", "b")]).unwrap();
         assert_eq!(absolute.headers[HOST], "a:3000", "the target counts");
+    }
+
+    #[test]
+    fn a_target_has_the_form_of_its_method() {
+        let fields = [("host", "a")];
+        for (target, is_good) in [
+            ("/", true),
+            ("http://a/", true),
+            ("http://a", true),
+            ("*", false),
+            ("a:80", false),
+            ("a", false),
+        ] {
+            assert_eq!(checked(Version::HTTP_11, target, &fields).is_ok(), is_good, "{target}");
+        }
+        let asked = |method: Method, target: &str| {
+            let request = Request::builder().method(method).uri(target).header(HOST, "a");
+            let mut parts = request.body(()).unwrap().into_parts().0;
+            check(&mut parts, false).map_err(|problem| problem.status().as_u16())
+        };
+        assert_eq!(
+            (asked(Method::OPTIONS, "*").is_ok(), asked(Method::CONNECT, "a:80").unwrap_err()),
+            (true, 501)
+        );
     }
 
     #[test]

@@ -29,18 +29,30 @@ pub(super) struct HalfClosed {
     looks: Interval,
     /// Tick of the last byte that was sent.
     sent: u64,
+    /// Tick in which an answer was last awaited.
+    awaited: u64,
 }
 
 impl HalfClosed {
     pub(super) fn new(tick: u64) -> Self {
         let mut looks = interval(TICK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        Self { looks, sent: tick }
+        Self { looks, sent: tick, awaited: tick }
     }
 
     /// Bytes went to the client.
     pub(super) fn sent(&mut self, tick: u64) {
         self.sent = tick;
+    }
+
+    /// It waits for an answer.
+    pub(super) fn awaits(&mut self, tick: u64) {
+        self.awaited = tick;
+    }
+
+    /// Whether no answer is awaited and nothing was sent since the last look.
+    pub(super) fn is_settled(&self, tick: u64) -> bool {
+        tick > self.sent.max(self.awaited) + 1
     }
 
     /// Waits until the client is gone, or has to be taken for gone.

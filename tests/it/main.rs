@@ -68,6 +68,7 @@ mod migrations_fence; // who lost the lock writes nothing more
 mod migrations_rolling; // two releases on one Redis
 mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
+mod odd; // odd requests and their right answers
 mod oracle; // commits against a sequential model
 mod overload; // more requests than a worker can answer
 mod page_live; // the page's stream

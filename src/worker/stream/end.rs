@@ -48,15 +48,22 @@ impl Watched {
     /// up what it is answering.
     pub(super) fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let connection = &self.entry.connection;
-        let is_answered = !connection.awaits_answer() && !self.unflushed;
+        let (tick, awaits) = (self.entry.tick(), connection.awaits_answer());
+        // What came just before the end of HTTP/2 is taken up after it was read, and what was answered is sent after
+        // that was read again.
+        let is_settled = !self.incoming.is_http2()
+            || self.half_closed.as_ref().is_some_and(|half_closed| half_closed.is_settled(tick));
+        let is_answered = !awaits && !self.unflushed && is_settled;
         if is_answered || connection.is_receiving() || connection.is_upgraded() {
             return Poll::Ready(Ok(()));
         }
-        let tick = self.entry.tick();
         let half_closed = self.half_closed.get_or_insert_with(|| {
             connection.half_close();
             HalfClosed::new(tick)
         });
+        if awaits {
+            half_closed.awaits(tick);
+        }
         half_closed.poll_gone(&self.stream, tick, context).map(Err)
     }
 
