@@ -109,17 +109,12 @@ impl Listener {
                 return Err(io::Error::new(io::ErrorKind::Unsupported, text));
             }
         }
-        let indices: Vec<u32> = (0..).zip(open).filter(|(_, open)| **open).map(|(at, _)| at).collect();
-        let all_alike = indices.is_empty() || indices.len() == open.len();
+        let alike = open.windows(2).all(|pair| pair[0] == pair[1]);
+        let indices: Vec<u32> =
+            (0..).zip(open).filter(|(_, open)| alike || **open).map(|(at, _)| at).collect();
         match mode {
-            Steering::Kernel if all_alike => match socket::unsteer(&self.socket)? {
-                true => Ok(()),
-                // A kernel that cannot take a program away may have one attached that passes by a slot.
-                false => {
-                    let all: Vec<u32> = (0..).zip(open).map(|(at, _)| at).collect();
-                    socket::steer(&self.socket, &Program::at_random(&all)?)
-                }
-            },
+            // A kernel that cannot take a program away gets one that passes by no slot.
+            Steering::Kernel if alike && socket::unsteer(&self.socket)? => Ok(()),
             Steering::Kernel => socket::steer(&self.socket, &Program::at_random(&indices)?),
             Steering::ClientIp => {
                 let table = steering::table(open, steering::buckets(open.len()));

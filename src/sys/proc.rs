@@ -20,6 +20,7 @@ use nix::sys::signal::Signal;
 
 pub use nix::unistd::Pid;
 
+use crate::sys::fork;
 use crate::sys::signal;
 
 /// A process in data that travels: its bare number.
@@ -161,7 +162,9 @@ pub fn die_with(supervisor: Pid, signal: Signal) -> io::Result<()> {
 /// # Errors
 /// When the kernel is too old.
 pub fn adopt_orphans() -> io::Result<()> {
-    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+    nix::sys::prctl::set_child_subreaper(true)?;
+    fork::adopts_orphans();
+    Ok(())
 }
 
 /// Memory this process holds that no file backs, bytes; `/proc/self/statm`, proc(5).
