@@ -66,9 +66,9 @@ impl Fleet {
     /// that were open stay open and are *shared*: all workers write to one position of a file, and answers on one
     /// connection come to whichever worker reads first. So an append-only file or a UDP socket is fine there; a
     /// connection with an order of questions and answers, a lock or a generator of random numbers belongs into `app`,
-    /// which runs in each worker. The thread generators of `rand` and `fastrand` are seeded anew in each worker, but a
-    /// generator that the program made itself (a `StdRng` in a `static`, or what `app` has captured) draws the same
-    /// numbers in each, and so does `RandomState`, whose keys are secret but no token.
+    /// which runs in each worker. A worker begins in a new thread, so that nothing that libraries keep per thread is a
+    /// copy, thread generators and the keys of hash tables among it; but a generator that the program holds itself (a
+    /// `StdRng` in a `static`, or what `app` has captured) draws the same numbers in each.
     pub fn new(app: impl Fn(State) -> Router + Send + Sync + 'static) -> Self {
         Self { app: Arc::new(app) }
     }

@@ -166,11 +166,23 @@ pub(super) fn raise_open_files() {
 /// operators.
 const SUPERVISORS_OWN: usize = 48;
 
+/// Open files with which a worker has hundreds of places.
+const COMFORTABLE: u64 = 512;
+
 fn open_files(config: &Config, slots: usize) -> Result<(), Error> {
     raise_open_files();
     let needed = slots * (config.listen.len() + 1 + 2) + open::applications().len() + SUPERVISORS_OWN;
     let (limit, needed) = (fd::limit().unwrap_or(u64::MAX), needed as u64);
-    if limit < needed { Err(Error::Limit { limit, slots, needed }) } else { Ok(()) }
+    if limit < needed {
+        return Err(Error::Limit { limit, slots, needed });
+    }
+    if limit < COMFORTABLE {
+        tracing::warn!(
+            limit,
+            "the limit on open files is {limit} (RLIMIT_NOFILE): a worker can serve few connections at once"
+        );
+    }
+    Ok(())
 }
 
 /// The control socket; the lock of the folder is held.

@@ -51,7 +51,8 @@ pub fn take_signals() -> io::Result<Signals> {
 /// Has orphans of workers become children of this process, where the kernel knows how.
 pub(super) fn adopt_orphans() {
     if let Err(error) = proc::adopt_orphans() {
-        tracing::warn!(%error, "what workers leave behind is not reaped here (PR_SET_CHILD_SUBREAPER): {error}");
+        tracing::warn!(%error, "orphans do not come to this process (PR_SET_CHILD_SUBREAPER): what workers leave behind is \
+            not reaped here, and they begin with copies of what libraries keep per thread: {error}");
     }
 }
 

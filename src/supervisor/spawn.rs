@@ -13,7 +13,6 @@ use crate::sys::open;
 use crate::sys::orphan;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
-use crate::sys::random;
 use crate::telemetry;
 
 /// Exit code of a worker that could not even take its seat.
@@ -68,7 +67,6 @@ pub(super) fn spawn(given: &Given<'_>, host: &dyn Host) -> io::Result<(Pid, Owne
                 lifeline: given.lifeline.try_clone()?,
             };
             open::close_all_but(&descriptors(&seat))?;
-            random::seed_thread_generators()?;
             Ok(seat)
         };
         match seated() {

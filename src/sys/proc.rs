@@ -20,6 +20,7 @@ use nix::sys::signal::Signal;
 
 pub use nix::unistd::Pid;
 
+use crate::sys::fork;
 use crate::sys::signal;
 
 /// A process in data that travels: its bare number.
@@ -161,7 +162,9 @@ pub fn die_with(supervisor: Pid, signal: Signal) -> io::Result<()> {
 /// # Errors
 /// When the kernel is too old.
 pub fn adopt_orphans() -> io::Result<()> {
-    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+    nix::sys::prctl::set_child_subreaper(true)?;
+    fork::adopts_orphans();
+    Ok(())
 }
 
 /// Memory this process holds that no file backs, bytes; `/proc/self/statm`, proc(5).
@@ -257,6 +260,7 @@ pub fn spawn_program(
     let supervisor = pid();
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
+    keep_to_itself(&mut command);
     let complaints = OpenOptions::new().append(true).create(true).open(complaints);
     command.stderr(complaints.map_or_else(|_| Stdio::null(), Stdio::from));
     // A process group of its own: Ctrl-C on the terminal must not stop it before the workers that need it.
@@ -274,6 +278,16 @@ pub fn spawn_program(
     i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
 }
 
+/// What a service manager says to one process is not for those that it starts: one that is told the socket too would
+/// speak in this one's name.
+fn keep_to_itself(command: &mut Command) {
+    const SAID: &[&str] =
+        &["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+    for name in SAID {
+        command.env_remove(name);
+    }
+}
+
 /// Starts a command of an operator's by the shell (`sh -c`), in a process group of its own.
 ///
 /// It takes every signal, whatever this process has blocked, and ends when this process does.
@@ -284,6 +298,7 @@ pub fn spawn_shell(text: &str) -> io::Result<Child> {
     let starter = pid();
     let mut command = Command::new("sh");
     command.args(["-c", text]).stdin(Stdio::null()).process_group(0);
+    keep_to_itself(&mut command);
     let prepare = move || {
         signal::clean_for_exec()?;
         die_with(starter, Signal::SIGTERM)

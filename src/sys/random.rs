@@ -1,8 +1,8 @@
-//! Random numbers from the kernel, and thread generators after a fork.
+//! Random numbers from the kernel.
 //!
-//! A generator that a library keeps per thread is memory, and a fork copies memory: two workers would draw the same
-//! numbers. So nothing here keeps one, `clippy.toml` forbids those of `rand` and `fastrand`, and what the application
-//! may have used in `main` is seeded anew in each worker.
+//! A generator that a library keeps is memory, and a fork copies memory. Workers begin in a thread of their own
+//! (`sys/fork.rs`), so that they share none, but what the supervisor draws must not depend on that: `clippy.toml` forbids
+//! the thread generators.
 
 use std::fs::File;
 use std::io;
@@ -56,22 +56,6 @@ pub fn within(range: RangeInclusive<u64>) -> u64 {
     let width = range.end().saturating_sub(*range.start()).saturating_add(1);
     let number = number().unwrap_or_else(|_| u64::from(time::monotonic().subsec_nanos()));
     range.start() + number % width
-}
-
-/// Seeds anew every thread generator that this program may share with its application; to be called in a worker before
-/// any line of the application runs.
-///
-/// Not in reach, and documented in `Fleet::run`: a generator that the application holds itself, or one of a library
-/// this program does not know. `rand` 0.8 notices a fork by itself. ring, getrandom and uuid ask the kernel each time.
-///
-/// # Errors
-/// When the kernel gives no random numbers.
-#[allow(clippy::disallowed_methods, reason = "the application's generators are reached by these names")]
-pub fn seed_thread_generators() -> io::Result<()> {
-    rand::rng().reseed().map_err(io::Error::other)?;
-    rand_0_10::rng().reseed().map_err(io::Error::other)?;
-    fastrand::seed(number()?);
-    Ok(())
 }
 
 #[cfg(test)]

@@ -89,8 +89,8 @@ fn programs_find_clean_signals_whatever_the_fleets_parent_left() {
     // The private Redis, and the program that an upgrade asks.
     let fleet = after(Plan::new(), IGNORING).start();
     let status = fs::read_to_string(format!("/proc/{}/status", fleet.others()[0])).unwrap();
-    // It ignores these two by itself: SIGHUP and SIGPIPE.
-    assert_eq!(signals(&status, "SigIgn:") & !0x1001, 0, "{status}");
+    // It ignores these by itself: SIGHUP, SIGPIPE and SIGALRM.
+    assert_eq!(signals(&status, "SigIgn:") & !0x3001, 0, "{status}");
 }
 
 #[test]
@@ -254,4 +254,29 @@ fn cores_are_counted_again_at_a_reload() {
     pin(&allowed);
     reload(3);
     wait::until("as many workers as cores", wait::LONG, || fleet.workers().len() == cores);
+}
+
+#[test]
+fn what_a_program_that_was_asked_leaves_behind_ends_with_it() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).start();
+    let folder = fleet.plan().folder();
+    let (script, noted) = (folder.join("leaves-something"), folder.join("left"));
+    fs::write(&script, format!("#!/bin/sh\nsleep 600 &\necho $! > {}\nexit 3\n", noted.display())).unwrap();
+    fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_regatta"));
+    command.arg("--run-dir").arg(fleet.plan().setting("REGATTA_RUN_DIR")).env_clear();
+    let output = command.args(["upgrade", "--binary"]).arg(&script).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    let left: u32 = fs::read_to_string(&noted).unwrap().trim().parse().unwrap();
+    wait::until("it is gone", wait::LONG, || !process::alive(left));
+}
+
+#[test]
+fn what_a_service_manager_says_is_not_for_the_private_redis() {
+    let plan = Plan::new();
+    let socket = plan.folder().join("notify").display().to_string();
+    let fleet = plan.set("NOTIFY_SOCKET", &socket).start();
+    let said = fs::read_to_string(format!("/proc/{}/environ", fleet.others()[0])).unwrap();
+    assert!(!said.contains("NOTIFY_SOCKET") && said.contains("PATH="), "{said}");
 }
