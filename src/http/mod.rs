@@ -15,6 +15,7 @@ pub mod identity;
 pub mod layer;
 pub mod live;
 pub mod offload;
+pub mod origin;
 mod pace;
 mod phase;
 pub mod problem;

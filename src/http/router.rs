@@ -210,7 +210,7 @@ async fn carry_out_once(
     request: Request<Body>,
     visit: Visit,
 ) -> Response {
-    let (request, ticket) = match idempotency::admit(exchange, request).await {
+    let (request, execution) = match idempotency::admit(exchange, request).await {
         Ok(admitted) => admitted,
         Err(response) => return complete(exchange, Some(&visit), response).await,
     };
@@ -220,8 +220,8 @@ async fn carry_out_once(
             let response = in_time(&exchange, begun, answer(router, request)).await;
             complete(&exchange, Some(&visit), response).await
         };
-        let response = ticket.hold(work).await;
-        ticket.conclude(response).await
+        let response = execution.hold(work).await;
+        execution.conclude(response).await
     });
     task.await.unwrap_or_else(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response())
 }

@@ -112,6 +112,7 @@ struct Asker {
     subject: String,
     /// Whether he came over TLS, as far as somebody trusted says so.
     secure: bool,
+    client: Option<Client>,
     audience: Audience,
 }
 
@@ -129,6 +130,7 @@ impl Asker {
         Self {
             subject: client.map(|client| client.subject()).unwrap_or_default(),
             secure: client.is_some_and(|client| client.transport == Transport::Tls),
+            client,
             audience,
         }
     }

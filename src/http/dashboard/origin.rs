@@ -1,4 +1,4 @@
-//! Whether a page or a form was opened under this machine's own name, and by no other site. Pure.
+//! Whether a page or a form was opened under this machine's own name. Pure.
 
 use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
@@ -29,17 +29,6 @@ pub(super) fn is_own_name(headers: &HeaderMap, uri: &Uri, names: &[String], mach
         || name.ends_with(".localhost")
         || (!name.is_empty() && name == machine.to_ascii_lowercase())
         || names.contains(&name)
-}
-
-/// Whether no other site sent a request, as browsers say. Programs say nothing, and have no operator to abuse.
-pub(super) fn is_same_origin(headers: &HeaderMap, uri: &Uri) -> bool {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("unreadable"));
-    if let Some(site) = text(header::HeaderName::from_static("sec-fetch-site")) {
-        return site == "same-origin" || site == "none";
-    }
-    let Some(origin) = text(header::ORIGIN) else { return true };
-    let from = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
-    from.is_some() && from == host(headers, uri)
 }
 
 #[cfg(test)]
@@ -81,21 +70,5 @@ mod tests {
         let authority = Uri::from_static("http://evil.test/fleet");
         assert!(!is_own_name(&HeaderMap::new(), &authority, &names, "web"));
         assert!(is_own_name(&HeaderMap::new(), &Uri::from_static("/fleet"), &names, "web"));
-    }
-
-    #[test]
-    fn other_sites_are_refused_and_programs_are_not() {
-        let cases: [(&[(&'static str, &str)], bool); 7] = [
-            (&[("host", "a.test")], true),
-            (&[("host", "a.test:1"), ("origin", "http://a.test:1")], true),
-            (&[("host", "a.test"), ("origin", "https://b.test")], false),
-            (&[("host", "a.test"), ("origin", "null")], false),
-            (&[("host", "a.test"), ("sec-fetch-site", "same-origin")], true),
-            (&[("host", "a.test"), ("sec-fetch-site", "cross-site")], false),
-            (&[("host", "a.test"), ("sec-fetch-site", "same-site"), ("origin", "https://a.test")], false),
-        ];
-        for (pairs, expected) in cases {
-            assert_eq!(is_same_origin(&headers(pairs), &Uri::from_static("/fleet")), expected, "{pairs:?}");
-        }
     }
 }
