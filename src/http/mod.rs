@@ -14,6 +14,7 @@ pub mod identity;
 pub mod layer;
 pub mod live;
 pub mod offload;
+mod own_name;
 mod pace;
 mod phase;
 pub mod problem;
