@@ -16,6 +16,7 @@ pub mod figures;
 pub mod fleet;
 mod form;
 mod guard;
+pub mod index;
 mod inspect;
 pub mod keys;
 mod lanes;

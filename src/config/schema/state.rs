@@ -4,6 +4,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config::limit::Rate;
+
 /// Where the shared state lives and how long requests wait for it.
 #[derive(Debug, Clone)]
 pub struct Redis {
@@ -98,6 +100,12 @@ pub struct Session {
     pub cookie: String,
     /// Signing keys: the first signs, all are accepted. Empty: one is generated and kept in Redis.
     pub secrets: Vec<Secret>,
+    /// What a visitor's session is made by.
+    pub create: Create,
+    /// New sessions that one client may have made; `None`: any number.
+    pub create_rate: Option<Rate>,
+    /// As many of them at once.
+    pub create_burst: u64,
     /// A session nobody used for this long is gone.
     pub idle: Duration,
     /// A session this old is gone, however much it is used.
@@ -112,6 +120,15 @@ pub struct Session {
     pub strict: Vec<String>,
     /// Keys that encrypt fields at rest: the first encrypts, all decrypt. Empty: fields are stored as they are.
     pub encryption_keys: Vec<Secret>,
+}
+
+/// What a visitor's session is made by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Create {
+    /// By the first visit's cookie, when it comes back: until then nothing is stored.
+    Return,
+    /// By the first data: until then there is no cookie, and each visit is a first one.
+    Write,
 }
 
 /// A signing key of at least 32 bytes; `Debug` hides it.

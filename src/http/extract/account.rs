@@ -170,7 +170,7 @@ impl Account {
 
     /// A text for a hidden field of a form: only pages of this session have it, so no other site can send the form.
     ///
-    /// A visitor without a session gets one.
+    /// A visitor without a session gets the cookie for one, of which nothing is stored before it comes back.
     ///
     /// # Errors
     /// [`Error::SessionGone`] if the session was given another id a moment ago, [`Error::Denied`],
@@ -183,14 +183,7 @@ impl Account {
         let id = match away {
             // Redis cannot be asked, or make a session: the text follows from the id, and is checked when it comes back.
             Some(current) => current.ok_or(Error::Unavailable { retry_after: 1 })?,
-            None => match self.exchange.present().await? {
-                Some(id) => id,
-                None => {
-                    let id = self.store.inner.make(Vec::new()).await?;
-                    self.exchange.became(Some(id), None).await;
-                    id
-                }
-            },
+            None => self.exchange.present_or_issued().await?,
         };
         let keyring = self.exchange.core.keyring().ok_or(Error::Unavailable { retry_after: 1 })?;
         Ok(keyring.form_token(id))
