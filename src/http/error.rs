@@ -68,7 +68,9 @@ pub enum Error {
         retry_after: u64,
     },
     /// More cookies have the session's name and form than can be checked: 431.
-    #[error("too many cookies have the name of the session's, and none of those that were checked is genuine")]
+    #[error(
+        "too many cookies have the name of the session's, and none of those that were checked is genuine"
+    )]
     TooManyCookies,
     /// Another request changed the same field of the session: 409, nothing was stored.
     #[error("another request changed the same field of the session; try again")]

@@ -179,12 +179,7 @@ enum Stored {
 /// ended the session: whoever asked for that must not be left with the old one.
 ///
 /// A stranger's changes are not stored by a request for what is not there, or that was refused.
-async fn store_changes(
-    status: StatusCode,
-    exchange: &Exchange,
-    session: &Session,
-    store: &Store,
-) -> Stored {
+async fn store_changes(status: StatusCode, exchange: &Exchange, session: &Session, store: &Store) -> Stored {
     let mut changed = session.is_modified() && !session.is_empty().await && !status.is_server_error();
     let is_refusal = matches!(
         status,

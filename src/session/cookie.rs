@@ -248,7 +248,10 @@ mod tests {
         let value = ring.sign("sid", id, Some(user));
         let lengths: Vec<usize> = value.split('.').map(str::len).collect();
         assert_eq!((value.len(), lengths), (USER_VALUE_LEN, vec![2, 6, 22, 11, 43]));
-        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, user: Some(user), renew: false, ticket: None }));
+        assert_eq!(
+            ring.verify("sid", &value),
+            Some(Visitor { id, user: Some(user), renew: false, ticket: None })
+        );
         let other = value.replace(&user.to_string(), &UserTag::of(b"key", "bob").to_string());
         assert_eq!(ring.verify("sid", &other), None);
         let parts: Vec<&str> = value.split('.').collect();
@@ -268,7 +271,10 @@ mod tests {
     fn keys_rotate_without_losing_a_session() {
         let id = new_id().unwrap();
         let value = ring(&[OLD]).sign("sid", id, None);
-        assert_eq!(ring(&[NEW, OLD]).verify("sid", &value), Some(Visitor { id, user: None, renew: true, ticket: None }));
+        assert_eq!(
+            ring(&[NEW, OLD]).verify("sid", &value),
+            Some(Visitor { id, user: None, renew: true, ticket: None })
+        );
         assert_eq!(ring(&[NEW]).verify("sid", &value), None);
         assert!(Keyring::new([]).is_none());
     }

@@ -13,7 +13,9 @@ pub const CANDIDATES_MAX: usize = 32;
 
 /// More values of our cookie's name than can be checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("more than {CANDIDATES_MAX} cookies have the session's name and form, and none of the first is genuine")]
+#[error(
+    "more than {CANDIDATES_MAX} cookies have the session's name and form, and none of the first is genuine"
+)]
 pub struct TooManyCookies;
 
 /// The visitor that the request's `Cookie` headers name under this name. Of several genuine ones the first counts, a

@@ -40,6 +40,8 @@ fn forged(real: &str) -> String {
 fn known(fleet: &Fleet) -> (Visitor, String) {
     let mut visitor = Visitor::default();
     visitor.visit(fleet.listen);
+    // The session is made when its ticket comes back.
+    visitor.visit(fleet.listen);
     let cookie = visitor.cookies["sid"].clone();
     (visitor, cookie)
 }

@@ -27,6 +27,7 @@ use regatta::redis::migrations::SHIPPED;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
+use crate::support::redis::ticket;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -66,8 +67,9 @@ async fn visit(redis: &Redis, key: &str, create: bool) -> Option<(u64, usize)> {
     let session = SessionArg {
         key: key.into(),
         generation: None,
-        mode: SessionMode::Visit,
-        create,
+        // One that is made has its ticket's view.
+        mode: if create { SessionMode::Read } else { SessionMode::Visit },
+        ticket: create.then(ticket),
         idle_ms: DAY_MS,
         absolute_ms: 30 * DAY_MS,
     };

@@ -54,7 +54,7 @@ async fn read(redis: &Redis, generation: Option<&str>) -> SessionReply {
         key: KEY.into(),
         generation: generation.map(str::to_owned),
         mode: SessionMode::Read,
-        create: false,
+        ticket: None,
         idle_ms: 60_000,
         absolute_ms: 600_000,
     };

@@ -23,6 +23,7 @@ use tower_sessions::session::Id;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
+use crate::support::redis::ticket;
 
 const LIFETIMES: Lifetimes =
     Lifetimes { idle: Duration::from_secs(3600), absolute: Duration::from_secs(86_400) };
@@ -40,7 +41,7 @@ impl Source for Begin {
             generation: None,
             key: session::key("p", *id),
             mode: SessionMode::Read,
-            create: self.create,
+            ticket: self.create.then(ticket),
             idle_ms: LIFETIMES.idle_ms(),
             absolute_ms: LIFETIMES.absolute_ms(),
         };

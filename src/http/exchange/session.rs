@@ -6,8 +6,8 @@ use tower_sessions::session::Id;
 
 use crate::http::error::Error;
 use crate::http::error::Refusal;
-use crate::http::exchange::Begun;
 use crate::http::error::whole_seconds;
+use crate::http::exchange::Begun;
 use crate::http::exchange::Exchange;
 use crate::http::exchange::Failure;
 use crate::http::exchange::Origin;
@@ -199,7 +199,9 @@ impl Exchange {
     pub(in crate::http) async fn fail(&self, error: session::Error) -> Error {
         let refusal = match &error {
             session::Error::Redis(cause) => Some(Refusal::from(cause)),
-            session::Error::TooMany { retry_after } => Some(Refusal::SessionLimit(whole_seconds(*retry_after))),
+            session::Error::TooMany { retry_after } => {
+                Some(Refusal::SessionLimit(whole_seconds(*retry_after)))
+            }
             _ => None,
         };
         if refusal.is_some() {

@@ -119,7 +119,9 @@ pub(super) async fn begin(caller: &Caller, request: &begin::Request<'_>) -> Resu
     };
     let session = match request.session {
         None => SessionReply::None,
-        Some(arg @ SessionArg { ticket: Some(ticket), .. }) => tickets::of_ticket(caller, arg, ticket).await?,
+        Some(arg @ SessionArg { ticket: Some(ticket), .. }) => {
+            tickets::of_ticket(caller, arg, ticket).await?
+        }
         Some(arg) => sessions::read(caller, arg).await?,
     };
     if let SessionReply::Live { .. } = session {

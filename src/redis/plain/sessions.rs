@@ -47,7 +47,7 @@ const IDLE: &str = "_i";
 const ABSOLUTE: &str = "_x";
 
 /// The id under which the store keeps the session with this key.
-fn id(key: &str) -> Id {
+pub(super) fn id(key: &str) -> Id {
     let digest = digest::digest(&digest::SHA256, key.as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest.as_ref()[..16]);

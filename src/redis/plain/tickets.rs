@@ -16,12 +16,13 @@ use crate::redis::begin::TicketArg;
 use crate::redis::caller::Caller;
 use crate::redis::commit::Reply;
 use crate::redis::error::Error;
+use crate::redis::keys;
 use crate::redis::plain::command;
 use crate::redis::plain::limits::decide;
 use crate::redis::plain::number;
 use crate::redis::plain::sessions::Session;
 use crate::redis::plain::sessions::create;
-use crate::redis::plain::sessions::delete;
+use crate::redis::plain::sessions::id;
 use crate::redis::plain::sessions::read;
 use crate::redis::plain::text;
 use crate::redis::plain::time_ms;
@@ -80,7 +81,10 @@ pub(super) async fn has_room(caller: &Caller, limit: Option<&NewSessions>) -> Re
 
 /// Ends a session, and leaves a mark by which no ticket makes it anew; whether there was one.
 pub(in crate::redis) async fn end(caller: &Caller, key: &str) -> Result<bool, Error> {
-    let ended = delete(caller, key).await?;
+    let names = [id(key).to_string(), keys::views(key)];
+    let answers = caller.together(names.iter().map(|name| command("DEL", [text(name)])).collect()).await?;
+    let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
+    let ended = answers.first().and_then(Value::as_u64) == Some(1);
     if ended {
         let term = u64::try_from(TICKET_TERM.as_millis()).unwrap_or(u64::MAX);
         caller.send("SET", vec![text(key), text("ended"), text("PX"), number(term)]).await?;
