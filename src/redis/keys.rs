@@ -125,7 +125,7 @@ pub fn kind(prefix: &str, key: &str) -> &'static str {
     let below = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).unwrap_or_default();
     match below.split(':').next().unwrap_or_default() {
         "s" => "sessions",
-        "l" => "limits",
+        "l" | "n" => "limits",
         "c" => "counters",
         _ => "other",
     }

@@ -291,6 +291,7 @@ pub(in crate::redis) async fn quarantine(
     let commands = vec![
         command("RENAME", [text(&own.to_string()), text(aside)]),
         command("PEXPIRE", [text(aside), number(kept_ms)]),
+        command("DEL", [text(&keys::views(key))]),
     ];
     let answers = caller.together(commands).await?;
     // Somebody else may have moved it meanwhile.
