@@ -256,8 +256,12 @@ end
 -- Whether the client may have one session more that lives as long as sessions do, and what its limit is then set to.
 local function room(key, now, interval, tolerance)
   if not key then return true end
-  local allowed, _, retry, ahead = rate(key, now, interval, tolerance, 1)
-  return allowed == 1, ahead, retry
+  local stored = tonumber(redis.call('GET', key))
+  local ahead = interval
+  if stored and stored > now then ahead = ahead + stored - now end
+  -- From further ahead than it can be it came from another clock, and refuses nobody.
+  if ahead > tolerance + interval then ahead = tolerance end
+  return ahead <= tolerance, ahead, ahead - tolerance
 end
 
 local function take_room(key, now, ahead)

@@ -64,7 +64,7 @@ impl Old {
         };
         let number = |at: usize| f64::from_le_bytes(packed[8 * at..][..8].try_into().unwrap());
         assert_eq!(number(0).to_string(), "1", "no limit was asked");
-        (number(1) > 0.0).then(|| number(3) as u64)
+        (number(1).to_string() == "1").then(|| number(3) as u64)
     }
 
     async fn set(&self, key: &str, field: &str, value: &str) -> i64 {
