@@ -17,6 +17,7 @@ pub mod fleet;
 mod form;
 mod greeting;
 mod guard;
+pub mod index;
 mod inspect;
 pub mod keys;
 mod lanes;
@@ -311,7 +312,9 @@ impl Redis {
             Entry::Take | Entry::Give | Entry::See | Entry::OnceFind | Entry::Claim => Kind::Begin,
             Entry::ReadBatched | Entry::TaskOverdue | Entry::TaskSurvey => Kind::Read,
             // A full server takes these, and repeated they do the same.
-            Entry::TaskRenew | Entry::TaskEnd | Entry::TaskCancel | Entry::TaskExpire => Kind::Delete,
+            Entry::TaskRenew | Entry::TaskEnd | Entry::TaskCancel | Entry::TaskExpire | Entry::SessionEnd => {
+                Kind::Delete
+            }
             _ => Kind::Commit,
         };
         let encode = &encode;

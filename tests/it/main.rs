@@ -90,7 +90,10 @@ mod serve; // the main job
 mod service; // what systemd is told
 mod session_account; // logins, users' sessions, lifetimes, encryption
 mod session_app; // the application's pages for it
+mod session_cookies; // which cookie counts
+mod session_index; // a user's sessions, however many are gone
 mod session_merge; // sessions under concurrency
+mod session_tickets; // strangers store nothing
 mod short_absence; // a short absence of Redis is invisible
 mod slow_clients; // clients that take their time, or too many places
 mod state_begin;
