@@ -15,6 +15,8 @@ pub mod identity;
 pub mod layer;
 pub mod live;
 pub mod offload;
+pub mod origin;
+mod own_name;
 mod pace;
 mod phase;
 pub mod problem;

@@ -161,7 +161,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let mut told = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let rotated = tokio::signal::unix::signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
     // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
-    signal::block_only(OTHERS).map_err(Error::Signals)?;
+    signal::do_nothing_at_any_of(OTHERS).map_err(Error::Signals)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(log::follow(rotated));
     let hall = doors::hall(&start, &mut tasks);

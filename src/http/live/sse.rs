@@ -23,6 +23,7 @@ use tokio::time::Interval;
 use tokio::time::MissedTickBehavior;
 
 use crate::http::phase::Phase;
+use crate::sys::random;
 
 /// When a client comes again whose connection broke, milliseconds: its worker was killed, or something between.
 const AFTER_A_BREAK_MS: std::ops::RangeInclusive<u64> = 500..=1500;
@@ -163,7 +164,7 @@ impl<S: Source> Open<S> {
 }
 
 fn retry(within_ms: std::ops::RangeInclusive<u64>) -> Bytes {
-    Bytes::from(format!("retry: {}\n\n", rand::random_range(within_ms)))
+    Bytes::from(format!("retry: {}\n\n", random::within(within_ms)))
 }
 
 #[cfg(test)]
