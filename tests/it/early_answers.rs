@@ -20,6 +20,7 @@ use crate::odd::Front;
 use crate::support::client::Connection;
 use crate::support::client::Failure;
 use crate::support::client::Request;
+use crate::support::exposition::sum;
 use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
 use crate::support::stream::connections;
@@ -31,7 +32,8 @@ const SIZES: [usize; 5] = [1, 60_000, 65_537, 300_000, 1_500_000];
 /// Sends all of a request, as a client does that reads only afterwards; the status, and whether the connection goes on.
 fn send_all_first(address: SocketAddr, head: &str, body: usize) -> Result<(u16, bool), Failure> {
     let mut connection = Connection::open(address)?;
-    connection.send(format!("{head} HTTP/1.1\r\nHost: t\r\nContent-Length: {body}\r\n\r\n").as_bytes())?;
+    connection
+        .send(format!("{head} HTTP/1.1\r\nHost: localhost\r\nContent-Length: {body}\r\n\r\n").as_bytes())?;
     connection.send(&vec![b'x'; body])?;
     let response = connection.receive(false)?;
     Ok((response.status, response.keeps_alive()))
@@ -183,6 +185,10 @@ fn what_a_worker_refuses_by_itself_arrives_too() {
     let mut many: Vec<_> = (20..40).map(from).collect();
     let mut statuses = Vec::new();
     many.iter_mut().for_each(|one| one.send(head.as_bytes()).unwrap());
+    wait::until("some are refused", wait::LONG, || {
+        let text = fleet.operator("/metrics").text();
+        sum(&text, "regatta_requests_refused_total", &["reason=\"header_memory\""]) > 0.0
+    });
     for one in &mut many {
         let _ = one.send(&[b'x'; 8_000]);
         let _ = one.send(b"\r\n\r\n");
