@@ -33,6 +33,7 @@ mod dashboard; // the operators' page in a real browser
 mod dashboard_http; // who may do what there, over HTTP
 mod demo; // what the shipped application lets strangers do
 mod deploy; // manifests and compose agree with each other and with the settings
+mod early_answers; // answers before the request was read, and who sends for ever
 mod exact; // counts are exact
 mod faults; // every fault of Redis is a defined state
 mod fleet_beats; // heartbeats in Redis itself
@@ -41,6 +42,7 @@ mod fleet_nginx; // the upstream of all hosts that live
 mod fred_claims; // what was said of the client library
 mod fuzz; // what strangers may send, mutated
 mod gcra; // rates are decided alike on both sides
+mod half_closed; // clients that end their side and wait, and clients that are gone
 mod heal; // what Redis forgets is put back
 mod healing; // hung workers are found and replaced
 mod heirs; // what was made before the fleet began
