@@ -5,6 +5,10 @@
     clippy::print_stderr,
     reason = "a test that cannot go on says so by panicking, also from the harness"
 )]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "no test forks its own process: a thread's random numbers are its own"
+)]
 
 mod activation; // sockets that a service manager opened
 mod autoscale; // the load decides how many workers there are
