@@ -168,14 +168,6 @@ pub enum SessionReply {
 }
 
 impl SessionReply {
-    /// The first hashed id of a session that was given another one since: who has it is the visitor of then.
-    pub fn lineage(&self) -> Option<&str> {
-        match self {
-            Self::Live { own: Some(own), .. } => own.lineage.as_deref(),
-            _ => None,
-        }
-    }
-
     /// Tag of the user who is logged in with it.
     pub fn user(&self) -> Option<&str> {
         match self {

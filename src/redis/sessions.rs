@@ -8,6 +8,7 @@ use fred::types::Value;
 use crate::redis::Redis;
 use crate::redis::begin::stored_field;
 use crate::redis::caller::Caller;
+use crate::redis::count::number;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::lanes::Kind;
@@ -19,9 +20,6 @@ use crate::redis::plain;
 pub const ENDED: char = 's';
 /// News that all sessions of a user have ended, by his tag.
 pub const ENDED_ALL: char = 'u';
-
-/// The field that holds the first hashed id of a session that was given another one since.
-const LINEAGE: &str = "_l";
 
 /// A session that gets another id, or is made.
 #[derive(Debug, Clone, Copy)]
@@ -334,10 +332,6 @@ fn call(entry: Value, keys: &[String], args: Vec<Value>) -> Vec<Value> {
     all
 }
 
-fn number(value: u64) -> Value {
-    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
-}
-
 impl Move<'_> {
     fn encode(&self, entry: Value) -> Vec<Value> {
         let (how, old) = match self.from {
@@ -360,12 +354,11 @@ impl Move<'_> {
         let mut args: Vec<Value> = words.into_iter().map(Value::from).collect();
         args.push(Value::Bytes(self.details.cloned().unwrap_or_default()));
         // The function counts whatever is set as the application's: the lineage, which is ours, takes no room of theirs.
-        let lineage = self.lineage.map(|first| [LINEAGE, first]);
-        let (fields, bytes) = lineage.map_or((0, 0), |[name, first]| (1, name.len() + first.len()));
-        let bounds = [self.max_fields + fields, self.max_bytes + bytes as u64];
-        args.extend([self.idle_ms, self.absolute_ms, self.grace_ms].into_iter().chain(bounds).map(number));
-        args.push(number(self.set.len() as u64 + fields));
-        args.extend(lineage.into_iter().flatten().map(Value::from));
+        let ours = self.lineage.map_or(0, |first| "_l".len() as u64 + first.len() as u64);
+        let (fields, bytes) = (self.max_fields + ours.min(1), self.max_bytes + ours);
+        args.extend([self.idle_ms, self.absolute_ms, self.grace_ms, fields, bytes].map(number));
+        args.push(number(self.set.len() as u64 + ours.min(1)));
+        args.extend(self.lineage.into_iter().flat_map(|first| ["_l", first]).map(Value::from));
         args.extend(pairs(self.set));
         args.push(number(self.remove.len() as u64));
         args.extend(self.remove.iter().map(|name| Value::from(stored_field(name))));
