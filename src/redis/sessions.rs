@@ -341,9 +341,8 @@ impl Move<'_> {
         };
         let mut keys = vec![keys::session(self.prefix, self.new)];
         keys.extend(old.map(|old| keys::session(self.prefix, old)));
-        if let Some(user) = self.user {
-            keys.extend([keys::sessions_of(self.prefix, user), keys::generation(self.prefix, user)]);
-        }
+        let of = |user| [keys::sessions_of(self.prefix, user), keys::generation(self.prefix, user)];
+        keys.extend(self.user.into_iter().flat_map(of));
         let words = [
             if self.login { "login" } else { "cycle" },
             how,
@@ -351,8 +350,8 @@ impl Move<'_> {
             self.new,
             old.unwrap_or_default(),
         ];
-        let mut args: Vec<Value> = words.into_iter().map(Value::from).collect();
-        args.push(Value::Bytes(self.details.cloned().unwrap_or_default()));
+        let details = Value::Bytes(self.details.cloned().unwrap_or_default());
+        let mut args: Vec<Value> = words.into_iter().map(Value::from).chain([details]).collect();
         // The function counts whatever is set as the application's: the lineage, which is ours, takes no room of theirs.
         let ours = self.lineage.map_or(0, |first| "_l".len() as u64 + first.len() as u64);
         let (fields, bytes) = (self.max_fields + ours.min(1), self.max_bytes + ours);

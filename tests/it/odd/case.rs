@@ -2,7 +2,7 @@
 //!
 //! `[name] source`, with `@all` if it means the same over HTTP/2. Then what is sent: `> a line`, `>> no whole line`, and
 //! `|fin` if the client ends its side behind it; `\r \n \t \0 \\ \xHH` are bytes, `{3*text}` is text three times,
-//! `{cookie}` a known visitor's, `{name}` a name of the case's own. Then the right answers, `|` between those that are:
+//! `{cookie}` a known visitor's. A case that looks at a counter's value has a counter of its own. Then the right answers, `|` between those that are:
 //! `=` for all, `nginx =` behind nginx: statuses in their order (`h`: an answer to HEAD; `/`: either), and `open` (the
 //! connection answers the next request), `close` (without a reset), or `wait` (for more). `~ text` is in what comes,
 //! `!~ text` is not. Frames of HTTP/2 are described in `frames.rs`.
@@ -64,8 +64,7 @@ impl Case {
 
     /// The text with what differs from run to run.
     pub(super) fn fill(&self, text: &str, cookie: &str) -> String {
-        let own: String = self.name.chars().filter(char::is_ascii_alphanumeric).take(40).collect();
-        text.replace("{cookie}", cookie).replace("{name}", &own)
+        text.replace("{cookie}", cookie)
     }
 }
 

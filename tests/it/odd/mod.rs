@@ -76,7 +76,7 @@ impl Witness {
     #[track_caller]
     fn saw_nothing(mut self, fleet: &Fleet) {
         assert_eq!(self.0.visit(fleet.listen).1, 2, "a refused request is no visit");
-        assert_eq!(fleet.get("/counters/refused").json()["value"], 0, "what is refused counts nothing");
+        assert_eq!(fleet.get("/counters/bell").json()["value"], 0, "what is refused counts nothing");
         assert_eq!(fleet.ready().len(), 2, "no worker ended: {}", fleet.log());
     }
 }
