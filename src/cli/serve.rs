@@ -8,6 +8,7 @@ use std::io;
 use std::io::Read;
 use std::io::Seek;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -19,6 +20,7 @@ use crate::cli::exit;
 use crate::cli::exit::Failure;
 use crate::cli::host;
 use crate::cli::host::Host;
+use crate::config;
 use crate::config::Inputs;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
@@ -132,9 +134,15 @@ pub(super) fn serve(
     scoreboard.set_identity(random::number().unwrap_or(0));
     let scoreboard = Arc::new(scoreboard);
     telemetry::count_in(&scoreboard);
-    let public: Vec<String> = addresses.public.iter().map(ToString::to_string).collect();
+    let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let (public, operators) = (list(&addresses.public), list(&addresses.admin));
     let pid = proc::pid().as_raw();
-    tracing::info!(listen = public.join(","), admin = %addresses.admin, workers = slots, redis = %redis_url, pid, "listening");
+    tracing::info!(listen = public, admin = operators, workers = slots, redis = %redis_url, pid, "listening");
+    let injected: Vec<_> = config::injected(&inputs.environment).collect();
+    if !injected.is_empty() {
+        let names = injected.join(", ");
+        tracing::info!(names, "ignored, because Kubernetes or Docker describes a service by them: {names}");
+    }
     let private = server.as_ref().map(|server| RedisUrl::unix(&server.socket()));
     let settings = host::settings(&config);
     let mut host = Host::new(inputs, config, app, &scoreboard, private)
@@ -300,7 +308,7 @@ fn open(
     let mut patience = if leftovers.are_there() { PORT_PATIENCE } else { Duration::ZERO };
     let mut killed = false;
     let (addresses, listeners) = loop {
-        let opened = listener::open(&config.listen, config.admin.listen, Arc::clone(&lent), slots);
+        let opened = listener::open(&config.listen, &config.admin.listen, Arc::clone(&lent), slots);
         let in_use = matches!(opened, Err(listener::Error::InUse { .. }));
         if !in_use {
             break opened.map_err(|error| address_failure(&error))?;
@@ -327,8 +335,10 @@ pub(super) fn address_failure(error: &listener::Error) -> Failure {
         listener::Error::Refused { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             exit::USAGE
         }
-        listener::Error::InUse { .. } | listener::Error::Refused { .. } => exit::TEMPORARY,
-        listener::Error::Lent(_) => exit::USAGE,
+        listener::Error::InUse { .. } | listener::Error::Absent { .. } | listener::Error::Refused { .. } => {
+            exit::TEMPORARY
+        }
+        listener::Error::Lent(_) | listener::Error::NoIpv6 { .. } => exit::USAGE,
     };
     Failure::new(code, error)
 }

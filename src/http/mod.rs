@@ -16,6 +16,7 @@ pub mod layer;
 pub mod live;
 pub mod offload;
 pub mod origin;
+mod own_name;
 mod pace;
 mod phase;
 pub mod problem;

@@ -37,6 +37,7 @@ use crate::http::head;
 use crate::http::idempotency;
 use crate::http::identity;
 use crate::http::identity::Client;
+use crate::http::own_name::Names;
 use crate::http::problem::Problem;
 use crate::http::routes;
 use crate::http::state::Core;
@@ -173,6 +174,13 @@ where
     let (mut parts, incoming) = request.into_parts();
     let checked = head::check(&mut parts, !incoming.is_end_stream());
     let head = Head::of(&core, &parts, true);
+    // Before any route, those that do not exist included: what they answer says what runs here.
+    let names = Names { configured: &core.config.admin.hosts, machine: &core.site.host };
+    if let Some(refusal) = names.refusal(&parts.headers, &parts.uri) {
+        let mut response = finish::explain(refusal, None).await;
+        finish::dress(&mut response, &core, &head);
+        return response;
+    }
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
     parts.extensions.insert(Peer(Client { address: peer.ip().to_canonical(), ..client }));
     // Whoever reads a form bounds it; nobody else reads.

@@ -15,6 +15,7 @@ mod error;
 pub mod figures;
 pub mod fleet;
 mod form;
+mod greeting;
 mod guard;
 mod inspect;
 pub mod keys;

@@ -72,8 +72,8 @@ impl Taken {
             Ok(Listener { socket: exec::copy(given.fd)?.into(), owner: given.owner })
         };
         let slot = |numbers: &Sockets| -> io::Result<SlotListeners> {
-            let public = numbers.public.iter().map(listener).collect::<Result<_, _>>()?;
-            Ok(SlotListeners { public, admin: listener(&numbers.admin)? })
+            let all = |given: &[Socket]| given.iter().map(listener).collect::<Result<_, _>>();
+            Ok(SlotListeners { public: all(&numbers.public)?, admin: all(&numbers.admin)? })
         };
         let sockets = state.sockets.iter().map(|slot_sockets| slot_sockets.as_ref().map(slot).transpose());
         let report = |(pid, said): (&i32, &Said)| -> io::Result<(Pid, Report)> {
@@ -162,7 +162,7 @@ impl<'a> Supervisor<'a> {
         let socket = |listener: &Listener| Socket { fd: listener.as_raw_fd(), owner: listener.owner };
         let sockets = |slot: &SlotListeners| Sockets {
             public: slot.public.iter().map(socket).collect(),
-            admin: socket(&slot.admin),
+            admin: slot.admin.iter().map(socket).collect(),
         };
         let said = |(pid, report): (&Pid, &Report)| {
             let pipe = report.pipe.as_ref().map(|pipe| pipe.as_raw_fd());

@@ -81,12 +81,8 @@ pub(super) fn spawn(given: &Given<'_>, host: &dyn Host) -> io::Result<(Pid, Owne
 }
 
 fn descriptors(seat: &Seat) -> Vec<RawFd> {
-    let mut descriptors: Vec<_> = seat.listeners.public.iter().map(AsRawFd::as_raw_fd).collect();
-    descriptors.extend([
-        seat.listeners.admin.as_raw_fd(),
-        seat.report.as_raw_fd(),
-        seat.lifeline.as_raw_fd(),
-    ]);
+    let mut descriptors: Vec<_> = seat.listeners.all().map(AsRawFd::as_raw_fd).collect();
+    descriptors.extend([seat.report.as_raw_fd(), seat.lifeline.as_raw_fd()]);
     descriptors.extend(telemetry::descriptor());
     descriptors
 }

@@ -30,16 +30,25 @@ pub enum Share {
     Group,
 }
 
+/// Which clients an IPv6 socket serves; `IPV6_V6ONLY`, ipv6(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    /// Those of its address's own family.
+    Own,
+    /// Those of IPv4 too, whose addresses come as `::ffff:1.2.3.4` (dual stack).
+    Both,
+}
+
 /// Binds a TCP socket without listening on it yet; it never blocks and is closed on exec.
 ///
 /// # Errors
 /// When the address is taken, not of this machine, or not allowed.
-pub fn bind(address: SocketAddr, share: Share) -> io::Result<Socket> {
+pub fn bind(address: SocketAddr, families: Families, share: Share) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // Both families are named explicitly in the configuration; a dual-stack socket would clash with the other.
-        socket.set_only_v6(true)?;
+        // Said in either case: the kernel's own default is a setting of the machine (net.ipv6.bindv6only).
+        socket.set_only_v6(families == Families::Own)?;
     }
     if share == Share::Group {
         socket.set_reuse_port(true).map_err(|error| named("SO_REUSEPORT", error))?;
@@ -113,6 +122,19 @@ pub fn bound_unsent(listener: &impl AsFd, unsent: u32, untaken: Duration) -> io:
     let bytes = socket.set_tcp_notsent_lowat(unsent).map_err(|error| named("TCP_NOTSENT_LOWAT", error));
     let time = socket.set_tcp_user_timeout(Some(untaken)).map_err(|error| named("TCP_USER_TIMEOUT", error));
     bytes.and(time)
+}
+
+/// Which clients an IPv6 socket serves.
+///
+/// # Errors
+/// When it is no IPv6 socket.
+pub fn families(listener: &impl AsFd) -> io::Result<Families> {
+    Ok(if SockRef::from(listener).only_v6()? { Families::Own } else { Families::Both })
+}
+
+/// Whether a socket was refused because the kernel has no IPv6, or this process may not use it.
+pub fn is_without_ipv6(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// Which addresses a socket serves; a dual-stack one counts as IPv6.
@@ -211,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_listener_that_refuses_new_connections_still_gives_out_its_queue() {
-        let socket = bind("127.0.0.1:0".parse().unwrap(), Share::Group).unwrap();
+        let socket = bind("127.0.0.1:0".parse().unwrap(), Families::Own, Share::Group).unwrap();
         let listener = listen(socket, 16).unwrap();
         let address = listener.local_addr().unwrap();
         let queued: Vec<_> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
@@ -225,11 +247,10 @@ mod tests {
 
     #[test]
     fn steered_connections_meet_only_the_named_sockets() {
-        let first = listen(bind("127.0.0.1:0".parse().unwrap(), Share::Group).unwrap(), 64).unwrap();
+        let bound = |address| listen(bind(address, Families::Own, Share::Group).unwrap(), 64).unwrap();
+        let first = bound("127.0.0.1:0".parse().unwrap());
         let address = first.local_addr().unwrap();
-        let group: Vec<_> = std::iter::once(first)
-            .chain((0..3).map(|_| listen(bind(address, Share::Group).unwrap(), 64).unwrap()))
-            .collect();
+        let group: Vec<_> = std::iter::once(first).chain((0..3).map(|_| bound(address))).collect();
         let waiting = |group: &[TcpListener]| -> Vec<usize> {
             group.iter().map(|socket| std::iter::from_fn(|| socket.accept().ok()).count()).collect()
         };

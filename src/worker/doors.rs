@@ -62,7 +62,8 @@ pub(super) fn doors(
     let visitors = Arc::new(Semaphore::new(places(config)));
     let operators = Arc::new(Semaphore::new(OPERATORS));
     let public_doors = listeners.public.into_iter().map(|listener| door(listener, &public, &visitors, true));
-    public_doors.chain([door(listeners.admin, &admin, &operators, false)]).collect()
+    let admin_doors = listeners.admin.into_iter().map(|listener| door(listener, &admin, &operators, false));
+    public_doors.chain(admin_doors).collect()
 }
 
 /// Connections of visitors that may be open at once.

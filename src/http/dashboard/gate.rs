@@ -107,8 +107,9 @@ impl Gate {
             (Some(token), _) => Ok(Some(token.clone())),
             (None, None) => Ok(None),
             (None, Some(file)) => {
-                let read = fs::read_to_string(file).map_err(|error| error.to_string());
-                let token = read.and_then(|text| config::operators_token(&text));
+                let read = fs::read(file).map_err(|error| error.to_string());
+                let text = read.and_then(|bytes| config::text::of_bytes(bytes).map_err(str::to_owned));
+                let token = text.and_then(|text| config::operators_token(&text));
                 token.map(Some).map_err(|reason| format!("{}: {reason}", file.display()))
             }
         };
@@ -291,7 +292,7 @@ mod tests {
 
     fn gate(token: &str) -> Gate {
         let token = Some(config::operators_token(token).unwrap());
-        Gate::new(&Settings { public: false, token, token_file: None, hosts: Vec::new() })
+        Gate::new(&Settings { public: false, token, token_file: None })
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -356,7 +357,7 @@ mod tests {
 
     #[test]
     fn without_a_token_nobody_gets_in_and_the_page_says_why() {
-        let mut settings = Settings { public: false, token: None, token_file: None, hosts: Vec::new() };
+        let mut settings = Settings { public: false, token: None, token_file: None };
         let gate = Gate::new(&settings);
         assert_eq!(gate.admit("", "a", NOW, NOW), Err(Denied::Closed));
         assert!(gate.advice().unwrap().contains("dashboard.token"));
