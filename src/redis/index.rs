@@ -4,12 +4,12 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use crate::redis::Redis;
+use crate::redis::count::number;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
 use crate::redis::sessions::call;
-use crate::redis::sessions::number;
 
 /// Entries that are looked at in one call.
 const PAGE: usize = 256;

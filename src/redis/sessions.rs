@@ -10,6 +10,7 @@ use crate::redis::begin::NewSessions;
 use crate::redis::begin::TICKET_TERM;
 use crate::redis::begin::stored_field;
 use crate::redis::caller::Caller;
+use crate::redis::count::number;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::lanes::Kind;
@@ -21,9 +22,6 @@ use crate::redis::plain;
 pub const ENDED: char = 's';
 /// News that all sessions of a user have ended, by his tag.
 pub const ENDED_ALL: char = 'u';
-
-/// The field that holds the first hashed id of a session that was given another one since.
-const LINEAGE: &str = "_l";
 
 /// A session that gets another id, or is made.
 #[derive(Debug, Clone, Copy)]
@@ -248,10 +246,6 @@ fn term_ms() -> u64 {
     u64::try_from(TICKET_TERM.as_millis()).unwrap_or(u64::MAX)
 }
 
-pub(super) fn number(value: u64) -> Value {
-    Value::Integer(i64::try_from(value).unwrap_or(i64::MAX))
-}
-
 impl Move<'_> {
     fn encode(&self, entry: Value) -> Vec<Value> {
         let (how, old) = match self.from {
@@ -272,10 +266,10 @@ impl Move<'_> {
             self.new,
             old.unwrap_or_default(),
         ];
-        let mut args: Vec<Value> = words.into_iter().map(Value::from).collect();
-        args.push(Value::Bytes(self.details.cloned().unwrap_or_default()));
+        let details = Value::Bytes(self.details.cloned().unwrap_or_default());
+        let mut args: Vec<Value> = words.into_iter().map(Value::from).chain([details]).collect();
         // The function counts whatever is set as the application's: the lineage, which is ours, takes no room of theirs.
-        let lineage = self.lineage.map(|first| [LINEAGE, first]);
+        let lineage = self.lineage.map(|first| ["_l", first]);
         let (fields, bytes) = lineage.map_or((0, 0), |[name, first]| (1, name.len() + first.len()));
         let bounds = [self.max_fields + fields, self.max_bytes + bytes as u64];
         args.extend([self.idle_ms, self.absolute_ms, self.grace_ms].into_iter().chain(bounds).map(number));

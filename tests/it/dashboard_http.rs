@@ -124,8 +124,12 @@ fn a_cookie_outlives_the_worker_that_gave_it_and_ends_with_the_sign_out() {
     fleet.signal(nix::sys::signal::Signal::SIGHUP);
     wait::until("the workers are others", wait::LONG, || !fleet.said("reload done").is_empty());
     let page = bob.ask(fleet.admin, Request::get("/fleet")).text();
+    assert!(page.contains("name=\"form-token\""), "a cookie outlives the worker that gave it");
+    // And so does the text of a page, although no other page has the same.
     let own = of_bob.split('&').next().unwrap();
-    assert!(page.contains(own), "a cookie outlives the worker that gave it");
+    assert!(!page.contains(own), "{page}");
+    let wrong = bob.ask(fleet.admin, form("/fleet/restart", &format!("form-token={of_bob}&slot=7")));
+    assert_eq!(wrong.status, 303, "the form is taken");
 }
 
 #[test]
