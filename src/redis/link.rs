@@ -123,10 +123,22 @@ impl Link {
     /// # Errors
     /// Why it could not, e.g. refused or wrong password.
     pub(super) async fn open(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {
-        match Self::attempt(inner, node).await {
-            Ok(link) => Ok(link),
-            Err(error) => Err(explained(inner, node, inner.endpoint.explained(error)).await),
-        }
+        let error = match Self::attempt(inner, node).await {
+            Ok(link) if inner.connections.load(Relaxed) > 0 => return Ok(link),
+            // The client takes a connection that was closed in its greeting for one that is there.
+            Ok(link) => match link.greet(inner.mode).await {
+                Err(error) if error.is_unclear() => error,
+                Ok(()) | Err(_) => return Ok(link),
+            },
+            Err(error) => inner.endpoint.explained(error),
+        };
+        Err(explained(inner, node, error).await)
+    }
+
+    /// Asks what a worker's first questions are, to learn whether there are answers at all.
+    async fn greet(&self, mode: Mode) -> Result<(), Error> {
+        self.patient().call("PING", []).await?;
+        self.form(mode).await.map(|_| ())
     }
 
     async fn attempt(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {

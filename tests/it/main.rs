@@ -7,6 +7,7 @@
 )]
 
 mod activation; // sockets that a service manager opened
+mod addresses; // both families, several operators' addresses, and their names
 mod autoscale; // the load decides how many workers there are
 mod bad_lines; // Redis over bad lines
 mod broadcast_cluster; // over a cluster
@@ -32,6 +33,7 @@ mod crowd_harness; // the clients of the load find each kind of wrong answer
 mod dashboard; // the operators' page in a real browser
 mod dashboard_http; // who may do what there, over HTTP
 mod deploy; // manifests and compose agree with each other and with the settings
+mod environment; // variables that are mistakes, no text, or injected
 mod exact; // counts are exact
 mod faults; // every fault of Redis is a defined state
 mod fleet_beats; // heartbeats in Redis itself
@@ -65,6 +67,7 @@ mod migrations_fence; // who lost the lock writes nothing more
 mod migrations_rolling; // two releases on one Redis
 mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
+mod not_redis; // what answers where Redis should
 mod oracle; // commits against a sequential model
 mod overload; // more requests than a worker can answer
 mod page_live; // the page's stream
