@@ -64,7 +64,14 @@ impl Layers {
             self.given.insert(key.path.to_owned(), given);
         }
         // Generous: it is there to stop a runaway client, not to shape traffic.
-        let policy = [("limits.default.rate", "1000/s"), ("limits.default.burst", "2000")];
+        let policy = [
+            ("limits.default.rate", "1000/s"),
+            ("limits.default.burst", "2000"),
+            // What a stranger may have kept; `http/idempotency` puts its requests under it.
+            ("limits.idempotency.rate", "30/min"),
+            ("limits.idempotency.burst", "30"),
+            ("limits.idempotency.routes", "layer"),
+        ];
         for (path, value) in policy {
             self.given.insert(path.into(), Given { items: vec![value.into()], origin: Origin::Default });
         }

@@ -130,15 +130,16 @@ impl Listener {
             (Owner::Slot, _) => {}
             (Owner::Systemd, Steering::Kernel) => return Ok(()),
             (Owner::Systemd, Steering::ClientIp) => {
-                let text = "all slots share the queue of a socket that systemd lends";
-                return Err(io::Error::new(io::ErrorKind::Unsupported, text));
+                return Err(io::Error::other("all slots share the queue of a socket that systemd lends"));
             }
         }
-        let indices: Vec<u32> = (0..).zip(open).filter(|(_, open)| **open).map(|(at, _)| at).collect();
-        let all_alike = indices.is_empty() || indices.len() == open.len();
+        let alike = open.windows(2).all(|pair| pair[0] == pair[1]);
+        let open_places = (0..).zip(open).filter(|(_, open)| alike || **open);
+        let places: Vec<u32> = open_places.map(|(at, _)| at).collect();
         match mode {
-            Steering::Kernel if all_alike => socket::unsteer(&self.socket),
-            Steering::Kernel => socket::steer(&self.socket, &Program::at_random(&indices)?),
+            // A kernel that cannot take a program away gets one that passes by no slot.
+            Steering::Kernel if alike && socket::unsteer(&self.socket)? => Ok(()),
+            Steering::Kernel => socket::steer(&self.socket, &Program::at_random(&places)?),
             Steering::ClientIp => {
                 let table = steering::table(open, steering::buckets(open.len()));
                 let program = Program::by_client(socket::family(&self.socket)?, &table)?;

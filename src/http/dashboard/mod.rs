@@ -10,7 +10,6 @@ mod feed;
 mod gate;
 mod history;
 mod operate;
-mod origin;
 mod rows;
 mod said;
 mod supervisor;
@@ -107,6 +106,7 @@ struct Asker {
     subject: String,
     /// Whether he came over TLS, as far as somebody trusted says so.
     secure: bool,
+    client: Option<Client>,
     audience: Audience,
 }
 
@@ -124,6 +124,7 @@ impl Asker {
         Self {
             subject: client.map(|client| client.subject()).unwrap_or_default(),
             secure: client.is_some_and(|client| client.transport == Transport::Tls),
+            client,
             audience,
         }
     }
