@@ -97,6 +97,28 @@ fn a_client_of_ipv4_is_one_of_ipv4_whatever_socket_it_came_to() {
 }
 
 #[test]
+fn connections_are_counted_for_each_client_of_ipv4() {
+    if !has_ipv6() {
+        return;
+    }
+    let redis = RedisServer::start();
+    let plan = Plan::on(&redis).workers(1).set("REGATTA_LISTEN", "[::]:0");
+    let fleet =
+        plan.set("REGATTA_HTTP__CONNECTIONS_PER_CLIENT", "1").set("REGATTA_PROXY__TRUSTED", "").start();
+    let open = |last: u8| {
+        let mut connection =
+            Connection::open_from(IpAddr::from([127, 0, 0, last]), four(fleet.listen)).unwrap();
+        assert_eq!(connection.ask(&Request::get("/hello")).unwrap().status, 200);
+        connection
+    };
+    let (first, second) = (open(3), open(4));
+    assert!(!first.is_closed() && !second.is_closed(), "they are two clients");
+    let again = open(3);
+    wait::until("the client's own idle connection makes room", wait::LONG, || first.is_closed());
+    assert!(!second.is_closed() && !again.is_closed());
+}
+
+#[test]
 fn a_client_of_ipv4_keeps_its_slot_at_a_dual_stack_address() {
     if !has_ipv6() {
         return;

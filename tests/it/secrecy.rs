@@ -138,6 +138,21 @@ fn the_password_of_redis_is_told_to_redis_alone() {
 }
 
 #[test]
+fn the_private_redis_gets_no_secret_of_the_fleet_s() {
+    let key = "Hunter22 Hunter22 Hunter22 Hunter22";
+    let plan = Plan::new().set("REGATTA_SESSION__SECRETS", key).set("DATABASE_URL", key).set("LANG", "C");
+    let fleet = plan.start();
+    assert_eq!(fleet.get("/").status, 200);
+    for pid in fleet.others() {
+        for file in ["environ", "cmdline"] {
+            let text = fs::read(format!("/proc/{pid}/{file}")).unwrap();
+            assert!(!contains(&text, b"Hunter22"), "{}", String::from_utf8_lossy(&text));
+        }
+    }
+    assert_eq!(fleet.others().len(), 1);
+}
+
+#[test]
 fn an_address_that_cannot_be_read_is_told_without_its_password() {
     for url in [
         "redis://:p#Hunter22@h",
