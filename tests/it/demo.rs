@@ -9,7 +9,7 @@ use crate::support::client::Visitor;
 use crate::support::fleet::Fleet;
 use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
-use crate::support::stream::Socket;
+use crate::support::sockets::Socket;
 
 const FORM: &str = "application/x-www-form-urlencoded";
 
