@@ -130,6 +130,8 @@ struct Inner {
     lanes: Lanes,
     /// Connections made so far.
     connections: AtomicU64,
+    /// Whether any connection was answered as Redis answers.
+    greeted: AtomicBool,
     health: watch::Sender<Health>,
     /// One healer at a time: 500 requests that miss the code must not load it 500 times.
     healing: tokio::sync::Mutex<()>,
@@ -173,6 +175,7 @@ impl Redis {
             origin: Instant::now(),
             lanes: Lanes::new(),
             connections: AtomicU64::new(0),
+            greeted: AtomicBool::new(false),
             health: watch::Sender::new(Health::Connecting),
             healing: tokio::sync::Mutex::new(()),
             doubt: Notify::new(),

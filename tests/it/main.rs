@@ -11,6 +11,7 @@
 )]
 
 mod activation; // sockets that a service manager opened
+mod addresses; // both families, several operators' addresses, and their names
 mod autoscale; // the load decides how many workers there are
 mod bad_lines; // Redis over bad lines
 mod broadcast_cluster; // over a cluster
@@ -38,6 +39,7 @@ mod dashboard_http; // who may do what there, over HTTP
 mod demo; // what the shipped application lets strangers do
 mod deploy; // manifests and compose agree with each other and with the settings
 mod early_answers; // answers before the request was read, and who sends for ever
+mod environment; // variables that are mistakes, no text, or injected
 mod exact; // counts are exact
 mod faults; // every fault of Redis is a defined state
 mod fleet_beats; // heartbeats in Redis itself
@@ -75,6 +77,7 @@ mod migrations_fence; // who lost the lock writes nothing more
 mod migrations_rolling; // two releases on one Redis
 mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
+mod not_redis; // what answers where Redis should
 mod odd; // odd requests and their right answers
 mod once_names; // the names of a request that is carried out once, in Redis
 mod once_who; // and who finds it, and who does not
