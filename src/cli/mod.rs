@@ -46,6 +46,7 @@ use crate::http::State;
 /// ```
 pub struct Fleet {
     app: App,
+    defaults: String,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -61,7 +62,22 @@ impl Fleet {
     /// boots ends with exit code 70 and the panic's message. Descriptors that were opened before [`Fleet::run`] are
     /// closed in the workers: what a worker needs, `app` opens.
     pub fn new(app: impl Fn(State) -> Router + Send + Sync + 'static) -> Self {
-        Self { app: Arc::new(app) }
+        Self { app: Arc::new(app), defaults: String::new() }
+    }
+
+    /// Settings that the application brings along, as in the configuration file: defaults of its own, such as the limits
+    /// that its routes need. Whatever an operator gives is stronger.
+    ///
+    /// ```no_run
+    /// # fn router(_: regatta::State) -> axum::Router { axum::Router::new() }
+    /// regatta::Fleet::new(router)
+    ///     .defaults("[limits.signup]\nrate = '6/min'\nroutes = '/signup'\nmethods = 'POST'")
+    ///     .run();
+    /// ```
+    #[must_use]
+    pub fn defaults(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.defaults);
+        self
     }
 
     /// Does what the command line says (`serve` if it says nothing) and returns the exit code.
@@ -73,7 +89,7 @@ impl Fleet {
         let name = arguments.first().and_then(|program| Path::new(program).file_name());
         let name = name.map_or("regatta".into(), |name| name.to_string_lossy().into_owned());
         if let Some(ticket) = resume::ticket() {
-            return exit::verdict(&name, resume::resume(&ticket, &arguments, &self.app));
+            return exit::verdict(&name, resume::resume(&ticket, &arguments, self.brought()));
         }
         match args::parse(&arguments) {
             Ok(line) => exit::verdict(&name, self.execute(line, &arguments)),
@@ -81,14 +97,20 @@ impl Fleet {
         }
     }
 
+    fn brought(&self) -> resume::Brought<'_> {
+        resume::Brought { app: &self.app, defaults: &self.defaults }
+    }
+
     fn execute(self, line: args::Line, arguments: &[OsString]) -> Result<u8, Failure> {
         match &line.command {
             Some(Command::Signals) => return Ok(print::signals()),
             Some(Command::Settings) => return Ok(print::settings()),
-            Some(Command::Check { handoff: Some(state) }) => return resume::prove(*state),
+            Some(Command::Check { handoff: Some(state) }) => return resume::prove(*state, &self.defaults),
             _ => {}
         }
-        let inputs = line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
+        let mut inputs =
+            line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
+        inputs.application.clone_from(&self.defaults);
         match line.command {
             Some(Command::Operate(verb)) => return operate::operate(&inputs, verb),
             Some(Command::Status { json, all: false, timeout }) => {

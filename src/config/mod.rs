@@ -47,12 +47,14 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         workers: sections::workers(&layers)?,
         drain: sections::drain(&layers)?,
         redis: sections::redis(&layers)?,
+        maxmemory: layers.one("redis.maxmemory", parse::maxmemory)?,
         session: sections::session(&layers)?,
         limits: layers
             .names("limits")
             .into_iter()
             .map(|name| limit::read(&layers, name))
             .collect::<Result<_, _>>()?,
+        ipv6_prefix: layers.one("limits.ipv6_prefix", limit::ipv6_prefix)?,
         proxy: Proxy {
             trusted: layers.list("proxy.trusted", parse::networks)?,
             header: layers.one("proxy.header", parse::forward_header)?,
@@ -118,6 +120,14 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
     }
     if config.session.idle < Duration::from_secs(1) {
         return Err(layers.contradiction("session.idle", "sessions live at least 1s".into()));
+    }
+    let named =
+        [("websocket.policy", &config.websocket.policy), ("idempotency.policy", &config.idempotency.policy)];
+    for (key, policy) in named {
+        let unknown = policy.as_ref().filter(|policy| !config.limits.contains_key(*policy));
+        if let Some(policy) = unknown {
+            return Err(layers.contradiction(key, format!("there is no policy limits.{policy}")));
+        }
     }
     if config.drain.grace + config.drain.idle > config.drain.timeout {
         return Err(

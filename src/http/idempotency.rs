@@ -78,7 +78,8 @@ pub(super) fn asks<B>(core: &Core, request: &Request<B>) -> bool {
 
 /// The request and the right to carry it out, or what is answered in its place.
 ///
-/// Its limits are decided first, because a repetition is a request like any other.
+/// Its limits are decided first, because a repetition is a request like any other; `idempotency.policy` is one of them,
+/// because what is kept takes memory whatever the path.
 ///
 /// # Cancel safety
 /// A right that was granted and is dropped ends with its lease.
@@ -91,7 +92,12 @@ pub(super) async fn admit(
         let wrong = format!("Idempotency-Key is one string of 1 to {KEY_MAX} visible characters");
         Problem::new(StatusCode::BAD_REQUEST, wrong).into_response()
     })?;
-    exchange.decide().await.map_err(IntoResponse::into_response)?;
+    let policy = exchange.core.config.idempotency.policy.as_deref();
+    match policy.and_then(|name| exchange.core.limits.policies().named(name)) {
+        Some((policy, _)) => exchange.limit(policy, None).await,
+        None => exchange.decide().await,
+    }
+    .map_err(IntoResponse::into_response)?;
     // The body is bounded already; what is wrong with it is remembered there and told instead of this.
     let body = to_bytes(body, usize::MAX)
         .await
@@ -202,7 +208,7 @@ fn unescape(quoted: &str) -> Option<String> {
 fn record(exchange: &Exchange, key: &str) -> String {
     let client = match exchange.visitor.digest() {
         Some(session) => format!("session {session}"),
-        None => format!("client {}", exchange.client.subject()),
+        None => format!("client {}", exchange.client.subject(exchange.core.config.ipv6_prefix)),
     };
     keys::idempotency(&exchange.core.prefix, &sha256(&[client.as_bytes(), key.as_bytes()]))
 }

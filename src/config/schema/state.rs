@@ -21,6 +21,15 @@ pub struct Redis {
     pub access: Access,
 }
 
+/// How much memory the private Redis may use for its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxMemory {
+    /// A part of what the machine or the container has.
+    Auto,
+    /// So many bytes; none: any.
+    Bytes(Option<u64>),
+}
+
 /// Files that are read at every attempt to connect, so that whatever renews them needs no restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
@@ -147,4 +156,6 @@ pub enum Secure {
 pub struct Idempotency {
     /// Responses to requests with `Idempotency-Key` are kept this long; zero: the header means nothing.
     pub ttl: Duration,
+    /// Name of the policy that requests with the header are charged to as well.
+    pub policy: Option<String>,
 }

@@ -120,14 +120,14 @@ struct Asker {
 pub(super) struct Peer(pub(super) Client);
 
 impl Asker {
-    fn of(parts: &Parts) -> Self {
+    fn of(core: &Core, parts: &Parts) -> Self {
         let (client, audience) =
             match (parts.extensions.get::<Peer>(), parts.extensions.get::<Arc<Exchange>>()) {
                 (Some(Peer(client)), _) => (Some(*client), Audience::Operators),
                 (None, exchange) => (exchange.map(|exchange| exchange.client), Audience::Public),
             };
         Self {
-            subject: client.map(|client| client.subject()).unwrap_or_default(),
+            subject: client.map(|client| client.subject(core.config.ipv6_prefix)).unwrap_or_default(),
             secure: client.is_some_and(|client| client.transport == Transport::Tls),
             audience,
         }
@@ -145,7 +145,7 @@ struct Visit<'a> {
 
 async fn page(Shared(State(core)): Shared<State>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    let asker = Asker::of(&parts);
+    let asker = Asker::of(&core, &parts);
     if let Some(refusal) = misnamed(&core, &parts.headers, &parts.uri, &asker) {
         return refusal;
     }
@@ -163,7 +163,7 @@ async fn page(Shared(State(core)): Shared<State>, request: Request<Body>) -> Res
 
 async fn events(Shared(State(core)): Shared<State>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    let asker = Asker::of(&parts);
+    let asker = Asker::of(&core, &parts);
     match misnamed(&core, &parts.headers, &parts.uri, &asker) {
         Some(refusal) => refusal,
         None => core.dashboard.0.feed.stream(&core, asker.audience).await,

@@ -24,6 +24,9 @@ use axum::routing::delete;
 use axum::routing::get;
 use axum::routing::post;
 
+/// The limits that the routes below need.
+pub(crate) const DEFAULTS: &str = include_str!("limits.toml");
+
 /// Every route of the application.
 pub(crate) fn router(state: regatta::State) -> Router {
     tasks::register(&state.tasks());

@@ -202,6 +202,7 @@ pub(super) async fn events(
 
 pub(super) async fn cancel(
     _same: SameOrigin,
+    _limit: Limit,
     tasks: Tasks,
     Path(id): Path<String>,
 ) -> Result<StatusCode, Response> {
@@ -224,10 +225,11 @@ pub(super) async fn cancel(
 /// The same for a form, which cannot send DELETE; its page shows what came of it.
 pub(super) async fn cancel_form(
     same: SameOrigin,
+    limit: Limit,
     tasks: Tasks,
     Path(id): Path<String>,
 ) -> Result<Redirect, Response> {
-    match cancel(same, tasks, Path(id.clone())).await {
+    match cancel(same, limit, tasks, Path(id.clone())).await {
         Err(response) if response.status() != StatusCode::CONFLICT => Err(response),
         _ => Ok(Redirect::to(&format!("/tasks/{id}"))),
     }
