@@ -4,19 +4,23 @@
 //! It is the only room that reads the environment, and it builds nothing.
 
 pub mod diff;
+mod environment;
 mod error;
 mod inputs;
 pub mod keys;
 mod layers;
 pub mod limit;
+mod near;
 mod parse;
 pub mod place;
 pub mod schema;
 mod sections;
+pub mod text;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use environment::injected;
 pub use error::Error;
 pub use error::Origin;
 pub use inputs::Content;
@@ -43,7 +47,10 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         steering: layers.one("listen.steering", parse::steering)?,
         advertise: layers.list("advertise", parse::advertised)?,
         heartbeat: layers.one("fleet.heartbeat", parse::heartbeat)?,
-        admin: Admin { listen: layers.one("admin.listen", parse::address)? },
+        admin: Admin {
+            listen: layers.list("admin.listen", parse::addresses)?,
+            hosts: layers.list("admin.hosts", parse::hosts)?,
+        },
         workers: sections::workers(&layers)?,
         drain: sections::drain(&layers)?,
         redis: sections::redis(&layers)?,
@@ -104,13 +111,14 @@ pub fn operators_token(text: &str) -> Result<schema::Secret, String> {
 
 /// What no single value can be blamed for.
 fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
-    let shared = config.listen.iter().find(|public| {
-        let admin = config.admin.listen;
+    let pairs =
+        config.admin.listen.iter().flat_map(|admin| config.listen.iter().map(move |public| (admin, public)));
+    let shared = pairs.into_iter().find(|(admin, public)| {
         let same_host =
             public.ip() == admin.ip() || public.ip().is_unspecified() || admin.ip().is_unspecified();
         admin.port() != 0 && public.port() == admin.port() && same_host
     });
-    if let Some(public) = shared {
+    if let Some((_, public)) = shared {
         let reason = format!("listen has the same port ({public}); give the operators one of their own");
         return Err(layers.contradiction("admin.listen", reason));
     }
@@ -121,13 +129,9 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
     if config.session.idle < Duration::from_secs(1) {
         return Err(layers.contradiction("session.idle", "sessions live at least 1s".into()));
     }
-    let named =
-        [("websocket.policy", &config.websocket.policy), ("idempotency.policy", &config.idempotency.policy)];
-    for (key, policy) in named {
-        let unknown = policy.as_ref().filter(|policy| !config.limits.contains_key(*policy));
-        if let Some(policy) = unknown {
-            return Err(layers.contradiction(key, format!("there is no policy limits.{policy}")));
-        }
+    let unknown = config.websocket.policy.as_ref().filter(|policy| !config.limits.contains_key(*policy));
+    if let Some(policy) = unknown {
+        return Err(layers.contradiction("websocket.policy", format!("there is no policy limits.{policy}")));
     }
     if config.drain.grace + config.drain.idle > config.drain.timeout {
         return Err(
@@ -266,17 +270,6 @@ mod tests {
         assert!(workers("count = 8\nmax = 4").contains("workers.count is 8"));
         assert!(workers("busy_min = \"60%\"").contains("workers.busy_max"));
         assert!(workers("memory_soft = \"2GiB\"\nmemory_hard = \"1GiB\"").contains("workers.memory_hard"));
-    }
-
-    #[test]
-    fn variables_that_container_platforms_inject_are_not_settings() {
-        let injected = [
-            ("REGATTA_PORT", "tcp://10.0.0.1:80"),
-            ("REGATTA_PORT_80_TCP", "tcp://10.0.0.1:80"),
-            ("REGATTA_SERVICE_HOST", "10.0.0.1"),
-            ("REGATTA_SERVICE_PORT_HTTP", "80"),
-        ];
-        assert!(with(&injected, None).is_ok());
     }
 
     #[test]

@@ -101,10 +101,7 @@ pub(super) fn http(layers: &Layers) -> Result<Http, Error> {
 }
 
 pub(super) fn idempotency(layers: &Layers) -> Result<Idempotency, Error> {
-    Ok(Idempotency {
-        ttl: layers.one("idempotency.ttl", parse::duration)?,
-        policy: layers.optional("idempotency.policy", policy)?.flatten(),
-    })
+    Ok(Idempotency { ttl: layers.one("idempotency.ttl", parse::duration)? })
 }
 
 pub(super) fn broadcast(layers: &Layers) -> Result<Broadcast, Error> {
@@ -145,7 +142,6 @@ pub(super) fn dashboard(layers: &Layers) -> Result<Dashboard, Error> {
         public: layers.one("dashboard.public", parse::flag)?,
         token: layers.optional("dashboard.token", parse::token)?,
         token_file: layers.optional("dashboard.token_file", path)?,
-        hosts: layers.list("dashboard.hosts", parse::hosts)?,
     };
     match (&dashboard.token, &dashboard.token_file) {
         (Some(_), Some(_)) => Err(layers.contradiction(

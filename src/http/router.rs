@@ -33,9 +33,11 @@ use crate::http::dashboard::Peer;
 use crate::http::exchange::Exchange;
 use crate::http::finish;
 use crate::http::finish::Head;
+use crate::http::head;
 use crate::http::idempotency;
 use crate::http::identity;
 use crate::http::identity::Client;
+use crate::http::own_name::Names;
 use crate::http::problem::Problem;
 use crate::http::routes;
 use crate::http::state::Core;
@@ -103,6 +105,7 @@ pub(super) fn operators(core: &Arc<Core>) -> Router {
 /// A visitor's request, in the only order. There are no layers: each would box a future for every request.
 ///
 /// 1. scoreboard, first, so that whatever happens is counted and timed;
+///    and whether its head is one at all (some 200 instructions): what is not touches nothing of the state;
 /// 2. client identity, because all that follows is per client, and whether an incoming request id is believed;
 /// 3. request id, before anything that might be logged with it;
 /// 4. state, prepared but not begun: it costs a round trip only once it is used, except that
@@ -119,19 +122,24 @@ where
 {
     let flight = Flight::begin(&core);
     let (mut parts, incoming) = request.into_parts();
+    let checked = head::check(&mut parts, !incoming.is_end_stream());
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
     unheard::note(&core, &client, &parts.headers);
     let head = Head::of(&core, &parts, client.proxied);
     let exchange = Arc::new(Exchange::new(Arc::clone(&core), client, &parts));
     let bounds = &core.config.http;
     let announced = incoming.size_hint().lower();
-    let denied = if exchange.is_named { exchange.decide().await.err() } else { None };
-    let refused = match denied {
-        Some(error) => Some(error.into_response()),
-        None if announced > bounds.body_limit as u64 => {
+    let denied = match &checked {
+        Ok(_) if exchange.is_named => exchange.decide().await.err(),
+        _ => None,
+    };
+    let refused = match (checked, denied) {
+        (Err(problem), _) => Some(problem.into_response()),
+        (Ok(_), Some(error)) => Some(error.into_response()),
+        (Ok(_), None) if announced > bounds.body_limit as u64 => {
             Some(body::too_large(bounds.body_limit).into_response())
         }
-        None => None,
+        (Ok(_), None) => None,
     };
     let mut response = match refused {
         Some(response) => complete(&exchange, None, response).await,
@@ -169,12 +177,23 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let (mut parts, incoming) = request.into_parts();
+    let checked = head::check(&mut parts, !incoming.is_end_stream());
     let head = Head::of(&core, &parts, true);
+    // Before any route, those that do not exist included: what they answer says what runs here.
+    let names = Names { configured: &core.config.admin.hosts, machine: &core.site.host };
+    if let Some(refusal) = names.refusal(&parts.headers, &parts.uri) {
+        let mut response = finish::explain(refusal, None).await;
+        finish::dress(&mut response, &core, &head);
+        return response;
+    }
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
     parts.extensions.insert(Peer(Client { address: peer.ip().to_canonical(), ..client }));
     // Whoever reads a form bounds it; nobody else reads.
     let body = if parts.method == Method::POST { Body::new(incoming) } else { Body::empty() };
-    let response = answer(router, Request::from_parts(parts, body)).await;
+    let response = match checked {
+        Ok(()) => answer(router, Request::from_parts(parts, body)).await,
+        Err(problem) => problem.into_response(),
+    };
     let mut response = finish::explain(response, None).await;
     finish::dress(&mut response, &core, &head);
     response
@@ -204,7 +223,7 @@ async fn carry_out_once(
     request: Request<Body>,
     visit: Visit,
 ) -> Response {
-    let (request, ticket) = match idempotency::admit(exchange, request).await {
+    let (request, execution) = match idempotency::admit(exchange, request).await {
         Ok(admitted) => admitted,
         Err(response) => return complete(exchange, Some(&visit), response).await,
     };
@@ -214,8 +233,8 @@ async fn carry_out_once(
             let response = in_time(&exchange, begun, answer(router, request)).await;
             complete(&exchange, Some(&visit), response).await
         };
-        let response = ticket.hold(work).await;
-        ticket.conclude(response).await
+        let response = execution.hold(work).await;
+        execution.conclude(response).await
     });
     task.await.unwrap_or_else(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response())
 }

@@ -25,9 +25,9 @@ use crate::http::dashboard::Visit;
 use crate::http::dashboard::gate::Denied;
 use crate::http::dashboard::gate::Gate;
 use crate::http::dashboard::gate::Operator;
-use crate::http::dashboard::origin;
 use crate::http::dashboard::said::Said;
 use crate::http::dashboard::supervisor;
+use crate::http::origin;
 use crate::http::problem::Problem;
 use crate::http::state::Core;
 use crate::http::state::State;
@@ -172,10 +172,8 @@ async fn operator(core: &Core, request: HttpRequest<Body>) -> Result<(Parts, Ope
 async fn read(core: &Core, request: HttpRequest<Body>) -> Result<(Parts, Fields), Response> {
     let (parts, body) = request.into_parts();
     let refuse = |status, reason: &str| Problem::new(status, reason).into_response();
-    if let Some(refusal) = dashboard::misnamed(core, &parts.headers, &parts.uri, &Asker::of(core, &parts)) {
-        return Err(refusal);
-    }
-    if !origin::is_same_origin(&parts.headers, &parts.uri) {
+    let asker = Asker::of(core, &parts);
+    if !origin::is_own(&parts.headers, &parts.uri, asker.client.as_ref(), &[]) {
         return Err(refuse(StatusCode::FORBIDDEN, "another site sent this request"));
     }
     let kind =

@@ -27,7 +27,6 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::app::forms::SameOrigin;
 use crate::app::forms::Sent;
 use crate::app::home::Wanted;
 use crate::app::task_pages;
@@ -124,7 +123,6 @@ pub(super) async fn page(wanted: Wanted) -> Response {
 }
 
 pub(super) async fn start(
-    _same: SameOrigin,
     _limit: Limit,
     tasks: Tasks,
     wanted: Wanted,
@@ -201,7 +199,6 @@ pub(super) async fn events(
 }
 
 pub(super) async fn cancel(
-    _same: SameOrigin,
     _limit: Limit,
     tasks: Tasks,
     Path(id): Path<String>,
@@ -224,12 +221,11 @@ pub(super) async fn cancel(
 
 /// The same for a form, which cannot send DELETE; its page shows what came of it.
 pub(super) async fn cancel_form(
-    same: SameOrigin,
     limit: Limit,
     tasks: Tasks,
     Path(id): Path<String>,
 ) -> Result<Redirect, Response> {
-    match cancel(same, limit, tasks, Path(id.clone())).await {
+    match cancel(limit, tasks, Path(id.clone())).await {
         Err(response) if response.status() != StatusCode::CONFLICT => Err(response),
         _ => Ok(Redirect::to(&format!("/tasks/{id}"))),
     }
