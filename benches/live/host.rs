@@ -53,6 +53,11 @@ impl Host {
         command.env("REGATTA_REDIS__URL", redis.url());
         command.env("REGATTA_LIMITS__DEFAULT__RATE", LIMIT.0);
         command.env("REGATTA_LIMITS__DEFAULT__BURST", LIMIT.1);
+        command.env("REGATTA_LIMITS__DEFAULT__ROUTES", "state");
+        // Its clients are many and have one address.
+        for name in ["MESSAGES", "TASKS", "ALLTASKS"] {
+            command.env(format!("REGATTA_LIMITS__{name}__ENABLED"), "false");
+        }
         command.env("REGATTA_RUN_DIR", folder.join("run"));
         command.env("REGATTA_DATA_DIR", folder.join("data"));
         let log = folder.join("log");

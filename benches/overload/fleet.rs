@@ -45,6 +45,7 @@ impl Fleet {
         command.env("REGATTA_REDIS__URL", redis.url());
         command.env("REGATTA_LIMITS__DEFAULT__RATE", "1000000/s");
         command.env("REGATTA_LIMITS__DEFAULT__BURST", "1000000");
+        command.env("REGATTA_LIMITS__DEFAULT__ROUTES", "state");
         command.env("REGATTA_RUN_DIR", folder.path().join("run"));
         command.env("REGATTA_DATA_DIR", folder.path().join("data"));
         command.env("REGATTA_LOG__FORMAT", "json");

@@ -10,9 +10,11 @@ use crate::cli::serve;
 use crate::config;
 use crate::config::Inputs;
 use crate::config::limit::Effect;
+use crate::config::limit::Lease;
 use crate::config::limit::Limit;
 use crate::config::limit::Measure;
 use crate::config::limit::Scope;
+use crate::config::limit::When;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
@@ -23,6 +25,10 @@ use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::PROGRAMS;
 use crate::sys::proc;
 use crate::telemetry;
+
+/// What is wrong with a Redis that may take all memory there is.
+const UNBOUNDED: &str = "Redis has no maxmemory, so that it may take all memory of its machine and be killed for it: set \
+     maxmemory, below what there is, and maxmemory-policy noeviction";
 
 /// Checks configuration, ports and Redis; the configuration itself was read before.
 pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
@@ -82,7 +88,9 @@ fn ports(config: &Config) -> Result<(), Failure> {
 fn shared(config: &Config, url: &RedisUrl) -> Result<(), Failure> {
     let asked = redis::once(&config.redis, url, "regatta-check", |redis| async move {
         let steps = SHIPPED.plan(&redis).await?;
-        Ok(steps.iter().filter(|step| step.keys.is_none() && !step.is_applied()).count())
+        let pending = steps.iter().filter(|step| step.keys.is_none() && !step.is_applied()).count();
+        // A user may be forbidden to ask: what is not told is not warned of.
+        Ok((pending, redis.inspect_once().await.ok()))
     });
     let missing = |error: &dyn std::error::Error| {
         let failure = Failure::new(exit::UNAVAILABLE, error);
@@ -91,8 +99,15 @@ fn shared(config: &Config, url: &RedisUrl) -> Result<(), Failure> {
             ..failure
         }
     };
-    let pending = asked.flatten().map_err(|error| missing(&error))?;
+    let (pending, told) = asked.flatten().map_err(|error| missing(&error))?;
     say(format_args!("redis     {url} answers; {pending} migrations pending, applied at the start"));
+    let (findings, memory) = told.unwrap_or_default();
+    for finding in findings.iter() {
+        say(format_args!("warning   {}", finding.advice()));
+    }
+    if memory.is_some_and(|memory| memory.most.is_none()) {
+        say(format_args!("warning   {UNBOUNDED}"));
+    }
     Ok(())
 }
 
@@ -112,14 +127,16 @@ fn private(config: &Config, inputs: &Inputs) -> Result<(), Failure> {
 fn line(limit: &Limit) -> String {
     let measure = match limit.measure {
         Measure::Rate { rate, burst, lease } => {
-            let drawn = if lease { ", drawn in advance" } else { "" };
+            let drawn = if lease == Lease::Always { ", drawn in advance" } else { "" };
             format!("{} per {:?} per {:?}, burst {burst}{drawn}", rate.count, rate.period, limit.per)
         }
         Measure::Concurrency { most, .. } => format!("{most} at the same time per {:?}", limit.per),
     };
     let scope = match &limit.scope {
         Scope::Everywhere => "all routes".to_owned(),
-        Scope::Routes(routes) => routes.join(", "),
+        Scope::State => "where state is used".to_owned(),
+        Scope::Routes { paths, when: When::First } => paths.join(", "),
+        Scope::Routes { paths, when: When::WithState } => format!("{} where state is used", paths.join(", ")),
         Scope::Layer => "where the application puts it".to_owned(),
     };
     let methods = match limit.methods.as_slice() {

@@ -10,6 +10,7 @@ use crate::config::diff::Values;
 use crate::config::schema::Autoscale;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
+use crate::config::schema::MaxMemory;
 use crate::config::schema::RedisUrl;
 use crate::config::schema::Workers;
 use crate::http::App;
@@ -22,6 +23,7 @@ use crate::supervisor::autoscale;
 use crate::supervisor::recycle;
 use crate::supervisor::senses::Care;
 use crate::sys::build;
+use crate::sys::memory;
 use crate::worker;
 use crate::worker::Start;
 
@@ -148,6 +150,17 @@ pub(super) fn settings(config: &Config) -> supervisor::Settings {
         steering: config.steering,
         care: care(&config.workers),
         stats_interval: config.log.stats_interval,
+        redis_memory: redis_memory(config.maxmemory, memory::allowed()),
+    }
+}
+
+/// Memory of the private Redis's data, of so much that there is: three quarters are left for the workers, for rewriting
+/// its file, and for what else runs here.
+pub(super) fn redis_memory(wanted: MaxMemory, there_is: Option<u64>) -> Option<u64> {
+    const LEAST: u64 = 64 << 20;
+    match wanted {
+        MaxMemory::Auto => there_is.map(|bytes| (bytes / 4).max(LEAST)),
+        MaxMemory::Bytes(bytes) => bytes,
     }
 }
 

@@ -34,7 +34,7 @@ pub(super) fn limits(config: &Config, action: &Limits) -> Result<u8, Failure> {
         let known = policies.names().collect::<Vec<_>>().join(", ");
         return Err(usage(format!("no policy is named {policy}, or it is switched off; there are: {known}")));
     };
-    let subject = subject_of(found, subject.as_deref())?;
+    let subject = subject_of(found, subject.as_deref(), config.ipv6_prefix)?;
     let limit = arg(found, &subject);
     // A private Redis is where its fleet keeps it.
     let private = || RedisUrl::unix(&redis_server::socket(&config.data_dir));
@@ -78,7 +78,7 @@ fn on<T>(
 }
 
 /// What the policy knows this subject by.
-fn subject_of(policy: &Policy, typed: Option<&str>) -> Result<String, Failure> {
+fn subject_of(policy: &Policy, typed: Option<&str>, prefix: u8) -> Result<String, Failure> {
     let typed = match (policy.per(), typed) {
         (Per::Global, None | Some("*")) => return Ok("*".to_owned()),
         (Per::Global, Some(_)) => {
@@ -89,7 +89,7 @@ fn subject_of(policy: &Policy, typed: Option<&str>) -> Result<String, Failure> {
         (_, Some(typed)) => typed,
     };
     // Whoever has no session, user or header is counted by his address.
-    if let Some(client) = client(typed) {
+    if let Some(client) = client(typed, prefix) {
         return Ok(client);
     }
     match policy.per() {
@@ -98,19 +98,20 @@ fn subject_of(policy: &Policy, typed: Option<&str>) -> Result<String, Failure> {
         Per::User => Ok(format!("u-{typed}")),
         Per::Header(_) => Ok(tag(typed.as_bytes())),
         Per::Route => {
-            let split = policy.routes().iter().find_map(|route| Some((typed.strip_suffix(route)?, route)));
-            let subject = split.and_then(|(address, route)| Some(format!("{}{route}", client(address)?)));
+            let split = policy.routes().find_map(|route| Some((typed.strip_suffix(route)?, route)));
+            let subject =
+                split.and_then(|(address, route)| Some(format!("{}{route}", client(address, prefix)?)));
             subject
                 .ok_or_else(|| usage(format!("{typed} is not an address with one of its routes behind it")))
         }
     }
 }
 
-/// An address as limits count it: an IPv6 one is its /64.
-fn client(typed: &str) -> Option<String> {
-    let address: IpAddr = typed.strip_suffix("/64").unwrap_or(typed).parse().ok()?;
+/// An address, or an IPv6 network, as limits count it.
+fn client(typed: &str, prefix: u8) -> Option<String> {
+    let address: IpAddr = typed.strip_suffix(&format!("/{prefix}")).unwrap_or(typed).parse().ok()?;
     let address = address.to_canonical();
-    Some(Client { address, transport: Transport::Plain, proxied: false }.subject())
+    Some(Client { address, transport: Transport::Plain, proxied: false }.subject(prefix))
 }
 
 fn arg(policy: &Policy, subject: &str) -> LimitArg {
@@ -164,9 +165,10 @@ mod tests {
         let content = Content::Text { path: PathBuf::from("regatta.toml"), text: text.to_owned() };
         let config = crate::config::load(&Inputs { content, ..Inputs::default() }).unwrap();
         let policies = Policies::new(&config.limits, "p");
-        let subject = |policy: &str, typed| subject_of(policies.named(policy).unwrap().1, typed).ok();
+        let subject = |policy: &str, typed| subject_of(policies.named(policy).unwrap().1, typed, 56).ok();
         assert_eq!(subject("client", Some("::ffff:10.0.0.1")).as_deref(), Some("10.0.0.1"));
-        assert_eq!(subject("client", Some("2001:db8::1")).as_deref(), Some("2001:db8::/64"));
+        assert_eq!(subject("client", Some("2001:db8::1")).as_deref(), Some("2001:db8::/56"));
+        assert_eq!(subject("client", Some("2001:db8::/56")).as_deref(), Some("2001:db8::/56"));
         assert_eq!(subject("client", Some("nobody")), None);
         assert_eq!(subject("client", None), None);
         assert_eq!(subject("key", Some("secret")), Some(tag(b"secret")));

@@ -48,6 +48,7 @@ use crate::sys::start;
 /// ```
 pub struct Fleet {
     app: App,
+    defaults: String,
 }
 
 impl std::fmt::Debug for Fleet {
@@ -70,7 +71,22 @@ impl Fleet {
     /// copy, thread generators and the keys of hash tables among it; but a generator that the program holds itself (a
     /// `StdRng` in a `static`, or what `app` has captured) draws the same numbers in each.
     pub fn new(app: impl Fn(State) -> Router + Send + Sync + 'static) -> Self {
-        Self { app: Arc::new(app) }
+        Self { app: Arc::new(app), defaults: String::new() }
+    }
+
+    /// Settings that the application brings along, as in the configuration file: defaults of its own, such as the limits
+    /// that its routes need. Whatever an operator gives is stronger.
+    ///
+    /// ```no_run
+    /// # fn router(_: regatta::State) -> axum::Router { axum::Router::new() }
+    /// regatta::Fleet::new(router)
+    ///     .defaults("[limits.signup]\nrate = '6/min'\nroutes = '/signup'\nmethods = 'POST'")
+    ///     .run();
+    /// ```
+    #[must_use]
+    pub fn defaults(mut self, toml: &str) -> Self {
+        toml.clone_into(&mut self.defaults);
+        self
     }
 
     /// Does what the command line says (`serve` if it says nothing) and returns the exit code.
@@ -86,7 +102,7 @@ impl Fleet {
             return exit::verdict(&name, Err(Failure { code: exit::FAILED, sentence }));
         }
         if let Some(ticket) = resume::ticket() {
-            return exit::verdict(&name, resume::resume(&ticket, &arguments, &self.app));
+            return exit::verdict(&name, resume::resume(&ticket, &arguments, self.brought()));
         }
         // A program that took a fleet over has it blocked what came meanwhile; any other has not.
         if let Err(error) = signal::unblock_all() {
@@ -99,14 +115,20 @@ impl Fleet {
         }
     }
 
+    fn brought(&self) -> resume::Brought<'_> {
+        resume::Brought { app: &self.app, defaults: &self.defaults }
+    }
+
     fn execute(self, line: args::Line, arguments: &[OsString]) -> Result<u8, Failure> {
         match &line.command {
             Some(Command::Signals) => return Ok(print::signals()),
             Some(Command::Settings) => return Ok(print::settings()),
-            Some(Command::Check { handoff: Some(state) }) => return resume::prove(*state),
+            Some(Command::Check { handoff: Some(state) }) => return resume::prove(*state, &self.defaults),
             _ => {}
         }
-        let inputs = line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
+        let mut inputs =
+            line.settings.inputs().map_err(|sentence| Failure { code: exit::USAGE, sentence })?;
+        inputs.application.clone_from(&self.defaults);
         match line.command {
             Some(Command::Operate(verb)) => return operate::operate(&inputs, verb),
             Some(Command::Status { json, all: false, timeout }) => {

@@ -43,17 +43,26 @@ use crate::sys::signal::Signals;
 use crate::sys::start;
 use crate::telemetry;
 
+/// What a program brings along.
+#[derive(Clone, Copy)]
+pub(super) struct Brought<'a> {
+    /// Its application.
+    pub(super) app: &'a App,
+    /// The application's own settings.
+    pub(super) defaults: &'a str,
+}
+
 /// Whether this process has a fleet already, from the program it was before.
 pub(super) fn ticket() -> Option<Ticket> {
     Ticket::parse(&config::handoff_of_process()?, proc::pid().as_raw().unsigned_abs())
 }
 
 /// Says whether this program could take over the fleet whose state is behind this descriptor.
-pub(super) fn prove(state: RawFd) -> Result<u8, Failure> {
+pub(super) fn prove(state: RawFd, defaults: &str) -> Result<u8, Failure> {
     let failed = |sentence| Failure { code: exit::FAILED, sentence };
     let memory = exec::inherit(state).map_err(|error| failed(error.to_string()))?;
     let state = understand(&memory).map_err(failed)?;
-    configure(&state.arguments).map_err(failed)?;
+    configure(&state.arguments, defaults).map_err(failed)?;
     let proof = Proof { handoff: handoff::VERSION, build: build::own() };
     say(serde_json::to_string(&proof).map_err(|error| failed(error.to_string()))?);
     Ok(exit::OK)
@@ -67,8 +76,9 @@ fn understand(memory: &OwnedFd) -> Result<Handoff, String> {
 }
 
 /// What this program makes of the words the fleet was started with, and of its configuration as it is now.
-fn configure(arguments: &[OsString]) -> Result<(Config, Inputs), String> {
-    let inputs = args::parse_serve(arguments)?;
+fn configure(arguments: &[OsString], defaults: &str) -> Result<(Config, Inputs), String> {
+    let mut inputs = args::parse_serve(arguments)?;
+    defaults.clone_into(&mut inputs.application);
     let inputs = inputs.freeze().map_err(|error| error.to_string())?;
     let config = config::load(&inputs).map_err(|error| error.to_string())?;
     telemetry::check(&config.log).map_err(|error| error.to_string())?;
@@ -89,11 +99,12 @@ struct Ready {
     coming: Coming,
 }
 
-fn prepare(ticket: &Ticket, arguments: &[OsString], app: &App) -> Result<Ready, String> {
+fn prepare(ticket: &Ticket, arguments: &[OsString], brought: Brought<'_>) -> Result<Ready, String> {
+    let Brought { app, defaults } = brought;
     let said = |error: std::io::Error| error.to_string();
     let state = understand(&exec::copy(ticket.state).map_err(said)?)?;
     let (generation, arguments, (config, inputs)) = match ticket.way {
-        Way::Forward { .. } => (state.next_generation, arguments, configure(arguments)?),
+        Way::Forward { .. } => (state.next_generation, arguments, configure(arguments, defaults)?),
         // The old program goes on with what it had, whatever the file says by now.
         Way::Back { .. } => {
             let config = config::load(&state.inputs).map_err(|error| error.to_string())?;
@@ -147,8 +158,8 @@ fn coming(ticket: &Ticket, state: &Handoff, host: &Host, generation: u64) -> Res
 }
 
 /// Goes on with the fleet, or gives it back to the program it came from.
-pub(super) fn resume(ticket: &Ticket, arguments: &[OsString], app: &App) -> Result<u8, Failure> {
-    let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| prepare(ticket, arguments, app)));
+pub(super) fn resume(ticket: &Ticket, arguments: &[OsString], brought: Brought<'_>) -> Result<u8, Failure> {
+    let prepared = std::panic::catch_unwind(AssertUnwindSafe(|| prepare(ticket, arguments, brought)));
     let prepared = prepared.unwrap_or_else(|_| Err("the new program panicked".to_owned()));
     let ready =
         prepared.map_err(|reason| Failure { code: exit::FAILED, sentence: give_back(ticket, &reason) });

@@ -47,7 +47,7 @@ impl Values {
     fn applies(&self, newer: &Self, name: &str) -> Applies {
         let given = |values: &Self| values.0.contains_key(name);
         match name {
-            "listen" | "admin.listen" | "run_dir" | "data_dir" => Applies::AtRestart,
+            "listen" | "admin.listen" | "run_dir" | "data_dir" | "redis.maxmemory" => Applies::AtRestart,
             // Between the private Redis and another one lies the start of a process, and all sessions.
             "redis.url" if given(self) != given(newer) => Applies::AtRestart,
             "log.stats_interval" => Applies::AtReload,

@@ -89,6 +89,8 @@ pub enum Error {
 pub enum Origin {
     /// Nobody gave it.
     Default,
+    /// The application, as a default of its own.
+    Application,
     /// The configuration file.
     File(PathBuf),
     /// An environment variable.
@@ -97,10 +99,18 @@ pub enum Origin {
     Flag(String),
 }
 
+impl Origin {
+    /// Whether an operator gave it, and not the program itself.
+    pub(super) fn is_an_operators(&self) -> bool {
+        !matches!(self, Self::Default | Self::Application)
+    }
+}
+
 impl std::fmt::Display for Origin {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Default => f.write_str("the defaults"),
+            Self::Application => f.write_str("the application's defaults"),
             Self::File(path) => write!(f, "the file {}", path.display()),
             Self::Environment(name) => write!(f, "the environment variable {name}"),
             Self::Flag(name) => write!(f, "the flag {name}"),

@@ -36,6 +36,9 @@ pub struct Inputs {
     pub flags: Vec<(String, String, String)>,
     /// The working folder.
     pub folder: PathBuf,
+    /// Settings that the application brings along, as TOML; weaker than all of the above.
+    #[serde(default)]
+    pub application: String,
 }
 
 /// What stood in the configuration file.

@@ -110,6 +110,12 @@ pub const KEYS: &[Key] = &[
         "a connection on which calls wait and nothing is answered for this long is taken for dead",
     ),
     key("redis.patience", "2s", "0s to 1m", "longest absence of Redis that requests wait for; 0s: none"),
+    key(
+        "redis.maxmemory",
+        "auto",
+        "auto, 0 for none, or a size such as 512MiB",
+        "memory of the private Redis; auto: a quarter of what the machine or container has",
+    ),
     key("session.cookie", "sid", "1 to 32 letters, digits, - or _", "name of the session cookie"),
     key(
         "session.secrets",
@@ -147,6 +153,7 @@ pub const KEYS: &[Key] = &[
         "keys of at least 32 bytes, separated by commas",
         "encrypt session fields at rest; the first key encrypts, all decrypt",
     ),
+    key("limits.ipv6_prefix", "56", "a length from 32 to 64", "network that counts as one IPv6 client"),
     key(
         "limits.*.per",
         "client",
@@ -162,7 +169,12 @@ pub const KEYS: &[Key] = &[
         "requests at once; twice the rate per second if unset",
     ),
     key("limits.*.cost", "1", "a number from 1 to the burst", "what one request counts for"),
-    key("limits.*.lease", "false", FLAG, "workers draw quota in advance; for bursts from 100"),
+    key(
+        "limits.*.lease",
+        "auto",
+        "auto, true or false",
+        "workers draw quota in advance: while more comes than is allowed, always, or never",
+    ),
     key("limits.*.concurrent", "", "a number from 1 to 100000", "requests under way, instead of a rate"),
     key(
         "limits.*.concurrent_lease",
@@ -173,11 +185,23 @@ pub const KEYS: &[Key] = &[
     key(
         "limits.*.routes",
         "",
-        "path prefixes such as /login, separated by commas, or layer",
-        "where the policy applies; none: everywhere",
+        "path prefixes such as /login, separated by commas, with or without state; or layer",
+        "where the policy applies; none: everywhere; state: when state is used",
     ),
     key("limits.*.methods", "", "methods such as POST, separated by commas", "which methods; none: all"),
     key("limits.*.on_redis_down", "insured", "insured, open or closed", "what happens without Redis"),
+    key(
+        "limits.*.on_redis_full",
+        "open",
+        "open or closed",
+        "what happens to strangers while Redis is nearly full",
+    ),
+    key(
+        "limits.*.client_factor",
+        "10",
+        "0 for any, or a number up to 1000",
+        "with a header: so many times the policy for one client under all values",
+    ),
     key("limits.*.shadow", "false", FLAG, "it counts and says whom it would deny, and denies nobody"),
     key("limits.*.enabled", "true", FLAG, "false: as if the policy were not there"),
     key(
@@ -256,6 +280,12 @@ pub const KEYS: &[Key] = &[
         "",
         "origins such as https://example.org, separated by commas",
         "pages of other hosts that may open a WebSocket; none: the own host's only",
+    ),
+    key(
+        "websocket.policy",
+        "",
+        "a policy's name",
+        "limit that messages over WebSockets are charged to; none: none",
     ),
     key("websocket.message_limit", "16KiB", MESSAGE, "largest message a client may send over a WebSocket"),
     key(

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;
+use std::path::PathBuf;
 
 use config::FileFormat;
 use config::Source;
@@ -50,11 +51,13 @@ impl Layers {
     fn gather(inputs: &Inputs, strict: bool) -> Result<Self, Error> {
         let mut layers = Self { given: BTreeMap::new(), strict };
         layers.defaults();
+        layers.text(&inputs.application, &Origin::Application, "the application's defaults".into())?;
         layers.file(inputs)?;
         layers.environment(inputs)?;
         for (key, value, flag) in &inputs.flags {
             layers.put(key.clone(), vec![value.clone()], Origin::Flag(flag.clone()))?;
         }
+        layers.settle_limits();
         Ok(layers)
     }
 
@@ -63,14 +66,17 @@ impl Layers {
             let given = Given { items: vec![key.default.to_owned()], origin: Origin::Default };
             self.given.insert(key.path.to_owned(), given);
         }
-        // Generous: it is there to stop a runaway client, not to shape traffic.
+        // Generous: it is there to stop a runaway client, not to shape traffic. And where no state is used it costs
+        // nothing, because it does not hold there.
         let policy = [
             ("limits.default.rate", "1000/s"),
             ("limits.default.burst", "2000"),
+            ("limits.default.routes", "state"),
             // What a stranger may have kept; `http/idempotency` puts its requests under it.
             ("limits.idempotency.rate", "30/min"),
             ("limits.idempotency.burst", "30"),
             ("limits.idempotency.routes", "layer"),
+            ("limits.idempotency.on_redis_full", "closed"),
         ];
         for (path, value) in policy {
             self.given.insert(path.into(), Given { items: vec![value.into()], origin: Origin::Default });
@@ -83,38 +89,61 @@ impl Layers {
             read => read.clone(),
         };
         let Content::Text { path, text } = read else { return Ok(()) };
-        let failed = |reason: String| Error::File { path: path.clone(), reason };
-        let source = config::File::from_str(&text, FileFormat::Toml);
+        self.text(&text, &Origin::File(path.clone()), path)
+    }
+
+    /// Every setting of a text in TOML.
+    fn text(&mut self, text: &str, origin: &Origin, path: PathBuf) -> Result<(), Error> {
+        let source = config::File::from_str(text, FileFormat::Toml);
+        let failed = |reason: String| Error::File { path, reason };
         let values = source.collect().map_err(|source| failed(without_lines(&source.to_string())))?;
-        if let Some(limits) = values.get("limits") {
-            self.forget_default_burst(limits);
-        }
         let mut flat = Vec::new();
         for (key, value) in values {
             flatten(key, value, &mut flat);
         }
         // Of two mistakes the same one is told every time; the reader's order is a hash's.
         flat.sort_unstable();
-        flat.into_iter().try_for_each(|(key, items)| self.put(key, items, Origin::File(path.clone())))
+        flat.into_iter().try_for_each(|(key, items)| self.put(key, items, origin.clone()))
     }
 
-    /// A file that sets its own default rate gets a burst that fits it, not the built-in one.
-    fn forget_default_burst(&mut self, limits: &Value) {
-        let ValueKind::Table(limits) = &limits.kind else { return };
-        let Some(default) = limits.get("default") else { return };
-        self.given.remove("limits.default.burst");
-        // Nor does a limit of another kind get the built-in rate.
-        if matches!(&default.kind, ValueKind::Table(default) if default.contains_key("concurrent")) {
-            self.given.remove("limits.default.rate");
+    /// Takes back what the program itself says of a policy where it does not go with what an operator says.
+    ///
+    /// - Who gives a rate, or a number of concurrent requests, measures anew: burst, lease, cost and the other measure are
+    ///   not the built-in ones.
+    /// - Who gives routes says where the policy holds: built-in methods do not narrow it.
+    /// - Who gives the built-in policy `default` a measure makes it a policy like any other, that holds everywhere.
+    fn settle_limits(&mut self) {
+        for name in self.names("limits") {
+            let path = |field: &str| format!("limits.{name}.{field}");
+            let an_operators = |field: &str| {
+                self.given.get(&path(field)).is_some_and(|given| given.origin.is_an_operators())
+            };
+            let (rate, concurrent) = (an_operators("rate"), an_operators("concurrent"));
+            let mut stale = Vec::new();
+            if rate || concurrent {
+                stale.extend(["rate", "burst", "lease", "cost", "concurrent", "concurrent_lease"]);
+            }
+            if an_operators("routes") {
+                stale.push("methods");
+            }
+            if name == "default" && (rate || concurrent) {
+                stale.push("routes");
+            }
+            for field in stale {
+                let is_built_in = |given: &Given| {
+                    let whose = if field == "routes" { given.origin == Origin::Default } else { true };
+                    whose && !given.origin.is_an_operators()
+                };
+                if self.given.get(&path(field)).is_some_and(is_built_in) {
+                    self.given.remove(&path(field));
+                }
+            }
         }
     }
 
     fn environment(&mut self, inputs: &Inputs) -> Result<(), Error> {
         let settings =
             if self.strict { environment::settings(inputs)? } else { environment::readable(inputs) };
-        if settings.iter().any(|variable| variable.path == "limits.default.rate") {
-            self.given.remove("limits.default.burst");
-        }
         settings.into_iter().try_for_each(|one| self.put(one.path, vec![one.value], one.origin))
     }
 

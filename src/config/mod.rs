@@ -54,12 +54,14 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         workers: sections::workers(&layers)?,
         drain: sections::drain(&layers)?,
         redis: sections::redis(&layers)?,
+        maxmemory: layers.one("redis.maxmemory", parse::maxmemory)?,
         session: sections::session(&layers)?,
         limits: layers
             .names("limits")
             .into_iter()
             .map(|name| limit::read(&layers, name))
             .collect::<Result<_, _>>()?,
+        ipv6_prefix: layers.one("limits.ipv6_prefix", limit::ipv6_prefix)?,
         proxy: Proxy {
             trusted: layers.list("proxy.trusted", parse::networks)?,
             header: layers.one("proxy.header", parse::forward_header)?,
@@ -137,6 +139,10 @@ fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
     }
     if config.session.idle < Duration::from_secs(1) {
         return Err(layers.contradiction("session.idle", "sessions live at least 1s".into()));
+    }
+    let unknown = config.websocket.policy.as_ref().filter(|policy| !config.limits.contains_key(*policy));
+    if let Some(policy) = unknown {
+        return Err(layers.contradiction("websocket.policy", format!("there is no policy limits.{policy}")));
     }
     if config.drain.grace + config.drain.idle > config.drain.timeout {
         return Err(

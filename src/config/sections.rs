@@ -28,6 +28,11 @@ pub(super) fn path(text: &str) -> Result<PathBuf, Reason> {
     if text.is_empty() { Err("it is empty".into()) } else { Ok(PathBuf::from(text)) }
 }
 
+/// A policy's name; nothing, over an application's default, means none.
+fn policy(text: &str) -> Result<Option<String>, Reason> {
+    if text.is_empty() { Ok(None) } else { parse::policy_name(text).map(Some) }
+}
+
 pub(super) fn workers(layers: &Layers) -> Result<Workers, Error> {
     Ok(Workers {
         count: layers.one("workers.count", parse::count)?,
@@ -120,6 +125,7 @@ pub(super) fn websocket(layers: &Layers) -> Result<WebSocket, Error> {
         message_limit: layers.one("websocket.message_limit", parse::message_limit)?,
         messages_per_second: layers
             .one("websocket.messages_per_second", |text| parse::number(text, 100_000))?,
+        policy: layers.optional("websocket.policy", policy)?.flatten(),
     })
 }
 

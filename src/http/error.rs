@@ -32,6 +32,9 @@ pub enum Error {
         /// Seconds after which the client may try again.
         retry_after: u64,
     },
+    /// The shared state is nearly full, and only who is logged in may add to it: 503.
+    #[error("the shared state is nearly full: only who is logged in may add to it")]
+    Full,
     /// All places for CPU work are taken: 503.
     #[error("all places for CPU work are taken")]
     Busy,
@@ -117,6 +120,9 @@ pub enum Error {
     NoFleet,
 }
 
+/// When a stranger may try again where Redis was nearly full, s: lifetimes have to end first.
+const FULL_RETRY: u64 = 30;
+
 impl Error {
     fn problem(&self) -> Problem {
         match self {
@@ -125,6 +131,7 @@ impl Error {
             Self::Unavailable { retry_after } => {
                 Problem::reduced_capacity("the shared state is away for the moment", *retry_after)
             }
+            Self::Full => Problem::reduced_capacity(self.to_string(), FULL_RETRY),
             Self::Busy => Problem::reduced_capacity("as much work is under way as this worker takes", 1),
             Self::TooManyTasks | Self::Crowded => Problem::reduced_capacity(self.to_string(), 1),
             Self::MessageTooLarge { .. } => Problem::new(StatusCode::PAYLOAD_TOO_LARGE, self.to_string()),
@@ -179,6 +186,8 @@ pub(super) enum Refusal {
     Denied(Headers),
     /// Redis is away, seconds until a repetition makes sense.
     Unavailable(u64),
+    /// Redis is nearly full, and what is left is not for strangers.
+    Full,
     /// It needs what this Redis does not allow.
     Unsupported(&'static str),
     /// The session ended meanwhile and the changes are lost.
@@ -198,6 +207,7 @@ impl Refusal {
         match self {
             Self::Denied(_) => Error::Denied,
             Self::Unavailable(retry_after) => Error::Unavailable { retry_after: *retry_after },
+            Self::Full => Error::Full,
             Self::Unsupported(what) => Error::Unsupported { what },
             Self::SessionGone => Error::SessionGone,
             Self::SessionFull => Error::SessionFull,

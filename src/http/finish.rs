@@ -133,7 +133,7 @@ pub(super) async fn settle(
     let mut begun = exchange.begun().await;
     let mut response = match begun.refusal.take().or(lost) {
         Some(refusal) => {
-            if let Refusal::Unavailable(_) = refusal {
+            if let Refusal::Unavailable(_) | Refusal::Full = refusal {
                 exchange.core.cell().unavailable();
             }
             let mut response = refusal.problem().into_response();

@@ -59,25 +59,30 @@ pub fn resolve(peer: IpAddr, headers: &HeaderMap, proxy: &Proxy) -> Client {
 }
 
 impl Client {
-    /// What limits count by: an IPv4 address, or an IPv6 /64, of which one subscriber has all the addresses.
-    pub fn subject(&self) -> String {
-        match network(self.address) {
+    /// What limits count by: an IPv4 address, or the network of this length that an IPv6 address lies in.
+    pub fn subject(&self, prefix: u8) -> String {
+        match network(self.address, prefix) {
             IpAddr::V4(address) => address.to_string(),
-            IpAddr::V6(network) => format!("{network}/64"),
+            IpAddr::V6(network) => format!("{network}/{prefix}"),
         }
     }
 }
 
-/// An address without what its subscriber chooses: an IPv6 one is its /64, of which one subscriber has all addresses.
-pub fn network(address: IpAddr) -> IpAddr {
+/// An address without what its subscriber chooses: an IPv6 one is its network of this length, at most 64, of which one
+/// subscriber has all addresses.
+pub fn network(address: IpAddr, prefix: u8) -> IpAddr {
+    let v4 = |high: u16, low: u16| Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into();
     match address.to_canonical() {
         IpAddr::V4(address) => address.into(),
         IpAddr::V6(address) => match address.segments() {
             // NAT64 (RFC 6052): the whole IPv4 internet lies in one /64, so the IPv4 address inside counts.
-            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => {
-                Ipv4Addr::from((u32::from(high) << 16) | u32::from(low)).into()
+            [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
+            // 6to4 (RFC 3056): who has an IPv4 address has the /48 made of it.
+            [0x2002, high, low, ..] => v4(high, low),
+            _ => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(u128::MAX);
+                Ipv6Addr::from_bits(address.to_bits() & mask).into()
             }
-            [a, b, c, d, ..] => Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into(),
         },
     }
 }
@@ -243,12 +248,22 @@ mod tests {
     }
 
     #[test]
-    fn limits_count_ipv6_by_its_64() {
-        let subject = |address: &str| {
+    fn limits_count_ipv6_by_its_network() {
+        let of = |address: &str, prefix| {
             let address = address.parse().unwrap();
-            Client { address, transport: Transport::Plain, proxied: false }.subject()
+            Client { address, transport: Transport::Plain, proxied: false }.subject(prefix)
         };
+        let subject = |address: &str| of(address, 64);
         assert_eq!(subject("2.2.2.2"), "2.2.2.2");
+        for mapped in ["::ffff:1.2.3.4", "::FFFF:102:304", "0:0:0:0:0:ffff:0102:0304"] {
+            assert_eq!(subject(mapped), "1.2.3.4");
+        }
+        let of_one_56: Vec<_> = (0..8).map(|n| of(&format!("2001:db8:1:ff0{n}::1"), 56)).collect();
+        assert!(of_one_56.iter().all(|one| one == "2001:db8:1:ff00::/56"), "{of_one_56:?}");
+        assert_ne!(of("2001:db8:1:fe00::1", 56), of_one_56[0]);
+        assert_eq!(of("2001:db8:1:ff00::1", 48), "2001:db8:1::/48");
+        assert_eq!(of("2001:db8:1:ff00::1", 32), "2001:db8::/32");
+        assert_eq!(subject("2002:102:304:5::1"), "1.2.3.4");
         assert_eq!(subject("2001:db8:1:2:3:4:5:6"), "2001:db8:1:2::/64");
         assert_eq!(subject("2001:db8:1:2:ffff::"), subject("2001:db8:1:2::1"));
         assert_ne!(subject("2001:db8:1:3::1"), subject("2001:db8:1:2::1"));

@@ -31,6 +31,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 pub mod timeout;
+mod unheard;
 mod visitor;
 
 use std::sync::Arc;

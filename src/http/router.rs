@@ -44,6 +44,7 @@ use crate::http::state::Core;
 use crate::http::state::State;
 use crate::http::store::Store;
 use crate::http::timeout::in_time;
+use crate::http::unheard;
 
 /// What one listener serves; cheap to clone.
 #[derive(Clone, Debug)]
@@ -108,7 +109,7 @@ pub(super) fn operators(core: &Arc<Core>) -> Router {
 /// 2. client identity, because all that follows is per client, and whether an incoming request id is believed;
 /// 3. request id, before anything that might be logged with it;
 /// 4. state, prepared but not begun: it costs a round trip only once it is used, except that
-/// 5. limits which name the path are decided now: a denied request never reaches its handler;
+/// 5. limits which name the path, or hold for every request, are decided now: a denied request never reaches its handler;
 /// 6. `Idempotency-Key`, if it is sent, after the limits and before anything of the application's runs;
 /// 7. the handler, with its body and its time bounded and its panics caught;
 /// 8. the session's commit, after the handler's last change and before the response's head, which carries the cookie;
@@ -123,18 +124,22 @@ where
     let (mut parts, incoming) = request.into_parts();
     let checked = head::check(&mut parts, !incoming.is_end_stream());
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
+    unheard::note(&core, &client, &parts.headers);
     let head = Head::of(&core, &parts, client.proxied);
     let exchange = Arc::new(Exchange::new(Arc::clone(&core), client, &parts));
     let bounds = &core.config.http;
     let announced = incoming.size_hint().lower();
-    let refused = if let Err(problem) = checked {
-        Some(problem.into_response())
-    } else if announced > bounds.body_limit as u64 {
-        Some(body::too_large(bounds.body_limit).into_response())
-    } else if exchange.is_named {
-        exchange.decide().await.err().map(IntoResponse::into_response)
-    } else {
-        None
+    let denied = match &checked {
+        Ok(_) if exchange.is_named => exchange.decide().await.err(),
+        _ => None,
+    };
+    let refused = match (checked, denied) {
+        (Err(problem), _) => Some(problem.into_response()),
+        (Ok(_), Some(error)) => Some(error.into_response()),
+        (Ok(_), None) if announced > bounds.body_limit as u64 => {
+            Some(body::too_large(bounds.body_limit).into_response())
+        }
+        (Ok(_), None) => None,
     };
     let mut response = match refused {
         Some(response) => complete(&exchange, None, response).await,

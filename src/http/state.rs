@@ -29,6 +29,7 @@ use crate::http::phase::Phase;
 use crate::http::seen::Seen;
 use crate::http::site::Remembered;
 use crate::http::site::Site;
+use crate::http::unheard::Unheard;
 use crate::limiter::Desk;
 use crate::limiter::Policies;
 use crate::redis::Health;
@@ -49,6 +50,10 @@ use crate::task::Tasks;
 
 /// Stands for configured keys, which never change.
 const CONFIGURED: u64 = u64::MAX;
+
+/// Redis is nearly full beyond this part of its memory, thousandths: what is left is for logins, visitors with something
+/// to lose, and the server's own buffers.
+const REDIS_FULL: u64 = 800;
 
 /// Builds the application's routes in each worker.
 pub type App = Arc<dyn Fn(State) -> axum::Router + Send + Sync>;
@@ -227,6 +232,8 @@ pub(super) struct Core {
     pub(super) new_sessions: Option<(u64, u64)>,
     /// Sessions as last read, for when Redis is away.
     pub(super) last_known: Arc<Mutex<LastKnown>>,
+    /// Peers that seem to be proxies and are not trusted.
+    pub(super) unheard: Unheard,
     /// Whether this worker hears of sessions that end.
     pub(super) hears_of_ends: AtomicBool,
     /// What the session room needs to know.
@@ -287,6 +294,7 @@ impl Core {
                 (interval_us, interval_us.saturating_mul(config.session.create_burst).min(1 << 52))
             }),
             last_known: Arc::new(Mutex::new(LastKnown::new(config.session.stale))),
+            unheard: Unheard::default(),
             hears_of_ends: AtomicBool::new(false),
             setup: Arc::new(setup),
             offload: Offload::default(),
@@ -322,6 +330,11 @@ impl Core {
     /// How long this worker has been serving.
     pub(super) fn uptime(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Whether so little of Redis's memory is left that strangers may not add to it.
+    pub(super) fn is_redis_full(&self) -> bool {
+        self.scoreboard.redis_permille() > REDIS_FULL
     }
 
     /// A user's tag; `None` until Redis, which keeps its key, was reached for the first time.

@@ -8,10 +8,10 @@ use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
+use crate::limiter::hot;
+use crate::limiter::hot::Hot;
+use crate::limiter::hot::Turn;
 use crate::limiter::quota::Quota;
-
-/// Smallest burst under which drawing in advance is worth its price: quota lies unused for a moment.
-pub const BURST_MIN: u64 = 100;
 
 /// How long drawn quota may wait, µs.
 pub const KEPT_US: u64 = 200_000;
@@ -29,9 +29,11 @@ const PURSES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 14) - 1)
 #[derive(Debug)]
 pub struct Advance {
     purses: LruCache<Box<str>, Purse>,
+    /// Until then some limit may be hot.
+    hot_until_us: u64,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 struct Purse {
     quota: Quota,
     /// Requests that are paid for.
@@ -43,6 +45,8 @@ struct Purse {
     asked_before: u64,
     span_us: u64,
     drawing: Drawing,
+    /// More is wanted than there is.
+    hot: Option<Hot>,
 }
 
 /// Whether more is being drawn.
@@ -66,29 +70,105 @@ pub enum Spent {
 
 impl Default for Advance {
     fn default() -> Self {
-        Self { purses: LruCache::sparse(PURSES_MAX) }
+        Self { purses: LruCache::sparse(PURSES_MAX), hot_until_us: 0 }
     }
 }
 
 impl Advance {
     /// Takes `cost` from what was drawn.
     pub fn spend(&mut self, key: &str, quota: &Quota, cost: u64, now_us: u64) -> Spent {
-        let purse = match self.purses.get_mut(key) {
-            Some(purse) => purse,
-            None => {
-                self.purses.push(key.into(), Purse::new(*quota, now_us));
-                match self.purses.get_mut(key) {
-                    Some(purse) => purse,
-                    None => return Spent::Short,
-                }
-            }
-        };
+        let Some(purse) = self.purse(key, quota, now_us) else { return Spent::Short };
         purse.count(cost, now_us);
         if purse.until_us <= now_us || purse.left < cost {
             return Spent::Short;
         }
         purse.left -= cost;
         Spent::Paid { left: purse.left }
+    }
+
+    fn purse(&mut self, key: &str, quota: &Quota, now_us: u64) -> Option<&mut Purse> {
+        if !self.purses.contains(key) {
+            self.purses.push(key.into(), Purse::new(*quota, now_us));
+        }
+        self.purses.get_mut(key)
+    }
+
+    /// Redis denied a request that may come again in less time than a draw takes: from now on quota is drawn for all.
+    pub fn heat(&mut self, key: &str, quota: &Quota, reset_us: u64, now_us: u64) {
+        if !hot::suits(quota) {
+            return;
+        }
+        let Some(purse) = self.purse(key, quota, now_us) else { return };
+        purse.hot.get_or_insert_with(|| Hot::new(now_us, reset_us)).denied(now_us);
+        self.hot_until_us = now_us.saturating_add(hot::HOT_US);
+    }
+
+    /// What a request under a limit does that is hot and has not so much paid for; `None`: the limit is not hot, and
+    /// it asks Redis itself.
+    pub fn turn(
+        &mut self,
+        key: &str,
+        cost: u64,
+        (now_us, patience_us): (u64, u64),
+        waited: bool,
+    ) -> Option<Turn> {
+        if !self.may_be_hot(now_us) {
+            return None;
+        }
+        let purse = self.purses.get_mut(key)?;
+        let quota = purse.quota;
+        if cost > hot::most(&quota) {
+            return None;
+        }
+        if !waited {
+            purse.count(cost, now_us);
+        }
+        let demand = purse.asked.max(purse.asked_before);
+        let hot = purse.hot.as_mut()?;
+        if hot.is_over(now_us) {
+            purse.hot = None;
+            return None;
+        }
+        let turn = hot.turn(&quota, demand, now_us, patience_us, waited);
+        self.hot_until_us = now_us.saturating_add(hot::HOT_US);
+        Some(turn)
+    }
+
+    /// Whether a limit is hot: what it allows is paid from what was drawn.
+    pub fn is_hot(&self, key: &str, now_us: u64) -> bool {
+        let is_hot = |purse: &Purse| purse.hot.as_ref().is_some_and(|hot| !hot.is_over(now_us));
+        self.may_be_hot(now_us) && self.purses.peek(key).is_some_and(is_hot)
+    }
+
+    /// Of next to all workers no limit is hot: this is all that it costs them.
+    pub fn may_be_hot(&self, now_us: u64) -> bool {
+        now_us < self.hot_until_us
+    }
+
+    /// A draw for a hot limit was answered; `None`: it failed, and each request asks by itself.
+    pub fn drawn_hot(&mut self, key: &str, answer: Option<(u64, u64)>, now_us: u64) -> bool {
+        let drawing = self.purses.peek(key).map(|purse| purse.drawing);
+        let (amount, reset_us) = answer.unwrap_or_default();
+        let kept = self.drawn(key, amount, now_us);
+        let Some(purse) = self.purses.peek_mut(key) else { return kept };
+        purse.drawing = drawing.unwrap_or(Drawing::No);
+        if let Some(hot) = &mut purse.hot {
+            match answer {
+                Some(_) => hot.drawn(reset_us, now_us),
+                None => {
+                    hot.wake();
+                    purse.hot = None;
+                }
+            }
+        }
+        kept
+    }
+
+    /// Quota was given back: there may be some at once.
+    pub fn hurry(&mut self, key: &str, now_us: u64) {
+        if let Some(hot) = self.purses.peek_mut(key).and_then(|purse| purse.hot.as_mut()) {
+            hot.hurry(now_us);
+        }
     }
 
     /// Gives back what a request took and does not need, because another limit denied it.
@@ -107,6 +187,9 @@ impl Advance {
     ///
     /// Only what is missing: what a worker holds is denied to all others.
     pub fn wants(&mut self, key: &str, now_us: u64, patience_us: u64) -> Option<u64> {
+        if self.is_hot(key, now_us) {
+            return None;
+        }
         let purse = self.purses.peek_mut(key)?;
         let target = (purse.quota.burst() / 20).min(purse.asked.max(purse.asked_before));
         let waits =
@@ -150,7 +233,16 @@ impl Advance {
 
 impl Purse {
     fn new(quota: Quota, now_us: u64) -> Self {
-        Self { quota, left: 0, until_us: 0, asked: 0, asked_before: 0, span_us: now_us, drawing: Drawing::No }
+        Self {
+            quota,
+            left: 0,
+            until_us: 0,
+            asked: 0,
+            asked_before: 0,
+            span_us: now_us,
+            drawing: Drawing::No,
+            hot: None,
+        }
     }
 
     fn count(&mut self, cost: u64, now_us: u64) {

@@ -12,6 +12,7 @@ use crate::limiter::desk::lock;
 use crate::limiter::insurance::Claim;
 use crate::limiter::place::Place;
 use crate::limiter::policy::Measured;
+use crate::limiter::quota::Part;
 use crate::limiter::set::Set;
 use crate::redis::Error;
 use crate::redis::begin::LimitArg;
@@ -91,8 +92,16 @@ pub enum Without {
     Allowed(Granted),
     /// This worker's share of a limit is used up.
     Denied(Vec<Option<LimitReply>>),
-    /// A limit is such that nobody is allowed.
+    /// A limit is such that nobody is allowed, or such a request is not allowed here.
     Closed,
+}
+
+/// What this worker's part of the limits says.
+enum Insured {
+    Allowed(Vec<Place>),
+    Denied,
+    /// Such a request is more than its part of a limit at any time.
+    TooSmall,
 }
 
 impl Asked {
@@ -155,8 +164,8 @@ impl Asked {
         self.tell(set, replies, 1)
     }
 
-    /// Redis did not do it; `sharers` is the number of workers who share the limits.
-    pub fn without(mut self, set: &Set, error: &Error, sharers: u64) -> Without {
+    /// Redis did not do it; `part` is this worker's of the limits.
+    pub fn without(mut self, set: &Set, error: &Error, part: &Part) -> Without {
         if !matches!(error, Error::Timeout) {
             std::mem::take(&mut self.places).into_iter().for_each(Place::forget);
         }
@@ -171,9 +180,10 @@ impl Asked {
             |(number, _): &(usize, &LimitArg)| enforced(number) && down(*number) == OnRedisDown::Insured;
         let insured: Vec<_> = numbers.into_iter().zip(&self.asked).filter(insured).collect();
         let mut replies = vec![None; self.asked.len() + self.paid.len()];
-        match self.insure(set, &insured, sharers, &mut replies) {
-            None => Without::Denied(replies),
-            Some(places) => {
+        match self.insure(set, &insured, part, &mut replies) {
+            Insured::TooSmall => Without::Closed,
+            Insured::Denied => Without::Denied(replies),
+            Insured::Allowed(places) => {
                 let mut granted = Granted { replies, places, ..Granted::default() };
                 for Paid { index, arg, left } in std::mem::take(&mut self.paid) {
                     granted.replies[index] = Some(reply_of_paid(set, self.from + index, left));
@@ -184,14 +194,14 @@ impl Asked {
         }
     }
 
-    /// This worker's share of each limit; its places, or none if one denies.
+    /// What this worker's part of each limit says.
     fn insure(
         &self,
         set: &Set,
         insured: &[(usize, &LimitArg)],
-        sharers: u64,
+        part: &Part,
         replies: &mut [Option<LimitReply>],
-    ) -> Option<Vec<Place>> {
+    ) -> Insured {
         let (mut places, mut claims, mut indices) = (Vec::new(), Vec::new(), Vec::new());
         for (number, arg) in insured {
             match set.policy(*number).measure() {
@@ -200,19 +210,24 @@ impl Asked {
                     indices.push(*number - self.from);
                 }
                 Measured::Concurrency { most, lease } => {
-                    let share = (most / sharers.max(1)).max(1);
+                    let share = part.of(most, &arg.key);
+                    if share == 0 {
+                        return Insured::TooSmall;
+                    }
                     let Some(place) = Place::own(&self.desk.local, &arg.key, share) else {
                         let reset_us = u64::try_from(lease.as_micros()).unwrap_or(u64::MAX);
                         let retry_after_us = Some(reset_us.min(1_000_000));
                         let reply = LimitReply { allowed: false, remaining: 0, retry_after_us, reset_us };
                         replies[*number - self.from] = Some(reply);
-                        return None;
+                        return Insured::Denied;
                     };
                     places.push(place);
                 }
             }
         }
-        let decided = lock(&self.desk.insurance).decide(&claims, sharers, self.desk.now_us());
+        let Some(decided) = lock(&self.desk.insurance).decide(&claims, part, self.desk.now_us()) else {
+            return Insured::TooSmall;
+        };
         let allowed = decided.iter().all(|reply| reply.allowed);
         for (index, reply) in indices.into_iter().zip(decided) {
             replies[index] = Some(reply);
@@ -220,7 +235,7 @@ impl Asked {
         if allowed && !claims.is_empty() {
             self.desk.merge_later();
         }
-        allowed.then_some(places)
+        if allowed { Insured::Allowed(places) } else { Insured::Denied }
     }
 
     /// Numbers, in the request's set, of the limits that Redis was asked about.
@@ -241,9 +256,9 @@ impl Asked {
         }
         let mut told = vec![None; self.asked.len() + self.paid.len()];
         for ((number, arg), reply) in self.numbers().into_iter().zip(&self.asked).zip(replies) {
-            if let Measured::Rate { quota, .. } = set.policy(number).measure() {
+            if let Measured::Rate { quota, lease } = set.policy(number).measure() {
                 let tracked = tracked.iter().find(|question| question.key == arg.key);
-                self.desk.learn(arg, &quota, reply, self.asked_us, tracked);
+                self.desk.learn(arg, (&quota, lease), reply, self.asked_us, tracked);
             }
             told[number - self.from] = Some(*reply);
         }

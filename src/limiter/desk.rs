@@ -19,6 +19,7 @@ use std::time::Instant;
 use rand::TryRngCore;
 use rand::rngs::OsRng;
 
+use crate::config::limit::Lease;
 use crate::limiter::advance::Advance;
 use crate::limiter::advance::Spent;
 use crate::limiter::asked::Asked;
@@ -28,7 +29,10 @@ use crate::limiter::denials::Denials;
 use crate::limiter::denials::Look;
 use crate::limiter::denials::Moment;
 use crate::limiter::denials::Tracked;
+use crate::limiter::hot;
+use crate::limiter::hot::Turn;
 use crate::limiter::insurance::Insurance;
+use crate::limiter::meter::Meters;
 use crate::limiter::place::Local;
 use crate::limiter::place::Place;
 use crate::limiter::policy::Measured;
@@ -55,11 +59,12 @@ pub struct Desk {
     started: Instant,
     clock: Clock,
     /// Longest wait for an answer of Redis.
-    patience: Duration,
+    pub(super) patience: Duration,
     denials: Mutex<Denials>,
     pub(super) insurance: Mutex<Insurance>,
     pub(super) advance: Mutex<Advance>,
     pub(super) local: Local,
+    pub(super) meters: Mutex<Meters>,
     listens: AtomicBool,
     pub(super) merges: AtomicBool,
     /// Names of this worker's places and batches: a random start, then counting.
@@ -89,10 +94,21 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+fn denied_for(retry_us: u64, reset_us: u64) -> LimitReply {
+    LimitReply { allowed: false, remaining: 0, retry_after_us: Some(retry_us), reset_us }
+}
+
 /// What the look at all limits of a request found.
 enum Looked {
     Denied(Vec<Option<LimitReply>>),
     Wait(Arc<tokio::sync::Notify>),
+    /// So much is to be drawn for this limit first, which is hot.
+    Draw {
+        key: String,
+        quota: Quota,
+        requests: u64,
+        answered: Arc<tokio::sync::Notify>,
+    },
     /// Nothing denies. What is asked about limits that are short, and when.
     Ask {
         tracked: Vec<Tracked>,
@@ -115,6 +131,7 @@ impl Desk {
             insurance: Mutex::default(),
             advance: Mutex::default(),
             local: Local::default(),
+            meters: Mutex::default(),
             listens: AtomicBool::new(false),
             merges: AtomicBool::new(false),
             name,
@@ -157,6 +174,12 @@ impl Desk {
                     // Answered or not, the next look says how things are.
                     let _ = tokio::time::timeout(self.patience, answered.notified()).await.is_ok();
                 }
+                Looked::Draw { key, quota, requests, answered } => {
+                    waited = true;
+                    // It goes on whatever becomes of this request: others wait for it.
+                    tokio::spawn(Arc::clone(self).draw_hot(key, quota, requests));
+                    let _ = tokio::time::timeout(self.patience, answered.notified()).await.is_ok();
+                }
                 Looked::Ask { tracked, at_us } => {
                     // From here on the question is one that others may wait for, whatever becomes of this request.
                     let mut asked = self.ask(set, from, args, tracked, now_us);
@@ -174,7 +197,8 @@ impl Desk {
     /// What is known of the limits; if none denies, this request becomes the one that asks about those that did.
     fn look(&self, set: &Set, from: usize, args: &[LimitArg], now_us: u64, waited: bool) -> Looked {
         let mut denials = lock(&self.denials);
-        if denials.is_empty() {
+        let mut advance = lock(&self.advance);
+        if denials.is_empty() && !advance.may_be_hot(now_us) {
             return Looked::Ask { tracked: Vec::new(), at_us: now_us };
         }
         let heard_since = self.redis.news_since().map(|since| self.us(since));
@@ -185,12 +209,27 @@ impl Desk {
         let track = |arg: &LimitArg, probe| Tracked { key: arg.key.clone(), cost: arg.cost, probe };
         for (index, arg) in args.iter().enumerate() {
             let Measured::Rate { quota, lease } = set.policy(from + index).measure() else { continue };
+            let is_hot = advance.is_hot(&arg.key, now_us);
             // Without the second half, quota that was drawn a moment before Redis ran out would lie unused, and its
             // subject be denied, until it goes back.
-            if arg.shadow || (lease && lock(&self.advance).covers(&arg.key, arg.cost, now_us)) {
+            let is_drawn = lease == Lease::Always || is_hot;
+            if arg.shadow || (is_drawn && advance.covers(&arg.key, arg.cost, now_us)) {
                 continue;
             }
-            match denials.look(&arg.key, &quota, arg.cost, at) {
+            let turn = match is_hot && arg.cost > 0 {
+                true => advance.turn(&arg.key, arg.cost, (now_us, patience_us), waited),
+                false => None,
+            };
+            let look = match turn {
+                // Whatever else was found is found again after it.
+                Some(Turn::Draw(requests, answered)) => {
+                    return Looked::Draw { key: arg.key.clone(), quota, requests, answered };
+                }
+                Some(Turn::Wait(answered)) => Look::Wait(answered),
+                Some(Turn::Denied { retry_us, reset_us }) => Look::Denied(denied_for(retry_us, reset_us)),
+                None => denials.look(&arg.key, &quota, arg.cost, at),
+            };
+            match look {
                 Look::Denied(reply) => {
                     denied.get_or_insert_with(|| vec![None; args.len()])[index] = Some(reply)
                 }
@@ -225,8 +264,8 @@ impl Desk {
         let mut question = Question { asked: Vec::with_capacity(args.len()), tracked, ..Question::default() };
         for (index, arg) in args.into_iter().enumerate() {
             match set.policy(from + index).measure() {
-                Measured::Rate { quota, lease: true } if !arg.shadow && arg.cost > 0 => {
-                    if let Some(left) = self.spend(&arg, quota, now_us) {
+                Measured::Rate { quota, lease } if !arg.shadow && arg.cost > 0 => {
+                    if let Some(left) = self.spend(&arg, quota, lease, now_us) {
                         question.paid.push(Paid { index, arg, left });
                         continue;
                     }
@@ -245,9 +284,14 @@ impl Desk {
     }
 
     /// Pays from what was drawn in advance; what is left then, or nothing if there is not enough.
-    fn spend(self: &Arc<Self>, arg: &LimitArg, quota: Quota, now_us: u64) -> Option<u64> {
-        // Without server-side code nothing can be drawn.
-        if self.redis.is_plain() {
+    fn spend(self: &Arc<Self>, arg: &LimitArg, quota: Quota, lease: Lease, now_us: u64) -> Option<u64> {
+        let is_drawn = match lease {
+            // Without server-side code nothing can be drawn.
+            Lease::Always => !self.redis.is_plain(),
+            Lease::Auto => lock(&self.advance).is_hot(&arg.key, now_us),
+            Lease::Never => false,
+        };
+        if !is_drawn {
             return None;
         }
         let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
@@ -269,7 +313,7 @@ impl Desk {
     pub(super) fn learn(
         self: &Arc<Self>,
         arg: &LimitArg,
-        quota: &Quota,
+        (quota, lease): (&Quota, Lease),
         reply: &LimitReply,
         asked_us: u64,
         tracked: Option<&Tracked>,
@@ -277,6 +321,11 @@ impl Desk {
         // A limit that denies nobody is never asked about, and one on concurrency may be free at any moment.
         if arg.shadow || !matches!(arg.kind, LimitKind::Rate { .. }) {
             return;
+        }
+        let is_hot =
+            !reply.allowed && reply.retry_after_us.is_some_and(|retry_us| retry_us < hot::DRAW_EVERY_US);
+        if is_hot && lease != Lease::Never && !self.redis.is_plain() {
+            lock(&self.advance).heat(&arg.key, quota, reply.reset_us, self.now_us());
         }
         let known = {
             let now_us = self.now_us();
@@ -303,6 +352,8 @@ impl Desk {
     pub(super) fn forget(&self, key: &str) {
         let now_us = self.now_us();
         lock(&self.denials).forget(key, now_us);
+        lock(&self.advance).hurry(key, now_us);
+        lock(&self.meters).forget(key);
     }
 
     /// Questions that nobody answered.

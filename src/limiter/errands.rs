@@ -34,17 +34,36 @@ impl Desk {
     pub(super) async fn draw(self: Arc<Self>, key: String, quota: Quota, requests: u64) {
         let wanted = amount(key, &quota, requests);
         let drawn = match self.redis.draw(&wanted).await {
-            Ok(drawn) => drawn,
+            Ok(drawn) => drawn.requests,
             Err(error) => {
                 tracing::debug!(%error, "nothing was drawn in advance: {error}");
                 0
             }
         };
-        let key = wanted.key;
         let now_us = self.now_us();
-        if !lock(&self.advance).drawn(&key, drawn, now_us) {
-            return;
+        if lock(&self.advance).drawn(&wanted.key, drawn, now_us) {
+            self.look_after(wanted.key).await;
         }
+    }
+
+    /// The same for a limit that is hot, where others wait for it.
+    pub(super) async fn draw_hot(self: Arc<Self>, key: String, quota: Quota, requests: u64) {
+        let wanted = amount(key, &quota, requests);
+        let drawn = match self.redis.draw(&wanted).await {
+            Ok(drawn) => Some((drawn.requests, drawn.reset_us)),
+            Err(error) => {
+                tracing::debug!(%error, "nothing was drawn for a hot limit: {error}");
+                None
+            }
+        };
+        let now_us = self.now_us();
+        if lock(&self.advance).drawn_hot(&wanted.key, drawn, now_us) {
+            self.look_after(wanted.key).await;
+        }
+    }
+
+    /// Gives back what was drawn and not used in time.
+    async fn look_after(&self, key: String) {
         // A moment more than it is kept, so that nobody takes it any more.
         tokio::time::sleep(Duration::from_micros(advance::KEPT_US + 1000)).await;
         let now_us = self.now_us();

@@ -107,6 +107,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::config::limit::Lease;
     use crate::config::limit::Rate;
     use crate::limiter::gcra;
 
@@ -122,7 +123,7 @@ mod tests {
     }
 
     fn told(name: &str, quota: Quota, requests: u64) -> Told<'_> {
-        let measure = Measured::Rate { quota, lease: false };
+        let measure = Measured::Rate { quota, lease: Lease::Auto };
         Told { name, measure, reply: Some(at(quota, requests)) }
     }
 

@@ -1,7 +1,9 @@
 //! What limits do while Redis is away: each worker allows its share, and tells Redis afterwards what it allowed.
 //!
-//! A worker does not know the others' requests, so it takes rate and burst divided by their number: all of them
-//! together never allow more than the one limit would, as long as the number is right. When Redis is back, what a
+//! A worker does not know the others' requests, so it takes its part of rate and burst: all parts together are never more
+//! than the one limit, as long as the number of workers is right. Where a limit is smaller than their number some have
+//! no part, and a request that costs more than a part is allowed by none: those are answered as if the policy were
+//! closed, because it is not their client's fault. When Redis is back, what a
 //! subject still owes here is merged into its limit there, once: a batch has an id, and Redis applies it only the first
 //! time, so that it may be sent again when its outcome is unknown. Pure; times are µs of the worker's own clock.
 
@@ -10,6 +12,7 @@ use std::num::NonZeroUsize;
 use lru::LruCache;
 
 use crate::limiter::gcra;
+use crate::limiter::quota::Part;
 use crate::limiter::quota::Quota;
 use crate::redis::begin::LimitReply;
 
@@ -59,17 +62,15 @@ impl Default for Insurance {
 }
 
 impl Insurance {
-    /// Decides one request as one of `sharers` workers; charges it only if all its limits allow.
-    pub fn decide(&mut self, claims: &[Claim<'_>], sharers: u64, now_us: u64) -> Vec<LimitReply> {
-        let decided: Vec<_> = claims
-            .iter()
-            .map(|claim| {
-                let share = claim.quota.share(sharers);
-                let tat = self.buckets.get(claim.key).map(|bucket| bucket.tat(&share, now_us));
-                // The share of a small burst may be less than what one request costs: then it is the whole share.
-                (share, gcra::decide(tat, now_us, &share, claim.cost.min(share.burst())))
-            })
-            .collect();
+    /// Decides one request by this worker's part of its limits; charges it only if all allow. `None`: its part of one of
+    /// them is too small for such a request at any time.
+    pub fn decide(&mut self, claims: &[Claim<'_>], part: &Part, now_us: u64) -> Option<Vec<LimitReply>> {
+        let mut decided = Vec::with_capacity(claims.len());
+        for claim in claims {
+            let share = claim.quota.part(part, claim.key).filter(|share| claim.cost <= share.burst())?;
+            let tat = self.buckets.get(claim.key).map(|bucket| bucket.tat(&share, now_us));
+            decided.push((share, gcra::decide(tat, now_us, &share, claim.cost)));
+        }
         if decided.iter().all(|(_, decision)| decision.reply.allowed) {
             for (claim, (share, decision)) in claims.iter().zip(&decided) {
                 if let Some(tat_us) = decision.tat_us {
@@ -77,7 +78,7 @@ impl Insurance {
                     self.buckets.push(claim.key.into(), bucket);
                 }
             }
-            return decided.into_iter().map(|(_, decision)| decision.reply).collect();
+            return Some(decided.into_iter().map(|(_, decision)| decision.reply).collect());
         }
         let uncharged = |(claim, (share, decision)): (&Claim<'_>, &(Quota, gcra::Decision))| {
             if !decision.reply.allowed {
@@ -86,7 +87,7 @@ impl Insurance {
             let tat = self.buckets.peek(claim.key).map(|bucket| bucket.tat(share, now_us));
             gcra::decide(tat, now_us, share, 0).reply
         };
-        claims.iter().zip(&decided).map(uncharged).collect()
+        Some(claims.iter().zip(&decided).map(uncharged).collect())
     }
 
     /// What is owed at this moment, for one batch of at most `most`; what owes nothing any more is forgotten.
@@ -138,20 +139,35 @@ mod tests {
         Claim { key, quota, cost }
     }
 
-    fn allowed(insurance: &mut Insurance, claims: &[Claim<'_>], sharers: u64, now_us: u64) -> bool {
-        insurance.decide(claims, sharers, now_us).iter().all(|reply| reply.allowed)
+    fn part(workers: u64, rank: u64) -> Part {
+        Part { machines: 1, workers, rank }
+    }
+
+    fn allowed(insurance: &mut Insurance, claims: &[Claim<'_>], workers: u64, now_us: u64) -> bool {
+        let decided = insurance.decide(claims, &part(workers, 0), now_us);
+        decided.is_some_and(|replies| replies.iter().all(|reply| reply.allowed))
     }
 
     #[test]
-    fn a_worker_allows_its_share_and_never_less_than_one() {
-        let mut insurance = Insurance::default();
-        let granted = |insurance: &mut Insurance, key, burst, sharers| {
-            (0..50).filter(|_| allowed(insurance, &[claim(key, quota(burst), 1)], sharers, 0)).count()
+    fn a_worker_allows_its_part_and_all_of_them_the_limit() {
+        let granted = |burst, workers: u64, cost| {
+            let of = |rank| {
+                let mut insurance = Insurance::default();
+                let ask = |insurance: &mut Insurance| {
+                    let replies =
+                        insurance.decide(&[claim("k", quota(burst), cost)], &part(workers, rank), 0);
+                    replies.is_some_and(|replies| replies[0].allowed)
+                };
+                (0..50).filter(|_| ask(&mut insurance)).count()
+            };
+            (0..workers).map(of).collect::<Vec<_>>()
         };
-        assert_eq!(granted(&mut insurance, "a", 20, 4), 5);
-        assert_eq!(granted(&mut insurance, "b", 3, 4), 1);
-        assert_eq!(granted(&mut insurance, "c", 20, 0), 20);
-        assert!(allowed(&mut insurance, &[claim("d", quota(20), 20)], 4, 0), "a costly one is one share");
+        assert_eq!(granted(20, 4, 1), [5; 4]);
+        assert_eq!(granted(3, 4, 1).iter().sum::<usize>(), 3, "some have none");
+        assert_eq!(granted(1, 4, 1).iter().sum::<usize>(), 1);
+        assert_eq!(granted(20, 1, 20), [1]);
+        assert_eq!(granted(20, 4, 6), [0; 4], "no part is worth so much");
+        assert_eq!(granted(20, 4, 5), [1; 4]);
     }
 
     #[test]
@@ -160,7 +176,7 @@ mod tests {
         let both = [claim("wide", quota(10), 1), claim("tight", quota(1), 1)];
         assert!(allowed(&mut insurance, &both, 1, 0));
         for _ in 0..20 {
-            let replies = insurance.decide(&both, 1, 0);
+            let replies = insurance.decide(&both, &Part::WHOLE, 0).unwrap();
             assert_eq!((replies[0].remaining, replies[1].allowed), (9, false));
             assert_eq!(replies[1].retry_after_us, Some(100_000));
         }
@@ -195,19 +211,21 @@ mod tests {
 
     proptest! {
         #[test]
-        fn all_shares_together_allow_no_more_than_the_limit(
-            arrivals in prop::collection::vec((0..4usize, 0..50_000u64), 1..400),
-            share in 1..20u64,
+        fn all_parts_together_allow_no_more_than_the_limit(
+            arrivals in prop::collection::vec((0..4u64, 0..50_000u64, 1..5u64), 1..400),
+            burst in 1..40u64,
         ) {
-            let quota = quota(share * 4);
+            let quota = quota(burst);
             let mut workers: [Insurance; 4] = std::array::from_fn(|_| Insurance::default());
             let (mut now, mut granted) = (0, 0);
-            for (worker, pause) in arrivals {
+            for (worker, pause, cost) in arrivals {
                 now += pause;
-                granted += u64::from(allowed(&mut workers[worker], &[claim("a", quota, 1)], 4, now));
+                let insurance = &mut workers[usize::try_from(worker).unwrap()];
+                let replies = insurance.decide(&[claim("a", quota, cost)], &part(4, worker), now);
+                granted += if replies.is_some_and(|replies| replies[0].allowed) { cost } else { 0 };
                 prop_assert!(granted <= quota.burst() + now / quota.interval_us());
             }
-            // What Redis is told is what is still owed: it came back at the share's rate, four of them.
+            // What Redis is told is what is still owed: it came back at the parts' rates, four of them.
             let owed: u64 = workers.iter_mut().flat_map(|worker| worker.debts(9, now)).map(|debt| debt.requests).sum();
             prop_assert!(owed <= quota.burst() && owed <= granted);
         }

@@ -12,10 +12,14 @@ pub mod desk;
 mod errands;
 pub mod gcra;
 pub mod headers;
+pub mod hot;
 pub mod insurance;
+mod messages;
+pub mod meter;
 pub mod place;
 pub mod policy;
 pub mod quota;
+mod route;
 pub mod set;
 
 pub use desk::Desk;

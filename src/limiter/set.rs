@@ -61,6 +61,11 @@ impl Set {
         self.names_path
     }
 
+    /// Whether a stranger is refused while Redis is nearly full; the first `decided` limits have been passed.
+    pub fn closes_when_full(&self, decided: usize) -> bool {
+        self.chosen.iter().skip(decided).any(|chosen| self.all[chosen.policy].closes_when_full())
+    }
+
     /// A limit's policy.
     ///
     /// # Panics
@@ -73,7 +78,15 @@ impl Set {
     /// charged already.
     pub fn apply(&mut self, policy: usize, cost: Option<u64>, decided: usize) {
         let Some(own) = self.all.get(policy) else { return };
-        let cost = cost.unwrap_or(own.cost());
+        let (cost, companion) = (cost.unwrap_or(own.cost()), own.its_companion());
+        self.put(policy, cost, decided);
+        if let Some(companion) = companion.filter(|_| self.tags.iter().any(|(tagged, _)| *tagged == policy)) {
+            self.put(companion, cost, decided);
+        }
+    }
+
+    fn put(&mut self, policy: usize, cost: u64, decided: usize) {
+        let own = &self.all[policy];
         let mut chosen = self.chosen.to_vec();
         let open = chosen.iter().skip(decided).position(|chosen| chosen.policy == policy);
         match open {

@@ -160,6 +160,11 @@ impl Error {
         matches!(self, Self::Refused { refusal: Refusal::ReadOnly | Refusal::NoWrites, .. })
     }
 
+    /// Whether the server's memory is full: it takes nothing more, and all else goes on.
+    pub fn is_out_of_memory(&self) -> bool {
+        matches!(self, Self::Refused { refusal: Refusal::NoWrites, reason } if reason.starts_with("OOM"))
+    }
+
     /// Whether our code is not on the server: it was not executed, so loading it and calling again is safe.
     pub(super) fn code_missing(&self) -> bool {
         matches!(self, Self::Refused { refusal: Refusal::CodeMissing, .. })

@@ -5,9 +5,12 @@ use std::fmt;
 use fred::types::Value;
 
 use crate::redis::Redis;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::lanes::Kind;
 use crate::redis::link::Live;
+use crate::redis::memory::Memory;
+use crate::redis::reach::Reach;
 
 /// Oldest major version that has functions.
 const MAJOR_MIN: u64 = 7;
@@ -128,17 +131,27 @@ impl Redis {
     /// # Errors
     /// See [`Error`]; a server that does not tell its settings is judged by the rest.
     pub async fn inspect(&self) -> Result<Findings, Error> {
-        let told = |live: Live| async move {
-            let info = live.caller.call("INFO", []).await?.as_string().unwrap_or_default();
-            let save = match live.caller.call("CONFIG", ["GET", "save"]).await {
-                Ok(answer) => value_of(answer),
-                Err(error) if error.unsupported() => None,
-                Err(error) => return Err(error),
-            };
-            Ok(Findings::of(&info, save.as_deref()))
-        };
+        let told = |live: Live| async move { look(&live.caller).await.map(|(findings, _)| findings) };
         self.guard_as(Kind::Read, told).await
     }
+
+    /// The same over a connection for this alone, and how full the server is. Needs no started connection.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn inspect_once(&self) -> Result<(Findings, Option<Memory>), Error> {
+        look(&Reach::open(&self.inner).await?.patient()).await
+    }
+}
+
+async fn look(caller: &Caller) -> Result<(Findings, Option<Memory>), Error> {
+    let info = caller.call("INFO", []).await?.as_string().unwrap_or_default();
+    let save = match caller.call("CONFIG", ["GET", "save"]).await {
+        Ok(answer) => value_of(answer),
+        Err(error) if error.unsupported() => None,
+        Err(error) => return Err(error),
+    };
+    Ok((Findings::of(&info, save.as_deref()), Memory::of(&info)))
 }
 
 /// The value in the answer to `CONFIG GET` of one name.

@@ -1,6 +1,6 @@
 //! Limits outside a request's first step: what is given back, drawn in advance, merged, and places that are kept.
 //!
-//! The form is described at the head of `migrations/0004_regatta_limit_v1.lua`. Every call is about one limit, so that
+//! The form is described at the head of `migrations/0016_regatta_limit_v2.lua`. Every call is about one limit, so that
 //! it makes no difference how a cluster spreads them.
 
 use fred::types::Value;
@@ -37,6 +37,15 @@ pub struct Standing {
     /// Requests that would be allowed right now.
     pub remaining: u64,
     /// When it is as if never used, µs from now.
+    pub reset_us: u64,
+}
+
+/// What was drawn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Drawn {
+    /// Requests that were charged.
+    pub requests: u64,
+    /// When the limit is as if never used, µs from now.
     pub reset_us: u64,
 }
 
@@ -104,9 +113,9 @@ impl Redis {
     ///
     /// # Errors
     /// See [`Error`]; after [`Error::Timeout`] it may have charged them.
-    pub async fn draw(&self, amount: &Amount) -> Result<u64, Error> {
+    pub async fn draw(&self, amount: &Amount) -> Result<Drawn, Error> {
         let reply = self.run(Entry::LimitDraw, |entry| call(entry, &[&amount.key], amount.args())).await?;
-        pair(&reply).map(|(drawn, _)| drawn)
+        pair(&reply).map(|(requests, reset_us)| Drawn { requests, reset_us })
     }
 
     /// Charges a limit for what was allowed elsewhere; a batch that was merged before changes nothing, so that it may

@@ -13,6 +13,7 @@ pub mod refusal;
 pub mod row;
 pub mod snapshot;
 mod states;
+mod strain;
 #[cfg(test)]
 mod tests;
 

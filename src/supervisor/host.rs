@@ -25,6 +25,8 @@ pub struct Settings {
     pub care: Care,
     /// Time between two lines of figures in the log; zero: none.
     pub stats_interval: Duration,
+    /// Most memory of the private Redis's data, bytes; none: any.
+    pub redis_memory: Option<u64>,
 }
 
 /// What a configuration that was read anew means for the supervisor.

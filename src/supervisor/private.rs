@@ -50,9 +50,10 @@ impl Private {
 impl Supervisor<'_> {
     /// Starts the private Redis, if the fleet has one.
     pub(super) fn start_private_redis(&mut self) {
+        let memory = self.settings.redis_memory;
         let Some(private) = &mut self.private else { return };
         private.started = time::monotonic();
-        match private.server.start() {
+        match private.server.start(memory) {
             Ok(pid) => {
                 private.pid = Some(pid);
                 tracing::info!(pid = pid.as_raw(), socket = %private.server.socket().display(), "private Redis started");

@@ -126,13 +126,14 @@ impl RedisServer {
         self.folder.join("redis.log")
     }
 
-    /// Starts it.
+    /// Starts it; its data takes at most so many bytes. When they are used up it refuses writes and forgets nothing.
     ///
     /// # Errors
     /// When the program cannot be started.
-    pub(super) fn start(&self) -> io::Result<Pid> {
+    pub(super) fn start(&self, memory: Option<u64>) -> io::Result<Pid> {
         let socket = self.socket();
         let log = self.log();
+        let memory = memory.unwrap_or(0).to_string();
         let arguments: &[&OsStr] = &[
             "--port".as_ref(),
             "0".as_ref(),
@@ -148,6 +149,8 @@ impl RedisServer {
             "everysec".as_ref(),
             "--save".as_ref(),
             "".as_ref(),
+            "--maxmemory".as_ref(),
+            memory.as_ref(),
             "--maxmemory-policy".as_ref(),
             "noeviction".as_ref(),
             "--daemonize".as_ref(),

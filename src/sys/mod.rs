@@ -13,6 +13,7 @@ pub mod fd;
 pub mod fork;
 pub mod identity;
 pub mod interface;
+pub mod memory;
 pub mod open;
 pub mod orphan;
 pub mod pressure;

@@ -97,6 +97,8 @@ pub(super) struct Hall {
     pub(super) discarded_max: linger::Bound,
     /// Whose connections are not counted.
     pub(super) proxy: Arc<Proxy>,
+    /// Length of the network that is one IPv6 client.
+    pub(super) ipv6_prefix: u8,
     /// Places of connections that are refused.
     pub(super) turning_away: Arc<Semaphore>,
 }
@@ -213,7 +215,7 @@ impl<A: Answer> Door<A> {
 impl Hall {
     /// A client as connections are counted; none for trusted proxies, behind which there may be any number of them.
     fn client(&self, peer: SocketAddr) -> Option<IpAddr> {
-        (!self.proxy.trusts(peer.ip())).then(|| http::identity::network(peer.ip()))
+        (!self.proxy.trusts(peer.ip())).then(|| http::identity::network(peer.ip(), self.ipv6_prefix))
     }
 
     /// Refuses a connection that its client has too many of, which takes no place. Of very many at once some are just

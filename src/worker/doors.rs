@@ -94,6 +94,7 @@ pub(super) fn hall(start: &Start, tasks: &mut JoinSet<()>) -> Hall {
         connections,
         gate,
         proxy: Arc::new(config.proxy.clone()),
+        ipv6_prefix: config.ipv6_prefix,
         turning_away: Arc::new(Semaphore::new(TURNED_AWAY)),
         discarded_max: linger::Bound::new(config.http.body_limit),
         refusals: Arc::new(Refusals::new(proc::pid().as_raw().unsigned_abs())),

@@ -16,6 +16,21 @@ pub(super) const SLOT: usize = 0;
 const EVERY: Duration = Duration::from_secs(60);
 const UNTIL_FIRST: Duration = Duration::from_millis(500);
 
+/// How often it looks how full Redis is: what strangers may add in this time is a small part of what is kept free.
+const MEMORY_EVERY: Duration = Duration::from_secs(3);
+
+/// Looks for ever how full Redis is; every worker of the machine reads it from the table.
+pub(super) async fn watch_memory(scoreboard: Arc<Scoreboard>, redis: Redis) {
+    let mut ticks = tokio::time::interval(MEMORY_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Ok(Some(memory)) = redis.memory().await {
+            scoreboard.set_redis_permille(memory.permille());
+        }
+    }
+}
+
 /// Looks for ever.
 pub(super) async fn inspect(scoreboard: Arc<Scoreboard>, redis: Redis) {
     let known = loop {

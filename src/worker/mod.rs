@@ -183,6 +183,7 @@ async fn live(start: Start) -> Result<(), Error> {
     heartbeat::note_redis(&start.scoreboard, start.slot, start.cell, &redis);
     if start.slot == inspector::SLOT {
         tasks.spawn(inspector::inspect(Arc::clone(&start.scoreboard), redis.clone()));
+        tasks.spawn(inspector::watch_memory(Arc::clone(&start.scoreboard), redis.clone()));
     }
     let beacon = Beacon::new(&start.config, &site, &start.scoreboard, redis);
     let speaking = tasks.spawn(beacon.clone().speak());

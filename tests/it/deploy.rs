@@ -301,6 +301,7 @@ fn compose_scales_loses_no_view_and_sets_only_what_there_is() {
     let command: Vec<_> = redis["command"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert!(command.windows(2).any(|pair| pair == ["--appendonly", "yes"]), "{command:?}");
     assert!(command.windows(2).any(|pair| pair == ["--maxmemory-policy", "noeviction"]), "{command:?}");
+    assert!(command.windows(2).any(|pair| pair[0] == "--maxmemory" && pair[1] != "0"), "{command:?}");
     let volume = text(redis, "/volumes/0").split(':').next().unwrap();
     assert!(compose["volumes"].as_object().unwrap().contains_key(volume), "a named volume");
 }

@@ -142,7 +142,7 @@ fn lists_over_lines_and_what_clients_put_into_them() {
 #[test]
 fn a_subscribers_network_is_one_client_and_a_thousand_forged_ones_are_none() {
     let subjects = |nodes: &mut dyn Iterator<Item = String>| {
-        let subject = |node: String| resolve(ForwardHeader::XForwardedFor, PEER, &[&node]).subject();
+        let subject = |node: String| resolve(ForwardHeader::XForwardedFor, PEER, &[&node]).subject(64);
         nodes.map(subject).collect::<std::collections::BTreeSet<_>>()
     };
     let forged = subjects(&mut (0..1000u32).map(|i| format!("{}.7.8.9, 198.51.100.1", i % 200 + 11)));

@@ -15,6 +15,7 @@ use regatta::limiter::Subject;
 use regatta::limiter::asked::Granted;
 use regatta::limiter::asked::Without;
 use regatta::limiter::desk::Admission;
+use regatta::limiter::quota::Part;
 use regatta::redis::Redis;
 use regatta::redis::begin;
 use regatta::redis::begin::LimitArg;
@@ -35,7 +36,7 @@ static STILL: OnceLock<Instant> = OnceLock::new();
 struct Worker {
     desk: Arc<Desk>,
     redis: Redis,
-    sharers: u64,
+    part: Part,
 }
 
 /// What became of a request.
@@ -64,7 +65,8 @@ async fn workers<const N: usize>(server: &RedisServer, text: &str) -> [Worker; N
     for _ in 0..N {
         let redis = connect(server, "p", Mode::Auto).await;
         let desk = Desk::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
-        made.push(Worker { desk, redis, sharers: N as u64 });
+        let part = Part { machines: 1, workers: N as u64, rank: made.len() as u64 };
+        made.push(Worker { desk, redis, part });
     }
     made.try_into().unwrap_or_else(|_| unreachable!("as many as were made"))
 }
@@ -86,7 +88,7 @@ impl Worker {
         match self.redis.begin(&request).await {
             Ok(begin::Reply::Granted { limits, .. }) => Verdict::Allowed(asked.granted(&set, &limits)),
             Ok(begin::Reply::Denied { limits }) => Verdict::Denied(asked.denied(&set, &limits)),
-            Err(error) => match asked.without(&set, &error, self.sharers) {
+            Err(error) => match asked.without(&set, &error, &self.part) {
                 Without::Allowed(granted) => Verdict::Allowed(granted),
                 Without::Denied(replies) => Verdict::Denied(replies),
                 Without::Closed => Verdict::Closed,
@@ -205,6 +207,91 @@ async fn a_denied_flood_costs_next_to_nothing_at_any_rate() {
     }
 }
 
+/// A second of a rate and a burst of it, so that nothing of it is lost while a machine is busy elsewhere.
+#[tokio::test]
+async fn a_flood_of_a_quick_limit_costs_each_worker_some_dozen_commands_a_second() {
+    for rate in [200, 1000, 3000] {
+        let begun = Instant::now();
+        let limit = format!("[limits.a]\nrate = \"{rate}/s\"\nburst = {rate}");
+        let (allowed, denied, asked) = flood(&limit, 1, Duration::from_secs(3)).await;
+        let most = rate + begun.elapsed().as_secs() * rate + rate;
+        println!("{rate}/s: {allowed} allowed, {denied} denied, {asked} commands");
+        // Until it is known to be short every request asks by itself: the burst, and what comes back meanwhile. Then two
+        // workers draw, and give back at the end what they did not use.
+        assert!(asked <= 2 * rate + 64 + 2 * 50 * 4, "{rate}/s: {asked} commands, {allowed} allowed");
+        assert!(allowed <= most, "{allowed} of {most}");
+        if denied > 10 * rate {
+            assert!(allowed >= 3 * rate, "{rate}/s: what comes back is used: {allowed}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn one_that_is_never_drawn_in_advance_asks_as_ever() {
+    let limit = "[limits.a]\nrate = \"1000/s\"\nlease = false";
+    let (allowed, denied, asked) = flood(limit, 1, Duration::from_secs(2)).await;
+    assert!(asked >= allowed, "{allowed} allowed, {denied} denied, {asked} commands");
+}
+
+#[tokio::test]
+async fn without_redis_a_request_that_is_dear_is_not_allowed_by_each_worker() {
+    let mut server = RedisServer::start();
+    let text = "[limits.a]\nrate = \"1/h\"\nburst = 20\ncost = 10";
+    let workers: [Worker; 4] = workers(&server, text).await;
+    let few: [Worker; 4] = self::workers(&server, "[limits.a]\nrate = \"1/h\"\nburst = 2").await;
+    server.kill();
+    let mut granted = 0;
+    for worker in workers.iter().chain(&few).cycle().take(80) {
+        granted += usize::from(worker.ask(CLIENT).await.is_allowed());
+    }
+    assert_eq!(granted, 2, "four parts of 20 are 5, and 10 are more; of 2 two workers have one");
+    assert!(matches!(workers[0].ask(CLIENT).await, Verdict::Closed), "that is not its client's fault");
+}
+
+#[tokio::test]
+async fn workers_of_two_releases_draw_from_one_limit() {
+    let server = RedisServer::start();
+    let redis = connect(&server, "p", Mode::Fcall).await;
+    let old = regatta::redis::library::named("regatta_limit_v1").unwrap();
+    server.cli(&["FUNCTION", "LOAD", old.text]);
+    let amount = |requests| regatta::redis::limit::Amount {
+        key: "p:l:a:v:1".into(),
+        interval_us: 3_600_000_000,
+        tolerance_us: 18_000_000_000,
+        requests,
+    };
+    let old = |wanted: &str| {
+        let quota = ["3600000000", "18000000000", wanted];
+        let said = server.cli(&[&["FCALL", "regatta_limit_v1_draw", "1", "p:l:a:v:1"], &quota[..]].concat());
+        said.lines().next().unwrap().parse::<u64>().unwrap()
+    };
+    assert_eq!((old("2"), redis.draw(&amount(2)).await.unwrap().requests, old("9")), (2, 2, 1));
+    assert_eq!((redis.refund(&amount(3)).await, old("1")), (Ok(3), 1));
+    assert_eq!(redis.draw(&amount(9)).await.unwrap().requests, 2);
+}
+
+#[tokio::test]
+async fn a_draw_that_gets_nothing_stores_what_it_cut() {
+    for mode in [Mode::Fcall, Mode::Evalsha] {
+        let server = RedisServer::start();
+        let redis = connect(&server, "p", mode).await;
+        let amount = |requests| regatta::redis::limit::Amount {
+            key: "p:l:a:v:1".into(),
+            interval_us: 1_000_000,
+            tolerance_us: 5_000_000,
+            requests,
+        };
+        // As a clock that was an hour ahead left it.
+        let now: u64 = server.cli(&["TIME"]).lines().next().unwrap().parse().unwrap();
+        server.cli(&["SET", "p:l:a:v:1", &format!("{}000000", now + 3600)]);
+        let drawn = redis.draw(&amount(3)).await.unwrap();
+        assert_eq!((drawn.requests, drawn.reset_us), (0, 5_000_000), "{mode:?}");
+        let stored: u64 = server.cli(&["GET", "p:l:a:v:1"]).trim().parse().unwrap();
+        assert!(stored <= (now + 60) * 1_000_000, "{stored} is stored at {now}");
+        assert!(server.cli(&["PTTL", "p:l:a:v:1"]).trim().parse::<i64>().unwrap() <= 5_000);
+    }
+}
+
 #[tokio::test]
 async fn what_comes_back_in_a_flood_is_used() {
     let (allowed, ..) = flood("[limits.a]\nrate = \"100/s\"\nburst = 50", 1, Duration::from_secs(3)).await;
@@ -319,7 +406,7 @@ async fn without_redis_a_policy_may_be_open_or_closed() {
     server.restart();
     let [one]: [Worker; 1] = workers(&server, places).await;
     server.kill();
-    let one = Worker { sharers: 2, ..one };
+    let one = Worker { part: Part { workers: 2, ..Part::WHOLE }, ..one };
     let held = [one.ask(CLIENT).await, one.ask(CLIENT).await];
     assert!(held.iter().all(Verdict::is_allowed) && !one.ask(CLIENT).await.is_allowed(), "half of four");
     drop(held);
@@ -481,7 +568,8 @@ async fn the_errands_do_the_same_on_functions_and_on_scripts() {
             tolerance_us: 18_000_000_000,
             requests,
         };
-        assert_eq!((redis.draw(&amount(3)).await, redis.draw(&amount(9)).await), (Ok(3), Ok(2)));
+        let drawn = async |requests| redis.draw(&amount(requests)).await.map(|drawn| drawn.requests);
+        assert_eq!((drawn(3).await, drawn(9).await), (Ok(3), Ok(2)));
         assert_eq!(redis.refund(&amount(2)).await, Ok(2));
         assert_eq!(
             (redis.merge("b", &amount(1)).await, redis.merge("b", &amount(1)).await),
@@ -489,7 +577,7 @@ async fn the_errands_do_the_same_on_functions_and_on_scripts() {
         );
         assert_eq!(redis.refund(&amount(0)).await, Ok(1));
         assert_eq!(redis.refund(&amount(99)).await, Ok(5));
-        assert_eq!((redis.draw(&amount(1)).await, redis.reset_limit("p:l:a:v:1").await), (Ok(1), Ok(true)));
+        assert_eq!((drawn(1).await, redis.reset_limit("p:l:a:v:1").await), (Ok(1), Ok(true)));
         assert_eq!(redis.reset_limit("p:l:a:v:1").await, Ok(false));
         assert_eq!(redis.renew("p:l:b", "nobody", 1_000_000).await, Ok(false), "{mode:?}");
         assert_eq!(redis.release("p:l:b", "nobody").await, Ok(false));

@@ -62,6 +62,7 @@ mod leftovers; // a killed fleet and the next one
 mod limits; // rate limits hold over all workers
 mod limits_desk; // what workers decide themselves, and what they do without Redis
 mod limits_http; // limits as applications and clients meet them
+mod limits_strangers; // what strangers can fill, and how they would walk around a limit
 mod live_faults; // what may happen to streams without costing a message
 mod live_harness; // the crowd finds out whoever sins
 mod live_hostile; // frames that no WebSocket may send, and clients that are no good

@@ -63,9 +63,9 @@ fn behind_a_trusted_proxy_the_rightmost_stranger_is_the_client() {
 fn one_ipv6_network_is_one_client() {
     let redis = RedisServer::start();
     let fleet = limited(&redis, "127.0.0.0/8");
-    let same = |n: usize| format!("2001:db8:1:2:{n:x}::{n:x}");
-    assert_eq!(granted(&fleet, "X-Forwarded-For", (1..20).map(same)), BURST);
-    assert_eq!(granted(&fleet, "X-Forwarded-For", ["2001:db8:1:3::1".to_owned()]), 1, "the next /64");
+    let same = |n: usize| format!("2001:db8:1:2{n:02x}:{n:x}::{n:x}");
+    assert_eq!(granted(&fleet, "X-Forwarded-For", (1..20).map(same)), BURST, "a /56");
+    assert_eq!(granted(&fleet, "X-Forwarded-For", ["2001:db8:1:300::1".to_owned()]), 1, "the next one");
     let mapped = ["203.0.113.8", "::ffff:203.0.113.8", "[::ffff:203.0.113.8]:4711", "203.0.113.8:99"];
     let mapped = mapped.iter().cycle().take(12).map(|text| (*text).to_owned());
     assert_eq!(granted(&fleet, "X-Forwarded-For", mapped), BURST, "one address, however it is written");
@@ -99,4 +99,18 @@ fn spoofing_in_parallel_over_all_workers_changes_nothing_either() {
     let spoof = |client: usize| granted(&fleet, "X-Forwarded-For", [format!("203.0.113.{client}")]);
     let granted: usize = load::parallel(8, 10, spoof).into_iter().sum();
     assert_eq!(granted, BURST);
+}
+
+#[test]
+fn how_long_the_network_of_one_ipv6_client_is_may_be_said() {
+    let redis = RedisServer::start();
+    for (length, clients) in [("64", 8), ("48", 1)] {
+        let plan = Plan::on(&redis).set("REGATTA_LIMITS__DEFAULT__RATE", "1/h");
+        let plan =
+            plan.set("REGATTA_LIMITS__DEFAULT__BURST", "1").set("REGATTA_PROXY__TRUSTED", "127.0.0.0/8");
+        let fleet = plan.set("REGATTA_LIMITS__IPV6_PREFIX", length).start();
+        let of_one_48 = |n: usize| format!("2001:db8:{length}:{n}00::1");
+        let granted = granted(&fleet, "X-Forwarded-For", (0..8).map(of_one_48));
+        assert_eq!(granted, clients, "{length}");
+    }
 }

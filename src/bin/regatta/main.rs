@@ -5,5 +5,5 @@ mod app;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 fn main() -> std::process::ExitCode {
-    regatta::Fleet::new(app::router).run()
+    regatta::Fleet::new(app::router).defaults(app::DEFAULTS).run()
 }

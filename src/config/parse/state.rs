@@ -9,6 +9,7 @@ use crate::config::parse::number;
 use crate::config::parse::word;
 use crate::config::place::Place;
 use crate::config::schema::Create;
+use crate::config::schema::MaxMemory;
 use crate::config::schema::Mode;
 use crate::config::schema::RedisUrl;
 use crate::config::schema::Secret;
@@ -27,6 +28,13 @@ pub(in crate::config) fn prefix(text: &str) -> Result<String, Reason> {
 
 pub(in crate::config) fn cookie_name(text: &str) -> Result<String, Reason> {
     word(text, 32, "-_")
+}
+
+pub(in crate::config) fn maxmemory(text: &str) -> Result<MaxMemory, Reason> {
+    match text {
+        "auto" => Ok(MaxMemory::Auto),
+        text => super::size_or_none(text).map(MaxMemory::Bytes),
+    }
 }
 
 pub(in crate::config) fn policy_name(text: &str) -> Result<String, Reason> {

@@ -30,6 +30,8 @@ pub struct WebSocket {
     pub message_limit: usize,
     /// Messages a client may send in a second.
     pub messages_per_second: u64,
+    /// Name of the policy that messages are charged to.
+    pub policy: Option<String>,
 }
 
 /// Work that any worker of the fleet takes from a queue.

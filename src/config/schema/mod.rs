@@ -24,6 +24,7 @@ pub use live::WebSocket;
 pub use state::Access;
 pub use state::Create;
 pub use state::Idempotency;
+pub use state::MaxMemory;
 pub use state::Mode;
 pub use state::Redis;
 pub use state::RedisUrl;
@@ -53,10 +54,14 @@ pub struct Config {
     pub drain: Drain,
     /// Where the shared state lives.
     pub redis: Redis,
+    /// Memory of the private Redis.
+    pub maxmemory: MaxMemory,
     /// The visitor's cookie and how long a session lives.
     pub session: Session,
     /// Rate limit policies by name, in the order of their names.
     pub limits: BTreeMap<String, Limit>,
+    /// Length of the network whose addresses count as one IPv6 client, 32 to 64.
+    pub ipv6_prefix: u8,
     /// Which peers may speak for a client.
     pub proxy: Proxy,
     /// Bounds on what a client may send, and how slowly.

@@ -29,6 +29,15 @@ pub struct Redis {
     pub access: Access,
 }
 
+/// How much memory the private Redis may use for its data.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MaxMemory {
+    /// A part of what the machine or the container has.
+    Auto,
+    /// So many bytes; none: any.
+    Bytes(Option<u64>),
+}
+
 /// Files that are read at every attempt to connect, so that whatever renews them needs no restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {

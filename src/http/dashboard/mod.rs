@@ -115,14 +115,14 @@ struct Asker {
 pub(super) struct Peer(pub(super) Client);
 
 impl Asker {
-    fn of(parts: &Parts) -> Self {
+    fn of(core: &Core, parts: &Parts) -> Self {
         let (client, audience) =
             match (parts.extensions.get::<Peer>(), parts.extensions.get::<Arc<Exchange>>()) {
                 (Some(Peer(client)), _) => (Some(*client), Audience::Operators),
                 (None, exchange) => (exchange.map(|exchange| exchange.client), Audience::Public),
             };
         Self {
-            subject: client.map(|client| client.subject()).unwrap_or_default(),
+            subject: client.map(|client| client.subject(core.config.ipv6_prefix)).unwrap_or_default(),
             secure: client.is_some_and(|client| client.transport == Transport::Tls),
             client,
             audience,
@@ -141,7 +141,7 @@ struct Visit<'a> {
 
 async fn page(Shared(State(core)): Shared<State>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    let asker = Asker::of(&parts);
+    let asker = Asker::of(&core, &parts);
     let gate = &core.dashboard.0.gate;
     let operator = gate.operator(&parts.headers, time::unix());
     let told = operator.as_ref().and_then(|operator| gate.told(operator, &parts.headers, asker.secure));
@@ -156,7 +156,7 @@ async fn page(Shared(State(core)): Shared<State>, request: Request<Body>) -> Res
 
 async fn events(Shared(State(core)): Shared<State>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
-    let asker = Asker::of(&parts);
+    let asker = Asker::of(&core, &parts);
     core.dashboard.0.feed.stream(&core, asker.audience).await
 }
 

@@ -44,11 +44,11 @@ type Fields = BTreeMap<String, String>;
 
 /// Signs in whoever sends the token.
 pub(super) async fn sign_in(Shared(State(core)): Shared<State>, request: HttpRequest<Body>) -> Response {
-    let (parts, fields) = match read(request).await {
+    let (parts, fields) = match read(&core, request).await {
         Ok(read) => read,
         Err(refusal) => return refusal,
     };
-    let (asker, gate) = (Asker::of(&parts), &core.dashboard.0.gate);
+    let (asker, gate) = (Asker::of(&core, &parts), &core.dashboard.0.gate);
     let shown = fields.get("operators-token").map_or("", String::as_str);
     match gate.admit(shown, &asker.subject, time::monotonic(), time::unix()) {
         Ok(operator) => {
@@ -84,7 +84,7 @@ async fn refuse(core: &Core, denied: &Denied, asker: &Asker) -> Response {
 /// Takes the cookie away.
 pub(super) async fn sign_out(Shared(State(core)): Shared<State>, request: HttpRequest<Body>) -> Response {
     match operator(&core, request).await {
-        Ok((parts, ..)) => to_page(&[Gate::take(Asker::of(&parts).secure)]),
+        Ok((parts, ..)) => to_page(&[Gate::take(Asker::of(&core, &parts).secure)]),
         Err(refusal) => refusal,
     }
 }
@@ -132,7 +132,7 @@ async fn act(
         return Problem::reduced_capacity("as many verdicts are waited for here as may be", 5)
             .into_response();
     };
-    let asker = Asker::of(&parts);
+    let asker = Asker::of(core, &parts);
     tracing::info!(client = %asker.subject, verb = order.verb(), "an operator asks at the dashboard for a {}", order.verb());
     let run_dir = core.config.run_dir.clone();
     // The place is the thread's, and not that of a client who may leave.
@@ -147,7 +147,7 @@ async fn act(
 
 /// The operator who sent a form, and its fields.
 async fn operator(core: &Core, request: HttpRequest<Body>) -> Result<(Parts, Operator, Fields), Response> {
-    let (parts, fields) = read(request).await?;
+    let (parts, fields) = read(core, request).await?;
     let gate = &core.dashboard.0.gate;
     let refuse = |reason: String| Problem::new(StatusCode::FORBIDDEN, reason).into_response();
     if let Some(advice) = gate.advice() {
@@ -169,10 +169,10 @@ async fn operator(core: &Core, request: HttpRequest<Body>) -> Result<(Parts, Ope
 }
 
 /// A form that no other site sent.
-async fn read(request: HttpRequest<Body>) -> Result<(Parts, Fields), Response> {
+async fn read(core: &Core, request: HttpRequest<Body>) -> Result<(Parts, Fields), Response> {
     let (parts, body) = request.into_parts();
     let refuse = |status, reason: &str| Problem::new(status, reason).into_response();
-    let asker = Asker::of(&parts);
+    let asker = Asker::of(core, &parts);
     if !origin::is_own(&parts.headers, &parts.uri, asker.client.as_ref(), &[]) {
         return Err(refuse(StatusCode::FORBIDDEN, "another site sent this request"));
     }

@@ -14,6 +14,7 @@ use crate::limiter::asked::Without;
 use crate::limiter::desk::Admission;
 use crate::limiter::headers::Headers;
 use crate::limiter::place::Place;
+use crate::limiter::quota::Part;
 use crate::redis;
 use crate::redis::begin::LimitReply;
 use crate::scoreboard::row::SlotState;
@@ -100,7 +101,13 @@ impl Exchange {
         if !begun.limits.are_open() {
             return Ok(None);
         }
-        let client = self.client.subject();
+        if begun.limits.set.closes_when_full(begun.limits.decided.len())
+            && self.visitor.user().is_none()
+            && self.core.is_redis_full()
+        {
+            return Err(Failure::Refused(Refusal::Full));
+        }
+        let client = self.client.subject(self.core.config.ipv6_prefix);
         let user = self.visitor.user().map(|user| user.to_string());
         let subject = Subject { client: &client, session: self.visitor.confirmed(), user: user.as_deref() };
         let limits = &mut begun.limits;
@@ -141,7 +148,11 @@ impl Exchange {
     /// Redis did not answer: what the limits say without it.
     pub(super) fn without(&self, limits: &mut Limits, asked: Asked, error: redis::Error) -> Failure {
         self.core.cell().insured();
-        match asked.without(&limits.set, &error, self.sharers()) {
+        if error.is_out_of_memory() {
+            // Known before the next look, and to every worker.
+            self.core.scoreboard.set_redis_permille(1000);
+        }
+        match asked.without(&limits.set, &error, &self.part()) {
             Without::Allowed(granted) => {
                 limits.grant(granted);
                 Failure::Away(error)
@@ -151,10 +162,14 @@ impl Exchange {
         }
     }
 
-    /// Workers that share the limits: those of this machine that serve, and as many on every other machine.
-    fn sharers(&self) -> u64 {
+    /// This worker's part of limits that nobody counts together: those of this machine that serve share it, and as many
+    /// on every other machine.
+    fn part(&self) -> Part {
         let board = &self.core.scoreboard;
-        let ready = (0..board.slots()).filter(|slot| board.row(*slot).state() == SlotState::Ready).count();
-        (ready.max(1) as u64).saturating_mul(board.machines())
+        let own = self.core.worker.slot();
+        let ready = |slot: &usize| board.row(*slot).state() == SlotState::Ready;
+        let workers = (0..board.slots()).filter(ready).count().max(1) as u64;
+        let rank = (0..board.slots().min(own)).filter(ready).count() as u64;
+        Part { machines: board.machines().max(1), workers, rank }
     }
 }

@@ -142,7 +142,7 @@ async fn names(exchange: &Exchange, headers: &HeaderMap, key: &str) -> Result<Na
     if let (Some(policy), None, Some(_)) = (bounded, &user, exchange.visitor.user()) {
         exchange.limit(policy, None).await?;
     }
-    let client = exchange.client.subject();
+    let client = exchange.client.subject(exchange.core.config.ipv6_prefix);
     let sender = Sender {
         user: user.as_deref(),
         authorization: headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes),

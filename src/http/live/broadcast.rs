@@ -19,6 +19,7 @@ use crate::http::error::Error;
 use crate::http::exchange::Exchange;
 use crate::http::live::handshake::Upgrade;
 use crate::http::live::resume::Resume;
+use crate::http::live::sender::Sender;
 use crate::http::live::sse;
 use crate::http::live::talk::Talk;
 use crate::http::live::wire;
@@ -65,6 +66,8 @@ const ESCAPED: usize = 6;
 #[derive(Debug, Clone)]
 pub struct Broadcast {
     core: Arc<Core>,
+    /// Whose messages over a WebSocket are counted together; none outside a request.
+    sender: Option<Arc<Sender>>,
 }
 
 impl Broadcast {
@@ -128,7 +131,8 @@ impl Broadcast {
     /// The client gets `{"topic": …, "after": …}` first, so that it can come again even if no message came; then
     /// `{"id": …, "topic": …, "message": …}`, `{"gap": true, "after": …}` where messages are lost, and `{"error": …}`
     /// if one of its own was not taken; it sends `{"message": …}`. One that falls too far behind is told to come again
-    /// (1013). There is no other answer to what it sends: what it has not seen come back when the socket ends, it sends
+    /// (1013). Its messages are charged to `websocket.policy`; one that is denied is answered
+    /// `{"error": "limited", "retry_ms": …}`. There is no other answer to what it sends: what it has not seen come back when the socket ends, it sends
     /// again.
     ///
     /// # Errors
@@ -143,7 +147,8 @@ impl Broadcast {
             settings.websocket.message_limit,
             settings.broadcast.message_limit.saturating_mul(ESCAPED) + AROUND,
         );
-        let talk = Talk { core: Arc::clone(&self.core), topic: Topic::parse(topic)?, subscription, resume };
+        let (core, topic) = (Arc::clone(&self.core), Topic::parse(topic)?);
+        let talk = Talk { core, topic, subscription, resume, sender: self.sender.clone() };
         Ok(upgrade.answer(config, |wire| talk.run(wire)))
     }
 }
@@ -151,7 +156,7 @@ impl Broadcast {
 impl State {
     /// This worker's broadcasts, for code outside a handler; handlers name [`Broadcast`].
     pub fn broadcast(&self) -> Broadcast {
-        Broadcast { core: Arc::clone(&self.0) }
+        Broadcast { core: Arc::clone(&self.0), sender: None }
     }
 
     /// A response of server-sent events from a source of one's own, until the source, the client or the worker ends it.
@@ -171,7 +176,7 @@ impl<S: Sync> FromRequestParts<S> for Broadcast {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
         let exchange = parts.extensions.get::<Arc<Exchange>>().ok_or(Error::NoFleet)?;
-        Ok(Self { core: Arc::clone(&exchange.core) })
+        Ok(Self { core: Arc::clone(&exchange.core), sender: Some(Arc::new(Sender::of(exchange))) })
     }
 }
 

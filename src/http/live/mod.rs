@@ -10,6 +10,7 @@ pub mod resume;
 pub mod sse;
 
 mod allowance;
+mod sender;
 mod talk;
 mod tasks;
 mod wire;

@@ -1,6 +1,7 @@
 //! What is said over a WebSocket of the broadcasts: a topic's messages to the client, and the client's to the topic.
 
 use std::sync::Arc;
+use std::time::Duration;
 use std::time::Instant;
 
 use serde::Deserialize;
@@ -17,6 +18,7 @@ use crate::broadcast::Topic;
 use crate::http::live::allowance::Allowance;
 use crate::http::live::allowance::Verdict;
 use crate::http::live::resume::Resume;
+use crate::http::live::sender::Sender;
 use crate::http::live::wire::End;
 use crate::http::live::wire::Heard;
 use crate::http::live::wire::Wire;
@@ -37,6 +39,7 @@ pub(super) struct Talk {
     pub(super) topic: Topic,
     pub(super) subscription: Subscription,
     pub(super) resume: Resume,
+    pub(super) sender: Option<Arc<Sender>>,
 }
 
 impl Talk {
@@ -116,6 +119,11 @@ impl Talk {
         let Ok(Said { message }) = serde_json::from_str(&text) else {
             return wire.say([fault("send {\"message\": \"…\"}")]).await;
         };
+        if let Some(sender) = &self.sender
+            && let Err(wait) = sender.charge(&self.core, message.len()).await
+        {
+            return wire.say([limited(wait)]).await;
+        }
         match self.core.broadcasts.publish(&self.topic, &message).await {
             Ok(_) => Ok(()),
             Err(error) => wire.say([fault(&error.to_string())]).await,
@@ -148,6 +156,12 @@ impl Talk {
 /// What all clients get of it is made once.
 fn told(message: &broadcast::Message) -> Message {
     Message::Text(Utf8Bytes::try_from(message.json().clone()).unwrap_or_default())
+}
+
+/// A message that was not taken, and when the next one may be.
+fn limited(wait: Duration) -> Message {
+    let retry_ms = wait.as_micros().div_ceil(1000);
+    Message::text(serde_json::json!({ "error": "limited", "retry_ms": retry_ms }).to_string())
 }
 
 fn fault(what: &str) -> Message {

@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde::Serialize;
 
 use crate::http::state::State;
-use crate::redis::Finding;
+use crate::http::unheard;
 use crate::redis::Findings;
 use crate::redis::Health;
 use crate::redis::LaneStates;
@@ -19,9 +19,9 @@ struct Probe {
     status: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<String>,
-    /// What is wrong with the Redis that works.
+    /// What is wrong with the Redis that works, or with what stands in front.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    warnings: Vec<&'static str>,
+    warnings: Vec<String>,
 }
 
 /// Alive if it answers at all: a restart would mend nothing that is not in this process.
@@ -56,7 +56,9 @@ pub(in crate::http) async fn readyz(Shared(State(core)): Shared<State>) -> Respo
         }
     };
     let findings = Findings::from_bits(core.scoreboard.redis_findings());
-    let warnings = findings.iter().map(Finding::advice).collect();
+    let proxy = core.scoreboard.untrusted_proxy().filter(|peer| !core.config.proxy.trusts(*peer));
+    let warnings = findings.iter().map(|finding| finding.advice().to_owned());
+    let warnings = warnings.chain(proxy.map(unheard::advice)).collect();
     (code, Json(Probe { status, reason, warnings })).into_response()
 }
 

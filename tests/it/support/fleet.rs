@@ -30,6 +30,13 @@ use crate::support::wait;
 /// A fleet that is told to stop and holds no request is gone long before this.
 const STOPPED: Duration = Duration::from_secs(15);
 
+/// Limits of the shipped application: tests hammer its routes, all of them from one address.
+const SHIPPED_LIMITS: &[&str] = &["LOGIN", "LOGOUT", "MESSAGES", "COUNTERS", "TASKS", "ALLTASKS"];
+
+fn switch(policy: &str) -> String {
+    format!("REGATTA_LIMITS__{policy}__ENABLED")
+}
+
 /// How a fleet is to be started.
 #[derive(Debug, Clone)]
 pub(crate) struct Plan {
@@ -60,6 +67,7 @@ impl Plan {
             ("REGATTA_LOG__FORMAT", "json".to_owned()),
             ("REGATTA_LIMITS__DEFAULT__RATE", "1000000/s".to_owned()),
             ("REGATTA_LIMITS__DEFAULT__BURST", "1000000".to_owned()),
+            ("REGATTA_LIMITS__DEFAULT__ROUTES", "state".to_owned()),
             ("REGATTA_DRAIN__TIMEOUT", "10s".to_owned()),
             // Tests count what Redis is asked; those about heartbeats and tasks have them.
             ("REGATTA_FLEET__HEARTBEAT", "0".to_owned()),
@@ -67,7 +75,9 @@ impl Plan {
             ("WEB_CONCURRENCY", "2".to_owned()),
             ("PATH", std::env::var("PATH").unwrap_or_default()),
         ];
-        let settings = settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut settings: BTreeMap<String, String> =
+            settings.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        settings.extend(SHIPPED_LIMITS.iter().map(|name| (switch(name), "false".to_owned())));
         Self {
             program: env!("CARGO_BIN_EXE_regatta").into(),
             args: Vec::new(),
@@ -100,7 +110,18 @@ impl Plan {
 
     /// One variable of the environment.
     pub(crate) fn set(mut self, name: &str, value: &str) -> Self {
+        // A test that says what a shipped limit is wants it.
+        let policy = name.strip_prefix("REGATTA_LIMITS__").and_then(|rest| rest.split_once("__"));
+        if let Some((policy, _)) = policy.filter(|(policy, _)| SHIPPED_LIMITS.contains(policy)) {
+            self.settings.remove(&switch(policy));
+        }
         self.settings.insert(name.into(), value.into());
+        self
+    }
+
+    /// With the limits of the shipped application as they are shipped.
+    pub(crate) fn shipped_limits(mut self) -> Self {
+        SHIPPED_LIMITS.iter().for_each(|name| _ = self.settings.remove(&switch(name)));
         self
     }
 
@@ -131,7 +152,8 @@ impl Plan {
             path.display()
         );
         self.program = path;
-        self
+        // It has none of them.
+        self.shipped_limits()
     }
 
     /// Hands a socket over, as a service manager does.

@@ -66,7 +66,7 @@ fn topic(named: Option<&str>) -> Result<&str, Response> {
 pub(super) async fn publish(
     broadcast: Broadcast,
     account: Account,
-    _limit: Limit,
+    limit: Limit,
     wanted: Wanted,
     headers: HeaderMap,
     request: Request<Body>,
@@ -82,6 +82,11 @@ pub(super) async fn publish(
     let Some(message) = wish.message.filter(|message| !message.is_empty()) else {
         return Err((StatusCode::BAD_REQUEST, "say a message").into_response());
     };
+    // What is kept is the message: it counts for each KiB of it, the first of which the request paid for.
+    let more = (message.len().div_ceil(1024) as u64).saturating_sub(1);
+    if more > 0 {
+        limit.charge(more).await.map_err(IntoResponse::into_response)?;
+    }
     let id = broadcast.publish(topic, &message).await.map_err(IntoResponse::into_response)?;
     Ok(match wanted {
         Wanted::Document => Redirect::to("/").into_response(),

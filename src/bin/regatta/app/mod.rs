@@ -26,6 +26,9 @@ use axum::routing::post;
 use regatta::SameOrigin;
 use regatta::State;
 
+/// The limits that the routes below need.
+pub(crate) const DEFAULTS: &str = include_str!("limits.toml");
+
 /// Every route of the application.
 pub(crate) fn router(state: State) -> Router {
     tasks::register(&state.tasks());

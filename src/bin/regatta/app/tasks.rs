@@ -198,7 +198,11 @@ pub(super) async fn events(
     events.ok_or_else(unknown)
 }
 
-pub(super) async fn cancel(tasks: Tasks, Path(id): Path<String>) -> Result<StatusCode, Response> {
+pub(super) async fn cancel(
+    _limit: Limit,
+    tasks: Tasks,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Response> {
     let id = id.parse::<TaskId>().map_err(|_| unknown())?;
     let failed = |error| Error::from(error).into_response();
     match tasks.cancel(&id).await.map_err(failed)? {
@@ -216,8 +220,12 @@ pub(super) async fn cancel(tasks: Tasks, Path(id): Path<String>) -> Result<Statu
 }
 
 /// The same for a form, which cannot send DELETE; its page shows what came of it.
-pub(super) async fn cancel_form(tasks: Tasks, Path(id): Path<String>) -> Result<Redirect, Response> {
-    match cancel(tasks, Path(id.clone())).await {
+pub(super) async fn cancel_form(
+    limit: Limit,
+    tasks: Tasks,
+    Path(id): Path<String>,
+) -> Result<Redirect, Response> {
+    match cancel(limit, tasks, Path(id.clone())).await {
         Err(response) if response.status() != StatusCode::CONFLICT => Err(response),
         _ => Ok(Redirect::to(&format!("/tasks/{id}"))),
     }
