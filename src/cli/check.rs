@@ -7,6 +7,7 @@ use crate::cli::exit;
 use crate::cli::exit::Failure;
 use crate::cli::exit::say;
 use crate::cli::serve;
+use crate::config;
 use crate::config::Inputs;
 use crate::config::limit::Effect;
 use crate::config::limit::Limit;
@@ -20,13 +21,19 @@ use crate::redis;
 use crate::redis::migrations::SHIPPED;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::PROGRAMS;
+use crate::supervisor::run_dir;
+use crate::sys::path;
 use crate::sys::proc;
 use crate::telemetry;
 
 /// Checks configuration, ports and Redis; the configuration itself was read before.
 pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
     telemetry::check(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
-    serve::run_folder(config)?;
+    config::path::readable(config).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    let run_dir = serve::run_folder(config)?;
+    if let Some((written, real)) = inputs.read_from() {
+        say(format_args!("file      {}", path::shown(written, real)));
+    }
     let listen: Vec<String> = config.listen.iter().map(SocketAddr::to_string).collect();
     say(format_args!("listen    {}", listen.join(", ")));
     say(format_args!("admin     {}", config.admin.listen));
@@ -40,7 +47,7 @@ pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
         )),
         keys => say(format_args!("session   signed with the first of {keys} keys")),
     }
-    match serve::running(&config.run_dir) {
+    match run_dir::running(&run_dir) {
         Some(pid) => say(format_args!(
             "running   a fleet with pid {pid} uses {}; its ports are not tried",
             config.run_dir.display()

@@ -10,6 +10,8 @@ use percent_encoding::percent_decode_str;
 use url::Host;
 use url::form_urlencoded;
 
+use crate::sys::path::SOCKET_MAX;
+
 /// Port of a server when the URL names none.
 const PORT: u16 = 6379;
 /// Port of a Sentinel when the URL names none.
@@ -263,6 +265,10 @@ fn unix(rest: &str) -> Result<Place, String> {
         Some(number) => number.parse().map_err(|_| "the database must be a number from 0 to 255")?,
     };
     let path = PathBuf::from(format!("/{path}"));
+    if path.as_os_str().len() > SOCKET_MAX {
+        let len = path.as_os_str().len();
+        return Err(format!("the socket's path has {len} bytes, and the kernel takes {SOCKET_MAX}"));
+    }
     Ok(Place { kind: Kind::Unix(path), tls: false, login, database })
 }
 
@@ -354,7 +360,8 @@ mod tests {
             ("unix://relative/x.sock", "begin with /"),
             ("unix:///x?db=999", "database"),
         ];
-        for (url, reason) in cases {
+        let long = format!("unix:///{}", "x".repeat(SOCKET_MAX));
+        for (url, reason) in cases.into_iter().chain([(long.as_str(), "has 108 bytes")]) {
             let told = Place::read(url).expect_err(url);
             assert!(told.contains(reason), "{url}: {told}");
         }

@@ -24,6 +24,7 @@ use crate::config::schema::Access;
 use crate::config::schema::RedisUrl;
 use crate::redis::error::Error;
 use crate::redis::tls;
+use crate::sys;
 
 /// Longest wait for a connection to be made, and then for its greeting.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -139,7 +140,7 @@ fn sentinel(sentinels: &[Peer], service: &str, login: &Login) -> ServerConfig {
 /// The password in a file, without the line's end that editors leave.
 fn secret(file: &Path) -> Result<String, Error> {
     let shown = file.display();
-    let text = std::fs::read_to_string(file)
+    let text = sys::path::read_secret(file)
         .map_err(|error| Error::setting(format!("redis.password_file {shown} cannot be read: {error}")))?;
     match text.trim_end_matches(['\r', '\n']) {
         "" => Err(Error::setting(format!("redis.password_file {shown} is empty"))),

@@ -7,6 +7,7 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -26,12 +27,18 @@ use crate::supervisor::ticket::Way;
 use crate::supervisor::trial::Look;
 use crate::supervisor::trial::Trial;
 use crate::sys::exec;
+use crate::sys::exec::Executable;
+use crate::sys::path;
+use crate::sys::path::Identity;
 use crate::sys::proc;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
 use crate::telemetry;
+
+/// The program of this process; proc(5).
+const EXECUTABLE: &str = "/proc/self/exe";
 
 /// The program a supervisor runs as, and would become again.
 #[derive(Debug, Clone)]
@@ -43,19 +50,42 @@ pub struct Program {
 }
 
 impl Program {
-    /// The program that was started with these arguments, its own name first.
+    /// The program that was started with these arguments, its own name first, in this folder.
     ///
-    /// `/proc/self/exe` would name the file that runs; an upgrade wants the one that lies where it was started from.
-    pub fn new(arguments: &[OsString], folder: &Path, path: &OsStr) -> Self {
-        let name = arguments.first().map(Path::new).unwrap_or(Path::new("/proc/self/exe"));
-        let plain = name.components().count() == 1 && !name.is_absolute();
-        let found = match (plain, name.to_str()) {
-            (true, Some(name)) => proc::find_program(&[name], path),
-            _ => None,
+    /// `/proc/self/exe` would name the file that runs; an upgrade wants the one that lies where it was started from, and
+    /// by the name it was started by: behind a link that is switched lies another one then.
+    pub fn new(arguments: &[OsString], folder: &Path, search: &OsStr) -> Self {
+        let name = arguments.first().map_or(Path::new(""), Path::new);
+        let is_plain = name.components().count() == 1 && !name.as_os_str().as_encoded_bytes().contains(&b'/');
+        let written = match is_plain {
+            // A name may be a lie (`exec -a`, a login shell's `-name`): only the program that runs is believed.
+            true => running(&proc::programs(name.as_os_str(), search), folder),
+            false => Some(config::path::absolute(name, folder)).filter(|_| !name.as_os_str().is_empty()),
         };
-        // Without the `.` of `./program`.
-        let path = folder.join(found.unwrap_or_else(|| name.to_path_buf())).components().collect();
+        let path = written.unwrap_or_else(executable);
         Self { path, arguments: arguments.iter().skip(1).cloned().collect() }
+    }
+
+    /// Its path as it was written, and the file this process runs if that is elsewhere.
+    pub(super) fn shown(&self) -> String {
+        path::shown(&self.path, &executable())
+    }
+}
+
+/// The first of these that is the program of this process.
+fn running(candidates: &[PathBuf], folder: &Path) -> Option<PathBuf> {
+    let own = Identity::behind(Path::new(EXECUTABLE)).ok()?;
+    let mut found = candidates.iter().map(|path| config::path::absolute(path, folder));
+    found.find(|path| Identity::behind(path).is_ok_and(|there| there == own))
+}
+
+/// The file that this process runs, or where it was before it was removed.
+fn executable() -> PathBuf {
+    const GONE: &[u8] = b" (deleted)";
+    let Ok(path) = std::fs::read_link(EXECUTABLE) else { return PathBuf::from(EXECUTABLE) };
+    match path.as_os_str().as_encoded_bytes().strip_suffix(GONE) {
+        Some(before) if !path.exists() => PathBuf::from(OsStr::from_bytes(before)),
+        _ => path,
     }
 }
 
@@ -86,6 +116,8 @@ pub struct Old {
     pub inputs: Inputs,
     /// Which build it is.
     pub build: String,
+    /// The folder in which it worked.
+    pub home: Option<OwnedFd>,
 }
 
 impl Supervisor<'_> {
@@ -139,7 +171,7 @@ impl Supervisor<'_> {
         }
         let Upgrade::Waits { binary } = std::mem::take(&mut self.upgrade) else { return None };
         let path = binary.unwrap_or_else(|| self.program.path.clone());
-        match self.ask(path.clone(), now) {
+        match self.ask(&path, now) {
             Ok(trial) => {
                 let deadline = trial.deadline;
                 let sentence = format!("{} is asked whether it can take over", path.display());
@@ -155,10 +187,15 @@ impl Supervisor<'_> {
         }
     }
 
-    fn ask(&self, path: PathBuf, now: Duration) -> Result<Trial, String> {
+    fn ask(&self, path: &Path, now: Duration) -> Result<Trial, String> {
         let state = self.handoff().and_then(|state| state.write());
         let state = state.map_err(|error| format!("the state cannot be written: {error}"))?;
-        Trial::begin(path, &state, now)
+        Trial::begin(path, &self.folder(), &state, now)
+    }
+
+    /// The folder in which a new program begins: where the fleet was started, by the name it had for the operator.
+    fn folder(&self) -> PathBuf {
+        self.host.inputs(self.scoreboard.generation()).folder
     }
 
     /// A child ended; true when it was the program that was asked.
@@ -185,25 +222,38 @@ impl Supervisor<'_> {
     fn trial_is_over(&mut self) {
         let Upgrade::Proving(trial) = std::mem::take(&mut self.upgrade) else { return };
         // The way forward does not return.
+        let path = trial.program.path().to_owned();
         let reason = match trial.verdict() {
             Ok(proof) => {
-                tracing::info!(program = %trial.path.display(), build = proof.build, "upgrade: build {} takes over", proof.build);
-                self.become_program(&trial.path).to_string()
+                let build = proof.build;
+                tracing::info!(program = %path.display(), build, "upgrade: build {build} takes over");
+                self.become_program(&trial.program).to_string()
             }
             Err(reason) => reason,
         };
-        self.upgrade_refused(&trial.path, &reason);
+        self.upgrade_refused(&path, &reason);
     }
 
     /// Becomes the program; returns only when that fails, and then nothing has changed.
-    fn become_program(&self, path: &Path) -> io::Error {
+    fn become_program(&self, program: &Executable) -> io::Error {
         let attempt = || -> io::Result<io::Error> {
             let own = exec::own_executable()?;
             let state = self.handoff()?;
+            let name = program.path().as_os_str().to_owned();
             let arguments: Vec<OsString> =
-                std::iter::once(path.into()).chain(self.program.arguments.iter().cloned()).collect();
+                std::iter::once(name).chain(self.program.arguments.iter().cloned()).collect();
             let way = Way::Forward { old: own.as_raw_fd() };
-            let run = |environment: &Environment| exec::exec(path, &arguments, environment);
+            let folder = self.folder();
+            let run = |environment: &Environment| {
+                if let Err(error) = path::enter(&folder) {
+                    let folder = folder.display();
+                    tracing::warn!(%error, "the new program begins where this one is, not in {folder}: {error}");
+                }
+                let failed = program.exec(&arguments, environment);
+                // This program goes on, where it was.
+                let _ = self.home.as_ref().map(path::enter_again);
+                failed
+            };
             self.leave(&state, way, &[own.as_raw_fd()], run)
         };
         attempt().unwrap_or_else(|error| error)
@@ -232,7 +282,12 @@ impl Supervisor<'_> {
                 ..self.handoff()?
             };
             let back = Way::Back { reason: None };
-            let run = |environment: &Environment| exec::exec_fd(&old.program, &old.arguments, environment);
+            let run = |environment: &Environment| {
+                let _ = old.home.as_ref().map(path::enter_again);
+                let failed = exec::exec_fd(&old.program, &old.arguments, environment);
+                let _ = self.home.as_ref().map(path::enter_again);
+                failed
+            };
             self.leave(&state, back, &[], run)
         };
         // The way back does not return either.
@@ -330,9 +385,9 @@ type Environment = [(OsString, OsString)];
 mod tests {
     use super::*;
 
-    fn path(name: &str, folder: &Path, search: &Path) -> PathBuf {
+    fn found(name: &str, folder: &Path, search: &str) -> PathBuf {
         let arguments = [OsString::from(name), "--workers".into(), "3".into()];
-        let program = Program::new(&arguments, folder, search.as_os_str());
+        let program = Program::new(&arguments, folder, OsStr::new(search));
         assert_eq!(program.arguments, arguments[1..]);
         program.path
     }
@@ -340,14 +395,18 @@ mod tests {
     #[test]
     fn a_program_is_where_it_was_started_from() {
         let folder = tempfile::tempdir().unwrap();
-        let bin = folder.path().join("bin");
+        let (bin, other) = (folder.path().join("bin"), folder.path().join("other"));
         std::fs::create_dir(&bin).unwrap();
-        let installed = bin.join("regatta");
-        std::fs::copy("/bin/true", &installed).unwrap();
-        let srv = Path::new("/srv");
-        assert_eq!(path("regatta", srv, &bin), installed);
-        assert_eq!(path("./target/regatta", srv, &bin), Path::new("/srv/target/regatta"));
-        assert_eq!(path("/opt/current/regatta", srv, &bin), Path::new("/opt/current/regatta"));
-        assert_eq!(path("elsewhere", srv, &bin), Path::new("/srv/elsewhere"));
+        std::fs::create_dir(&other).unwrap();
+        std::fs::copy("/bin/true", other.join("regatta")).unwrap();
+        std::os::unix::fs::symlink(executable(), bin.join("regatta")).unwrap();
+        let (srv, search) = (Path::new("/srv/current"), format!("{}:{}", other.display(), bin.display()));
+        assert_eq!(found("regatta", srv, &search), bin.join("regatta"), "another of that name is not what runs");
+        assert_eq!(found("regatta", folder.path(), "other:bin"), bin.join("regatta"));
+        assert_eq!(found("./target/regatta", srv, &search), Path::new("/srv/current/target/regatta"));
+        assert_eq!(found("/opt/current/regatta", srv, &search), Path::new("/opt/current/regatta"));
+        for lie in ["elsewhere", "-regatta", ""] {
+            assert_eq!(found(lie, srv, &search), executable(), "{lie}");
+        }
     }
 }

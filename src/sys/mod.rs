@@ -14,6 +14,7 @@ pub mod fork;
 pub mod identity;
 pub mod interface;
 pub mod orphan;
+pub mod path;
 pub mod pressure;
 pub mod proc;
 pub mod queue;

@@ -15,6 +15,7 @@ mod broadcast_fleet; // as clients and operators of a fleet see them
 mod broadcast_hub; // messages to everybody, and who comes back
 mod browser; // the page in a real browser
 mod browser_live; // what moves on the page, in real browsers
+mod cleaner; // what a cleaner of temporary files removes
 mod clocks; // a machine whose clock is wrong
 mod clocks_step; // Redis's clock steps, both ways
 mod config_errors; // mistakes are one sentence and an exit code
@@ -40,6 +41,7 @@ mod fleet_nginx; // the upstream of all hosts that live
 mod fred_claims; // what was said of the client library
 mod fuzz; // what strangers may send, mutated
 mod gcra; // rates are decided alike on both sides
+mod hands; // folders and files in another user's hands
 mod heal; // what Redis forgets is put back
 mod healing; // hung workers are found and replaced
 mod http2; // HTTP/2 without TLS
@@ -69,6 +71,7 @@ mod oracle; // commits against a sequential model
 mod overload; // more requests than a worker can answer
 mod page_live; // the page's stream
 mod page_tasks; // the application's tasks over HTTP
+mod paths; // files that are moved, emptied, and behind links that are switched
 mod plain; // no server-side code allowed
 mod plain_limits; // and what that means for limits
 mod proxy; // who a client is

@@ -37,6 +37,8 @@ pub(crate) struct Plan {
     args: Vec<String>,
     settings: BTreeMap<String, String>,
     folder: Arc<TempDir>,
+    /// Where it is started, if not there.
+    begins: Option<PathBuf>,
     /// Sockets handed over as a service manager does, with their names; at most two.
     lent: Vec<(String, Arc<OwnedFd>)>,
     /// What its standard error is, if it is not kept as its log.
@@ -69,6 +71,7 @@ impl Plan {
             args: Vec::new(),
             settings,
             folder,
+            begins: None,
             lent: Vec::new(),
             errors: None,
         }
@@ -169,6 +172,12 @@ impl Plan {
         self
     }
 
+    /// Starts it in another folder.
+    pub(crate) fn begins_in(mut self, folder: &Path) -> Self {
+        self.begins = Some(folder.into());
+        self
+    }
+
     /// Its file.
     pub(crate) fn file(&self) -> &Path {
         &self.program
@@ -190,7 +199,7 @@ impl Plan {
         if let Some(end) = &self.errors {
             command.stderr(Stdio::from(end.try_clone().unwrap()));
         }
-        let mut child = command.current_dir(self.folder.path()).spawn().unwrap();
+        let mut child = command.current_dir(self.begins.as_deref().unwrap_or(self.folder.path())).spawn().unwrap();
         // The command keeps copies of what it gave away.
         drop(command);
         let log = Arc::new(Mutex::new(Vec::new()));
