@@ -106,7 +106,11 @@ impl Inputs {
             (Content::Text { path: old, .. }, Content::Absent) => {
                 let path = read.path();
                 let missing = sys::path::reason(&path, &io::ErrorKind::NotFound.into());
-                let was = if *old == path { String::new() } else { format!(" (the fleet has read {})", old.display()) };
+                let was = if *old == path {
+                    String::new()
+                } else {
+                    format!(" (the fleet has read {})", old.display())
+                };
                 let reason = format!(
                     "it was there and cannot be found now: {missing}{was}; put it back, or leave a file that says \
                      nothing but a comment if the defaults are wanted"
@@ -146,7 +150,9 @@ impl Inputs {
         let path = self.path();
         match sys::path::read_text(&path, FILE_MAX) {
             Ok(sys::path::Text { text, real }) => Ok(Content::Text { path, text, real: Some(real) }),
-            Err(error) if self.file.is_none() && error.kind() == io::ErrorKind::NotFound => Ok(Content::Absent),
+            Err(error) if self.file.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                Ok(Content::Absent)
+            }
             Err(error) => Err(Error::Lost { reason: sys::path::reason(&path, &error), path }),
         }
     }
@@ -170,7 +176,9 @@ impl Inputs {
     /// Only if that folder is this user's own: `sudo` may leave root the variable of the user who calls it.
     pub(super) fn default_run_dir(&self) -> PathBuf {
         let given = self.environment.get("XDG_RUNTIME_DIR").map(Path::new);
-        match given.filter(|dir| dir.is_absolute() && owner(dir).is_some_and(|owner| Some(owner) == own_user())) {
+        match given
+            .filter(|dir| dir.is_absolute() && owner(dir).is_some_and(|owner| Some(owner) == own_user()))
+        {
             Some(dir) => dir.join("regatta"),
             None if own_user() == Some(0) => PathBuf::from("/run/regatta"),
             None => self.folder.join(".regatta"),
@@ -269,7 +277,10 @@ mod tests {
         assert_eq!(with(folder.path().to_str().unwrap()), folder.path().join("regatta"));
         // The folder of another user is found by an integration test that can make one.
         for none in ["", "relative", "/nowhere/at/all"] {
-            assert!([Path::new("/run/regatta"), Path::new("/srv/.regatta")].contains(&with(none).as_path()), "{none}");
+            assert!(
+                [Path::new("/run/regatta"), Path::new("/srv/.regatta")].contains(&with(none).as_path()),
+                "{none}"
+            );
         }
     }
 }

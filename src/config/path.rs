@@ -5,7 +5,6 @@
 //! variables are a shell's.
 
 use std::collections::BTreeMap;
-use std::path::Component;
 use std::path::Path;
 use std::path::PathBuf;
 
@@ -56,8 +55,11 @@ pub fn readable(config: &Config) -> Result<(), Error> {
         ("dashboard.token_file", &config.dashboard.token_file),
     ];
     for (key, path) in files.into_iter().filter_map(|(key, path)| Some((key, path.as_ref()?))) {
-        sys::path::read_secret(path)
-            .map_err(|error| Error::Named { key, path: path.clone(), reason: error.to_string() })?;
+        sys::path::read_secret(path).map_err(|error| Error::Named {
+            key,
+            path: path.clone(),
+            reason: error.to_string(),
+        })?;
     }
     Ok(())
 }
@@ -65,14 +67,12 @@ pub fn readable(config: &Config) -> Result<(), Error> {
 /// The working folder under the name by which a shell came into it (`$PWD`), if it still is the same folder; else as
 /// the kernel names it. POSIX, `pwd -L`.
 pub(super) fn working_folder(environment: &BTreeMap<String, String>) -> PathBuf {
-    let plain = |path: &Path| {
-        path.is_absolute() && !path.components().any(|part| matches!(part, Component::ParentDir | Component::CurDir))
-    };
+    let plain =
+        |text: &&String| text.starts_with('/') && !text.split('/').any(|part| [".", ".."].contains(&part));
     let here = Identity::behind(Path::new("."));
-    let same = |path: &PathBuf| {
-        matches!((&here, Identity::behind(path)), (Ok(here), Ok(there)) if *here == there)
-    };
-    let named = environment.get("PWD").map(PathBuf::from).filter(|path| plain(path)).filter(same);
+    let same =
+        |path: &PathBuf| matches!((&here, Identity::behind(path)), (Ok(here), Ok(there)) if *here == there);
+    let named = environment.get("PWD").filter(plain).map(PathBuf::from).filter(same);
     // A folder that was removed has no name: what is relative to it is not there.
     named.or_else(|| std::env::current_dir().ok()).unwrap_or_else(|| PathBuf::from("."))
 }

@@ -321,14 +321,10 @@ mod tests {
             environment: vec![("PATH".into(), "/bin".into())],
             inputs: Inputs { folder: "/srv".into(), ..Inputs::default() },
             layout: scoreboard::LAYOUT,
-            descriptors: Descriptors {
-                scoreboard: 3,
-                lock: 4,
-                folder: Some(12),
-                home: None,
-                lifeline: 5,
-                held: 6,
-            },
+            descriptors: serde_json::from_str(
+                r#"{"scoreboard":3,"lock":4,"folder":12,"lifeline":5,"held":6}"#,
+            )
+            .unwrap(),
             slots: vec![slot],
             sockets: vec![Some(Sockets { public: vec![socket(7)], admin: socket(8) }), None],
             reports: BTreeMap::from([(101, Said { pipe: Some(9), text: "rea".into() })]),

@@ -214,7 +214,8 @@ mod tests {
         let server = RedisServer::resume("/bin/true".into(), folder.path().into(), lock);
         assert!(!server.has_its_data());
         fs::create_dir(at("appendonlydir")).unwrap();
-        let manifest = "file appendonly.aof.1.base.rdb seq 1 type b\nfile appendonly.aof.1.incr.aof seq 1 type i\n";
+        let manifest =
+            "file appendonly.aof.1.base.rdb seq 1 type b\nfile appendonly.aof.1.incr.aof seq 1 type i\n";
         fs::write(at("appendonlydir/appendonly.aof.manifest"), manifest).unwrap();
         fs::write(at("appendonlydir/appendonly.aof.1.incr.aof"), "").unwrap();
         assert!(!server.has_its_data(), "the base is gone");

@@ -176,7 +176,9 @@ impl RunDir {
             Ok(_) => {
                 let file = path::own_file(&path)?;
                 if !fd::try_lock(&file)? {
-                    return Err(path::Error::Io(io::Error::other("another fleet has put its own in its place")));
+                    return Err(path::Error::Io(io::Error::other(
+                        "another fleet has put its own in its place",
+                    )));
                 }
                 path::exchange(&self.pid, &file)?;
                 self.write_pid()?;
@@ -203,7 +205,8 @@ impl RunDir {
 
 /// The pid of the fleet that uses the run folder, if one does.
 pub fn running(folder: &Path) -> Option<String> {
-    let held = path::seen_file(&folder.join(PID_FILE)).is_some_and(|file| !fd::is_free(&file).unwrap_or(true));
+    let held =
+        path::seen_file(&folder.join(PID_FILE)).is_some_and(|file| !fd::is_free(&file).unwrap_or(true));
     let listening = || listening(folder).map(|pid| pid.to_string());
     held.then(|| written(folder)).flatten().or_else(listening)
 }

@@ -336,4 +336,37 @@ mod tests {
         assert_eq!(io::read_to_string(started.answer).unwrap(), "handed");
         assert_eq!(io::read_to_string(started.complaint).unwrap(), "value /bin/sh /\n");
     }
+    #[test]
+    fn what_was_opened_is_run_whatever_lies_there_by_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (program, other) = (at("program"), at("other"));
+        std::fs::copy("/bin/sh", &program).unwrap();
+        std::fs::hard_link(&program, at("kept")).unwrap();
+        let opened = Executable::open(&program).unwrap();
+        std::fs::copy("/bin/false", &other).unwrap();
+        std::fs::rename(&other, &program).unwrap();
+        let blob = blob(c"test", b"").unwrap();
+        let arguments = [OsString::from("-c"), "echo $0".into()];
+        let started = probe(&opened, &arguments, &[], None, &blob).unwrap();
+        nix::sys::wait::waitpid(started.pid, None).unwrap();
+        assert_eq!(io::read_to_string(started.answer).unwrap(), format!("{}\n", program.display()));
+        opened.unchanged().unwrap();
+        // The very file changes its content: that was not proven.
+        File::options().append(true).open(at("kept")).unwrap().write_all(b"x").unwrap();
+        assert!(opened.unchanged().is_err());
+        let refused = opened.exec(&[OsString::from("x")], &[]);
+        assert!(refused.to_string().contains("changed"), "{refused}");
+        let script = |text: &str| {
+            std::fs::write(at("next"), text).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(at("next"), mode).unwrap();
+            std::fs::rename(at("next"), at("script")).unwrap();
+        };
+        script("#!/bin/sh\nexit 0\n");
+        let opened = Executable::open(&at("script")).unwrap();
+        opened.unchanged().unwrap();
+        script("#!/bin/sh\nexit 1\n");
+        assert!(opened.unchanged().is_err(), "a script is found by its path");
+    }
 }

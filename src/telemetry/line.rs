@@ -196,7 +196,8 @@ mod tests {
         let coloured = line(Form::Pretty { colours: true }, Level::ERROR, "t", fields());
         assert_eq!(coloured.matches('\x1b').count(), 6, "only ours: {coloured:?}");
         let others = Map::from_iter([(BACKTRACE.to_owned(), "\n 0: one\n 1: two".into())]);
-        let text = line(Form::Pretty { colours: false }, Level::ERROR, "t", Fields { message: "m".into(), others });
+        let text =
+            line(Form::Pretty { colours: false }, Level::ERROR, "t", Fields { message: "m".into(), others });
         assert!(text.ends_with("backtrace=\n     0: one\n     1: two\n"), "{text:?}");
     }
 }

@@ -58,7 +58,10 @@ mod tests {
     #[test]
     fn what_is_harmless_stays() {
         assert_eq!(visible("naïve 漢字 \\n \"q\""), "naïve 漢字 \\n \"q\"");
-        assert_eq!(visible("a\nb\r\tc\u{1b}[31m\0\u{9b}2J\u{202e}x"), "a\\nb\\r\\tc\\x1b[31m\\x00\\u{9b}2J\\u{202e}x");
+        assert_eq!(
+            visible("a\nb\r\tc\u{1b}[31m\0\u{9b}2J\u{202e}x"),
+            "a\\nb\\r\\tc\\x1b[31m\\x00\\u{9b}2J\\u{202e}x"
+        );
         assert_eq!(block("one\n\u{1b}two\n12:00 INFO forged"), "one\n    \\x1btwo\n    12:00 INFO forged");
     }
 

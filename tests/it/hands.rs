@@ -54,7 +54,10 @@ fn a_link_in_the_run_folder_leads_nothing_astray() {
         symlink(&victim, run.join(name)).unwrap();
     }
     let (code, said) = plan.run();
-    assert!(code == 64 && said.contains("regatta.pid is a link") && said.contains("remove it"), "{code} {said}");
+    assert!(
+        code == 64 && said.contains("regatta.pid is a link") && said.contains("remove it"),
+        "{code} {said}"
+    );
     fs::remove_file(run.join("regatta.pid")).unwrap();
     fs::hard_link(&victim, run.join("regatta.pid")).unwrap();
     let (code, said) = plan.run();
@@ -128,8 +131,7 @@ fn sudo_does_not_put_roots_fleet_into_the_callers_folder() {
     let theirs = plan.folder().join("user");
     fs::create_dir(&theirs).unwrap();
     give(&theirs);
-    let (code, said) =
-        plan.clone().set("XDG_RUNTIME_DIR", theirs.to_str().unwrap()).args(&["status"]).run();
+    let (code, said) = plan.clone().set("XDG_RUNTIME_DIR", theirs.to_str().unwrap()).args(&["status"]).run();
     assert!(code == 69 && said.contains("run_dir /run/regatta"), "{code} {said}");
     let own = plan.folder().to_str().unwrap();
     let (code, said) = plan.clone().set("XDG_RUNTIME_DIR", own).args(&["status"]).run();

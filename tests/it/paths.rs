@@ -246,3 +246,10 @@ fn a_path_that_is_none_is_a_mistake() {
     assert!(code == 64 && said.contains("at most 107 bytes"), "{code} {said}");
     assert!(Path::new(&long).exists());
 }
+
+#[test]
+fn what_is_said_of_a_path_moves_no_terminal() {
+    let (code, said) = Plan::new().args(&["check", "--config", "x\u{1b}[2J\nall is well\u{9b}1m"]).run();
+    assert!(code == 64 && said.contains("x\\x1b[2J\\nall is well\\u{9b}1m"), "{said:?}");
+    assert!(!said.chars().any(char::is_control), "{said:?}");
+}

@@ -31,6 +31,8 @@ pub(super) fn read(path: &Path) -> io::Result<Option<String>> {
     match path::read_text(path, READ_MAX) {
         Ok(read) => Ok(Some(read.text)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        // What is not even text is not what we would write.
+        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(String::new())),
         Err(error) => Err(io::Error::new(error.kind(), path::reason(path, &error))),
     }
 }
@@ -50,7 +52,9 @@ impl Written {
     pub(super) fn note(self) -> &'static str {
         match self {
             Self::Replaced => "",
-            Self::InPlace => " in place, for it cannot be replaced: have nginx read it only afterwards (--reload)",
+            Self::InPlace => {
+                " in place, for it cannot be replaced: have nginx read it only afterwards (--reload)"
+            }
         }
     }
 }
@@ -63,6 +67,10 @@ impl Written {
 pub(super) fn write(path: &Path, text: &str) -> io::Result<Written> {
     // A link stays one: what is replaced is the file it leads to.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    // To replace a device would be to remove it.
+    if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        return Err(io::Error::other("that is no file"));
+    }
     let temporary = beside(&path)?;
     let written = fill(&temporary, text, &path).and_then(|()| fs::rename(&temporary, &path));
     let Err(error) = written else { return Ok(Written::Replaced) };
@@ -142,6 +150,9 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside it");
         assert!(write(&folder.path().join("nowhere/x"), "x").is_err());
+        assert!(write(Path::new("/dev/null"), "x").is_err(), "a device is not replaced");
+        fs::write(&file, b"\xff").unwrap();
+        assert_eq!(read(&file).unwrap().as_deref(), Some(""));
     }
 
     #[test]

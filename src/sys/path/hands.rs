@@ -89,7 +89,8 @@ impl Judge {
         let mut real = PathBuf::from("/");
         let mut rest: VecDeque<OsString> = parts(path);
         if !path.is_absolute() {
-            let sentence = format!("{} has no beginning: the working folder is not there any more", path.display());
+            let sentence =
+                format!("{} has no beginning: the working folder is not there any more", path.display());
             return Err(Error::Io(io::Error::new(io::ErrorKind::NotFound, sentence)));
         }
         let mut within = fs::metadata(&real)?;
@@ -197,7 +198,9 @@ impl Judge {
         }
         let theirs = ![0, self.group].contains(&found.gid());
         match (mode & EVERYBODY != 0, mode & GROUP != 0 && theirs) {
-            (true, _) => Err(Error::Hands(format!("every user may write the folder {shown}: chmod 700 {shown}"))),
+            (true, _) => {
+                Err(Error::Hands(format!("every user may write the folder {shown}: chmod 700 {shown}")))
+            }
             (false, true) => Err(Error::Hands(format!(
                 "the group with id {} may write the folder {shown}: chmod g-w {shown}",
                 found.gid()
@@ -223,7 +226,8 @@ fn is_volume(at: &Path) -> bool {
     let mut found: libc::statx = unsafe { std::mem::zeroed() };
     let flags = libc::AT_SYMLINK_NOFOLLOW;
     // SAFETY: the path ends with a zero and outlives the call, which fills the struct and keeps nothing.
-    let asked = unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_TYPE, &raw mut found) };
+    let asked =
+        unsafe { libc::statx(libc::AT_FDCWD, path.as_ptr(), flags, libc::STATX_TYPE, &raw mut found) };
     let root = u64::try_from(libc::STATX_ATTR_MOUNT_ROOT).unwrap_or(0);
     asked == 0 && at != Path::new("/") && found.stx_attributes & root != 0
 }

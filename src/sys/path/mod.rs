@@ -92,7 +92,7 @@ pub struct Text {
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] only when nothing at all is there; a link that leads nowhere is another error. More than
-/// `most` bytes and what is no UTF-8 are refused.
+/// `most` bytes are refused, and what is no UTF-8 ([`io::ErrorKind::InvalidData`]).
 pub fn read_text(path: &Path, most: u64) -> io::Result<Text> {
     let mut options = OpenOptions::new();
     // Without O_NONBLOCK the open of a FIFO waits for its writer, and the supervisor with it.
@@ -117,7 +117,7 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<Text> {
     }
     let text = String::from_utf8(bytes).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
-        io::Error::other(format!("it is no UTF-8 text (from byte {at} on)"))
+        io::Error::new(io::ErrorKind::InvalidData, format!("it is no UTF-8 text (from byte {at} on)"))
     })?;
     Ok(Text { text, real })
 }
@@ -224,9 +224,9 @@ pub fn own_file(path: &Path) -> Result<File, Error> {
     let file = options.open(path).map_err(|error| {
         let foreign = fs::symlink_metadata(path).ok().filter(|found| found.uid() != own_user());
         match (error.raw_os_error(), foreign) {
-            (Some(libc::ELOOP), _) => {
-                Error::Hands(format!("{shown} is a link, and what it leads to is not to be written: remove it"))
-            }
+            (Some(libc::ELOOP), _) => Error::Hands(format!(
+                "{shown} is a link, and what it leads to is not to be written: remove it"
+            )),
             (_, Some(found)) if error.kind() == io::ErrorKind::PermissionDenied => {
                 Error::Hands(format!("{shown} belongs to the user with id {}: remove it", found.uid()))
             }
@@ -259,7 +259,9 @@ pub fn own_entry(path: &Path) -> Result<(), Error> {
     let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
     let shown = path.display();
     if found.is_symlink() {
-        return Err(Error::Hands(format!("{shown} is a link, and what it leads to is not to be written: remove it")));
+        return Err(Error::Hands(format!(
+            "{shown} is a link, and what it leads to is not to be written: remove it"
+        )));
     }
     match found.uid() == own_user() {
         true => Ok(()),

@@ -199,7 +199,8 @@ impl Plan {
         if let Some(end) = &self.errors {
             command.stderr(Stdio::from(end.try_clone().unwrap()));
         }
-        let mut child = command.current_dir(self.begins.as_deref().unwrap_or(self.folder.path())).spawn().unwrap();
+        let mut child =
+            command.current_dir(self.begins.as_deref().unwrap_or(self.folder.path())).spawn().unwrap();
         // The command keeps copies of what it gave away.
         drop(command);
         let log = Arc::new(Mutex::new(Vec::new()));
