@@ -29,7 +29,7 @@ use crate::telemetry;
 /// Checks configuration, ports and Redis; the configuration itself was read before.
 pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
     telemetry::check(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
-    config::path::readable(config).map_err(|error| Failure::new(exit::USAGE, &error))?;
+    config::path::readable(config).map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
     let run_dir = serve::run_folder(config)?;
     if let Some((written, real)) = inputs.read_from() {
         say(format_args!("file      {}", path::shown(written, real)));

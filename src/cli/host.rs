@@ -129,7 +129,7 @@ impl Host {
 }
 
 /// A file that cannot be had now is no mistake in what is written.
-fn refusal(error: config::Error) -> Refusal {
+fn refusal(error: &config::Error) -> Refusal {
     match error.is_lost() {
         true => Refusal::Lost(error.to_string()),
         false => Refusal::Wrong(error.to_string()),
@@ -189,10 +189,14 @@ impl supervisor::Host for Host {
     }
 
     fn reload(&mut self, generation: u64) -> Result<Reloaded, Refusal> {
-        let inputs = self.inputs.clone().anew(&self.inputs(self.scoreboard.generation())).map_err(refusal)?;
-        let config = config::load(&inputs).map_err(refusal)?;
-        config::path::readable(&config).map_err(refusal)?;
-        let values = config::diff::values(&inputs).map_err(refusal)?;
+        let inputs = self
+            .inputs
+            .clone()
+            .anew(&self.inputs(self.scoreboard.generation()))
+            .map_err(|error| refusal(&error))?;
+        let config = config::load(&inputs).map_err(|error| refusal(&error))?;
+        config::path::readable(&config).map_err(|error| refusal(&error))?;
+        let values = config::diff::values(&inputs).map_err(|error| refusal(&error))?;
         let config = Arc::new(Config { run_dir: self.places.run_dir.clone(), ..config });
         let before = self.generation(self.scoreboard.generation()).map(|one| one.values.clone());
         self.configs.insert(generation, Generation { config, values, inputs });

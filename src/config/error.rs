@@ -23,7 +23,7 @@ pub enum Error {
         reason: String,
     },
     /// A file that a setting names cannot be read.
-    #[error("{key} names the file {}, which cannot be read: {reason}", path.display())]
+    #[error("{key} {} cannot be read: {reason}", path.display())]
     Named {
         /// Dotted path of the setting.
         key: &'static str,

@@ -73,7 +73,7 @@ fn a_file_that_a_setting_names_must_be_there_at_a_reload() {
     let text = format!("{}[dashboard]\ntoken_file = \"token\"\n", configuration(1, "100ms"));
     fs::write(&scene.file, text).unwrap();
     for verb in ["reload", "upgrade"] {
-        let said = scene.expect(&[verb], 1, "dashboard.token_file names the file");
+        let said = scene.expect(&[verb], 1, "dashboard.token_file /");
         assert!(said.contains("it is not there"), "{said}");
     }
     fs::write(&token, "a token for operators, long enough").unwrap();
