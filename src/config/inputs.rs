@@ -12,7 +12,9 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::config::Error;
+use crate::config::environment;
 use crate::config::path;
+use crate::config::text;
 use crate::sys;
 
 /// File read when none is named, if it is there.
@@ -29,6 +31,9 @@ const HANDOFF: &str = "REGATTA_HANDOFF";
 pub struct Inputs {
     /// The environment.
     pub environment: BTreeMap<String, String>,
+    /// Names of variables that are no text, or whose value is none.
+    #[serde(default)]
+    pub unreadable: Vec<String>,
     /// The file named on the command line; `None`: `regatta.toml` if it exists.
     #[serde(with = "sys::path::text::optional")]
     pub file: Option<PathBuf>,
@@ -148,21 +153,24 @@ impl Inputs {
 
     pub(super) fn read(&self) -> Result<Content, Error> {
         let path = self.path();
-        match sys::path::read_text(&path, FILE_MAX) {
-            Ok(sys::path::Text { text, real }) => Ok(Content::Text { path, text, real: Some(real) }),
+        let lost = |reason| Error::Lost { path: path.clone(), reason };
+        match sys::path::read(&path, FILE_MAX) {
+            Ok(sys::path::Content { bytes, real }) => {
+                let text = text::of_bytes(bytes).map_err(|reason| lost(reason.to_owned()))?;
+                Ok(Content::Text { path, text, real: Some(real) })
+            }
             Err(error) if self.file.is_none() && error.kind() == io::ErrorKind::NotFound => {
                 Ok(Content::Absent)
             }
-            Err(error) => Err(Error::Lost { reason: sys::path::reason(&path, &error), path }),
+            Err(error) => Err(lost(sys::path::reason(&path, &error))),
         }
     }
 
     /// The environment and working folder of this process, without file or flags.
     pub fn of_process() -> Self {
-        let readable =
-            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
-        let environment = environment_of_process().into_iter().filter_map(readable).collect();
-        Self { folder: path::working_folder(&environment), environment, ..Self::default() }
+        let (environment, unreadable) = environment::split(environment_of_process());
+        let folder = path::working_folder(&environment);
+        Self { environment, unreadable, folder, ..Self::default() }
     }
 
     /// Whether colours are welcome on a terminal: not where `NO_COLOR` is set or the terminal knows none.

@@ -68,7 +68,7 @@ fn authorities(file: &Path) -> Result<RootCertStore, Error> {
 
 fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
     let text = readable(setting, file)?;
-    let read = CertificateDer::pem_slice_iter(text.as_bytes()).collect::<Result<Vec<_>, _>>();
+    let read = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
     match read {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(unusable(setting, file, &pem::Error::NoItemsFound)),
@@ -78,10 +78,10 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Error> {
     let text = readable("redis.tls_key", file)?;
-    PrivateKeyDer::from_pem_slice(text.as_bytes()).map_err(|error| unusable("redis.tls_key", file, &error))
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| unusable("redis.tls_key", file, &error))
 }
 
-fn readable(setting: &str, file: &Path) -> Result<String, Error> {
+fn readable(setting: &str, file: &Path) -> Result<Vec<u8>, Error> {
     let read = sys::path::read_secret(file);
     read.map_err(|error| Error::setting(format!("{setting} {} cannot be read: {error}", file.display())))
 }

@@ -42,7 +42,7 @@ fn a_configuration_that_was_there_and_is_lost_changes_nothing() {
     fs::write(&file, "").unwrap();
     refused("it is empty now");
     fs::write(&file, b"listen = \"\xff\"").unwrap();
-    refused("no UTF-8");
+    refused("not UTF-8");
     fs::File::create(&file).unwrap().set_len(5 << 20).unwrap();
     refused("more than");
     fs::rename(&aside, &file).unwrap();

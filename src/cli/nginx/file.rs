@@ -28,11 +28,10 @@ const STEP: Duration = Duration::from_millis(20);
 /// # Errors
 /// When it cannot be read.
 pub(super) fn read(path: &Path) -> io::Result<Option<String>> {
-    match path::read_text(path, READ_MAX) {
-        Ok(read) => Ok(Some(read.text)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+    match path::read(path, READ_MAX) {
         // What is not even text is not what we would write.
-        Err(error) if error.kind() == io::ErrorKind::InvalidData => Ok(Some(String::new())),
+        Ok(read) => Ok(Some(String::from_utf8_lossy(&read.bytes).into_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(io::Error::new(error.kind(), path::reason(path, &error))),
     }
 }
@@ -152,7 +151,7 @@ mod tests {
         assert!(write(&folder.path().join("nowhere/x"), "x").is_err());
         assert!(write(Path::new("/dev/null"), "x").is_err(), "a device is not replaced");
         fs::write(&file, b"\xff").unwrap();
-        assert_eq!(read(&file).unwrap().as_deref(), Some(""));
+        assert_eq!(read(&file).unwrap().as_deref(), Some("\u{fffd}"));
     }
 
     #[test]

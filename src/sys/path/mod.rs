@@ -78,11 +78,11 @@ impl Identity {
     }
 }
 
-/// A file's text, and where it really was.
+/// What stands in a file, and where it really was.
 #[derive(Debug)]
-pub struct Text {
-    /// What stands in it.
-    pub text: String,
+pub struct Content {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
     /// Its path without links, as the kernel names what was opened.
     pub real: PathBuf,
 }
@@ -92,8 +92,8 @@ pub struct Text {
 ///
 /// # Errors
 /// [`io::ErrorKind::NotFound`] only when nothing at all is there; a link that leads nowhere is another error. More than
-/// `most` bytes are refused, and what is no UTF-8 ([`io::ErrorKind::InvalidData`]).
-pub fn read_text(path: &Path, most: u64) -> io::Result<Text> {
+/// `most` bytes are refused.
+pub fn read(path: &Path, most: u64) -> io::Result<Content> {
     let mut options = OpenOptions::new();
     // Without O_NONBLOCK the open of a FIFO waits for its writer, and the supervisor with it.
     options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
@@ -101,7 +101,7 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<Text> {
     let found = file.metadata()?;
     let real = real_path(&file).unwrap_or_else(|| path.to_owned());
     if is_null(&found) {
-        return Ok(Text { text: String::new(), real });
+        return Ok(Content { bytes: Vec::new(), real });
     }
     if !found.is_file() {
         return Err(io::Error::other(format!("it is {}, and no file", kind(&found))));
@@ -115,24 +115,20 @@ pub fn read_text(path: &Path, most: u64) -> io::Result<Text> {
     if bytes.len() as u64 > most {
         return Err(too_long(bytes.len() as u64));
     }
-    let text = String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        io::Error::new(io::ErrorKind::InvalidData, format!("it is no UTF-8 text (from byte {at} on)"))
-    })?;
-    Ok(Text { text, real })
+    Ok(Content { bytes, real })
 }
 
-/// Reads a file that holds a secret; as [`read_text`], and nobody else may have written it.
+/// Reads a file that holds a secret; as [`read`], and nobody else may have written it.
 ///
 /// # Errors
-/// As [`read_text`], and when every user may write it.
-pub fn read_secret(path: &Path) -> io::Result<String> {
+/// As [`read`], and when every user may write it.
+pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
     const MOST: u64 = 4 << 20;
-    let read = read_text(path, MOST).map_err(|error| io::Error::other(reason(path, &error)))?;
+    let found = read(path, MOST).map_err(|error| io::Error::other(reason(path, &error)))?;
     let anyone = fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o002 != 0);
     match anyone {
         true => Err(io::Error::other(format!("every user may write it: chmod o-w {}", path.display()))),
-        false => Ok(read.text),
+        false => Ok(found.bytes),
     }
 }
 
