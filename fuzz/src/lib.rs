@@ -114,7 +114,7 @@ pub fn config(data: &[u8]) {
     let variable = |part: &str| part.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()));
     let environment: BTreeMap<_, _> = parts.filter_map(variable).collect();
     let folder = PathBuf::from("/nowhere");
-    let content = Content::Text { path: folder.join("regatta.toml"), text: file };
+    let content = Content::Text { path: folder.join("regatta.toml"), text: file, real: None };
     let inputs = Inputs { environment, content, folder, ..Inputs::default() };
     let say = |inputs: &Inputs| match config::load(inputs) {
         Ok(config) => format!("{config:?}"),

@@ -23,6 +23,8 @@ use crate::redis;
 use crate::redis::migrations::SHIPPED;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::PROGRAMS;
+use crate::supervisor::run_dir;
+use crate::sys::path;
 use crate::sys::proc;
 use crate::telemetry;
 
@@ -33,7 +35,11 @@ const UNBOUNDED: &str = "Redis has no maxmemory, so that it may take all memory 
 /// Checks configuration, ports and Redis; the configuration itself was read before.
 pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
     telemetry::check(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
-    serve::run_folder(config)?;
+    config::path::readable(config).map_err(|error| Failure::new(exit::UNAVAILABLE, &error))?;
+    let run_dir = serve::run_folder(config)?;
+    if let Some((written, real)) = inputs.read_from() {
+        say(format_args!("file      {}", path::shown(written, real)));
+    }
     let list = |all: &[SocketAddr]| all.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
     say(format_args!("listen    {}", list(&config.listen)));
     say(format_args!("admin     {}", list(&config.admin.listen)));
@@ -54,7 +60,7 @@ pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
         )),
         keys => say(format_args!("session   signed with the first of {keys} keys")),
     }
-    match serve::running(&config.run_dir) {
+    match run_dir::running(&run_dir) {
         Some(pid) => say(format_args!(
             "running   a fleet with pid {pid} uses {}; its ports are not tried",
             config.run_dir.display()

@@ -259,7 +259,7 @@ pub(super) fn widths(lines: &[Line], columns: Option<usize>) -> BTreeMap<usize, 
 
 /// A text in its column.
 pub(super) fn padded(text: &str, column: usize, width: usize) -> String {
-    let text = units::fit(text, width);
+    let text = units::fit(&units::plain(text), width);
     let room = " ".repeat(width.saturating_sub(units::width(&text)));
     if COLUMNS[column].is_number { room + &text } else { text + &room }
 }

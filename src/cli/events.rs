@@ -18,6 +18,7 @@ use crate::control::protocol;
 use crate::control::protocol::Reply;
 use crate::control::protocol::Request;
 use crate::sys::time;
+use crate::telemetry;
 
 /// How long the fleet may take to tell what it remembers.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -93,7 +94,8 @@ fn print(reply: &Reply, json: bool) -> bool {
 fn line(event: &Event) -> String {
     let nanos = i128::from(event.at_ms) * 1_000_000;
     let at = OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().and_then(|at| at.format(STAMP).ok());
-    format!("{:>6}  {}  {:<20} {}", event.seq, at.unwrap_or_default(), event.kind, event.text)
+    let (kind, text) = (telemetry::visible(&event.kind), telemetry::visible(&event.text));
+    format!("{:>6}  {}  {kind:<20} {text}", event.seq, at.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -108,6 +110,8 @@ mod tests {
             line(&event),
             "     7  2023-11-14T22:13:20.123Z  worker_ready         worker 42 serves slot 3"
         );
+        let forged = Event::new("x\x1b[2J", 0, "it said\nbye\x07");
+        assert!(line(&forged).ends_with("x\\x1b[2J             it said\\nbye\\x07"), "{}", line(&forged));
         let absurd = Event::new("x", u64::MAX, "y");
         assert!(line(&absurd).ends_with("y"), "a time beyond the calendar is left out");
     }

@@ -60,7 +60,8 @@ pub(super) fn verdict(name: &str, result: Result<u8, Failure>) -> ExitCode {
     match result {
         Ok(code) => ExitCode::from(code),
         Err(failure) => {
-            let sentence = format!("{name}: {}\n", failure.sentence);
+            let sentence =
+                format!("{}: {}\n", telemetry::visible(name), telemetry::visible(&failure.sentence));
             Sink::standard_error().write_within(sentence.as_bytes(), LAST_TRY);
             ExitCode::from(failure.code)
         }

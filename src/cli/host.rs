@@ -1,6 +1,7 @@
 //! What the supervisor needs from the program around it: configurations by generation, and the life of a worker.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::config;
@@ -17,6 +18,7 @@ use crate::http::App;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor;
 use crate::supervisor::Pinned;
+use crate::supervisor::Refusal;
 use crate::supervisor::Reloaded;
 use crate::supervisor::Seat;
 use crate::supervisor::autoscale;
@@ -32,10 +34,18 @@ pub(super) struct Host {
     inputs: Inputs,
     app: App,
     scoreboard: Arc<Scoreboard>,
-    /// Address of the private Redis, if the fleet has one.
-    private: Option<RedisUrl>,
+    places: Places,
     configs: BTreeMap<u64, Generation>,
     build: String,
+}
+
+/// Where the fleet is at home, whatever a later configuration says.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// The run folder, by its path without links: where workers find their supervisor.
+    pub(super) run_dir: PathBuf,
+    /// Address of the private Redis, if the fleet has one.
+    pub(super) private: Option<RedisUrl>,
 }
 
 struct Generation {
@@ -73,9 +83,9 @@ impl Host {
         config: Config,
         app: &App,
         scoreboard: &Arc<Scoreboard>,
-        private: Option<RedisUrl>,
+        places: Places,
     ) -> Result<Self, config::Error> {
-        Self::of_generation(scoreboard.generation(), inputs, config, app, scoreboard, private)
+        Self::of_generation(scoreboard.generation(), inputs, config, app, scoreboard, places)
     }
 
     /// A host in a program that takes a fleet over, whose first generation is this one.
@@ -88,15 +98,16 @@ impl Host {
         config: Config,
         app: &App,
         scoreboard: &Arc<Scoreboard>,
-        private: Option<RedisUrl>,
+        places: Places,
     ) -> Result<Self, config::Error> {
         let values = config::diff::values(inputs)?;
+        let config = Config { run_dir: places.run_dir.clone(), ..config };
         let first = Generation::new(config, values, inputs.clone());
         Ok(Self {
             inputs: inputs.clone().thaw(),
             app: Arc::clone(app),
             scoreboard: Arc::clone(scoreboard),
-            private,
+            places,
             configs: BTreeMap::from([(generation, first)]),
             build: build::own(),
         })
@@ -137,6 +148,14 @@ impl Host {
     /// The configuration of a generation; that of the newest if it was forgotten.
     fn generation(&self, number: u64) -> Option<&Generation> {
         self.configs.get(&number).or_else(|| self.configs.values().next_back())
+    }
+}
+
+/// A file that cannot be had now is no mistake in what is written.
+fn refusal(error: &config::Error) -> Refusal {
+    match error.is_lost() {
+        true => Refusal::Lost(error.to_string()),
+        false => Refusal::Wrong(error.to_string()),
     }
 }
 
@@ -188,7 +207,7 @@ impl supervisor::Host for Host {
     fn work(&self, seat: Seat) -> u8 {
         let Some(generation) = self.generation(seat.generation) else { return worker::BOOT_FAILED };
         let configured = generation.config.redis.url.clone();
-        let Some(redis_url) = self.private.clone().or(configured) else { return worker::BOOT_FAILED };
+        let Some(redis_url) = self.places.private.clone().or(configured) else { return worker::BOOT_FAILED };
         worker::run(Start {
             slot: seat.slot,
             cell: seat.cell,
@@ -203,20 +222,26 @@ impl supervisor::Host for Host {
         })
     }
 
-    fn reload(&mut self, generation: u64) -> Result<Reloaded, String> {
-        let inputs = self.inputs.clone().freeze().map_err(|error| error.to_string())?;
-        let config = config::load(&inputs).map_err(|error| error.to_string())?;
-        let values = config::diff::values(&inputs).map_err(|error| error.to_string())?;
+    fn reload(&mut self, generation: u64) -> Result<Reloaded, Refusal> {
+        let inputs = self
+            .inputs
+            .clone()
+            .anew(&self.inputs(self.scoreboard.generation()))
+            .map_err(|error| refusal(&error))?;
+        let config = config::load(&inputs).map_err(|error| refusal(&error))?;
+        config::path::readable(&config).map_err(|error| refusal(&error))?;
+        let values = config::diff::values(&inputs).map_err(|error| refusal(&error))?;
+        let config = Config { run_dir: self.places.run_dir.clone(), ..config };
         let before = self.generation(self.scoreboard.generation());
         let before = before.map(|one| Before { values: one.values.clone(), slots: one.slots });
         self.configs.insert(generation, Generation::new(config, values, inputs));
         self.reloaded(generation, before.as_ref(), Applies::AtReload)
-            .ok_or_else(|| "the configuration was lost".to_owned())
+            .ok_or_else(|| Refusal::Lost("the configuration was lost".to_owned()))
     }
 
-    fn inputs(&self) -> Inputs {
-        let serving = self.generation(self.scoreboard.generation());
-        serving.map_or_else(|| self.inputs.clone(), |generation| generation.inputs.clone())
+    fn inputs(&self, generation: u64) -> Inputs {
+        let found = self.generation(generation);
+        found.map_or_else(|| self.inputs.clone(), |generation| generation.inputs.clone())
     }
 
     fn build(&self) -> &str {

@@ -162,7 +162,8 @@ mod tests {
         let text = "[limits.client]\nrate = \"1/s\"\n[limits.key]\nrate = \"1/s\"\nheader = \"x-api-key\"\n\
                     [limits.all]\nrate = \"1/s\"\nper = \"global\"\n[limits.user]\nrate = \"1/s\"\nper = \"user\"\n\
                     [limits.page]\nrate = \"1/s\"\nper = \"route\"\nroutes = \"/api, /api/slow\"";
-        let content = Content::Text { path: PathBuf::from("regatta.toml"), text: text.to_owned() };
+        let content =
+            Content::Text { path: PathBuf::from("regatta.toml"), text: text.to_owned(), real: None };
         let config = crate::config::load(&Inputs { content, ..Inputs::default() }).unwrap();
         let policies = Policies::new(&config.limits, "p");
         let subject = |policy: &str, typed| subject_of(policies.named(policy).unwrap().1, typed, 56).ok();

@@ -24,6 +24,7 @@ use crate::control::protocol::Reply;
 use crate::control::protocol::Request;
 use crate::control::protocol::Verdict;
 use crate::sys::time;
+use crate::telemetry;
 
 /// How the bar of a rollout looks; a total of 0 is not known yet.
 const BAR: &str = "{bar:30} {pos}/{len}  {msg}";
@@ -36,8 +37,7 @@ pub(super) fn operate(inputs: &Inputs, verb: Verb) -> Result<u8, Failure> {
         Verb::Reload { manner } => (Request::Reload { wait: !manner.no_wait }, manner),
         Verb::Upgrade { binary, manner } => {
             // The fleet has a working folder of its own.
-            let binary = binary.map(std::path::absolute).transpose();
-            let binary = binary.map_err(|error| Failure::new(exit::USAGE, &error))?;
+            let binary = binary.map(|binary| config::path::absolute(&binary, &inputs.folder));
             (Request::Upgrade { binary, wait: !manner.no_wait }, manner)
         }
         Verb::Scale { count, manner } => {
@@ -130,10 +130,10 @@ impl Show {
             (Self::Bar(bar), Reply::Progress(Progress { done, total, text })) => {
                 bar.set_length(*total as u64);
                 bar.set_position(*done as u64);
-                bar.set_message(text.clone());
+                bar.set_message(telemetry::visible(text));
             }
             (Self::Lines, Reply::Progress(Progress { done, total, text })) => {
-                let _ = writeln!(io::stderr(), "{done}/{total} {text}");
+                let _ = writeln!(io::stderr(), "{done}/{total} {}", telemetry::visible(text));
             }
             (Self::Bar(_) | Self::Lines, _) => {}
         }
@@ -150,7 +150,7 @@ impl Show {
                 Ok(code)
             }
             Self::Bar(_) | Self::Lines if verdict.ok => {
-                say(verdict.sentence);
+                say(telemetry::visible(&verdict.sentence));
                 Ok(exit::OK)
             }
             // A verdict that is not ok never has the exit code of success.

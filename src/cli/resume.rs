@@ -3,7 +3,6 @@
 //! Nothing is taken before everything is there: until then the old program can have it back as it was.
 
 use std::ffi::OsString;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 use std::panic::AssertUnwindSafe;
@@ -15,6 +14,7 @@ use crate::cli::exit::Failure;
 use crate::cli::exit::say;
 use crate::cli::host;
 use crate::cli::host::Host;
+use crate::cli::host::Places;
 use crate::cli::serve;
 use crate::config;
 use crate::config::Inputs;
@@ -32,12 +32,15 @@ use crate::supervisor::Supervisor;
 use crate::supervisor::Taken;
 use crate::supervisor::Watched;
 use crate::supervisor::handoff;
+use crate::supervisor::handoff::Descriptors;
 use crate::supervisor::handoff::Handoff;
 use crate::supervisor::handoff::Proof;
+use crate::supervisor::run_dir::RunDir;
 use crate::supervisor::ticket::Ticket;
 use crate::supervisor::ticket::Way;
 use crate::sys::build;
 use crate::sys::exec;
+use crate::sys::path;
 use crate::sys::proc;
 use crate::sys::signal::Signals;
 use crate::sys::start;
@@ -62,7 +65,7 @@ pub(super) fn prove(state: RawFd, defaults: &str) -> Result<u8, Failure> {
     let failed = |sentence| Failure { code: exit::FAILED, sentence };
     let memory = exec::inherit(state).map_err(|error| failed(error.to_string()))?;
     let state = understand(&memory).map_err(failed)?;
-    configure(&state.arguments, defaults).map_err(failed)?;
+    configure(&state.arguments, &state.inputs, defaults).map_err(failed)?;
     let proof = Proof { handoff: handoff::VERSION, build: build::own() };
     say(serde_json::to_string(&proof).map_err(|error| failed(error.to_string()))?);
     Ok(exit::OK)
@@ -76,11 +79,18 @@ fn understand(memory: &OwnedFd) -> Result<Handoff, String> {
 }
 
 /// What this program makes of the words the fleet was started with, and of its configuration as it is now.
-fn configure(arguments: &[OsString], defaults: &str) -> Result<(Config, Inputs), String> {
-    let mut inputs = args::parse_serve(arguments)?;
-    defaults.clone_into(&mut inputs.application);
-    let inputs = inputs.freeze().map_err(|error| error.to_string())?;
+///
+/// Paths begin where they began before: the folder has the name by which the operator started the fleet in it, wherever
+/// that leads now.
+fn configure(arguments: &[OsString], before: &Inputs, defaults: &str) -> Result<(Config, Inputs), String> {
+    let inputs = Inputs {
+        folder: before.folder.clone(),
+        application: defaults.to_owned(),
+        ..args::parse_serve(arguments)?
+    };
+    let inputs = inputs.anew(before).map_err(|error| error.to_string())?;
     let config = config::load(&inputs).map_err(|error| error.to_string())?;
+    config::path::readable(&config).map_err(|error| error.to_string())?;
     telemetry::check(&config.log).map_err(|error| error.to_string())?;
     Ok((config, inputs))
 }
@@ -92,7 +102,7 @@ struct Ready {
     host: Host,
     signals: Signals,
     scoreboard: Arc<Scoreboard>,
-    lock: File,
+    run_dir: RunDir,
     taken: Taken,
     program: Program,
     watched: Option<Watched>,
@@ -104,7 +114,9 @@ fn prepare(ticket: &Ticket, arguments: &[OsString], brought: Brought<'_>) -> Res
     let said = |error: std::io::Error| error.to_string();
     let state = understand(&exec::copy(ticket.state).map_err(said)?)?;
     let (generation, arguments, (config, inputs)) = match ticket.way {
-        Way::Forward { .. } => (state.next_generation, arguments, configure(arguments, defaults)?),
+        Way::Forward { .. } => {
+            (state.next_generation, arguments, configure(arguments, &state.inputs, defaults)?)
+        }
         // The old program goes on with what it had, whatever the file says by now.
         Way::Back { .. } => {
             let config = config::load(&state.inputs).map_err(|error| error.to_string())?;
@@ -120,10 +132,12 @@ fn prepare(ticket: &Ticket, arguments: &[OsString], brought: Brought<'_>) -> Res
     telemetry::count_in(&scoreboard);
     let taken = Taken::copy(&state).map_err(said)?;
     let settings = host::settings(&config);
-    let host = Host::of_generation(generation, &inputs, config, app, &scoreboard, taken.private_redis());
+    let places = Places { run_dir: state.control.folder().into(), private: taken.private_redis() };
+    let host = Host::of_generation(generation, &inputs, config, app, &scoreboard, places);
     let host = host.map_err(|error| error.to_string())?;
     let coming = coming(ticket, &state, &host, generation)?;
-    let lock = exec::copy(state.descriptors.lock).map_err(said)?.into();
+    let Descriptors { lock, folder, .. } = state.descriptors;
+    let run_dir = RunDir::resume(state.control.folder(), lock, folder).map_err(said)?;
     let program = serve::program(arguments, &inputs);
     let watched = args::wants_watch(arguments).then(|| serve::watched(&program, &inputs));
     // Not worth giving a fleet back for.
@@ -132,7 +146,7 @@ fn prepare(ticket: &Ticket, arguments: &[OsString], brought: Brought<'_>) -> Res
         // What lies there now was no good.
         Way::Back { .. } => watched,
     });
-    Ok(Ready { state, settings, host, signals, scoreboard, lock, taken, program, watched, coming })
+    Ok(Ready { state, settings, host, signals, scoreboard, run_dir, taken, program, watched, coming })
 }
 
 fn coming(ticket: &Ticket, state: &Handoff, host: &Host, generation: u64) -> Result<Coming, String> {
@@ -146,6 +160,7 @@ fn coming(ticket: &Ticket, state: &Handoff, host: &Host, generation: u64) -> Res
         environment: state.environment.clone(),
         inputs: state.inputs.clone(),
         build: state.build.clone(),
+        home: state.descriptors.home.and_then(|home| exec::copy(home).ok()),
     };
     // What the old program read may have settings that this one does not know.
     let before = config::diff::values(&state.inputs).ok();
@@ -163,14 +178,14 @@ pub(super) fn resume(ticket: &Ticket, arguments: &[OsString], brought: Brought<'
     let prepared = prepared.unwrap_or_else(|_| Err("the new program panicked".to_owned()));
     let ready =
         prepared.map_err(|reason| Failure { code: exit::FAILED, sentence: give_back(ticket, &reason) });
-    let Ready { state, settings, mut host, signals, scoreboard, lock, taken, program, watched, coming } =
+    let Ready { state, settings, mut host, signals, scoreboard, run_dir, taken, program, watched, coming } =
         ready?;
     supervisor::settle(&state, ticket);
     proc::rename(&program.path);
-    let with = Resumption { settings, signals, program, lock: &lock, taken, coming };
+    let with = Resumption { settings, signals, program, run_dir: &run_dir, taken, coming };
     let supervisor = Supervisor::resume(state, with, &scoreboard, &mut host);
     let outcome = supervisor.and_then(|supervisor| supervisor.watching(watched).go_on());
-    serve::ended(outcome, &lock)
+    serve::ended(outcome, &run_dir)
 }
 
 /// Becomes the old program again, as if nothing had happened; returns why that could not be.
@@ -184,13 +199,18 @@ fn give_back(ticket: &Ticket, reason: &str) -> String {
         let memory = exec::copy(ticket.state).map_err(said)?;
         let state = Handoff::read(&memory);
         // A state nobody can read still has to be given back; then the old program is called by its descriptor.
-        let (arguments, mut environment) = match state {
-            Ok(state) => (state.arguments, state.environment),
+        let (arguments, mut environment, home) = match state {
+            Ok(state) => (state.arguments, state.environment, state.descriptors.home),
             Err(_) => {
-                (vec![OsString::from(format!("/proc/self/fd/{old}"))], config::environment_of_process())
+                let name = OsString::from(format!("/proc/self/fd/{old}"));
+                (vec![name], config::environment_of_process(), None)
             }
         };
         telemetry::finish();
+        if let Some(home) = home.and_then(|home| exec::copy(home).ok()) {
+            // A program that begins elsewhere is still better than none.
+            let _ = path::enter_again(&home);
+        }
         let back = Ticket { state: ticket.state, way: Way::Back { reason: Some(reason.to_owned()) } };
         environment.push(config::handoff_variable(back.text(proc::pid().as_raw().unsigned_abs())));
         Ok(exec::exec_fd(&program, &arguments, &environment).to_string())

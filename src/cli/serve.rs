@@ -1,16 +1,9 @@
 //! The composition root: configuration → listeners → private Redis → scoreboard → supervisor, given the worker's life.
 
 use std::ffi::OsString;
-use std::fs::DirBuilder;
-use std::fs::File;
-use std::fs::OpenOptions;
 use std::io;
-use std::io::Read;
-use std::io::Seek;
-use std::io::Write;
 use std::net::SocketAddr;
 use std::num::NonZeroUsize;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -43,9 +36,12 @@ use crate::supervisor::Watched;
 use crate::supervisor::leftovers::Leftovers;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::RedisServer;
+use crate::supervisor::run_dir;
+use crate::supervisor::run_dir::RunDir;
 use crate::sys::cpu;
 use crate::sys::fd;
 use crate::sys::open;
+use crate::sys::path;
 use crate::sys::proc;
 use crate::sys::random;
 use crate::sys::start;
@@ -64,16 +60,9 @@ const PORT_FREED: Duration = Duration::from_secs(2);
 /// Rows of the scoreboard beyond the slots in use, for a fleet that grows.
 const SPARE_ROWS: usize = 64;
 
-/// File in the run folder that a running fleet holds locked, with its pid in it.
-const PID_FILE: &str = "regatta.pid";
-
 /// Why a fleet could not be run.
 #[derive(Debug, thiserror::Error)]
 enum Error {
-    #[error("cannot use the folder {} (run_dir)", folder.display())]
-    RunDir { folder: PathBuf, source: io::Error },
-    #[error("the folder {} (run_dir) is in use by the fleet with pid {pid}; give this one a run_dir of its own", folder.display())]
-    Running { folder: PathBuf, pid: String },
     #[error("cannot open the control socket in {} (run_dir)", folder.display())]
     Control { folder: PathBuf, source: io::Error },
     #[error("a fleet cannot run here")]
@@ -114,10 +103,9 @@ pub(super) fn serve(
     let program = program(arguments, inputs);
     let watched = watch.then(|| watched(&program, inputs).map_err(Error::Watch)).transpose();
     let watched = watched.map_err(|error| Failure::new(exit::FAILED, &error))?;
-    run_folder(&config)?;
-    let running = claim(&config.run_dir).map_err(|error| Failure::new(exit::TEMPORARY, &error))?;
-    let mut leftovers = Leftovers::find(&config.run_dir);
-    let control = open_control(&config.run_dir)?;
+    let run_dir = RunDir::claim(&config.run_dir).map_err(|error| run_dir_failure(&error))?;
+    let mut leftovers = Leftovers::find(run_dir.path());
+    let control = open_control(run_dir.path())?;
     let (addresses, listeners) = open(&config, inputs, slots, &mut leftovers)?;
     let server = private_redis(&config, inputs)?;
     let redis_url = match (&config.redis.url, &server) {
@@ -145,7 +133,8 @@ pub(super) fn serve(
     }
     let private = server.as_ref().map(|server| RedisUrl::unix(&server.socket()));
     let settings = host::settings(&config);
-    let mut host = Host::new(inputs, config, app, &scoreboard, private)
+    let places = host::Places { run_dir: run_dir.path().into(), private };
+    let mut host = Host::new(inputs, config, app, &scoreboard, places)
         .map_err(|error| Failure::new(exit::USAGE, &error))?;
     let start = supervisor::Start {
         settings,
@@ -155,12 +144,12 @@ pub(super) fn serve(
         redis: server,
         control,
         program,
-        lock: &running,
+        run_dir: &run_dir,
         leftovers,
     };
     let supervisor = Supervisor::new(start, &scoreboard, &mut host);
     let outcome = supervisor.and_then(|supervisor| supervisor.watching(watched).run());
-    ended(outcome, &running)
+    ended(outcome, &run_dir)
 }
 
 /// Raises the limit on open files as far as allowed, and sees to it that it is enough.
@@ -200,10 +189,26 @@ fn open_control(folder: &Path) -> Result<Server, Failure> {
     opened.map_err(failed).map_err(|error| Failure::new(exit::TEMPORARY, &error))
 }
 
-/// What the end of a fleet means for whoever started it; `running` is the locked file in its run folder.
-pub(super) fn ended(outcome: io::Result<Outcome>, running: &File) -> Result<u8, Failure> {
-    // An empty file says that this fleet ended in order.
-    let _ = running.set_len(0);
+/// Why the run folder cannot be had: what another user could change will not pass by itself.
+fn run_dir_failure(error: &run_dir::Error) -> Failure {
+    let code = match error {
+        run_dir::Error::Unusable { source, .. } => path_code(source),
+        run_dir::Error::Running { .. } => exit::TEMPORARY,
+    };
+    Failure::new(code, error)
+}
+
+/// Whether to try again is of use.
+pub(super) fn path_code(error: &path::Error) -> u8 {
+    match error {
+        path::Error::Hands(_) => exit::USAGE,
+        path::Error::Io(_) => exit::TEMPORARY,
+    }
+}
+
+/// What the end of a fleet means for whoever started it.
+pub(super) fn ended(outcome: io::Result<Outcome>, run_dir: &RunDir) -> Result<u8, Failure> {
+    run_dir.end();
     match outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))? {
         Outcome::Stopped { killed } => {
             tracing::info!(killed, "stopped");
@@ -245,9 +250,8 @@ fn private_redis(config: &Config, inputs: &Inputs) -> Result<Option<RedisServer>
     prepared.map(Some).map_err(|error| match error {
         redis_server::Error::NotInstalled => Failure::new(exit::UNAVAILABLE, &error),
         redis_server::Error::TooLong { .. } => Failure::new(exit::USAGE, &error),
-        redis_server::Error::Folder { .. } | redis_server::Error::InUse { .. } => {
-            Failure::new(exit::TEMPORARY, &error)
-        }
+        redis_server::Error::Folder { ref source, .. } => Failure::new(path_code(source), &error),
+        redis_server::Error::InUse { .. } => Failure::new(exit::TEMPORARY, &error),
     })
 }
 
@@ -257,38 +261,12 @@ pub(super) fn search_path(inputs: &Inputs) -> OsString {
     OsString::from(format!("{path}:/usr/local/bin:/usr/bin:/usr/sbin"))
 }
 
-/// The pid of the fleet that uses the run folder, if one does.
-pub(super) fn running(folder: &Path) -> Option<String> {
-    let mut file = File::open(folder.join(PID_FILE)).ok()?;
-    let mut pid = String::new();
-    file.read_to_string(&mut pid).ok()?;
-    match fd::is_free(&file) {
-        Ok(false) => Some(pid.trim().to_owned()),
-        Ok(true) | Err(_) => None,
-    }
-}
-
-/// The run folder, made if need be.
-pub(super) fn run_folder(config: &Config) -> Result<(), Failure> {
-    let folder = config.run_dir.as_path();
-    let made = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    made.map_err(|source| Failure::new(exit::TEMPORARY, &Error::RunDir { folder: folder.into(), source }))
-}
-
-/// Locks the run folder for this fleet.
-fn claim(folder: &Path) -> Result<File, Error> {
-    let failed = |source| Error::RunDir { folder: folder.into(), source };
-    let path = folder.join(PID_FILE);
-    let mut file =
-        OpenOptions::new().create(true).truncate(false).read(true).write(true).open(&path).map_err(failed)?;
-    let mut pid = String::new();
-    file.read_to_string(&mut pid).map_err(failed)?;
-    if !fd::try_lock(&file).map_err(failed)? {
-        return Err(Error::Running { folder: folder.into(), pid: pid.trim().to_owned() });
-    }
-    file.set_len(0).and_then(|()| file.rewind()).map_err(failed)?;
-    writeln!(file, "{}", proc::pid()).map_err(failed)?;
-    Ok(file)
+/// Finds out that the run folder can be used, without claiming it; it is made if need be.
+pub(super) fn run_folder(config: &Config) -> Result<PathBuf, Failure> {
+    path::own_folder(&config.run_dir).map_err(|source| {
+        let folder = config.run_dir.clone();
+        run_dir_failure(&run_dir::Error::Unusable { folder, source })
+    })
 }
 
 /// Opens the listeners; the workers of a killed fleet are given a moment to leave the port, and no more.

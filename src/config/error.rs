@@ -6,12 +6,30 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// A file cannot be read or is not TOML.
+    /// A file is not TOML.
     #[error("cannot read the configuration file {}: {reason}", path.display())]
     File {
         /// The file.
         path: PathBuf,
         /// Why, in the reader's words.
+        reason: String,
+    },
+    /// The file itself cannot be had now, whatever stands in it.
+    #[error("cannot read the configuration file {}: {reason}", path.display())]
+    Lost {
+        /// The file.
+        path: PathBuf,
+        /// Why, and which part of its path is to blame.
+        reason: String,
+    },
+    /// A file that a setting names cannot be read.
+    #[error("{key} {} cannot be read: {reason}", path.display())]
+    Named {
+        /// Dotted path of the setting.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Why.
         reason: String,
     },
     /// There is no such setting.
@@ -82,6 +100,13 @@ pub enum Error {
         /// What needs it.
         reason: String,
     },
+}
+
+impl Error {
+    /// Whether what is written is right as far as it can be seen, and a file is missing.
+    pub fn is_lost(&self) -> bool {
+        matches!(self, Self::Lost { .. } | Self::Named { .. })
+    }
 }
 
 /// Where a value was given.

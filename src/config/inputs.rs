@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fmt;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::path::PathBuf;
@@ -12,10 +13,15 @@ use serde::Serialize;
 
 use crate::config::Error;
 use crate::config::environment;
+use crate::config::path;
 use crate::config::text;
+use crate::sys;
 
 /// File read when none is named, if it is there.
 const DEFAULT_FILE: &str = "regatta.toml";
+
+/// Longest configuration file, bytes.
+const FILE_MAX: u64 = 4 << 20;
 
 /// Variable by which a program that takes a fleet over finds its state; no setting, and nobody's business but ours.
 const HANDOFF: &str = "REGATTA_HANDOFF";
@@ -29,12 +35,14 @@ pub struct Inputs {
     #[serde(default)]
     pub unreadable: Vec<String>,
     /// The file named on the command line; `None`: `regatta.toml` if it exists.
+    #[serde(with = "sys::path::text::optional")]
     pub file: Option<PathBuf>,
     /// What stood in that file.
     pub content: Content,
     /// Flags as (setting, value, the flag as typed).
     pub flags: Vec<(String, String, String)>,
-    /// The working folder.
+    /// The folder that relative paths begin at: the working folder, by the name the operator knows it by.
+    #[serde(with = "sys::path::text")]
     pub folder: PathBuf,
     /// Settings that the application brings along, as TOML; weaker than all of the above.
     #[serde(default)]
@@ -52,9 +60,13 @@ pub enum Content {
     /// This, whatever has become of the file since.
     Text {
         /// The file.
+        #[serde(with = "sys::path::text")]
         path: PathBuf,
         /// Its text.
         text: String,
+        /// The file that the path led to; none in what older programs hand over.
+        #[serde(default, with = "sys::path::text::optional")]
+        real: Option<PathBuf>,
     },
 }
 
@@ -63,7 +75,7 @@ impl fmt::Debug for Content {
         match self {
             Self::Unread => f.write_str("Unread"),
             Self::Absent => f.write_str("Absent"),
-            Self::Text { path, text } => write!(f, "Text({}, {} bytes)", path.display(), text.len()),
+            Self::Text { path, text, .. } => write!(f, "Text({}, {} bytes)", path.display(), text.len()),
         }
     }
 }
@@ -91,40 +103,77 @@ impl Inputs {
         Ok(Self { content, ..self })
     }
 
-    /// The same with the file as it is now.
+    /// The same with the file as it is now, for a fleet that has run with `before`.
+    ///
+    /// # Errors
+    /// When the file cannot be read. One that was there must be: a fleet never goes back to the defaults because its
+    /// file was moved, emptied, or lies behind a link that leads nowhere.
+    pub fn anew(self, before: &Self) -> Result<Self, Error> {
+        let read = Self { content: Content::Unread, ..self }.freeze()?;
+        match (&before.content, &read.content) {
+            (Content::Text { path: old, .. }, Content::Absent) => {
+                let path = read.path();
+                let missing = sys::path::reason(&path, &io::ErrorKind::NotFound.into());
+                let was = if *old == path {
+                    String::new()
+                } else {
+                    format!(" (the fleet has read {})", old.display())
+                };
+                let reason = format!(
+                    "it was there and cannot be found now: {missing}{was}; put it back, or leave a file that says \
+                     nothing but a comment if the defaults are wanted"
+                );
+                Err(Error::Lost { path, reason })
+            }
+            (Content::Text { text: old, .. }, Content::Text { path, text, .. })
+                if text.trim().is_empty() && !old.trim().is_empty() =>
+            {
+                let reason = "it is empty now and was not before; a file that says nothing but a comment means that \
+                              the defaults are wanted";
+                Err(Error::Lost { path: path.clone(), reason: reason.to_owned() })
+            }
+            _ => Ok(read),
+        }
+    }
+
+    /// The same with nothing read yet.
     pub fn thaw(self) -> Self {
         Self { content: Content::Unread, ..self }
     }
 
     /// Where the configuration file is, or would be.
     pub fn path(&self) -> PathBuf {
-        self.folder.join(self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)))
+        path::absolute(self.file.as_deref().unwrap_or(Path::new(DEFAULT_FILE)), &self.folder)
+    }
+
+    /// The configuration file that was read, as it is written and where that led; none where there was none.
+    pub fn read_from(&self) -> Option<(&Path, &Path)> {
+        match &self.content {
+            Content::Text { path, real, .. } => Some((path, real.as_deref().unwrap_or(path))),
+            Content::Unread | Content::Absent => None,
+        }
     }
 
     pub(super) fn read(&self) -> Result<Content, Error> {
-        let path = match &self.file {
-            Some(path) => self.folder.join(path),
-            None => match self.folder.join(DEFAULT_FILE) {
-                path if path.exists() => path,
-                _ => return Ok(Content::Absent),
-            },
-        };
-        let read = std::fs::read(&path).map_err(|source| source.to_string());
-        match read.and_then(|bytes| text::of_bytes(bytes).map_err(str::to_owned)) {
-            Ok(text) => Ok(Content::Text { path, text }),
-            Err(reason) => Err(Error::File { path, reason }),
+        let path = self.path();
+        let lost = |reason| Error::Lost { path: path.clone(), reason };
+        match sys::path::read(&path, FILE_MAX) {
+            Ok(sys::path::Content { bytes, real }) => {
+                let text = text::of_bytes(bytes).map_err(|reason| lost(reason.to_owned()))?;
+                Ok(Content::Text { path, text, real: Some(real) })
+            }
+            Err(error) if self.file.is_none() && error.kind() == io::ErrorKind::NotFound => {
+                Ok(Content::Absent)
+            }
+            Err(error) => Err(lost(sys::path::reason(&path, &error))),
         }
     }
 
     /// The environment and working folder of this process, without file or flags.
     pub fn of_process() -> Self {
         let (environment, unreadable) = environment::split(environment_of_process());
-        Self {
-            environment,
-            unreadable,
-            folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
-            ..Self::default()
-        }
+        let folder = path::working_folder(&environment);
+        Self { environment, unreadable, folder, ..Self::default() }
     }
 
     /// Whether colours are welcome on a terminal: not where `NO_COLOR` is set or the terminal knows none.
@@ -134,10 +183,15 @@ impl Inputs {
     }
 
     /// `$XDG_RUNTIME_DIR/regatta`, else `/run/regatta` for root, else `.regatta` here.
+    ///
+    /// Only if that folder is this user's own: `sudo` may leave root the variable of the user who calls it.
     pub(super) fn default_run_dir(&self) -> PathBuf {
-        match self.environment.get("XDG_RUNTIME_DIR").filter(|dir| !dir.is_empty()) {
-            Some(dir) => Path::new(dir).join("regatta"),
-            None if is_root() => PathBuf::from("/run/regatta"),
+        let given = self.environment.get("XDG_RUNTIME_DIR").map(Path::new);
+        match given
+            .filter(|dir| dir.is_absolute() && owner(dir).is_some_and(|owner| Some(owner) == own_user()))
+        {
+            Some(dir) => dir.join("regatta"),
+            None if own_user() == Some(0) => PathBuf::from("/run/regatta"),
             None => self.folder.join(".regatta"),
         }
     }
@@ -145,7 +199,7 @@ impl Inputs {
     /// systemd's `$STATE_DIRECTORY`, else `.regatta` here: what must outlive a reboot is not kept in `/run`.
     pub(super) fn default_data_dir(&self) -> PathBuf {
         match self.environment.get("STATE_DIRECTORY").filter(|dir| !dir.is_empty()) {
-            Some(dirs) => PathBuf::from(dirs.split(':').next().unwrap_or(dirs)),
+            Some(dirs) => path::absolute(Path::new(dirs.split(':').next().unwrap_or(dirs)), &self.folder),
             None => self.folder.join(".regatta"),
         }
     }
@@ -166,9 +220,13 @@ pub fn handoff_variable(value: String) -> (OsString, OsString) {
     (HANDOFF.into(), value.into())
 }
 
-/// Whether this process is root's: `/proc/self` belongs to the effective user, proc(5).
-fn is_root() -> bool {
-    std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+/// The user this process acts as: `/proc/self` belongs to the effective user, proc(5).
+fn own_user() -> Option<u32> {
+    owner(Path::new("/proc/self"))
+}
+
+fn owner(path: &Path) -> Option<u32> {
+    std::fs::metadata(path).ok().map(|found| found.uid())
 }
 
 #[cfg(test)]
@@ -195,5 +253,45 @@ mod tests {
         assert_eq!(inputs.clone().freeze().unwrap().content, Content::Absent);
         let named = Inputs { file: Some("missing.toml".into()), ..inputs };
         assert!(named.freeze().unwrap_err().to_string().contains("missing.toml"));
+    }
+
+    #[test]
+    fn a_file_that_was_there_is_never_replaced_by_the_defaults() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("regatta.toml");
+        let inputs = Inputs { folder: folder.path().into(), ..Inputs::default() };
+        let without = inputs.clone().freeze().unwrap();
+        assert_eq!(without.content, Content::Absent);
+        std::fs::write(&path, "[workers]\ncount = 3").unwrap();
+        let before = inputs.clone().anew(&without).unwrap();
+        assert_eq!(before.read_from().unwrap().0, path, "one that comes is used");
+        let told = |before: &Inputs| inputs.clone().anew(before).unwrap_err().to_string();
+        std::fs::write(&path, " \n").unwrap();
+        assert!(told(&before).contains("it is empty now"), "{}", told(&before));
+        std::fs::write(&path, "# nothing").unwrap();
+        let empty = inputs.clone().anew(&before).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(told(&empty).contains("it was there"), "{}", told(&empty));
+        std::os::unix::fs::symlink("gone", &path).unwrap();
+        assert!(told(&without).contains("gone, which is not there"), "{}", told(&without));
+        std::fs::remove_file(&path).unwrap();
+        assert!(inputs.clone().anew(&without).is_ok());
+    }
+
+    #[test]
+    fn the_runtime_folder_of_another_user_is_not_taken() {
+        let folder = tempfile::tempdir().unwrap();
+        let with = |dir: &str| {
+            let environment = BTreeMap::from([("XDG_RUNTIME_DIR".to_owned(), dir.to_owned())]);
+            Inputs { environment, folder: "/srv".into(), ..Inputs::default() }.default_run_dir()
+        };
+        assert_eq!(with(folder.path().to_str().unwrap()), folder.path().join("regatta"));
+        // The folder of another user is found by an integration test that can make one.
+        for none in ["", "relative", "/nowhere/at/all"] {
+            assert!(
+                [Path::new("/run/regatta"), Path::new("/srv/.regatta")].contains(&with(none).as_path()),
+                "{none}"
+            );
+        }
     }
 }

@@ -18,6 +18,7 @@ use crate::config::keys;
 use crate::config::keys::KEYS;
 use crate::config::near::nearest;
 use crate::config::parse::Reason;
+use crate::config::path;
 use crate::config::schema::RedisUrl;
 
 struct Given {
@@ -34,6 +35,8 @@ impl Given {
 /// All sources, the stronger over the weaker.
 pub(super) struct Layers {
     given: BTreeMap<String, Given>,
+    /// What relative paths begin at.
+    folder: PathBuf,
     /// Whether a setting that does not exist is a mistake.
     strict: bool,
 }
@@ -49,7 +52,7 @@ impl Layers {
     }
 
     fn gather(inputs: &Inputs, strict: bool) -> Result<Self, Error> {
-        let mut layers = Self { given: BTreeMap::new(), strict };
+        let mut layers = Self { given: BTreeMap::new(), folder: inputs.folder.clone(), strict };
         layers.defaults();
         layers.text(&inputs.application, &Origin::Application, "the application's defaults".into())?;
         layers.file(inputs)?;
@@ -88,7 +91,7 @@ impl Layers {
             Content::Unread => inputs.read()?,
             read => read.clone(),
         };
-        let Content::Text { path, text } = read else { return Ok(()) };
+        let Content::Text { path, text, .. } = read else { return Ok(()) };
         self.text(&text, &Origin::File(path.clone()), path)
     }
 
@@ -199,6 +202,16 @@ impl Layers {
         value.map(Some).map_err(|reason| self.refuse(path, given, reason))
     }
 
+    /// A file that may be named.
+    pub(super) fn file_at(&self, path: &str) -> Result<Option<PathBuf>, Error> {
+        self.optional(path, |text| path::file(text, &self.folder))
+    }
+
+    /// A folder that may be named.
+    pub(super) fn folder_at(&self, path: &str) -> Result<Option<PathBuf>, Error> {
+        self.optional(path, |text| path::folder(text, &self.folder))
+    }
+
     /// Several values: a list in the file, or one text separated by commas.
     pub(super) fn list<T: Default>(
         &self,
@@ -292,7 +305,7 @@ mod tests {
     fn steering(text: &str, variable: Option<&str>) -> Result<(String, String), Error> {
         let path = "regatta.toml".into();
         let environment = variable.map(|value| ("REGATTA_LISTEN__STEERING".to_owned(), value.to_owned()));
-        let content = Content::Text { path, text: text.into() };
+        let content = Content::Text { path, text: text.into(), real: None };
         let environment = environment.into_iter().collect();
         let layers = Layers::collect(&Inputs { environment, content, ..Inputs::default() })?;
         Ok((layers.given["listen"].text(), layers.given["listen.steering"].text()))

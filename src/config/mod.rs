@@ -12,6 +12,7 @@ mod layers;
 pub mod limit;
 mod near;
 mod parse;
+pub mod path;
 pub mod place;
 pub mod schema;
 mod sections;
@@ -72,12 +73,12 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         websocket: sections::websocket(&layers)?,
         tasks: sections::tasks(&layers)?,
         dashboard: sections::dashboard(&layers)?,
-        run_dir: layers.optional("run_dir", sections::path)?.unwrap_or_else(|| inputs.default_run_dir()),
-        data_dir: layers.optional("data_dir", sections::path)?.unwrap_or_else(|| inputs.default_data_dir()),
+        run_dir: layers.folder_at("run_dir")?.unwrap_or_else(|| inputs.default_run_dir()),
+        data_dir: layers.folder_at("data_dir")?.unwrap_or_else(|| inputs.default_data_dir()),
         log: Log {
             format: layers.one("log.format", parse::log_format)?,
             level: layers.one("log.level", |text| Ok(text.to_owned()))?,
-            file: layers.optional("log.file", sections::path)?,
+            file: layers.file_at("log.file")?,
             stats_interval: layers.one("log.stats_interval", parse::duration)?,
         },
     };
@@ -96,9 +97,19 @@ pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
     let flag = inputs.flags.iter().rev().find(|(path, _, _)| path == "run_dir").map(|(_, value, _)| value);
     let given = flag.or_else(|| inputs.environment.get("REGATTA_RUN_DIR"));
     if let Some(given) = given.map(|given| given.trim()).filter(|given| !given.is_empty()) {
-        return Ok(PathBuf::from(given));
+        return path::folder(given, &inputs.folder).map_err(|reason| Error::Value {
+            key: "run_dir".into(),
+            value: given.into(),
+            origin: if flag.is_some() {
+                Origin::Flag("--run-dir".into())
+            } else {
+                Origin::Environment("REGATTA_RUN_DIR".into())
+            },
+            reason,
+            allowed: "a folder",
+        });
     }
-    let found = Layers::collect_known(inputs)?.optional("run_dir", sections::path)?;
+    let found = Layers::collect_known(inputs)?.folder_at("run_dir")?;
     Ok(found.unwrap_or_else(|| inputs.default_run_dir()))
 }
 

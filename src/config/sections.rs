@@ -1,7 +1,5 @@
 //! The settings section by section, each value from the layer that has the last word.
 
-use std::path::PathBuf;
-
 use crate::config::Error;
 use crate::config::layers::Layers;
 use crate::config::limit;
@@ -23,10 +21,6 @@ use crate::config::schema::Session;
 use crate::config::schema::Tasks;
 use crate::config::schema::WebSocket;
 use crate::config::schema::Workers;
-
-pub(super) fn path(text: &str) -> Result<PathBuf, Reason> {
-    if text.is_empty() { Err("it is empty".into()) } else { Ok(PathBuf::from(text)) }
-}
 
 /// A policy's name; nothing, over an application's default, means none.
 fn policy(text: &str) -> Result<Option<String>, Reason> {
@@ -144,7 +138,7 @@ pub(super) fn dashboard(layers: &Layers) -> Result<Dashboard, Error> {
     let dashboard = Dashboard {
         public: layers.one("dashboard.public", parse::flag)?,
         token: layers.optional("dashboard.token", parse::token)?,
-        token_file: layers.optional("dashboard.token_file", path)?,
+        token_file: layers.file_at("dashboard.token_file")?,
     };
     match (&dashboard.token, &dashboard.token_file) {
         (Some(_), Some(_)) => Err(layers.contradiction(
@@ -164,10 +158,10 @@ pub(super) fn redis(layers: &Layers) -> Result<Redis, Error> {
         command_timeout: layers.one("redis.command_timeout", parse::positive_duration)?,
         patience: layers.one("redis.patience", parse::patience)?,
         access: Access {
-            password_file: layers.optional("redis.password_file", path)?,
-            tls_ca: layers.optional("redis.tls_ca", path)?,
-            tls_cert: layers.optional("redis.tls_cert", path)?,
-            tls_key: layers.optional("redis.tls_key", path)?,
+            password_file: layers.file_at("redis.password_file")?,
+            tls_ca: layers.file_at("redis.tls_ca")?,
+            tls_cert: layers.file_at("redis.tls_cert")?,
+            tls_key: layers.file_at("redis.tls_key")?,
         },
     };
     access_agrees(layers, &redis)?;

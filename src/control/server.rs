@@ -13,7 +13,6 @@ use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
 use std::os::unix::fs::FileTypeExt;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
@@ -36,6 +35,8 @@ use crate::control::protocol::Verdict;
 use crate::sys::fd;
 use crate::sys::fd::Interest;
 use crate::sys::fd::Ready;
+use crate::sys::path;
+use crate::sys::path::Identity;
 use crate::sys::time;
 use crate::sys::unix;
 
@@ -55,8 +56,9 @@ pub struct ClientId(u64);
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Parts {
     listener: RawFd,
+    #[serde(with = "path::text")]
     path: PathBuf,
-    file: (u64, u64),
+    file: Identity,
     turn: u64,
     next: u64,
     clients: Vec<(ClientId, RawFd, Kept)>,
@@ -64,13 +66,20 @@ pub struct Parts {
     events: EventLog,
 }
 
+impl Parts {
+    /// The folder it lies in.
+    pub fn folder(&self) -> &Path {
+        self.path.parent().unwrap_or(Path::new("."))
+    }
+}
+
 /// The control socket and its clients.
 #[derive(Debug)]
 pub struct Server {
     listener: UnixListener,
     path: PathBuf,
-    /// Device and inode of the socket's file.
-    file: (u64, u64),
+    /// Which file the socket's is.
+    file: Identity,
     clients: BTreeMap<ClientId, Connection>,
     next: u64,
     /// Counts calls of `poll`.
@@ -99,7 +108,7 @@ impl Server {
             Err(error) => return Err(error),
         }
         let listener = unix::listen_private(path)?;
-        let file = identity(path)?;
+        let file = Identity::at(path)?;
         let (clients, events) = (BTreeMap::new(), EventLog::default());
         Ok(Self { listener, path: path.into(), file, clients, next: 1, turn: 0, events, exhausted: false })
     }
@@ -147,6 +156,23 @@ impl Server {
         let door = if self.exhausted { Interest::Nothing } else { Interest::Read };
         let clients = self.clients.values().map(|client| (client.stream.as_fd(), client.interest()));
         std::iter::once((self.listener.as_fd(), door)).chain(clients).collect()
+    }
+
+    /// Looks whether the socket's file is there, and opens it anew if it is not; its clients stay. True when it was.
+    ///
+    /// # Errors
+    /// When something else is in its place, which is left alone, or a new file cannot be made.
+    pub fn keep(&mut self) -> io::Result<bool> {
+        match Identity::at(&self.path) {
+            Ok(file) if file == self.file => return Ok(false),
+            Ok(_) => return Err(io::Error::other("something else is in its place: remove it")),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) => {}
+        }
+        let listener = unix::listen_private(&self.path)?;
+        self.file = Identity::at(&self.path)?;
+        self.listener = listener;
+        Ok(true)
     }
 
     /// The folder it lies in.
@@ -349,14 +375,10 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         // A successor may have put its own in the place.
-        if identity(&self.path).is_ok_and(|file| file == self.file) {
+        if Identity::at(&self.path).is_ok_and(|file| file == self.file) {
             let _ = fs::remove_file(&self.path);
         }
     }
-}
-
-fn identity(path: &Path) -> io::Result<(u64, u64)> {
-    fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
 
 /// Whether the next connection may well be accepted though this one was not.

@@ -26,6 +26,7 @@ use crate::config::text;
 use crate::redis::error::Error;
 use crate::redis::greeting::Door;
 use crate::redis::tls;
+use crate::sys;
 
 /// Longest wait for a connection to be made, and then for its greeting.
 pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(1);
@@ -164,7 +165,7 @@ fn secret(file: &Path) -> Result<String, Error> {
     let shown = file.display();
     let unusable =
         |reason: &str| Error::setting(format!("redis.password_file {shown} cannot be read: {reason}"));
-    let bytes = std::fs::read(file).map_err(|error| unusable(&error.to_string()))?;
+    let bytes = sys::path::read_secret(file).map_err(|error| unusable(&error.to_string()))?;
     match text::of_bytes(bytes).map_err(unusable)?.trim_end_matches(['\r', '\n']) {
         "" => Err(Error::setting(format!("redis.password_file {shown} is empty"))),
         password => Ok(password.to_owned()),

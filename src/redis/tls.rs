@@ -17,6 +17,7 @@ use rustls::pki_types::pem::PemObject;
 
 use crate::config::schema::Access;
 use crate::redis::error::Error;
+use crate::sys;
 
 /// The system's authorities. Read once: there are hundreds, and reading them takes longer than connecting.
 static SYSTEM: LazyLock<Arc<RootCertStore>> = LazyLock::new(|| {
@@ -66,7 +67,8 @@ fn authorities(file: &Path) -> Result<RootCertStore, Error> {
 }
 
 fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect::<Result<Vec<_>, _>>);
+    let text = readable(setting, file)?;
+    let read = CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>();
     match read {
         Ok(found) if !found.is_empty() => Ok(found),
         Ok(_) => Err(unusable(setting, file, &pem::Error::NoItemsFound)),
@@ -75,12 +77,17 @@ fn certificates(setting: &str, file: &Path) -> Result<Vec<CertificateDer<'static
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    PrivateKeyDer::from_pem_file(file).map_err(|error| unusable("redis.tls_key", file, &error))
+    let text = readable("redis.tls_key", file)?;
+    PrivateKeyDer::from_pem_slice(&text).map_err(|error| unusable("redis.tls_key", file, &error))
+}
+
+fn readable(setting: &str, file: &Path) -> Result<Vec<u8>, Error> {
+    let read = sys::path::read_secret(file);
+    read.map_err(|error| Error::setting(format!("{setting} {} cannot be read: {error}", file.display())))
 }
 
 fn unusable(setting: &str, file: &Path, error: &pem::Error) -> Error {
     let reason = match error {
-        pem::Error::Io(error) => format!("cannot be read: {error}"),
         pem::Error::NoItemsFound => "holds nothing of that kind in PEM form".to_owned(),
         other => format!("is no PEM file: {other}"),
     };

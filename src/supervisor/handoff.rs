@@ -26,6 +26,7 @@ use crate::supervisor::rollout::Rollout;
 use crate::supervisor::slot::Slot;
 use crate::sys::exec;
 use crate::sys::fork;
+use crate::sys::path;
 
 /// Version of the state. Two programs that know different ones cannot take over from each other, in neither
 /// direction: a field that a reader may do without (`serde(default)`) needs no other version.
@@ -144,6 +145,12 @@ pub struct Descriptors {
     pub scoreboard: RawFd,
     /// The locked file in the run folder.
     pub lock: RawFd,
+    /// The run folder, locked as well; none from older programs.
+    #[serde(default)]
+    pub folder: Option<RawFd>,
+    /// The working folder; none from older programs.
+    #[serde(default)]
+    pub home: Option<RawFd>,
     /// Read end of the life-line.
     pub lifeline: RawFd,
     /// Its write end.
@@ -213,8 +220,10 @@ pub struct Said {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Redis {
     /// Its program.
+    #[serde(with = "path::text")]
     pub program: PathBuf,
     /// Its folder.
+    #[serde(with = "path::text")]
     pub folder: PathBuf,
     /// The locked file in it.
     pub lock: RawFd,
@@ -289,12 +298,14 @@ impl Handoff {
 
     /// Every descriptor that is to stay open, but those of the control socket: it looks after its own.
     pub fn kept(&self) -> Vec<RawFd> {
-        let Descriptors { scoreboard, lock, lifeline, held } = self.descriptors;
+        let Descriptors { scoreboard, lock, folder, home, lifeline, held } = self.descriptors;
         let sockets = self.sockets.iter().flatten();
         let sockets = sockets.flat_map(|slot| slot.public.iter().chain(&slot.admin).map(|socket| socket.fd));
         let reports = self.reports.values().filter_map(|said| said.pipe);
         let redis = self.redis.iter().map(|redis| redis.lock);
-        [scoreboard, lock, lifeline, held].into_iter().chain(sockets).chain(reports).chain(redis).collect()
+        let folders = folder.into_iter().chain(home);
+        let own = [scoreboard, lock, lifeline, held].into_iter().chain(folders);
+        own.chain(sockets).chain(reports).chain(redis).collect()
     }
 }
 
@@ -341,7 +352,10 @@ mod tests {
             environment: vec![("PATH".into(), "/bin".into())],
             inputs: Inputs { folder: "/srv".into(), ..Inputs::default() },
             layout: scoreboard::LAYOUT,
-            descriptors: Descriptors { scoreboard: 3, lock: 4, lifeline: 5, held: 6 },
+            descriptors: serde_json::from_str(
+                r#"{"scoreboard":3,"lock":4,"folder":12,"lifeline":5,"held":6}"#,
+            )
+            .unwrap(),
             slots: vec![slot],
             sockets: vec![Some(Sockets { public: vec![socket(7)], admin: vec![socket(8)] }), None],
             reports: BTreeMap::from([(101, Said { pipe: Some(9), text: "rea".into() })]),
@@ -387,7 +401,7 @@ mod tests {
         assert_eq!(format!("{read:?}"), format!("{state:?}"));
         assert_eq!(read, state);
         assert!(read.check().is_ok() || fork::threads().unwrap() > 1);
-        assert_eq!(read.kept(), [3, 4, 5, 6, 7, 8, 9, 10]);
+        assert_eq!(read.kept(), [3, 4, 5, 6, 12, 7, 8, 9, 10]);
     }
 
     #[test]

@@ -42,6 +42,15 @@ pub struct Reloaded {
     pub pinned: Vec<Pinned>,
 }
 
+/// Why a configuration is not taken; in one sentence.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// It is wrong.
+    Wrong(String),
+    /// It, or a file that it names, cannot be had now.
+    Lost(String),
+}
+
 /// A setting that a reload cannot change.
 #[derive(Debug, Clone)]
 pub struct Pinned {
@@ -59,14 +68,14 @@ pub trait Host {
     /// Reads the configuration anew, for workers of this generation.
     ///
     /// # Errors
-    /// What is wrong with it, in one sentence; nothing is changed then.
-    fn reload(&mut self, generation: u64) -> Result<Reloaded, String>;
+    /// What is wrong with it; nothing is changed then.
+    fn reload(&mut self, generation: u64) -> Result<Reloaded, Refusal>;
 
     /// What this program is: a version and what tells one build of it from another.
     fn build(&self) -> &str;
 
-    /// What the configuration of the generation that serves was read from, to go back to it.
-    fn inputs(&self) -> Inputs;
+    /// What the configuration of a generation was read from, to go back to it; of the newest if that is forgotten.
+    fn inputs(&self, generation: u64) -> Inputs;
 
     /// Forgets all generations but these.
     fn keep(&mut self, generations: &[u64]);

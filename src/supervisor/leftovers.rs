@@ -3,8 +3,8 @@
 //! They know by themselves that they are alone, and drain (`worker/drain.rs`); a timer of the kernel ends one that is
 //! stuck (`sys/orphan.rs`). Here the next supervisor makes sure that they end and its fleet gets the port.
 
-use std::fs;
 use std::io;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,11 +13,15 @@ use crate::supervisor::plan::LEAVE_MARGIN;
 use crate::sys::identity;
 use crate::sys::identity::ProcessHandle;
 use crate::sys::identity::ProcessIdentity;
+use crate::sys::path;
 use crate::sys::proc::Pid;
 use crate::sys::signal::Signal;
 
 /// File in the run folder that names the workers.
 const FILE: &str = "workers";
+
+/// Most bytes of it that are read.
+const READ_MAX: u64 = 1 << 20;
 
 /// Workers of the fleet before this one that still run.
 #[derive(Debug, Default)]
@@ -32,7 +36,11 @@ impl Leftovers {
     ///
     /// The caller holds the folder's lock, so that none of them has a supervisor.
     pub fn find(folder: &Path) -> Self {
-        let text = fs::read_to_string(folder.join(FILE)).unwrap_or_default();
+        let mut text = String::new();
+        if let Some(file) = path::seen_file(&folder.join(FILE)) {
+            // What is no text names nobody.
+            let _ = file.take(READ_MAX).read_to_string(&mut text);
+        }
         let boot = identity::boot_id().unwrap_or_default();
         let workers: Vec<_> = parse(&text, &boot).filter_map(hold).collect();
         for worker in &workers {
@@ -123,9 +131,7 @@ fn print(boot: &str, workers: impl Iterator<Item = ProcessIdentity>) -> String {
 /// Writes them down, all at once: a reader finds the old list or the new one.
 fn write(folder: &Path, workers: impl Iterator<Item = Pid>) -> io::Result<()> {
     let boot = identity::boot_id().ok_or_else(|| io::Error::other("the kernel does not name its boot"))?;
-    let next = folder.join("workers.next");
-    fs::write(&next, print(&boot, workers.filter_map(ProcessIdentity::of)))?;
-    fs::rename(next, folder.join(FILE))
+    path::replace_file(&folder.join(FILE), print(&boot, workers.filter_map(ProcessIdentity::of)).as_bytes())
 }
 
 impl Supervisor<'_> {
@@ -136,6 +142,11 @@ impl Supervisor<'_> {
         if let Err(error) = write(self.control.folder(), all) {
             tracing::warn!(%error, "cannot write down the workers in run_dir: a next fleet would not find them");
         }
+    }
+
+    /// Whether the list is still there.
+    pub(super) fn workers_are_written_down(&self) -> bool {
+        path::Identity::at(&self.control.folder().join(FILE)).is_ok()
     }
 
     /// Ends what is left of the fleet before this one; when to look again.
@@ -153,7 +164,7 @@ mod tests {
     fn what_is_written_down_is_found_in_the_same_boot_only() {
         let folder = tempfile::tempdir().unwrap();
         write(folder.path(), [proc::pid(), Pid::from_raw(i32::MAX)].into_iter()).unwrap();
-        let text = fs::read_to_string(folder.path().join(FILE)).unwrap();
+        let text = std::fs::read_to_string(folder.path().join(FILE)).unwrap();
         let (boot, own) = (identity::boot_id().unwrap(), ProcessIdentity::of(proc::pid()).unwrap());
         assert_eq!(parse(&text, &boot).collect::<Vec<_>>(), [own]);
         assert_eq!(parse(&text, "another").count(), 0);

@@ -11,18 +11,21 @@ pub mod handoff;
 mod hangs;
 mod history;
 mod host;
+mod keeper;
 pub mod leftovers;
 mod log;
 pub mod notify;
 pub mod orders;
 pub mod plan;
 mod private;
+mod program;
 mod reap;
 pub mod recycle;
 pub mod redis_server;
 mod reload;
 mod resume;
 pub mod rollout;
+pub mod run_dir;
 mod scale;
 pub mod senses;
 mod service;
@@ -38,7 +41,6 @@ pub mod vigil;
 mod watch;
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::OwnedFd;
@@ -46,8 +48,10 @@ use std::time::Duration;
 
 pub use host::Host;
 pub use host::Pinned;
+pub use host::Refusal;
 pub use host::Reloaded;
 pub use host::Settings;
+use keeper::Keeper;
 use leftovers::Leftovers;
 use notify::Notifier;
 use orders::Waiter;
@@ -55,6 +59,7 @@ use plan::Plan;
 use plan::Target;
 use plan::View;
 use private::Private;
+pub use program::Program;
 use reap::Report;
 use redis_server::RedisServer;
 pub use resume::Coming;
@@ -62,6 +67,7 @@ pub use resume::Resumption;
 pub use resume::Taken;
 pub use resume::settle;
 use rollout::Rollout;
+use run_dir::RunDir;
 use senses::Senses;
 pub use signals::SIGNALS;
 pub use signals::take_signals;
@@ -69,7 +75,6 @@ use slot::Slot;
 pub use spawn::Seat;
 use stats::Stats;
 pub use upgrade::Old;
-pub use upgrade::Program;
 use upgrade::Upgrade;
 pub use watch::Watched;
 
@@ -84,6 +89,7 @@ use crate::scoreboard::Reason;
 use crate::scoreboard::Scoreboard;
 use crate::sys::fd;
 use crate::sys::fd::Interest;
+use crate::sys::path;
 use crate::sys::proc::Pid;
 use crate::sys::signal::Signals;
 use crate::sys::start::has_terminal;
@@ -124,8 +130,8 @@ pub struct Start<'a> {
     pub control: Server,
     /// The program this process runs.
     pub program: Program,
-    /// The locked file in the run folder, which an upgrade hands over.
-    pub lock: &'a File,
+    /// The run folder, which an upgrade hands over.
+    pub run_dir: &'a RunDir,
     /// Workers of the fleet before this one.
     pub leftovers: Leftovers,
 }
@@ -135,8 +141,11 @@ pub struct Supervisor<'a> {
     settings: Settings,
     scoreboard: &'a Scoreboard,
     host: &'a mut dyn Host,
-    lock: &'a File,
+    run_dir: &'a RunDir,
+    keeper: Keeper,
     program: Program,
+    /// The working folder, to come back to it.
+    home: Option<OwnedFd>,
     watched: Option<Watched>,
     addresses: Addresses,
     slots: Vec<Slot>,
@@ -222,7 +231,9 @@ impl<'a> Supervisor<'a> {
             settings: start.settings,
             before: start.settings,
             scoreboard,
-            lock: start.lock,
+            run_dir: start.run_dir,
+            home: path::working_folder().ok(),
+            keeper: Keeper::default(),
             program: start.program,
             watched: None,
             addresses: start.addresses,
@@ -309,6 +320,7 @@ impl<'a> Supervisor<'a> {
             }
             if !acted {
                 self.revive_private_redis(now);
+                self.keep_places(now);
                 // Who reads that all serve may at once ask whom they like.
                 self.steer();
                 self.announce();

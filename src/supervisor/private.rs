@@ -8,6 +8,7 @@ use crate::supervisor::backoff::Death;
 use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
 use crate::supervisor::redis_server::RedisServer;
+use crate::sys::path::Identity;
 use crate::sys::proc;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
@@ -21,6 +22,9 @@ const REDIS_BOOT: Duration = Duration::from_secs(5);
 /// How long it may take to save and leave.
 const REDIS_STOP: Duration = Duration::from_secs(10);
 
+/// How long after its start it has a socket at the latest.
+const SOCKET_BOOT: Duration = Duration::from_secs(10);
+
 /// Step in which the two waits above look again; nothing else runs in this process meanwhile.
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
@@ -33,6 +37,12 @@ pub(super) struct Private {
     pub(super) restart_at: Duration,
     pub(super) backoff: Backoff,
     pub(super) started: Duration,
+    /// Its socket's file, once it was seen; it makes that once, and a new process is needed for another.
+    socket: Option<Identity>,
+    /// Whether it was told to leave, to make its socket anew.
+    restarts: bool,
+    /// What keeps that from being done; it is said once.
+    told: Option<&'static str>,
 }
 
 impl Private {
@@ -43,15 +53,77 @@ impl Private {
             restart_at: Duration::ZERO,
             backoff: Backoff::default(),
             started: Duration::ZERO,
+            socket: None,
+            restarts: false,
+            told: None,
+        }
+    }
+
+    /// The same in another program that goes on with it.
+    pub(super) fn resume(
+        server: RedisServer,
+        pid: Option<Pid>,
+        (started, restart_at): (Duration, Duration),
+        backoff: Backoff,
+    ) -> Self {
+        Self { pid, started, restart_at, backoff, ..Self::new(server) }
+    }
+
+    /// Whether its socket's file is gone, so that no new connection finds it, and what keeps it from being started again.
+    fn lost_socket(&mut self, now: Duration) -> Option<Result<Pid, &'static str>> {
+        let pid = self.pid.filter(|_| !self.restarts)?;
+        match (Identity::at(&self.server.socket()), self.socket) {
+            (Ok(file), None) => {
+                self.socket = Some(file);
+                None
+            }
+            (Ok(file), Some(seen)) if file == seen => None,
+            (Ok(_), Some(_)) => Some(Err("another socket or file is in its place: remove it")),
+            // It is not so far yet.
+            (Err(_), None) if now < self.started + SOCKET_BOOT => None,
+            (Err(_), _) if self.server.has_its_data() => Some(Ok(pid)),
+            (Err(_), _) => Some(Err(
+                "its data was removed too, and is in its memory only: it is not started again, because it would forget \
+                 everything",
+            )),
         }
     }
 }
 
 impl Supervisor<'_> {
+    /// Has the private Redis make its socket anew when the file was removed: it cannot while it runs, so it saves what
+    /// it has, leaves and is started again at once. Requests wait for it as they wait for any Redis (`redis.patience`).
+    pub(super) fn keep_private_socket(&mut self, now: Duration) {
+        let Some(private) = &mut self.private else { return };
+        let lost = private.lost_socket(now);
+        let socket = private.server.socket();
+        match lost {
+            None => private.told = None,
+            Some(Ok(pid)) => {
+                private.restarts = true;
+                let sentence = format!(
+                    "the private Redis, pid {pid}, is started again: its socket {} had been removed",
+                    socket.display()
+                );
+                tracing::warn!(pid = pid.as_raw(), "{sentence}");
+                self.note(happened("redis_restarts", sentence));
+                self.send(pid, Signal::SIGTERM);
+            }
+            Some(Err(why)) if private.told != Some(why) => {
+                private.told = Some(why);
+                let sentence = format!("the private Redis has lost its socket {}: {why}", socket.display());
+                tracing::error!("{sentence}");
+                self.note(happened("redis_lost", sentence));
+            }
+            Some(Err(_)) => {}
+        }
+    }
+
     /// Starts the private Redis, if the fleet has one.
     pub(super) fn start_private_redis(&mut self) {
         let memory = self.settings.redis_memory;
         let Some(private) = &mut self.private else { return };
+        (private.socket, private.restarts) = (None, false);
         private.started = time::monotonic();
         match private.server.start(memory) {
             Ok(pid) => {
@@ -94,6 +166,12 @@ impl Supervisor<'_> {
     pub(super) fn private_redis_ended(&mut self, pid: Pid, exit: Exit, now: Duration) {
         let Some(private) = &mut self.private else { return };
         private.pid = None;
+        if private.restarts {
+            // It has left as it was told to, and what it had is on disk.
+            private.restart_at = now;
+            tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis left, and is started again");
+            return;
+        }
         let delay =
             private.backoff.after(Death::AfterServing(now.saturating_sub(private.started)), random::jitter());
         private.restart_at = now + delay;

@@ -2,13 +2,11 @@
 
 use std::ffi::OsStr;
 use std::ffi::OsString;
-use std::fs::DirBuilder;
+use std::fs;
 use std::fs::File;
-use std::fs::OpenOptions;
 use std::io;
 use std::io::Read;
 use std::io::Write;
-use std::os::unix::fs::DirBuilderExt;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::path::PathBuf;
@@ -16,6 +14,7 @@ use std::time::Duration;
 
 use crate::config;
 use crate::sys::fd;
+use crate::sys::path;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
 
@@ -23,7 +22,7 @@ use crate::sys::proc::Pid;
 pub const PROGRAMS: &[&str] = &["redis-server", "valkey-server"];
 
 /// Longest path of a Unix socket, without the final zero; unix(7).
-const SOCKET_PATH_MAX: usize = 107;
+const SOCKET_PATH_MAX: usize = path::SOCKET_MAX;
 
 /// What of the environment it may have, besides the locale.
 const ENVIRONMENT: &[&str] = &["PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
@@ -47,7 +46,7 @@ pub enum Error {
         /// The folder.
         folder: PathBuf,
         /// Why.
-        source: io::Error,
+        source: path::Error,
     },
     /// Another fleet uses the folder.
     #[error("the data folder {} (data_dir) is in use by another fleet; give this one a folder of its own", folder.display())]
@@ -78,18 +77,20 @@ impl RedisServer {
     ///
     /// # Errors
     /// See [`Error`].
-    pub fn prepare(folder: &Path, path: &OsStr, patience: Duration) -> Result<Self, Error> {
-        let program = proc::find_program(PROGRAMS, path).ok_or(Error::NotInstalled)?;
+    pub fn prepare(folder: &Path, search: &OsStr, patience: Duration) -> Result<Self, Error> {
+        let program = proc::find_program(PROGRAMS, search).ok_or(Error::NotInstalled)?;
         let failed = |source| Error::Folder { folder: folder.into(), source };
-        DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
-        let folder = folder.canonicalize().map_err(failed)?;
+        let folder = path::own_folder(folder).map_err(failed)?;
         if socket(&folder).as_os_str().len() > SOCKET_PATH_MAX {
             return Err(Error::TooLong { folder });
         }
         let failed = |source| Error::Folder { folder: folder.clone(), source };
-        let file =
-            OpenOptions::new().create(true).truncate(false).write(true).open(folder.join("redis.lock"));
-        let lock = file.and_then(|file| wait_for_lock(file, patience)).map_err(failed)?;
+        let file = path::own_file(&folder.join("redis.lock")).map_err(failed)?;
+        // Both are opened by their names, by a program that follows links.
+        for name in ["redis.log", "redis.sock"] {
+            path::own_entry(&folder.join(name)).map_err(failed)?;
+        }
+        let lock = wait_for_lock(file, patience).map_err(|error| failed(error.into()))?;
         match lock {
             Some(lock) => Ok(Self { program, folder, lock }),
             None => Err(Error::InUse { folder }),
@@ -166,6 +167,17 @@ impl RedisServer {
         proc::spawn_program(&self.program, arguments, &self.folder, &log, &self.lock, environment)
     }
 
+    /// Whether all files are there from which it would read its data, were it started again. Those of Redis 7 and Valkey
+    /// are named in a manifest, and the one before knows one.
+    pub(super) fn has_its_data(&self) -> bool {
+        let folder = self.folder.join("appendonlydir");
+        let manifest = fs::read_to_string(folder.join("appendonly.aof.manifest"));
+        match manifest {
+            Ok(text) => files_of(&text).all(|name| folder.join(name).is_file()),
+            Err(_) => self.folder.join("appendonly.aof").is_file(),
+        }
+    }
+
     /// Whether it has read its data and answers; until then it says LOADING.
     pub(super) fn answers(&self) -> bool {
         let asked = || -> io::Result<bool> {
@@ -185,6 +197,11 @@ pub fn socket(folder: &Path) -> PathBuf {
     folder.join("redis.sock")
 }
 
+/// The files that a manifest names: `file NAME seq 1 type b`, a line each.
+fn files_of(manifest: &str) -> impl Iterator<Item = &str> {
+    manifest.lines().filter_map(|line| line.strip_prefix("file ")?.split(' ').next())
+}
+
 fn wait_for_lock(file: File, patience: Duration) -> io::Result<Option<File>> {
     const STEP: Duration = Duration::from_millis(20);
     let mut waited = Duration::ZERO;
@@ -196,4 +213,29 @@ fn wait_for_lock(file: File, patience: Duration) -> io::Result<Option<File>> {
         waited += STEP;
     }
     Ok(Some(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_is_started_again_only_from_data_that_is_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let lock = path::own_file(&at("redis.lock")).unwrap();
+        let server = RedisServer::resume("/bin/true".into(), folder.path().into(), lock);
+        assert!(!server.has_its_data());
+        fs::create_dir(at("appendonlydir")).unwrap();
+        let manifest =
+            "file appendonly.aof.1.base.rdb seq 1 type b\nfile appendonly.aof.1.incr.aof seq 1 type i\n";
+        fs::write(at("appendonlydir/appendonly.aof.manifest"), manifest).unwrap();
+        fs::write(at("appendonlydir/appendonly.aof.1.incr.aof"), "").unwrap();
+        assert!(!server.has_its_data(), "the base is gone");
+        fs::write(at("appendonlydir/appendonly.aof.1.base.rdb"), "").unwrap();
+        assert!(server.has_its_data());
+        fs::remove_dir_all(at("appendonlydir")).unwrap();
+        fs::write(at("appendonly.aof"), "").unwrap();
+        assert!(server.has_its_data(), "as Redis 6 keeps it");
+    }
 }

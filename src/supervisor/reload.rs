@@ -1,8 +1,10 @@
 //! A new configuration on its way through the slots.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crate::control::protocol::Verdict;
+use crate::supervisor::Refusal;
 use crate::supervisor::Reloaded;
 use crate::supervisor::Supervisor;
 use crate::supervisor::history::happened;
@@ -12,6 +14,50 @@ use crate::supervisor::rollout::Course;
 use crate::supervisor::rollout::Kind;
 use crate::supervisor::rollout::Rollout;
 use crate::supervisor::rollout::Standing;
+use crate::supervisor::upgrade::Upgrade;
+use crate::sys::path;
+
+/// What a rollout took, for people and programs: a path as it is written, and where it led if that is elsewhere.
+struct Taken {
+    kind: Kind,
+    program: String,
+    /// None: there is no configuration file.
+    file: Option<String>,
+    /// Whether the fleet had none before.
+    is_new: bool,
+}
+
+impl Taken {
+    /// Of the generation that a rollout leads to; the one before is still known.
+    fn by(supervisor: &Supervisor<'_>, rollout: &Rollout) -> Self {
+        let inputs = supervisor.host.inputs(rollout.to);
+        let before = match &supervisor.upgrade {
+            Upgrade::OnTrial(old) => old.inputs.clone(),
+            _ => supervisor.host.inputs(rollout.from),
+        };
+        let shown = |(written, real): (&Path, &Path)| path::shown(written, real);
+        Self {
+            kind: rollout.kind,
+            program: supervisor.program.shown(),
+            file: inputs.read_from().map(shown),
+            is_new: before.read_from().is_none(),
+        }
+    }
+}
+
+impl std::fmt::Display for Taken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.file {
+            Some(file) if self.is_new => write!(f, "it took the file {file}, which was not there before")?,
+            Some(file) => write!(f, "it took the file {file}")?,
+            None => f.write_str("there is no configuration file")?,
+        }
+        match self.kind {
+            Kind::Reload => write!(f, ", the program is still {}", self.program),
+            Kind::Upgrade => write!(f, ", the program is {}", self.program),
+        }
+    }
+}
 
 impl Supervisor<'_> {
     /// A reload is wanted: now, or once after the one that runs, however often it was asked for.
@@ -36,12 +82,15 @@ impl Supervisor<'_> {
         // Whoever asked by `systemctl reload` waits for both words, also when nothing comes of it.
         self.tell_reloading("reloading", now);
         match self.host.reload(to) {
-            Err(reason) => {
+            Err(refusal) => {
+                let (reason, verdict): (_, fn(String) -> Verdict) = match refusal {
+                    Refusal::Wrong(reason) => (reason, Verdict::refused),
+                    Refusal::Lost(reason) => (reason, Verdict::failed),
+                };
                 self.tell_ready(&format!("reload refused: {reason}"));
                 tracing::error!(%reason, "reload refused, nothing is changed: {reason}");
                 self.note(happened("reload_refused", format!("nothing is changed: {reason}")));
-                let verdict = Verdict::refused(format!("nothing is changed: {reason}"));
-                self.settle(&Goal::NextReload, &verdict);
+                self.settle(&Goal::NextReload, &verdict(format!("nothing is changed: {reason}")));
             }
             Ok(reloaded) => {
                 self.reload_has_begun(to);
@@ -137,6 +186,7 @@ impl Supervisor<'_> {
     fn rollout_done(&mut self, now: Duration) {
         let Some(rollout) = self.rollout.take() else { return };
         self.remember(&rollout);
+        let taken = Taken::by(self, &rollout);
         self.upgrade_settled();
         let (kind, generation) = (rollout.kind.name(), rollout.to);
         self.scoreboard.set_generation(generation);
@@ -146,12 +196,14 @@ impl Supervisor<'_> {
             generation,
             workers,
             took_ms,
+            file = taken.file,
+            program = taken.program,
             "{kind} done: {workers} workers of generation {generation}"
         );
         self.host.keep(&self.generations());
         let seconds = now.saturating_sub(rollout.started).as_secs_f64();
         let mut sentence =
-            format!("{kind} done: {workers} workers of generation {generation} in {seconds:.1} s");
+            format!("{kind} done: {workers} workers of generation {generation} in {seconds:.1} s; {taken}");
         for setting in std::mem::take(&mut self.pinned) {
             sentence.push_str(&format!("; {} was not changed: {}", setting.name, setting.needs));
         }
@@ -162,6 +214,7 @@ impl Supervisor<'_> {
         self.tell_ready(&sentence);
         self.note(happened(rollout.kind.ended(), sentence.clone()).generation(generation));
         let verdict = Verdict::done(sentence).with("generation", generation).with("seconds", seconds);
+        let verdict = verdict.with("file", taken.file).with("program", taken.program);
         self.settle(&Goal::Rollout(generation), &verdict);
     }
 

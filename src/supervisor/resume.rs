@@ -18,6 +18,7 @@ use crate::listener::SlotListeners;
 use crate::scoreboard;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::Host;
+use crate::supervisor::Program;
 use crate::supervisor::Reloaded;
 use crate::supervisor::SAMPLED;
 use crate::supervisor::Settings;
@@ -29,6 +30,7 @@ use crate::supervisor::handoff::Said;
 use crate::supervisor::handoff::Socket;
 use crate::supervisor::handoff::Sockets;
 use crate::supervisor::history::happened;
+use crate::supervisor::keeper::Keeper;
 use crate::supervisor::leftovers::Leftovers;
 use crate::supervisor::plan::Target;
 use crate::supervisor::private::Private;
@@ -37,6 +39,7 @@ use crate::supervisor::redis_server::RedisServer;
 use crate::supervisor::rollout::Course;
 use crate::supervisor::rollout::Kind;
 use crate::supervisor::rollout::Rollout;
+use crate::supervisor::run_dir::RunDir;
 use crate::supervisor::senses::Senses;
 use crate::supervisor::service;
 use crate::supervisor::signals;
@@ -44,9 +47,9 @@ use crate::supervisor::stats::Stats;
 use crate::supervisor::ticket::Ticket;
 use crate::supervisor::ticket::Way;
 use crate::supervisor::upgrade::Old;
-use crate::supervisor::upgrade::Program;
 use crate::supervisor::upgrade::Upgrade;
 use crate::sys::exec;
+use crate::sys::path;
 use crate::sys::proc::Pid;
 use crate::sys::signal::Signals;
 use crate::sys::start::has_terminal;
@@ -83,13 +86,8 @@ impl Taken {
         let redis = state.redis.as_ref().map(|redis| -> io::Result<Private> {
             let lock = exec::copy(redis.lock)?.into();
             let server = RedisServer::resume(redis.program.clone(), redis.folder.clone(), lock);
-            Ok(Private {
-                server,
-                pid: redis.pid.map(Pid::from_raw),
-                restart_at: redis.restart_at,
-                backoff: redis.backoff,
-                started: redis.started,
-            })
+            let times = (redis.started, redis.restart_at);
+            Ok(Private::resume(server, redis.pid.map(Pid::from_raw), times, redis.backoff))
         });
         Ok(Self {
             lifeline: exec::copy(state.descriptors.lifeline)?,
@@ -144,8 +142,8 @@ pub struct Resumption<'a> {
     pub signals: Signals,
     /// The program it runs as.
     pub program: Program,
-    /// The locked file in the run folder.
-    pub lock: &'a File,
+    /// The run folder.
+    pub run_dir: &'a RunDir,
     /// What was left open.
     pub taken: Taken,
     /// Which way it came.
@@ -178,15 +176,18 @@ impl<'a> Supervisor<'a> {
             backoff: private.backoff,
         };
         let path = self.program.path.clone().into_os_string();
+        let (lock, folder) = self.run_dir.descriptors();
         Ok(Handoff {
             build: self.host.build().to_owned(),
             arguments: std::iter::once(path).chain(self.program.arguments.iter().cloned()).collect(),
             environment: config::environment_of_process(),
-            inputs: self.host.inputs(),
+            inputs: self.host.inputs(self.scoreboard.generation()),
             layout: scoreboard::LAYOUT,
             descriptors: Descriptors {
                 scoreboard: self.scoreboard.as_fd().as_raw_fd(),
-                lock: number(self.lock),
+                lock,
+                folder: Some(folder),
+                home: self.home.as_ref().map(AsRawFd::as_raw_fd),
                 lifeline: number(&self.lifeline),
                 held: number(&self.lifeline_held),
             },
@@ -229,7 +230,9 @@ impl<'a> Supervisor<'a> {
             settings: with.settings,
             before: with.settings,
             scoreboard,
-            lock: with.lock,
+            run_dir: with.run_dir,
+            keeper: Keeper::default(),
+            home: path::working_folder().ok(),
             program: with.program,
             watched: None,
             addresses,

@@ -14,7 +14,7 @@ const AFTERWARDS: Duration = Duration::from_secs(15);
 
 /// The manager that this process was started by, if one was.
 pub(super) fn manager(host: &dyn Host) -> Notifier {
-    Notifier::new(&host.inputs().environment, proc::pid().as_raw().unsigned_abs()).unwrap_or_else(|error| {
+    Notifier::new(&host.inputs(0).environment, proc::pid().as_raw().unsigned_abs()).unwrap_or_else(|error| {
         tracing::warn!(%error, "the service manager cannot be told anything: {error}");
         Notifier::default()
     })

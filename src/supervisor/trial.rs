@@ -7,7 +7,7 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::Path;
 use std::time::Duration;
 
 use crate::config;
@@ -15,7 +15,9 @@ use crate::supervisor::handoff;
 use crate::supervisor::handoff::Proof;
 use crate::sys::build;
 use crate::sys::exec;
+use crate::sys::exec::Executable;
 use crate::sys::exec::Probe;
+use crate::sys::path;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
 
@@ -37,9 +39,8 @@ const QUOTE_MAX: usize = 500;
 /// A new program that is asked whether it can take over.
 #[derive(Debug)]
 pub(super) struct Trial {
-    pub(super) path: PathBuf,
-    /// The file's identity when it was asked: what is proven is what is run.
-    file: build::Identity,
+    /// What is asked is what is run, whatever lies at its path by then.
+    pub(super) program: Executable,
     pub(super) pid: Pid,
     answer: Printed,
     complaint: Printed,
@@ -108,17 +109,20 @@ impl Printed {
 }
 
 impl Trial {
-    /// Asks the program at this path whether it can go on from `state`.
-    pub(super) fn begin(path: PathBuf, state: &OwnedFd, now: Duration) -> Result<Self, String> {
-        build::runnable(&path).map_err(|error| chain(&error))?;
-        let file = build::identity(&path).map_err(|error| error.to_string())?;
+    /// Asks the program at this path whether it can go on from `state`, in the folder where it would.
+    pub(super) fn begin(path: &Path, folder: &Path, state: &OwnedFd, now: Duration) -> Result<Self, String> {
+        let program = Executable::open(path).map_err(|error| match &error {
+            build::Error::Unreadable(source) => format!("{error}: {}", path::reason(path, source)),
+            _ => error.to_string(),
+        })?;
         let arguments = ["check".into(), "--handoff".into(), state.as_raw_fd().to_string().into()];
         let environment = config::environment_of_process();
-        let Probe { pid, answer, complaint } = exec::probe(&path, &arguments, &environment, state)
+        let folder = Some(folder).filter(|folder| folder.is_dir());
+        let Probe { pid, answer, complaint } = exec::probe(&program, &arguments, &environment, folder, state)
             .map_err(|error| format!("it cannot be started: {error}"))?;
         let (answer, complaint) = (Printed::new(answer), Printed::new(complaint));
         let deadline = now + PROOF_PATIENCE;
-        Ok(Self { path, file, pid, answer, complaint, deadline, exit: None, killed: None })
+        Ok(Self { program, pid, answer, complaint, deadline, exit: None, killed: None })
     }
 
     /// Takes what it has printed, and says how far it is.
@@ -173,7 +177,9 @@ impl Trial {
             Some(Exit::Code(0)) => {
                 let line = self.answer.last_line().unwrap_or_default();
                 match serde_json::from_str::<Proof>(&line) {
-                    Ok(proof) if proof.handoff == handoff::VERSION => self.unchanged().map(|()| proof),
+                    Ok(proof) if proof.handoff == handoff::VERSION => {
+                        self.program.unchanged().map(|()| proof).map_err(|error| error.to_string())
+                    }
                     Ok(proof) => Err(format!(
                         "it hands over in version {}, this program in version {}: stop the fleet and start it anew",
                         proof.handoff,
@@ -187,14 +193,6 @@ impl Trial {
             }
             Some(exit) => Err(format!("it refuses with {exit}{said}")),
             None => Err("it has not ended".to_owned()),
-        }
-    }
-
-    /// What was asked must be what is run.
-    fn unchanged(&self) -> Result<(), String> {
-        match build::identity(&self.path) {
-            Ok(file) if file == self.file => Ok(()),
-            Ok(_) | Err(_) => Err("it was replaced while it was asked".to_owned()),
         }
     }
 }
@@ -219,14 +217,6 @@ pub(super) enum Look {
     Ended,
 }
 
-/// An error and its causes.
-fn chain(error: &dyn std::error::Error) -> String {
-    match error.source() {
-        Some(source) => format!("{error}: {}", chain(source)),
-        None => error.to_string(),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -235,8 +225,7 @@ mod tests {
     fn trial(answer: &str, complaint: &str, exit: Exit) -> Trial {
         let printed = |text: &str| Printed { pipe: None, text: text.into(), read: text.len() };
         Trial {
-            path: "/proc/self/exe".into(),
-            file: build::identity("/proc/self/exe".as_ref()).unwrap(),
+            program: Executable::open("/proc/self/exe".as_ref()).unwrap(),
             pid: Pid::from_raw(1),
             answer: printed(answer),
             complaint: printed(complaint),

@@ -1,6 +1,5 @@
 //! Another program in the same process: it proves itself, takes over, and is taken back if it fails.
 
-use std::ffi::OsStr;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::AsRawFd;
@@ -26,38 +25,14 @@ use crate::supervisor::ticket::Way;
 use crate::supervisor::trial::Look;
 use crate::supervisor::trial::Trial;
 use crate::sys::exec;
+use crate::sys::exec::Executable;
+use crate::sys::path;
 use crate::sys::proc;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
 use crate::telemetry;
-
-/// The program a supervisor runs as, and would become again.
-#[derive(Debug, Clone)]
-pub struct Program {
-    /// Its file: an absolute path, whatever lies there by now.
-    pub path: PathBuf,
-    /// Its arguments, without its own name.
-    pub arguments: Vec<OsString>,
-}
-
-impl Program {
-    /// The program that was started with these arguments, its own name first.
-    ///
-    /// `/proc/self/exe` would name the file that runs; an upgrade wants the one that lies where it was started from.
-    pub fn new(arguments: &[OsString], folder: &Path, path: &OsStr) -> Self {
-        let name = arguments.first().map(Path::new).unwrap_or(Path::new("/proc/self/exe"));
-        let plain = name.components().count() == 1 && !name.is_absolute();
-        let found = match (plain, name.to_str()) {
-            (true, Some(name)) => proc::find_program(&[name], path),
-            _ => None,
-        };
-        // Without the `.` of `./program`.
-        let path = folder.join(found.unwrap_or_else(|| name.to_path_buf())).components().collect();
-        Self { path, arguments: arguments.iter().skip(1).cloned().collect() }
-    }
-}
 
 /// Where an upgrade stands.
 #[derive(Debug, Default)]
@@ -86,6 +61,8 @@ pub struct Old {
     pub inputs: Inputs,
     /// Which build it is.
     pub build: String,
+    /// The folder in which it worked.
+    pub home: Option<OwnedFd>,
 }
 
 impl Supervisor<'_> {
@@ -139,7 +116,7 @@ impl Supervisor<'_> {
         }
         let Upgrade::Waits { binary } = std::mem::take(&mut self.upgrade) else { return None };
         let path = binary.unwrap_or_else(|| self.program.path.clone());
-        match self.ask(path.clone(), now) {
+        match self.ask(&path, now) {
             Ok(trial) => {
                 let deadline = trial.deadline;
                 let sentence = format!("{} is asked whether it can take over", path.display());
@@ -155,10 +132,15 @@ impl Supervisor<'_> {
         }
     }
 
-    fn ask(&self, path: PathBuf, now: Duration) -> Result<Trial, String> {
+    fn ask(&self, path: &Path, now: Duration) -> Result<Trial, String> {
         let state = self.handoff().and_then(|state| state.write());
         let state = state.map_err(|error| format!("the state cannot be written: {error}"))?;
-        Trial::begin(path, &state, now)
+        Trial::begin(path, &self.folder(), &state, now)
+    }
+
+    /// The folder in which a new program begins: where the fleet was started, by the name it had for the operator.
+    fn folder(&self) -> PathBuf {
+        self.host.inputs(self.scoreboard.generation()).folder
     }
 
     /// A child has ended and is not reaped yet: if it is the program that was asked, what it started ends with it.
@@ -192,25 +174,38 @@ impl Supervisor<'_> {
     fn trial_is_over(&mut self) {
         let Upgrade::Proving(trial) = std::mem::take(&mut self.upgrade) else { return };
         // The way forward does not return.
+        let path = trial.program.path().to_owned();
         let reason = match trial.verdict() {
             Ok(proof) => {
-                tracing::info!(program = %trial.path.display(), build = proof.build, "upgrade: build {} takes over", proof.build);
-                self.become_program(&trial.path).to_string()
+                let build = proof.build;
+                tracing::info!(program = %path.display(), build, "upgrade: build {build} takes over");
+                self.become_program(&trial.program).to_string()
             }
             Err(reason) => reason,
         };
-        self.upgrade_refused(&trial.path, &reason);
+        self.upgrade_refused(&path, &reason);
     }
 
     /// Becomes the program; returns only when that fails, and then nothing has changed.
-    fn become_program(&self, path: &Path) -> io::Error {
+    fn become_program(&self, program: &Executable) -> io::Error {
         let attempt = || -> io::Result<io::Error> {
             let own = exec::own_executable()?;
             let state = self.handoff()?;
+            let name = program.path().as_os_str().to_owned();
             let arguments: Vec<OsString> =
-                std::iter::once(path.into()).chain(self.program.arguments.iter().cloned()).collect();
+                std::iter::once(name).chain(self.program.arguments.iter().cloned()).collect();
             let way = Way::Forward { old: own.as_raw_fd() };
-            let run = |environment: &Environment| exec::exec(path, &arguments, environment);
+            let folder = self.folder();
+            let run = |environment: &Environment| {
+                if let Err(error) = path::enter(&folder) {
+                    let folder = folder.display();
+                    tracing::warn!(%error, "the new program begins where this one is, not in {folder}: {error}");
+                }
+                let failed = program.exec(&arguments, environment);
+                // This program goes on, where it was.
+                let _ = self.home.as_ref().map(path::enter_again);
+                failed
+            };
             self.leave(&state, way, &[own.as_raw_fd()], run)
         };
         attempt().unwrap_or_else(|error| error)
@@ -239,7 +234,12 @@ impl Supervisor<'_> {
                 ..self.handoff()?
             };
             let back = Way::Back { reason: None };
-            let run = |environment: &Environment| exec::exec_fd(&old.program, &old.arguments, environment);
+            let run = |environment: &Environment| {
+                let _ = old.home.as_ref().map(path::enter_again);
+                let failed = exec::exec_fd(&old.program, &old.arguments, environment);
+                let _ = self.home.as_ref().map(path::enter_again);
+                failed
+            };
             self.leave(&state, back, &[], run)
         };
         // The way back does not return either.
@@ -335,29 +335,3 @@ fn kill_trial(pid: Pid) {
 
 /// Variables and their values.
 type Environment = [(OsString, OsString)];
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn path(name: &str, folder: &Path, search: &Path) -> PathBuf {
-        let arguments = [OsString::from(name), "--workers".into(), "3".into()];
-        let program = Program::new(&arguments, folder, search.as_os_str());
-        assert_eq!(program.arguments, arguments[1..]);
-        program.path
-    }
-
-    #[test]
-    fn a_program_is_where_it_was_started_from() {
-        let folder = tempfile::tempdir().unwrap();
-        let bin = folder.path().join("bin");
-        std::fs::create_dir(&bin).unwrap();
-        let installed = bin.join("regatta");
-        std::fs::copy("/bin/true", &installed).unwrap();
-        let srv = Path::new("/srv");
-        assert_eq!(path("regatta", srv, &bin), installed);
-        assert_eq!(path("./target/regatta", srv, &bin), Path::new("/srv/target/regatta"));
-        assert_eq!(path("/opt/current/regatta", srv, &bin), Path::new("/opt/current/regatta"));
-        assert_eq!(path("elsewhere", srv, &bin), Path::new("/srv/elsewhere"));
-    }
-}

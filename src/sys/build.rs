@@ -45,29 +45,38 @@ pub enum Error {
     },
 }
 
+/// What the kernel makes of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// It runs it.
+    Program,
+    /// It runs the interpreter that the first line names.
+    Script,
+}
+
 /// Finds out that the kernel would at least begin to run the file.
 ///
 /// The C library hands a file the kernel does not know to a shell, whose complaint would say nothing.
 ///
 /// # Errors
 /// See [`Error`].
-pub fn runnable(path: &Path) -> Result<(), Error> {
+pub fn runnable(path: &Path) -> Result<Form, Error> {
     let metadata = std::fs::metadata(path).map_err(Error::Unreadable)?;
     if !metadata.is_file() {
         return Err(Error::NoFile);
     }
     nix::unistd::access(path, nix::unistd::AccessFlags::X_OK).map_err(|_| Error::NotExecutable)?;
     // A program may be executable and not readable; then the kernel will tell.
-    let Ok(file) = File::open(path) else { return Ok(()) };
+    let Ok(file) = File::open(path) else { return Ok(Form::Program) };
     let mut head = [0; 20];
     let len = file.read_at(&mut head, 0).map_err(Error::Unreadable)?;
     match &head[..len] {
-        [b'#', b'!', ..] => Ok(()),
+        [b'#', b'!', ..] => Ok(Form::Script),
         [0x7f, b'E', b'L', b'F', .., low, high] if len == head.len() => {
             let theirs = u16::from_le_bytes([*low, *high]);
             match own_machine() {
                 Some(ours) if ours != theirs => Err(Error::OtherMachine { theirs, ours }),
-                _ => Ok(()),
+                _ => Ok(Form::Program),
             }
         }
         _ => Err(Error::NoProgram),
@@ -80,7 +89,7 @@ pub struct Identity {
     device: u64,
     inode: u64,
     size: u64,
-    changed: (i64, i64),
+    written: (i64, i64),
 }
 
 /// Which file lies there now.
@@ -89,8 +98,8 @@ pub struct Identity {
 /// When there is none.
 pub fn identity(path: &Path) -> io::Result<Identity> {
     let file = std::fs::metadata(path)?;
-    let changed = (file.mtime(), file.mtime_nsec());
-    Ok(Identity { device: file.dev(), inode: file.ino(), size: file.size(), changed })
+    let written = (file.mtime(), file.mtime_nsec());
+    Ok(Identity { device: file.dev(), inode: file.ino(), size: file.size(), written })
 }
 
 fn own_machine() -> Option<u16> {

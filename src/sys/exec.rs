@@ -20,6 +20,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileExt;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
+use std::path::PathBuf;
 use std::process::Command;
 use std::process::Stdio;
 
@@ -32,9 +33,12 @@ use nix::fcntl::fcntl;
 use nix::sys::memfd::MFdFlags;
 use nix::sys::signal::Signal;
 
+use crate::sys::build;
+use crate::sys::build::Form;
 use crate::sys::fd;
 use crate::sys::named;
 use crate::sys::open;
+use crate::sys::path;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
 use crate::sys::signal;
@@ -127,6 +131,66 @@ fn handed_over<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
     }
 }
 
+/// A program's file, opened once: what is asked whether it can take over is what is run, whatever lies there by then.
+///
+/// A script is run by its path all the same: the kernel hands its interpreter a name, and scripts look beside themselves
+/// by theirs. That it is still the same file is looked at right before.
+#[derive(Debug)]
+pub struct Executable {
+    path: PathBuf,
+    file: OwnedFd,
+    form: Form,
+    content: build::Identity,
+}
+
+impl Executable {
+    /// Opens it, and finds out that the kernel would at least begin to run it.
+    ///
+    /// # Errors
+    /// See [`build::Error`].
+    pub fn open(path: &Path) -> Result<Self, build::Error> {
+        let flags = OFlag::O_PATH | OFlag::O_CLOEXEC;
+        let file = nix::fcntl::open(path, flags, nix::sys::stat::Mode::empty());
+        let file = file.map_err(|refused| build::Error::Unreadable(refused.into()))?;
+        let form = build::runnable(&path::magic(&file))?;
+        let content = build::identity(&path::magic(&file)).map_err(build::Error::Unreadable)?;
+        Ok(Self { path: path.into(), file, form, content })
+    }
+
+    /// Its path, as it was asked for.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the file holds what it held when it was opened; of a script, the one that lies at its path.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn unchanged(&self) -> io::Result<()> {
+        match build::identity(&self.name()) {
+            Ok(content) if content == self.content => Ok(()),
+            Ok(_) | Err(_) => Err(io::Error::other("it was changed while it was asked")),
+        }
+    }
+
+    /// Under which name the kernel finds it.
+    fn name(&self) -> PathBuf {
+        match self.form {
+            Form::Script => self.path.clone(),
+            Form::Program => path::magic(&self.file),
+        }
+    }
+
+    /// Becomes it, under its path as a name; returns only if that fails. Blocked signals stay blocked and wait.
+    pub fn exec(&self, arguments: &[OsString], environment: &[(OsString, OsString)]) -> io::Error {
+        match (self.unchanged(), self.form) {
+            (Err(changed), _) => changed,
+            (Ok(()), Form::Script) => exec(&self.path, arguments, environment),
+            (Ok(()), Form::Program) => exec_fd(&self.file, arguments, environment),
+        }
+    }
+}
+
 /// The program this process runs, even where its file has been replaced or removed since.
 ///
 /// # Errors
@@ -136,8 +200,8 @@ pub fn own_executable() -> io::Result<OwnedFd> {
     Ok(nix::fcntl::open("/proc/self/exe", flags, nix::sys::stat::Mode::empty())?)
 }
 
-/// Becomes the program at `path`; returns only if that fails. Blocked signals stay blocked and wait.
-pub fn exec(path: &Path, arguments: &[OsString], environment: &[(OsString, OsString)]) -> io::Error {
+/// Becomes the program at `path`; returns only if that fails.
+fn exec(path: &Path, arguments: &[OsString], environment: &[(OsString, OsString)]) -> io::Error {
     let run = || -> io::Result<std::convert::Infallible> {
         let path = c_string(path.as_os_str())?;
         Ok(nix::unistd::execve(&path, &c_strings(arguments)?, &variables(environment)?)?)
@@ -201,21 +265,26 @@ pub struct Probe {
     pub complaint: File,
 }
 
-/// Starts `program` with one descriptor of this process under its own number; it dies with this process.
+/// Starts `program` in a folder with one descriptor of this process under its own number; it dies with this process.
 ///
 /// # Errors
 /// When it cannot be started.
 pub fn probe(
-    program: &Path,
+    program: &Executable,
     arguments: &[OsString],
     environment: &[(OsString, OsString)],
+    folder: Option<&Path>,
     handed: &impl AsFd,
 ) -> io::Result<Probe> {
     let handed = handed.as_fd().as_raw_fd();
     let supervisor = proc::pid();
     let (answer, stdout) = fd::pipe()?;
     let (complaint, stderr) = fd::pipe()?;
-    let mut command = Command::new(program);
+    let mut command = Command::new(program.name());
+    command.arg0(program.path());
+    if let Some(folder) = folder {
+        command.current_dir(folder);
+    }
     command.args(arguments).env_clear().envs(environment.iter().map(|(name, value)| (name, value)));
     command.stdin(Stdio::null()).stdout(blocking(stdout)?).stderr(blocking(stderr)?).process_group(0);
     let prepare = move || {
@@ -268,14 +337,48 @@ mod tests {
     #[test]
     fn a_probe_gets_the_descriptor_and_its_own_environment() {
         let blob = blob(c"test", b"handed").unwrap();
-        let script = format!("cat <&{}; echo $NAME >&2", blob.as_raw_fd());
+        let script = format!("cat <&{}; echo $NAME $0 $(pwd) >&2", blob.as_raw_fd());
         let arguments = [OsString::from("-c"), script.into()];
         let environment = [(OsString::from("NAME"), OsString::from("value")), ("PATH".into(), "/bin".into())];
         // The blob's position stands at its end; the child shares it.
         nix::unistd::lseek(&blob, 0, nix::unistd::Whence::SeekSet).unwrap();
-        let started = probe(Path::new("/bin/sh"), &arguments, &environment, &blob).unwrap();
+        let shell = Executable::open(Path::new("/bin/sh")).unwrap();
+        let started = probe(&shell, &arguments, &environment, Some(Path::new("/")), &blob).unwrap();
         nix::sys::wait::waitpid(started.pid, None).unwrap();
         assert_eq!(io::read_to_string(started.answer).unwrap(), "handed");
-        assert_eq!(io::read_to_string(started.complaint).unwrap(), "value\n");
+        assert_eq!(io::read_to_string(started.complaint).unwrap(), "value /bin/sh /\n");
+    }
+    #[test]
+    fn what_was_opened_is_run_whatever_lies_there_by_then() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let (program, other) = (at("program"), at("other"));
+        std::fs::copy("/bin/sh", &program).unwrap();
+        std::fs::hard_link(&program, at("kept")).unwrap();
+        let opened = Executable::open(&program).unwrap();
+        std::fs::copy("/bin/false", &other).unwrap();
+        std::fs::rename(&other, &program).unwrap();
+        let blob = blob(c"test", b"").unwrap();
+        let arguments = [OsString::from("-c"), "echo $0".into()];
+        let started = probe(&opened, &arguments, &[], None, &blob).unwrap();
+        nix::sys::wait::waitpid(started.pid, None).unwrap();
+        assert_eq!(io::read_to_string(started.answer).unwrap(), format!("{}\n", program.display()));
+        opened.unchanged().unwrap();
+        // The very file changes its content: that was not proven.
+        File::options().append(true).open(at("kept")).unwrap().write_all(b"x").unwrap();
+        assert!(opened.unchanged().is_err());
+        let refused = opened.exec(&[OsString::from("x")], &[]);
+        assert!(refused.to_string().contains("changed"), "{refused}");
+        let script = |text: &str| {
+            std::fs::write(at("next"), text).unwrap();
+            let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+            std::fs::set_permissions(at("next"), mode).unwrap();
+            std::fs::rename(at("next"), at("script")).unwrap();
+        };
+        script("#!/bin/sh\nexit 0\n");
+        let opened = Executable::open(&at("script")).unwrap();
+        opened.unchanged().unwrap();
+        script("#!/bin/sh\nexit 1\n");
+        assert!(opened.unchanged().is_err(), "a script is found by its path");
     }
 }

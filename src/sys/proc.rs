@@ -235,11 +235,14 @@ pub fn hostname() -> String {
 
 /// The first of `names` that is a program on `path` (as in the environment's PATH).
 pub fn find_program(names: &[&str], path: &OsStr) -> Option<PathBuf> {
-    let folders: Vec<PathBuf> = std::env::split_paths(path).collect();
-    let candidates = names.iter().flat_map(|name| folders.iter().map(move |folder| folder.join(name)));
+    names.iter().find_map(|name| programs(OsStr::new(name), path).into_iter().next())
+}
+
+/// Every program of this name on `path`, in order.
+pub fn programs(name: &OsStr, path: &OsStr) -> Vec<PathBuf> {
     let runs =
         |file: &PathBuf| file.is_file() && nix::unistd::access(file, nix::unistd::AccessFlags::X_OK).is_ok();
-    candidates.into_iter().find(runs)
+    std::env::split_paths(path).map(|folder| folder.join(name)).filter(runs).collect()
 }
 
 /// Starts another program that ends when this process does: it is sent SIGTERM, whatever way this one goes.

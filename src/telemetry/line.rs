@@ -20,10 +20,14 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::registry::LookupSpan;
 
 use crate::sys::time::unix;
+use crate::telemetry::visible;
 
 /// RFC 3339 with milliseconds, always of one length.
 const INSTANT: &[BorrowedFormatItem<'_>] =
     format_description!("[year]-[month]-[day]T[hour]:[minute]:[second].[subsecond digits:3]Z");
+
+/// The field that goes on over several lines, for people.
+const BACKTRACE: &str = "backtrace";
 
 /// What a line looks like.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,7 +107,7 @@ fn json(at: &str, level: Level, target: &str, fields: Fields) -> String {
     }
     object.extend(fields.others);
     object.insert("target".into(), target.into());
-    Value::Object(object).to_string()
+    visible::json(Value::Object(object).to_string())
 }
 
 fn pretty(at: &str, level: Level, fields: &Fields, colours: bool) -> String {
@@ -117,11 +121,13 @@ fn pretty(at: &str, level: Level, fields: &Fields, colours: bool) -> String {
     let who =
         crate::telemetry::worker_slot().map_or("supervisor".to_owned(), |slot| format!("worker {slot}"));
     let clock = at.get(11..23).unwrap_or(at);
-    let mut line = format!("{dim}{clock}{end} {start}{level:5}{end} {who:10} {}", fields.message);
+    let message = visible(&fields.message);
+    let mut line = format!("{dim}{clock}{end} {start}{level:5}{end} {who:10} {message}");
     for (name, value) in &fields.others {
         let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
         // A cause is in the sentence already, for people.
         if !fields.message.contains(&text) {
+            let text = if name == BACKTRACE { visible::block(&text) } else { visible(&text) };
             let _ = write!(line, " {dim}{name}={end}{text}");
         }
     }
@@ -168,5 +174,30 @@ impl Visit for Fields {
 
     fn record_bool(&mut self, field: &Field, value: bool) {
         self.put(field, value.into());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_cannot_forge_a_line_or_move_the_cursor() {
+        let bad = "no such boat\n12:00:00.000 INFO  supervisor all is well\x1b[2J\u{9b}31m";
+        let fields = || Fields {
+            message: bad.to_owned(),
+            others: Map::from_iter([("path".to_owned(), bad.replace("boat", "path").into())]),
+        };
+        for form in [Form::Json, Form::Pretty { colours: false }] {
+            let text = line(form, Level::ERROR, "t", fields());
+            assert_eq!(text.lines().count(), 1, "{text}");
+            assert!(!text.trim_end().chars().any(char::is_control), "{text:?}");
+        }
+        let coloured = line(Form::Pretty { colours: true }, Level::ERROR, "t", fields());
+        assert_eq!(coloured.matches('\x1b').count(), 6, "only ours: {coloured:?}");
+        let others = Map::from_iter([(BACKTRACE.to_owned(), "\n 0: one\n 1: two".into())]);
+        let text =
+            line(Form::Pretty { colours: false }, Level::ERROR, "t", Fields { message: "m".into(), others });
+        assert!(text.ends_with("backtrace=\n     0: one\n     1: two\n"), "{text:?}");
     }
 }

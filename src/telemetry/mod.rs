@@ -4,6 +4,7 @@ mod backlog;
 mod line;
 mod outlet;
 mod panics;
+mod visible;
 
 use std::io;
 use std::io::IsTerminal;
@@ -24,11 +25,13 @@ use tracing_subscriber::util::SubscriberInitExt;
 use crate::config::schema::Log;
 use crate::config::schema::LogFormat;
 use crate::scoreboard::Scoreboard;
+use crate::sys::path;
 use crate::sys::signal;
 use line::Form;
 use line::Lines;
 use outlet::Outlet;
 pub use outlet::Pending;
+pub use visible::visible;
 
 /// Slot of this process plus one; 0 is the supervisor. A process has one role for life, so one word is enough.
 static ROLE: AtomicUsize = AtomicUsize::new(0);
@@ -78,7 +81,7 @@ pub enum Error {
         /// As configured.
         path: PathBuf,
         /// Why.
-        source: io::Error,
+        source: path::Error,
     },
     /// Another subscriber is installed already.
     #[error("the program has set up its own tracing subscriber")]
@@ -96,7 +99,18 @@ const QUIET: &str = "tower_sessions_core=off,fred=off";
 pub fn check(log: &Log) -> Result<(), Error> {
     filter(log)?;
     let Some(path) = &log.file else { return Ok(()) };
-    outlet::check(path).map_err(|source| Error::File { path: path.clone(), source })
+    hands(log)?;
+    outlet::check(path).map_err(|source| Error::File { path: path.clone(), source: source.into() })
+}
+
+/// Where root writes, no other user may have chosen what is written to.
+fn hands(log: &Log) -> Result<(), Error> {
+    let Some(path) = &log.file else { return Ok(()) };
+    match path::log_file(path) {
+        Err(source @ path::Error::Hands(_)) => Err(Error::File { path: path.clone(), source }),
+        // What else is wrong is found out by opening it.
+        _ => Ok(()),
+    }
 }
 
 fn filter(log: &Log) -> Result<EnvFilter, Error> {
@@ -119,6 +133,7 @@ fn filter(log: &Log) -> Result<EnvFilter, Error> {
 /// See [`Error`].
 pub fn install(log: &Log) -> Result<(), Error> {
     let filter = filter(log)?;
+    hands(log)?;
     let terminal = log.file.is_none() && io::stderr().is_terminal();
     let form = match (log.format, terminal) {
         (LogFormat::Json, _) | (LogFormat::Auto, false) => Form::Json,
@@ -127,7 +142,7 @@ pub fn install(log: &Log) -> Result<(), Error> {
     };
     let opened = Outlet::open(log.file.as_deref(), form);
     let path = || log.file.clone().unwrap_or_default();
-    let opened = opened.map_err(|source| Error::File { path: path(), source })?;
+    let opened = opened.map_err(|source| Error::File { path: path(), source: source.into() })?;
     let outlet: &'static Outlet = OUTLET.get_or_init(|| opened);
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(outlet)

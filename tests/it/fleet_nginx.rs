@@ -135,6 +135,36 @@ fn every_run_ends_with_a_code_that_scripts_can_use() {
     assert!(absent.0 == 69 && absent.1.contains("redis.url"), "{absent:?}");
 }
 
+/// Whether this machine lets a test have mounts of its own.
+fn may_mount() -> bool {
+    let tried =
+        std::process::Command::new("unshare").args(["--mount", "mount", "--bind", "/", "/mnt"]).output();
+    tried.is_ok_and(|output| output.status.success())
+}
+
+#[test]
+fn a_file_that_is_mounted_by_itself_is_written_in_place() {
+    if !may_mount() {
+        return;
+    }
+    let redis = RedisServer::start();
+    let fleet = plan(&redis).start();
+    printed(fleet.plan(), 2);
+    let at = |name: &str| fleet.plan().folder().join(name).display().to_string();
+    let (source, file, program) = (at("source.conf"), at("mounted.conf"), fleet.plan().file().display());
+    fs::write(&source, "a text that is longer than nothing").unwrap();
+    fs::write(&file, "").unwrap();
+    let line = format!("mount --bind {source} {file} && exec {program} nginx --output {file}");
+    let plan =
+        fleet.plan().clone().program("/usr/bin/unshare".as_ref()).args(&["--mount", "sh", "-c", &line]);
+    for expected in ["written in place", "is as it should be"] {
+        let (code, said) = plan.run();
+        assert!(code == 0 && said.contains(expected), "{code}: {said}");
+    }
+    let written = fs::read_to_string(&source).unwrap();
+    assert!(entries(&written).len() == 2 && written.trim_end().ends_with('}'), "{written}");
+}
+
 #[test]
 fn the_file_follows_the_fleet_and_is_written_only_on_a_change() {
     let redis = RedisServer::start();

@@ -21,7 +21,7 @@ const FLOORS: &[(&str, u8)] = &[
     ("scoreboard", 2),
     ("config", 1),
     ("breaker", 1),
-    ("sys", 1),
+    ("sys", 0),
 ];
 
 /// A name and the only paths below `src/` that may say it; in unit tests too, unless it is a clock.

@@ -55,7 +55,7 @@ impl Verdict {
 
 fn policies(text: &str) -> Policies {
     let text = format!("[limits.default]\nenabled = false\n{text}");
-    let content = Content::Text { path: PathBuf::from("regatta.toml"), text };
+    let content = Content::Text { path: PathBuf::from("regatta.toml"), text, real: None };
     let config = regatta::config::load(&Inputs { content, ..Inputs::default() }).unwrap();
     Policies::new(&config.limits, "p")
 }

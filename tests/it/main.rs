@@ -20,6 +20,7 @@ mod broadcast_fleet; // as clients and operators of a fleet see them
 mod broadcast_hub; // messages to everybody, and who comes back
 mod browser; // the page in a real browser
 mod browser_live; // what moves on the page, in real browsers
+mod cleaner; // what a cleaner of temporary files removes
 mod clocks; // a machine whose clock is wrong
 mod clocks_step; // Redis's clock steps, both ways
 mod config_errors; // mistakes are one sentence and an exit code
@@ -49,6 +50,7 @@ mod fred_claims; // what was said of the client library
 mod fuzz; // what strangers may send, mutated
 mod gcra; // rates are decided alike on both sides
 mod half_closed; // clients that end their side and wait, and clients that are gone
+mod hands; // folders and files in another user's hands
 mod heal; // what Redis forgets is put back
 mod healing; // hung workers are found and replaced
 mod heirs; // what was made before the fleet began
@@ -86,6 +88,7 @@ mod oracle; // commits against a sequential model
 mod overload; // more requests than a worker can answer
 mod page_live; // the page's stream
 mod page_tasks; // the application's tasks over HTTP
+mod paths; // files that are moved, emptied, and behind links that are switched
 mod plain; // no server-side code allowed
 mod plain_limits; // and what that means for limits
 mod proxy; // who a client is

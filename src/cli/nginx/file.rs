@@ -4,11 +4,12 @@ use std::fs;
 use std::fs::OpenOptions;
 use std::io;
 use std::io::Write;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::sys::path;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
 use crate::sys::signal;
@@ -17,6 +18,8 @@ use crate::sys::time;
 
 /// Longest time for the command; then it is killed.
 const COMMAND_MAX: Duration = Duration::from_secs(30);
+/// Longest file that is compared, bytes.
+const READ_MAX: u64 = 16 << 20;
 /// How often it is asked whether it has ended.
 const STEP: Duration = Duration::from_millis(20);
 
@@ -25,28 +28,68 @@ const STEP: Duration = Duration::from_millis(20);
 /// # Errors
 /// When it cannot be read.
 pub(super) fn read(path: &Path) -> io::Result<Option<String>> {
-    match fs::read(path) {
+    match path::read(path, READ_MAX) {
         // What is not even text is not what we would write.
-        Ok(bytes) => Ok(Some(String::from_utf8_lossy(&bytes).into_owned())),
+        Ok(read) => Ok(Some(String::from_utf8_lossy(&read.bytes).into_owned())),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+        Err(error) => Err(io::Error::new(error.kind(), path::reason(path, &error))),
     }
 }
 
-/// Puts a new file in its place: whoever reads it sees the old one or the new one, whatever fails.
+/// How a file was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Written {
+    /// Another file took its place, all at once.
+    Replaced,
+    /// It is mounted there by itself, or its folder cannot be written: its content was changed, and for a moment a reader
+    /// may have found a part of it.
+    InPlace,
+}
+
+impl Written {
+    /// What there is to say about it.
+    pub(super) fn note(self) -> &'static str {
+        match self {
+            Self::Replaced => "",
+            Self::InPlace => {
+                " in place, for it cannot be replaced: have nginx read it only afterwards (--reload)"
+            }
+        }
+    }
+}
+
+/// Puts a new file in its place: a reader sees the old one or the new one, whatever fails. A file that cannot be
+/// replaced (one that is mounted by itself, as containers are given configuration) is written where it is.
 ///
 /// # Errors
-/// When the folder cannot be written to; the file is as it was.
-pub(super) fn write(path: &Path, text: &str) -> io::Result<()> {
+/// When neither is possible; the file is as it was, or what a disk that is full made of it.
+pub(super) fn write(path: &Path, text: &str) -> io::Result<Written> {
     // A link stays one: what is replaced is the file it leads to.
     let path = path.canonicalize().unwrap_or_else(|_| path.to_path_buf());
+    // To replace a device would be to remove it.
+    if fs::metadata(&path).is_ok_and(|found| !found.is_file()) {
+        return Err(io::Error::other("that is no file"));
+    }
     let temporary = beside(&path)?;
     let written = fill(&temporary, text, &path).and_then(|()| fs::rename(&temporary, &path));
-    if written.is_err() {
-        // Nothing is left behind, or nothing could be begun.
-        let _ = fs::remove_file(&temporary);
+    let Err(error) = written else { return Ok(Written::Replaced) };
+    // Nothing is left behind, or nothing could be begun.
+    let _ = fs::remove_file(&temporary);
+    match error.kind() {
+        io::ErrorKind::ResourceBusy | io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            // What can be done about the folder is the first thing to know when that fails too.
+            overwrite(&path, text).map(|()| Written::InPlace).map_err(|_| error)
+        }
+        _ => Err(error),
     }
-    written
+}
+
+/// Changes the content of a file that is there, with one write and without an empty file in between.
+fn overwrite(path: &Path, text: &str) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.set_len(text.len() as u64)?;
+    file.sync_all()
 }
 
 /// A name in the same folder that a pattern such as `*.conf` does not take in.
@@ -56,7 +99,8 @@ fn beside(path: &Path) -> io::Result<PathBuf> {
 }
 
 fn fill(temporary: &Path, text: &str, model: &Path) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o644).open(temporary)?;
+    let mut file = path::new_file(temporary)?;
+    file.set_permissions(fs::Permissions::from_mode(0o644))?;
     file.write_all(text.as_bytes())?;
     if let Ok(metadata) = fs::metadata(model) {
         file.set_permissions(metadata.permissions())?;
@@ -89,8 +133,6 @@ pub(super) fn run(command: &str) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
-
     use super::*;
 
     #[test]
@@ -98,7 +140,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let (file, link) = (folder.path().join("real.conf"), folder.path().join("link.conf"));
         assert_eq!(read(&file).unwrap(), None);
-        write(&file, "one").unwrap();
+        assert_eq!(write(&file, "one").unwrap(), Written::Replaced);
         fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
         std::os::unix::fs::symlink(&file, &link).unwrap();
         write(&link, "two").unwrap();
@@ -107,6 +149,20 @@ mod tests {
         assert!(fs::symlink_metadata(&link).unwrap().is_symlink());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "nothing is left beside it");
         assert!(write(&folder.path().join("nowhere/x"), "x").is_err());
+        assert!(write(Path::new("/dev/null"), "x").is_err(), "a device is not replaced");
+        fs::write(&file, b"\xff").unwrap();
+        assert_eq!(read(&file).unwrap().as_deref(), Some("\u{fffd}"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_replaced_is_written_where_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("mounted.conf");
+        fs::write(&file, "a longer text than the next").unwrap();
+        overwrite(&file, "short").unwrap();
+        assert_eq!(read(&file).unwrap().as_deref(), Some("short"));
+        assert!(overwrite(&folder.path().join("none"), "x").is_err(), "it makes no file");
+        assert!(read(folder.path()).unwrap_err().to_string().contains("a folder"));
     }
 
     #[test]

@@ -37,7 +37,7 @@ pub(super) fn nginx(config: &Config, wanted: &Upstream) -> Result<u8, Failure> {
     };
     let present = file::read(output).map_err(|error| failed(output, &error))?;
     let same = present.as_deref() == Some(text.as_str());
-    match (same, wanted.check) {
+    let written = match (same, wanted.check) {
         (true, _) => {
             say(format_args!("{} is as it should be", output.display()));
             return Ok(exit::OK);
@@ -47,11 +47,11 @@ pub(super) fn nginx(config: &Config, wanted: &Upstream) -> Result<u8, Failure> {
             return Err(Failure { code: exit::FAILED, sentence });
         }
         (false, false) => file::write(output, &text).map_err(|error| failed(output, &error))?,
-    }
+    };
     if let Some(command) = &wanted.reload {
         file::run(command).map_err(|sentence| Failure { code: exit::FAILED, sentence })?;
     }
-    say(format_args!("{} written", output.display()));
+    say(format_args!("{} written{}", output.display(), written.note()));
     Ok(exit::OK)
 }
 

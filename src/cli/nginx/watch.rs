@@ -89,9 +89,9 @@ impl Watch<'_> {
             }
             return Ok(());
         }
-        file::write(self.output, &text).map_err(|error| stays(&error))?;
+        let written = file::write(self.output, &text).map_err(|error| stays(&error))?.note();
         let hosts: Vec<&str> = servers.keys().map(String::as_str).collect();
-        tracing::info!(hosts = hosts.join(","), "{path} written with {} hosts", hosts.len());
+        tracing::info!(hosts = hosts.join(","), "{path} written with {} hosts{written}", hosts.len());
         self.nginx = Nginx::Stale;
         Ok(())
     }

@@ -10,7 +10,7 @@ use crate::config::load;
 
 fn policy(text: &str) -> Result<Limit, String> {
     let text = format!("[limits.x]\n{text}");
-    let content = Content::Text { path: PathBuf::from("regatta.toml"), text };
+    let content = Content::Text { path: PathBuf::from("regatta.toml"), text, real: None };
     let inputs = Inputs { content, ..Inputs::default() };
     load(&inputs).map(|config| config.limits["x"].clone()).map_err(|error| error.to_string())
 }

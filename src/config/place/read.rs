@@ -15,6 +15,7 @@ use crate::config::place::Kind;
 use crate::config::place::Login;
 use crate::config::place::Peer;
 use crate::config::place::Place;
+use crate::sys::path::SOCKET_MAX;
 
 /// Port of a server when the URL names none.
 const PORT: u16 = 6379;
@@ -108,6 +109,9 @@ fn unix(url: &Url<'_>) -> Result<Place, String> {
     let path = [b"/".as_slice(), &bytes(url.path)?].concat();
     if path.contains(&0) {
         return Err("the socket's path has a zero byte".into());
+    }
+    if path.len() > SOCKET_MAX {
+        return Err(format!("the socket's path has {} bytes, and the kernel takes {SOCKET_MAX}", path.len()));
     }
     let path = PathBuf::from(OsString::from_vec(path));
     let (login, database) = (url.login(pair)?, url.database("")?);

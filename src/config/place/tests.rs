@@ -198,7 +198,8 @@ fn mistakes_are_told() {
         ("unix:///x?pasword=y", "option pasword"),
         ("unix:///x%00y", "zero byte"),
     ];
-    for (url, reason) in cases {
+    let long = format!("unix:///{}", "x".repeat(107));
+    for (url, reason) in cases.into_iter().chain([(long.as_str(), "has 108 bytes")]) {
         let told = Place::read(url).expect_err(url);
         assert!(told.contains(reason), "{url}: {told}");
     }

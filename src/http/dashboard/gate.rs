@@ -6,7 +6,6 @@
 //! another token ends every cookie.
 
 use std::fmt;
-use std::fs;
 use std::num::NonZeroUsize;
 use std::sync::Mutex;
 use std::sync::PoisonError;
@@ -28,6 +27,7 @@ use crate::config::schema::Secret;
 use crate::http::dashboard::said::Said;
 use crate::limiter::gcra;
 use crate::limiter::quota::Quota;
+use crate::sys;
 
 /// How long an operator stays signed in.
 pub(super) const LIFETIME: Duration = Duration::from_secs(12 * 60 * 60);
@@ -107,7 +107,7 @@ impl Gate {
             (Some(token), _) => Ok(Some(token.clone())),
             (None, None) => Ok(None),
             (None, Some(file)) => {
-                let read = fs::read(file).map_err(|error| error.to_string());
+                let read = sys::path::read_secret(file).map_err(|error| error.to_string());
                 let text = read.and_then(|bytes| config::text::of_bytes(bytes).map_err(str::to_owned));
                 let token = text.and_then(|text| config::operators_token(&text));
                 token.map(Some).map_err(|reason| format!("{}: {reason}", file.display()))
@@ -283,6 +283,7 @@ fn set_cookie(name: &str, value: &str, age: Duration, secure: bool) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::path::PathBuf;
 
     use super::*;

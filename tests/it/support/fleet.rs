@@ -46,6 +46,8 @@ pub(crate) struct Plan {
     wrapper: Vec<String>,
     settings: BTreeMap<String, String>,
     folder: Arc<TempDir>,
+    /// Where it is started, if not there.
+    begins: Option<PathBuf>,
     /// Sockets handed over as a service manager does, with their names; at most two.
     lent: Vec<(String, Arc<OwnedFd>)>,
     /// What its standard error is, if it is not kept as its log.
@@ -84,6 +86,7 @@ impl Plan {
             wrapper: Vec::new(),
             settings,
             folder,
+            begins: None,
             lent: Vec::new(),
             errors: None,
             input: None,
@@ -210,6 +213,12 @@ impl Plan {
         self
     }
 
+    /// Starts it in another folder.
+    pub(crate) fn begins_in(mut self, folder: &Path) -> Self {
+        self.begins = Some(folder.into());
+        self
+    }
+
     /// Its file.
     pub(crate) fn file(&self) -> &Path {
         &self.program
@@ -234,7 +243,8 @@ impl Plan {
         if let Some(end) = &self.input {
             command.stdin(Stdio::from(end.try_clone().unwrap()));
         }
-        let mut child = command.current_dir(self.folder.path()).spawn().unwrap();
+        let mut child =
+            command.current_dir(self.begins.as_deref().unwrap_or(self.folder.path())).spawn().unwrap();
         // The command keeps copies of what it gave away.
         drop(command);
         let log = Arc::new(Mutex::new(Vec::new()));

@@ -4,7 +4,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
+use nix::sys::signal::Signal;
+
 use crate::support::process;
+use crate::support::wait;
 use crate::upgrade::Site;
 use crate::upgrade::upgrade;
 use crate::upgrade::upgraded;
@@ -100,5 +103,22 @@ fn a_program_that_prints_without_end_is_killed_and_holds_up_nobody() {
     let grown = process::private_memory(fleet.pid()).saturating_sub(memory);
     assert!(grown < 4 << 20, "{grown} bytes more");
     site.put(&site.real);
+    upgraded(&fleet);
+}
+
+#[test]
+fn a_script_that_is_replaced_while_it_is_asked_is_not_run() {
+    let site = Site::new();
+    let fleet = site.plan.start();
+    let workers = fleet.workers();
+    let asked = site.plan.folder().join("asked");
+    let slow = format!("[ \"$1\" = check ] && touch {} && sleep 1\nexec REAL \"$@\"", asked.display());
+    site.put(&site.script("slow", &slow));
+    fleet.signal(Signal::SIGUSR2);
+    wait::until("it is asked", wait::LONG, || asked.exists());
+    site.put(&site.script("other", "exec REAL \"$@\""));
+    wait::until("it is refused", wait::LONG, || !fleet.said("upgrade refused").is_empty());
+    assert!(fleet.log().contains("changed while it was asked"));
+    assert_eq!(fleet.workers(), workers);
     upgraded(&fleet);
 }

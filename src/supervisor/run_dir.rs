@@ -1,0 +1,290 @@
+//! The run folder: what others find a fleet by, claimed by one fleet at a time, and put back when somebody cleans up.
+//!
+//! The folder itself is locked, and so is the file with the pid in it: files can be removed by a cleaner of temporary
+//! files, and the lock of a folder stays (systemd-tmpfiles leaves locked folders alone). Both locks end with the process.
+
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::io::Read;
+use std::io::Seek;
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::os::fd::RawFd;
+use std::path::Path;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::control;
+use crate::control::server::Server;
+use crate::sys::exec;
+use crate::sys::fd;
+use crate::sys::path;
+use crate::sys::path::Identity;
+use crate::sys::proc;
+use crate::sys::unix;
+
+/// File in the run folder that a running fleet holds locked, with its pid in it.
+const PID_FILE: &str = "regatta.pid";
+
+/// Longest wait for a supervisor that has a socket there and no lock.
+const PATIENCE: Duration = Duration::from_millis(200);
+
+/// Why a run folder cannot be claimed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// It cannot be made, or its files cannot be.
+    #[error("cannot use the folder {} (run_dir)", folder.display())]
+    Unusable {
+        /// As configured.
+        folder: PathBuf,
+        /// Why.
+        source: path::Error,
+    },
+    /// A fleet uses it.
+    #[error("the folder {} (run_dir) is in use by the fleet with pid {pid}; give this one a run_dir of its own", folder.display())]
+    Running {
+        /// As configured.
+        folder: PathBuf,
+        /// What the fleet has written.
+        pid: String,
+    },
+}
+
+/// The run folder of this fleet.
+#[derive(Debug)]
+pub struct RunDir {
+    /// Its path without links: a deployment that switches one does not move a fleet that runs.
+    path: PathBuf,
+    /// The folder, locked.
+    folder: File,
+    /// The file in it, locked.
+    pid: File,
+}
+
+impl RunDir {
+    /// Claims it for this process; it is made if need be.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub fn claim(given: &Path) -> Result<Self, Error> {
+        let unusable = |source: path::Error| Error::Unusable { folder: given.into(), source };
+        let failed = |source: io::Error| unusable(source.into());
+        let path = path::own_folder(given).map_err(unusable)?;
+        let folder = path::open_folder(&path).map_err(failed)?;
+        let running = || {
+            let listening = || listening(&path).map(|pid| pid.to_string());
+            let pid = written(&path).or_else(listening).unwrap_or_else(|| "unknown".to_owned());
+            Error::Running { folder: given.into(), pid }
+        };
+        // Before anything is made there: what a second fleet left would be in the way of the first one's own file. A fleet
+        // of an older version whose file was removed has no lock that can be found, but it listens.
+        if !lock_folder(&folder) || listening(&path).is_some() {
+            return Err(running());
+        }
+        let pid = path::own_file(&path.join(PID_FILE)).map_err(unusable)?;
+        if !fd::try_lock(&pid).map_err(failed)? {
+            return Err(running());
+        }
+        let claimed = Self { path, folder, pid };
+        claimed.write_pid().map_err(failed)?;
+        Ok(claimed)
+    }
+
+    /// The same in another program that goes on with the fleet; a program of an older version has no lock of the folder.
+    ///
+    /// # Errors
+    /// When what was handed over is not there.
+    pub fn resume(path: &Path, pid: RawFd, folder: Option<RawFd>) -> io::Result<Self> {
+        let folder = match folder {
+            Some(folder) => exec::copy(folder)?.into(),
+            None => path::open_folder(path)?,
+        };
+        lock_folder(&folder);
+        Ok(Self { path: path.into(), folder, pid: exec::copy(pid)?.into() })
+    }
+
+    /// Its path without links.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Numbers of the file and the folder, for the next program.
+    pub(super) fn descriptors(&self) -> (RawFd, RawFd) {
+        (self.pid.as_raw_fd(), self.folder.as_raw_fd())
+    }
+
+    /// Says that this fleet has ended in order: an empty file.
+    pub fn end(&self) {
+        let _ = self.pid.set_len(0);
+    }
+
+    fn write_pid(&self) -> io::Result<()> {
+        let mut pid = &self.pid;
+        pid.set_len(0)?;
+        pid.rewind()?;
+        writeln!(pid, "{}", proc::pid())
+    }
+
+    /// Looks whether it is all there and puts back what is not; says what it has put back.
+    ///
+    /// # Errors
+    /// What cannot be put back, and why; nothing that belongs to another fleet is touched.
+    pub(super) fn keep(&self, control: &mut Server) -> Result<Vec<&'static str>, String> {
+        let mut restored = Vec::new();
+        let shown = self.path.display();
+        if self.keep_folder().map_err(|error| format!("the folder {shown} (run_dir) is lost: {error}"))? {
+            restored.push("its folder");
+        }
+        if self.keep_file().map_err(|error| format!("{PID_FILE} in {shown} (run_dir) is lost: {error}"))? {
+            restored.push(PID_FILE);
+        }
+        match control.keep() {
+            Ok(true) => restored.push("control.sock"),
+            Ok(false) => {}
+            Err(error) => return Err(format!("control.sock in {shown} (run_dir) is lost: {error}")),
+        }
+        Ok(restored)
+    }
+
+    fn keep_folder(&self) -> Result<bool, path::Error> {
+        match Identity::at(&self.path) {
+            Ok(there) if there == Identity::open(&self.folder)? => return Ok(false),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            _ => {}
+        }
+        let path = path::own_folder(&self.path)?;
+        if path != self.path {
+            let sentence = format!("a link to {} is in its place", path.display());
+            return Err(path::Error::Io(io::Error::other(sentence)));
+        }
+        let folder = path::open_folder(&path)?;
+        let taken = || io::Error::other("another folder is in its place, and another fleet uses it");
+        if !lock_folder(&folder) || listening(&path).is_some() {
+            return Err(taken().into());
+        }
+        path::exchange(&self.folder, &folder)?;
+        Ok(true)
+    }
+
+    fn keep_file(&self) -> Result<bool, path::Error> {
+        let path = self.path.join(PID_FILE);
+        match Identity::at(&path) {
+            Ok(there) if there == Identity::open(&self.pid)? => return Ok(false),
+            // Left by a process that is gone: this fleet has the folder.
+            Ok(_) => {
+                let file = path::own_file(&path)?;
+                if !fd::try_lock(&file)? {
+                    return Err(path::Error::Io(io::Error::other(
+                        "another fleet has put its own in its place",
+                    )));
+                }
+                path::exchange(&self.pid, &file)?;
+                self.write_pid()?;
+                return Ok(true);
+            }
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error.into()),
+            Err(_) => {}
+        }
+        // It has its lock and its content before it has its name.
+        let next = self.path.join("regatta.pid.next");
+        let file = path::new_file(&next)?;
+        let locked = fd::try_lock(&file)?;
+        writeln!(&file, "{}", proc::pid())?;
+        let named = fs::hard_link(&next, &path);
+        fs::remove_file(&next)?;
+        named?;
+        if !locked {
+            return Err(path::Error::Io(io::Error::other("another process has locked it")));
+        }
+        path::exchange(&self.pid, &file)?;
+        Ok(true)
+    }
+}
+
+/// The pid of the fleet that uses the run folder, if one does.
+pub fn running(folder: &Path) -> Option<String> {
+    let held =
+        path::seen_file(&folder.join(PID_FILE)).is_some_and(|file| !fd::is_free(&file).unwrap_or(true));
+    let listening = || listening(folder).map(|pid| pid.to_string());
+    held.then(|| written(folder)).flatten().or_else(listening)
+}
+
+/// What a fleet has written into its file, as far as it can be a number.
+fn written(folder: &Path) -> Option<String> {
+    let mut text = String::new();
+    path::seen_file(&folder.join(PID_FILE))?.take(32).read_to_string(&mut text).ok()?;
+    Some(text.trim().to_owned()).filter(|pid| !pid.is_empty())
+}
+
+/// Locks a folder; a file system without locks for folders (NFS) has those of the file in it.
+fn lock_folder(folder: &File) -> bool {
+    fd::try_lock(folder).unwrap_or(true)
+}
+
+/// The process behind the control socket, if one listens there.
+fn listening(folder: &Path) -> Option<i32> {
+    let stream = unix::connect(&control::socket(folder), PATIENCE).ok()?;
+    unix::peer(&stream).ok().map(|peer| peer.pid)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keep(run_dir: &RunDir, control: &mut Server) -> Result<Vec<&'static str>, String> {
+        run_dir.keep(control)
+    }
+
+    fn claimed(folder: &Path) -> (RunDir, Server) {
+        let run_dir = RunDir::claim(&folder.join("run")).unwrap();
+        let control = Server::open(&control::socket(run_dir.path())).unwrap();
+        (run_dir, control)
+    }
+
+    #[test]
+    fn what_a_cleaner_removes_is_put_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let (run_dir, mut control) = claimed(folder.path());
+        let path = run_dir.path().to_owned();
+        assert_eq!(keep(&run_dir, &mut control), Ok(vec![]));
+        fs::remove_file(control::socket(&path)).unwrap();
+        assert_eq!(keep(&run_dir, &mut control), Ok(vec!["control.sock"]));
+        assert!(unix::connect(&control::socket(&path), PATIENCE).is_ok());
+        fs::remove_file(path.join(PID_FILE)).unwrap();
+        // While the file is gone, the folder's lock keeps the next fleet away.
+        assert!(matches!(RunDir::claim(&path), Err(Error::Running { .. })));
+        assert!(!path.join(PID_FILE).exists(), "it has left nothing");
+        assert_eq!(keep(&run_dir, &mut control), Ok(vec![PID_FILE]));
+        assert_eq!(running(&path), Some(std::process::id().to_string()));
+        fs::remove_dir_all(&path).unwrap();
+        assert_eq!(keep(&run_dir, &mut control), Ok(vec!["its folder", PID_FILE, "control.sock"]));
+        assert!(matches!(RunDir::claim(&path), Err(Error::Running { .. })));
+        assert_eq!(keep(&run_dir, &mut control), Ok(vec![]));
+    }
+
+    #[test]
+    fn what_belongs_to_others_is_left_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let (run_dir, mut control) = claimed(folder.path());
+        let path = run_dir.path().to_owned();
+        let socket = control::socket(&path);
+        fs::remove_file(&socket).unwrap();
+        fs::write(&socket, "notes").unwrap();
+        assert!(keep(&run_dir, &mut control).unwrap_err().contains("control.sock"));
+        assert_eq!(fs::read_to_string(&socket).unwrap(), "notes");
+        fs::remove_file(&socket).unwrap();
+        assert_eq!(keep(&run_dir, &mut control), Ok(vec!["control.sock"]));
+        fs::remove_file(path.join(PID_FILE)).unwrap();
+        fs::write(path.join(PID_FILE), "").unwrap();
+        assert_eq!(keep(&run_dir, &mut control), Ok(vec![PID_FILE]), "no process has it");
+        // Another fleet in a folder of the same name.
+        fs::rename(&path, folder.path().join("moved")).unwrap();
+        let (other, other_control) = claimed(folder.path());
+        assert!(keep(&run_dir, &mut control).unwrap_err().contains("another fleet uses it"));
+        assert!(unix::connect(&socket, PATIENCE).is_ok());
+        drop((other, other_control));
+        assert_eq!(keep(&run_dir, &mut control).unwrap().first(), Some(&"its folder"));
+    }
+}

@@ -1,0 +1,351 @@
+//! Files and folders by their path: how they are opened, in whose hands they are, and what is wrong when they are not there.
+//!
+//! What a fleet reads (its configuration, secrets) is looked up by its written path each time. What it owns (its run
+//! folder, its data) is resolved once, and must be in no other user's hands ([`hands`]).
+
+mod hands;
+pub mod text;
+
+use std::fs;
+use std::fs::File;
+use std::fs::Metadata;
+use std::fs::OpenOptions;
+use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::path::PathBuf;
+
+use nix::fcntl::OFlag;
+use nix::sys::stat::Mode;
+
+pub use hands::log_file;
+pub use hands::own_folder;
+
+/// Longest path the kernel takes for a socket, bytes; `sun_path` in unix(7), less its end mark.
+pub const SOCKET_MAX: usize = 107;
+
+/// Why a path that belongs to this process cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// Another user could put something else there; says what to do about it.
+    #[error("{0}")]
+    Hands(String),
+    /// The operating system says no.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+}
+
+/// Which file a path led to: its device and its inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Identity(u64, u64);
+
+impl Identity {
+    /// Of what lies there; a link is itself.
+    ///
+    /// # Errors
+    /// When nothing does, or it may not be looked at.
+    pub fn at(path: &Path) -> io::Result<Self> {
+        fs::symlink_metadata(path).map(|found| Self::of(&found))
+    }
+
+    /// Of what a path leads to, links followed.
+    ///
+    /// # Errors
+    /// As [`Identity::at`].
+    pub fn behind(path: &Path) -> io::Result<Self> {
+        fs::metadata(path).map(|found| Self::of(&found))
+    }
+
+    /// Of an open file.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn open(file: &File) -> io::Result<Self> {
+        file.metadata().map(|found| Self::of(&found))
+    }
+
+    fn of(found: &Metadata) -> Self {
+        Self(found.dev(), found.ino())
+    }
+}
+
+/// What stands in a file, and where it really was.
+#[derive(Debug)]
+pub struct Content {
+    /// Its bytes.
+    pub bytes: Vec<u8>,
+    /// Its path without links, as the kernel names what was opened.
+    pub real: PathBuf,
+}
+
+/// Reads a file that is given by its path. It never waits: a FIFO, a folder or a device is refused, but for
+/// `/dev/null`, which is the customary empty file.
+///
+/// # Errors
+/// [`io::ErrorKind::NotFound`] only when nothing at all is there; a link that leads nowhere is another error. More than
+/// `most` bytes are refused.
+pub fn read(path: &Path, most: u64) -> io::Result<Content> {
+    let mut options = OpenOptions::new();
+    // Without O_NONBLOCK the open of a FIFO waits for its writer, and the supervisor with it.
+    options.read(true).custom_flags(libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path).map_err(|error| dangling(path, error))?;
+    let found = file.metadata()?;
+    let real = real_path(&file).unwrap_or_else(|| path.to_owned());
+    if is_null(&found) {
+        return Ok(Content { bytes: Vec::new(), real });
+    }
+    if !found.is_file() {
+        return Err(io::Error::other(format!("it is {}, and no file", kind(&found))));
+    }
+    let too_long = |len: u64| io::Error::other(format!("it has {len} bytes, more than {most}"));
+    if found.len() > most {
+        return Err(too_long(found.len()));
+    }
+    let mut bytes = Vec::new();
+    file.take(most + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > most {
+        return Err(too_long(bytes.len() as u64));
+    }
+    Ok(Content { bytes, real })
+}
+
+/// Reads a file that holds a secret; as [`read`], and nobody else may have written it.
+///
+/// # Errors
+/// As [`read`], and when every user may write it.
+pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
+    const MOST: u64 = 4 << 20;
+    let found = read(path, MOST).map_err(|error| io::Error::other(reason(path, &error)))?;
+    let anyone = fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o002 != 0);
+    match anyone {
+        true => Err(io::Error::other(format!("every user may write it: chmod o-w {}", path.display()))),
+        false => Ok(found.bytes),
+    }
+}
+
+/// Where an open file really is.
+pub fn real_path(file: &impl AsFd) -> Option<PathBuf> {
+    fs::read_link(magic(file)).ok()
+}
+
+/// A name under which this process can open the same file again; `/proc/self/fd`, proc(5).
+pub fn magic(file: &impl AsFd) -> PathBuf {
+    PathBuf::from(format!("/proc/self/fd/{}", file.as_fd().as_raw_fd()))
+}
+
+/// A path for people: as it is written, and where it led if that is elsewhere.
+pub fn shown(written: &Path, real: &Path) -> String {
+    match written == real {
+        true => written.display().to_string(),
+        false => format!("{} ({})", written.display(), real.display()),
+    }
+}
+
+/// Why a path could not be opened, with the part of it that is to blame.
+pub fn reason(path: &Path, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::NotFound => missing(path).unwrap_or_else(|| error.to_string()),
+        io::ErrorKind::PermissionDenied => match closed(path) {
+            Some(folder) => format!("{error} (in the folder {})", folder.display()),
+            None => error.to_string(),
+        },
+        _ => error.to_string(),
+    }
+}
+
+/// The first part of a path that is not there, if one is missing.
+fn missing(path: &Path) -> Option<String> {
+    let mut parts: Vec<&Path> = path.ancestors().filter(|part| !part.as_os_str().is_empty()).collect();
+    parts.reverse();
+    let part = parts.into_iter().find(|part| part.metadata().is_err())?;
+    let shown = part.display();
+    match fs::read_link(part) {
+        Ok(target) => Some(format!("the link {shown} leads to {}, which is not there", target.display())),
+        Err(_) if part == path => Some("it is not there".to_owned()),
+        Err(_) => Some(format!("the folder {shown} is not there")),
+    }
+}
+
+/// The folder on the way that may not be passed, if that is why.
+fn closed(path: &Path) -> Option<PathBuf> {
+    let denied = |part: &&Path| {
+        part.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::PermissionDenied)
+    };
+    path.ancestors().filter(denied).last()?.parent().map(Path::to_owned)
+}
+
+/// A link that leads nowhere is not the same as nothing: something is meant to be there.
+fn dangling(path: &Path, error: io::Error) -> io::Error {
+    let is_link = || fs::symlink_metadata(path).is_ok_and(|found| found.is_symlink());
+    match error.kind() {
+        io::ErrorKind::NotFound if is_link() => io::Error::other(reason(path, &error)),
+        _ => error,
+    }
+}
+
+fn is_null(found: &Metadata) -> bool {
+    const NULL: (u64, u64) = (1, 3);
+    let device = (nix::sys::stat::major(found.rdev()), nix::sys::stat::minor(found.rdev()));
+    found.file_type().is_char_device() && device == NULL
+}
+
+fn kind(found: &Metadata) -> &'static str {
+    match found.file_type() {
+        kind if kind.is_dir() => "a folder",
+        kind if kind.is_fifo() => "a pipe",
+        kind if kind.is_socket() => "a socket",
+        _ => "a device",
+    }
+}
+
+/// Opens a file of this process's own in a folder that [`own_folder`] approved, and makes it if need be; mode 0600.
+///
+/// # Errors
+/// [`Error::Hands`] for a link, something that is no file, another user's, or one with a second name: to write it
+/// would be to write elsewhere.
+pub fn own_file(path: &Path) -> Result<File, Error> {
+    let shown = path.display();
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path).map_err(|error| {
+        let foreign = fs::symlink_metadata(path).ok().filter(|found| found.uid() != own_user());
+        match (error.raw_os_error(), foreign) {
+            (Some(libc::ELOOP), _) => Error::Hands(format!(
+                "{shown} is a link, and what it leads to is not to be written: remove it"
+            )),
+            (_, Some(found)) if error.kind() == io::ErrorKind::PermissionDenied => {
+                Error::Hands(format!("{shown} belongs to the user with id {}: remove it", found.uid()))
+            }
+            (_, _) => Error::Io(error),
+        }
+    })?;
+    let found = file.metadata()?;
+    if !found.is_file() {
+        return Err(Error::Hands(format!("{shown} is {}, and no file: remove it", kind(&found))));
+    }
+    if found.uid() != own_user() {
+        let sentence = format!("{shown} belongs to the user with id {}: remove it", found.uid());
+        return Err(Error::Hands(sentence));
+    }
+    if found.nlink() > 1 {
+        let sentence = format!("{shown} is another file's second name (a hard link): remove it");
+        return Err(Error::Hands(sentence));
+    }
+    if found.mode() & 0o077 != 0 {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+    }
+    Ok(file)
+}
+
+/// Finds out that what lies there, if anything does, is no link and belongs to this user: another program will open it.
+///
+/// # Errors
+/// [`Error::Hands`] with what to do about it.
+pub fn own_entry(path: &Path) -> Result<(), Error> {
+    let Ok(found) = fs::symlink_metadata(path) else { return Ok(()) };
+    let shown = path.display();
+    if found.is_symlink() {
+        return Err(Error::Hands(format!(
+            "{shown} is a link, and what it leads to is not to be written: remove it"
+        )));
+    }
+    match found.uid() == own_user() {
+        true => Ok(()),
+        false => Err(Error::Hands(format!("{shown} belongs to the user with id {}: remove it", found.uid()))),
+    }
+}
+
+/// Opens a file that [`own_file`] made, to look at it only; none when there is none, or it is not this user's or
+/// root's.
+pub fn seen_file(path: &Path) -> Option<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_NOCTTY);
+    let file = options.open(path).ok()?;
+    let found = file.metadata().ok()?;
+    (found.is_file() && [0, own_user()].contains(&found.uid())).then_some(file)
+}
+
+/// Opens a file that is new; mode 0600. What was left under that name is removed, and never followed.
+///
+/// # Errors
+/// When the folder may not be written, or something else comes in between.
+pub fn new_file(path: &Path) -> io::Result<File> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    OpenOptions::new().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
+/// Puts a file of this process's own in its place, all at once: a reader finds the old one or the new one.
+///
+/// # Errors
+/// When the folder may not be written.
+pub fn replace_file(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let next = path.with_extension("next");
+    new_file(&next)?.write_all(bytes)?;
+    fs::rename(next, path)
+}
+
+/// Opens a folder, to hold it: its lock, or the way back to it.
+///
+/// # Errors
+/// When it is none, or may not be read.
+pub fn open_folder(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true).custom_flags(libc::O_DIRECTORY | libc::O_NOFOLLOW);
+    options.open(path)
+}
+
+/// Has an open file stand for another one from now on, under the same number; dup3(2).
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn exchange(file: &File, other: &File) -> io::Result<()> {
+    // SAFETY: both are open, and their owners keep the numbers: only what the first stands for is another file then.
+    match unsafe { libc::dup3(other.as_raw_fd(), file.as_raw_fd(), libc::O_CLOEXEC) } {
+        -1 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
+/// The working folder of this process, wherever its name leads by now.
+///
+/// # Errors
+/// When it may not be opened.
+pub fn working_folder() -> io::Result<OwnedFd> {
+    Ok(nix::fcntl::open(".", OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC, Mode::empty())?)
+}
+
+/// Makes a folder the working one.
+///
+/// # Errors
+/// When it is not there.
+pub fn enter(folder: &Path) -> io::Result<()> {
+    Ok(nix::unistd::chdir(folder)?)
+}
+
+/// Makes a folder that was held the working one again.
+///
+/// # Errors
+/// When it may not be entered any more.
+pub fn enter_again(folder: &impl AsFd) -> io::Result<()> {
+    Ok(nix::unistd::fchdir(folder)?)
+}
+
+fn own_user() -> u32 {
+    nix::unistd::geteuid().as_raw()
+}
+
+#[cfg(test)]
+mod tests;
