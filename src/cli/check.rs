@@ -12,12 +12,14 @@ use crate::config::limit::Effect;
 use crate::config::limit::Limit;
 use crate::config::limit::Measure;
 use crate::config::limit::Scope;
+use crate::config::place::Place;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
 use crate::listener;
 use crate::redis;
 use crate::redis::migrations::SHIPPED;
+use crate::redis::migrations::Step;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::PROGRAMS;
 use crate::sys::proc;
@@ -73,8 +75,11 @@ fn ports(config: &Config) -> Result<(), Failure> {
 
 fn shared(config: &Config, url: &RedisUrl) -> Result<(), Failure> {
     let asked = redis::once(&config.redis, url, "regatta-check", |redis| async move {
-        let steps = SHIPPED.plan(&redis).await?;
-        Ok(steps.iter().filter(|step| step.keys.is_none() && !step.is_applied()).count())
+        let rights = redis.missing_rights().await?;
+        let steps = SHIPPED.plan(&redis).await;
+        let pending =
+            |steps: Vec<Step>| steps.iter().filter(|step| step.keys.is_none() && !step.is_applied()).count();
+        Ok((rights, steps.map(pending)))
     });
     let missing = |error: &dyn std::error::Error| {
         let failure = Failure::new(exit::UNAVAILABLE, error);
@@ -83,9 +88,23 @@ fn shared(config: &Config, url: &RedisUrl) -> Result<(), Failure> {
             ..failure
         }
     };
-    let pending = asked.flatten().map_err(|error| missing(&error))?;
+    let (rights, pending) = asked.flatten().map_err(|error| missing(&error))?;
+    if !rights.is_empty() {
+        say(format_args!(
+            "rights    Redis allows this user too little; what it needs besides: ACL SETUSER {} {}",
+            user(url),
+            rights.join(" ")
+        ));
+    }
+    let pending = pending.map_err(|error| missing(&error))?;
     say(format_args!("redis     {url} answers; {pending} migrations pending, applied at the start"));
     Ok(())
+}
+
+/// The name of the ACL user in an address.
+fn user(url: &RedisUrl) -> String {
+    let user = Place::read(url.expose()).ok().and_then(|place| place.login.user);
+    user.unwrap_or_else(|| "default".to_owned())
 }
 
 fn private(config: &Config, inputs: &Inputs) -> Result<(), Failure> {

@@ -11,6 +11,7 @@ mod layers;
 pub mod limit;
 mod parse;
 pub mod place;
+pub(crate) mod prefix;
 pub mod schema;
 mod sections;
 

@@ -55,7 +55,8 @@ pub(in crate::http) async fn readyz(Shared(State(core)): Shared<State>) -> Respo
             (StatusCode::SERVICE_UNAVAILABLE, "unready", Some("connecting to Redis".to_owned()))
         }
     };
-    let findings = Findings::from_bits(core.scoreboard.redis_findings());
+    // What this worker found out itself is told at once, the rest as the machine's inspector found it.
+    let findings = Findings::from_bits(core.scoreboard.redis_findings()).and(core.redis.news_findings());
     let warnings = findings.iter().map(Finding::advice).collect();
     (code, Json(Probe { status, reason, warnings })).into_response()
 }
