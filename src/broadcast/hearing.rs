@@ -6,7 +6,6 @@ use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
-use std::time::Instant;
 
 use tokio::time::timeout;
 
@@ -17,6 +16,7 @@ use crate::broadcast::line::Line;
 use crate::redis::live;
 use crate::redis::news::Channel;
 use crate::redis::news::Heard;
+use crate::sys::time;
 
 /// Longest wait for a topic's channel to be heard before it is read where the topic stands; what comes later is doubted.
 const CONFIRM: Duration = Duration::from_millis(250);
@@ -72,7 +72,7 @@ impl Inner {
     fn hear_of(&self, line: &Line, text: &str) {
         let doubtful = match self.redis.live_heard(text) {
             Some((before, id, text)) => line.hear(before.into(), id.into(), text),
-            None => line.suspect(Instant::now()),
+            None => line.suspect(time::monotonic()),
         };
         if doubtful {
             self.doubt.notify_one();

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::time::Instant;
-use tokio::time::sleep_until;
+use tokio::time::sleep;
 
 use crate::broadcast::Inner;
 use crate::broadcast::chain::Page;
@@ -22,6 +21,7 @@ use crate::broadcast::pause;
 use crate::redis::Error;
 use crate::redis::Refusal;
 use crate::redis::live::Stored;
+use crate::sys::time;
 
 /// How often is asked while no news are heard.
 const BLIND: Duration = Duration::from_millis(250);
@@ -40,7 +40,7 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     let mut news = inner.redis.news_changes();
     let mut heard = news.borrow_and_update().is_some();
     let mut ever = heard;
-    let mut checked = Instant::now();
+    let mut checked = time::monotonic();
     loop {
         let topics = inner.lines().len();
         let every = match heard {
@@ -58,9 +58,9 @@ pub(super) async fn keep(inner: Arc<Inner>) {
                 }
                 ever |= heard;
             }
-            () = sleep_until(checked + every), if topics > 0 => {
+            () = sleep(time::until(checked + every)), if topics > 0 => {
                 check(&inner).await;
-                checked = Instant::now();
+                checked = time::monotonic();
             }
         }
         catch_up(&inner).await;
@@ -103,7 +103,7 @@ async fn catch_up(inner: &Inner) {
         }
         if let Err(error) = ask(inner, &questions).await {
             tracing::debug!(%error, "topics cannot be read: {error}");
-            tokio::time::sleep(pause()).await;
+            sleep(pause()).await;
         }
     }
 }

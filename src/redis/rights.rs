@@ -13,7 +13,6 @@ use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::link::Link;
-use crate::redis::news;
 
 /// A command, what its rules call its kind, and arguments that change nothing; `KEY` and `CHANNEL` stand for the fleet's.
 struct Try(&'static str, &'static str, &'static [&'static str]);
@@ -89,7 +88,7 @@ impl Redis {
             let refused = refusal(attempt(&caller, &inner.prefix, &inner.space, command, args).await)?;
             missing.note(&inner.prefix, family, &named(command, args), refused.as_deref());
         }
-        let subscribed = refusal(news::try_to_subscribe(inner).await.map(|()| Value::Null))?;
+        let subscribed = refusal(subscribe(&caller, &keys::news(&inner.space)).await)?;
         missing.note(&inner.prefix, "pubsub", "+subscribe", subscribed.as_deref());
         Ok(missing.rules())
     }
@@ -109,6 +108,21 @@ async fn attempt(
         arg => Value::from(arg),
     };
     caller.send(command, args.iter().map(arg).collect()).await
+}
+
+/// Subscribes; the last that is done on this connection. The client hears no answer to what is done, and takes that of the
+/// next command for it.
+async fn subscribe(caller: &Caller, channel: &str) -> Result<Value, Error> {
+    let next = async {
+        // Only its answer is of use.
+        let _ = caller.call("PING", []).await.is_ok();
+        std::future::pending().await
+    };
+    tokio::select! {
+        biased;
+        answer = caller.call("SUBSCRIBE", [channel]) => answer,
+        never = next => never,
+    }
 }
 
 /// What the server said if the user may not; whatever else it said, he may.

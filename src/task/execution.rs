@@ -10,12 +10,10 @@ use std::time::Duration;
 
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::oneshot;
-use tokio::time::Instant;
 use tokio::time::MissedTickBehavior;
 use tokio::time::Sleep;
 use tokio::time::interval;
 use tokio::time::sleep;
-use tokio::time::sleep_until;
 use tokio::time::timeout;
 
 use crate::redis;
@@ -26,6 +24,7 @@ use crate::redis::task::Idler;
 use crate::redis::task::Outcome;
 use crate::redis::task::Taken;
 use crate::sys::cpu;
+use crate::sys::time;
 use crate::task::Inner;
 use crate::task::Order;
 use crate::task::kinds::Ended;
@@ -170,9 +169,9 @@ impl Inner {
         let mut renewals = interval(self.rules.lease / RENEWALS);
         renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewals.tick().await;
-        let begun = Instant::now();
-        let (mut doubted, mut asked) = (false, begun.checked_sub(QUIET).unwrap_or(begun));
-        let (mut told, mut waits, mut quiet_until) = (0, false, Instant::now() + QUIET);
+        let begun = time::monotonic();
+        let (mut doubted, mut asked) = (false, begun.saturating_sub(QUIET));
+        let (mut told, mut waits, mut quiet_until) = (0, false, time::monotonic() + QUIET);
         loop {
             let percent = tokio::select! {
                 // First, because the end says more than any step.
@@ -189,15 +188,15 @@ impl Inner {
                     doubted = true;
                     continue;
                 }
-                () = sleep_until(asked + QUIET), if doubted => {
-                    (doubted, asked) = (false, Instant::now());
+                () = sleep(time::until(asked + QUIET)), if doubted => {
+                    (doubted, asked) = (false, time::monotonic());
                     None
                 }
                 () = progress.moved() => {
                     waits = true;
                     continue;
                 }
-                () = sleep_until(quiet_until), if waits => {
+                () = sleep(time::until(quiet_until)), if waits => {
                     waits = false;
                     match progress.due(told) {
                         None => continue,
@@ -207,7 +206,7 @@ impl Inner {
             };
             if let Some(percent) = percent {
                 told = percent;
-                quiet_until = Instant::now() + QUIET;
+                quiet_until = time::monotonic() + QUIET;
             }
             match self.redis.renew_task(execution, percent).await {
                 Ok(true) => {}

@@ -30,7 +30,6 @@ use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 use tokio::sync::Semaphore;
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio::time::timeout;
 
 use crate::config::schema;
@@ -42,6 +41,7 @@ use crate::redis::task::Rules;
 use crate::redis::task::Survey;
 use crate::redis::task::Task;
 use crate::redis::task::TaskId;
+use crate::sys::time;
 pub use follow::Following;
 use follow::Follows;
 pub use kinds::Failure;
@@ -113,7 +113,7 @@ struct Inner {
     /// Where this worker is told so, unlike every other one.
     waker: String,
     /// When it looks by itself.
-    due: Mutex<Instant>,
+    due: Mutex<Duration>,
     order: watch::Sender<Order>,
     /// Takings and executions under way.
     busy: watch::Sender<usize>,
@@ -161,7 +161,7 @@ impl Tasks {
             wake: Notify::new(),
             // By the operating system: workers forked from one supervisor share the state of any other generator.
             waker: format!("{:016x}", OsRng.try_next_u64().unwrap_or_else(|_| rand::random())),
-            due: Mutex::new(Instant::now()),
+            due: Mutex::new(time::monotonic()),
             order: watch::Sender::new(Order::Serve),
             busy: watch::Sender::new(0),
             hung: watch::Sender::new(0),

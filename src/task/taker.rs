@@ -6,9 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use tokio::sync::watch;
-use tokio::time::Instant;
 use tokio::time::sleep;
-use tokio::time::sleep_until;
 
 use crate::redis;
 use crate::redis::task::Idler;
@@ -89,14 +87,14 @@ impl Inner {
     /// The next task; `None`: the worker leaves.
     async fn next(&self, kinds: &[&str]) -> Option<(Taken, Busy)> {
         let mut order = self.order.subscribe();
-        let mut spaced = Instant::now();
+        let mut spaced = time::monotonic();
         loop {
             if !self.is_leaving() {
                 tokio::select! {
                     // First, because a look answers whatever woke it.
                     biased;
-                    () = self.wake.notified() => sleep_until(spaced).await,
-                    () = sleep_until(self.due()) => {}
+                    () = self.wake.notified() => sleep(time::until(spaced)).await,
+                    () = sleep(time::until(self.due())) => {}
                     _ = order.changed() => return None,
                 }
             }
@@ -132,18 +130,18 @@ impl Inner {
                 }
             };
             drop(busy);
-            spaced = Instant::now() + SPACING;
+            spaced = time::monotonic() + SPACING;
             self.look_in(pause);
         }
     }
 
-    fn due(&self) -> Instant {
+    fn due(&self) -> Duration {
         *self.due.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn look_in(&self, pause: Duration) {
-        let pause = if pause.is_zero() { pause } else { time::until_tick(pause) };
-        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + pause;
+        let pause = if pause.is_zero() { pause } else { time::after_tick(pause) };
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = time::monotonic() + pause;
     }
 
     /// Where nobody can be woken each looks for itself.
@@ -158,7 +156,7 @@ impl Inner {
     pub(super) fn freed(&self, next: Next) {
         if next.left {
             self.wake.notify_one();
-        } else if self.due() <= Instant::now() {
+        } else if self.due() <= time::monotonic() {
             self.look_in(self.turn(next.pause));
         }
     }

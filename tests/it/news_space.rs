@@ -103,7 +103,7 @@ async fn what_strangers_tell_is_not_believed_and_costs_next_to_nothing() {
             format!("{mark} 0-0 {long} x"),
             String::new(),
             "t double".to_owned(),
-            "\u{0} \u{0}".to_owned(),
+            "\u{1} \u{1}".to_owned(),
         ] {
             server.cli(&["PUBLISH", "p:b:chat", &news]);
             if round < 20 {

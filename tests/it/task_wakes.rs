@@ -130,7 +130,7 @@ async fn doomed(server: &RedisServer, name: &str) -> Client {
     // As if it had begun to wait last, so that it is the first to be woken.
     let now: u64 = server.cli(&["TIME"]).lines().next().unwrap().parse::<u64>().unwrap() * 1000;
     for kind in ["a", "b"] {
-        server.cli(&["ZADD", &keys::tasks_idle("p", kind), &(now + 5000).to_string(), name]);
+        server.cli(&["ZADD", &keys::tasks_idle("p", kind), &(now + 60_000).to_string(), name]);
     }
     client
 }

@@ -1,3 +1,5 @@
+//! That names are each fleet's own, whatever things are called.
+
 use proptest::prelude::*;
 
 use super::*;

@@ -85,14 +85,16 @@ impl Channels {
         self.all.values_mut().for_each(|channel| channel.state = State::Wanted);
     }
 
-    /// Channels to subscribe to, at most so many; the answer goes to [`Channels::heard`] or [`Channels::lost`].
-    pub(super) fn to_ask(&mut self, most: usize) -> Vec<String> {
+    /// How many are subscribed to, and which are to be besides, at most so many; the answer goes to [`Channels::heard`] or
+    /// [`Channels::lost`].
+    pub(super) fn to_ask(&mut self, most: usize) -> (usize, Vec<String>) {
+        let heard = self.all.values().filter(|channel| channel.state == State::Heard).count();
         let wanted = self.all.iter_mut().filter(|(_, channel)| channel.state == State::Wanted);
         let ask = |(name, channel): (&String, &mut Channel)| {
             channel.state = State::Asked;
             name.clone()
         };
-        wanted.take(most).map(ask).collect()
+        (heard, wanted.take(most).map(ask).collect())
     }
 
     /// The server has subscribed these.
@@ -155,8 +157,8 @@ mod tests {
         let (mut channels, now) = (Channels::default(), Instant::now());
         channels.want("a", nothing(), true);
         channels.want("a", nothing(), true);
-        assert_eq!(channels.to_ask(9), ["a"]);
-        assert!(channels.to_ask(9).is_empty() && !channels.is_heard("a"), "it is asked for once");
+        assert_eq!(channels.to_ask(9), (0, vec!["a".into()]));
+        assert!(channels.to_ask(9).1.is_empty() && !channels.is_heard("a"), "it is asked for once");
         channels.heard(&["a".into()]);
         channels.leave("a", now);
         assert!(channels.is_wanted("a") && channels.to_leave(now + LINGER).is_empty());
@@ -174,8 +176,8 @@ mod tests {
         let (mut channels, now) = (Channels::default(), Instant::now());
         let names: Vec<String> = (0..2 * LINGERING_MAX).map(|number| number.to_string()).collect();
         names.iter().for_each(|name| channels.want(name, nothing(), true));
-        assert_eq!(channels.to_ask(100).len(), 100);
-        assert!(channels.to_ask(usize::MAX).len() == names.len() - 100);
+        assert_eq!(channels.to_ask(100).1.len(), 100);
+        assert!(channels.to_ask(usize::MAX).1.len() == names.len() - 100);
         channels.heard(&names);
         names.iter().for_each(|name| channels.leave(name, now));
         assert_eq!(channels.to_leave(now).len(), LINGERING_MAX);
@@ -189,11 +191,11 @@ mod tests {
         for name in ["a", "b", "c"] {
             channels.want(name, nothing(), false);
         }
-        let asked = channels.to_ask(2);
+        let (_, asked) = channels.to_ask(2);
         channels.heard(&asked);
         channels.leave("c", now);
         channels.lost();
-        assert_eq!(sorted(channels.to_ask(9)), ["a", "b"]);
+        assert_eq!(sorted(channels.to_ask(9).1), ["a", "b"]);
         assert!(!channels.is_heard(&asked[0]) && channels.lingering == 0);
         // What was asked for and left meanwhile is left when the answer has come.
         channels.leave("a", now);

@@ -1,7 +1,8 @@
 //! The connection on which news come: kept, asked whether it lives, and told which channels are wanted.
 //!
-//! The client library hears no answer to SUBSCRIBE. The server answers in order, so each one is followed by a PING: its
-//! answer says that all channels before it are subscribed to, and a refusal comes in its place.
+//! The client library hears no answer to SUBSCRIBE, and a refusal comes in the place of the next command's answer, or is
+//! lost where there is none yet. The server answers in order, so each SUBSCRIBE is followed by a question to how many
+//! channels this connection has subscribed.
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -12,6 +13,8 @@ use fred::clients::Client;
 use fred::interfaces::ClientLike;
 use fred::interfaces::EventInterface;
 use fred::interfaces::PubsubInterface;
+use fred::types::ClusterHash;
+use fred::types::CustomCommand;
 use fred::types::Message;
 use fred::types::RespVersion;
 use fred::types::config::Config;
@@ -28,6 +31,7 @@ use crate::redis::Inner;
 use crate::redis::Redis;
 use crate::redis::endpoint;
 use crate::redis::error::Error;
+use crate::redis::error::Refusal;
 use crate::redis::inspect::Finding;
 use crate::redis::keys;
 use crate::redis::news::channels::To;
@@ -97,36 +101,15 @@ fn refuse(inner: &Inner, finding: Option<Finding>) {
     inner.news.refused.send_if_modified(|known| std::mem::replace(known, finding) != finding);
 }
 
-/// A connection that is not made yet.
-fn client(inner: &Inner) -> Result<Client, Error> {
-    // RESP3, because a connection that listens under RESP2 cannot be asked anything else in the common form.
-    let config = Config { version: RespVersion::RESP3, ..inner.endpoint.any()? };
-    let performance = PerformanceConfig { broadcast_channel_capacity: BACKLOG, ..endpoint::performance() };
-    Ok(Client::new(config, Some(performance), Some(endpoint::connection()), None))
-}
-
-/// Subscribes to the fleet's common channel and ends: whether this user may.
-///
-/// # Errors
-/// What the server said.
-pub(in crate::redis) async fn try_to_subscribe(inner: &Inner) -> Result<(), Error> {
-    let client = client(inner)?;
-    let task = client.connect();
-    let asked = async {
-        timeout(inner.endpoint.patience(), client.wait_for_connect()).await.map_err(|_| Error::Timeout)??;
-        subscribe(client.clone(), vec![keys::news(&inner.space)]).await
-    };
-    let subscribed = asked.await;
-    task.abort();
-    subscribed
-}
-
 /// Listens until the connection ends or can no longer be trusted.
 async fn follow(inner: &Arc<Inner>) -> Error {
-    let client = match client(inner) {
-        Ok(client) => client,
+    // RESP3, because a connection that listens under RESP2 cannot be asked anything else in the common form.
+    let config = match inner.endpoint.any() {
+        Ok(config) => Config { version: RespVersion::RESP3, ..config },
         Err(error) => return error,
     };
+    let performance = PerformanceConfig { broadcast_channel_capacity: BACKLOG, ..endpoint::performance() };
+    let client = Client::new(config, Some(performance), Some(endpoint::connection()), None);
     let mut task = client.connect();
     let error = tokio::select! {
         listened = listen(inner, &client) => match listened {
@@ -150,11 +133,11 @@ async fn listen(inner: &Arc<Inner>, client: &Client) -> Result<std::convert::Inf
     let _ = timeout(SETUP_TIMEOUT, redis.earlier()).await.is_ok();
     mind_earlier(inner);
     loop {
-        let batch = inner.news.channels().to_ask(BATCH);
+        let (before, batch) = inner.news.channels().to_ask(BATCH);
         if batch.is_empty() {
             break;
         }
-        subscribe(client.clone(), batch.clone()).await?;
+        subscribe(client.clone(), batch.clone(), before).await?;
         inner.news.hears(&batch);
     }
     let mut may_tell = may_tell(client.clone(), inner).await?;
@@ -234,7 +217,7 @@ fn mind_earlier(inner: &Inner) {
 
 /// Leaves what nobody wants, and subscribes to some of what somebody does.
 async fn tune(inner: &Inner, client: &Client) -> Result<Option<Step>, Error> {
-    let (left, wanted) = {
+    let (left, (before, wanted)) = {
         let mut channels = inner.news.channels();
         (channels.to_leave(Instant::now()), channels.to_ask(BATCH))
     };
@@ -245,15 +228,36 @@ async fn tune(inner: &Inner, client: &Client) -> Result<Option<Step>, Error> {
         return Ok(None);
     }
     let client = client.clone();
-    Ok(Some(async move { subscribe(client, wanted.clone()).await.map(|()| Answered::Heard(wanted)) }.boxed()))
+    let asked =
+        async move { subscribe(client, wanted.clone(), before).await.map(|()| Answered::Heard(wanted)) };
+    Ok(Some(asked.boxed()))
 }
 
-async fn subscribe(client: Client, names: Vec<String>) -> Result<(), Error> {
+/// Subscribes to these, beside `before` others.
+async fn subscribe(client: Client, names: Vec<String>, before: usize) -> Result<(), Error> {
+    let expected = before + names.len();
+    let how_many = CustomCommand::new_static("CLIENT", ClusterHash::FirstKey, false);
     let subscribed = async {
         client.subscribe(names).await?;
-        client.ping::<()>(None).await
+        client.custom::<String, _>(how_many, vec!["INFO"]).await
     };
-    Ok(timeout(SETUP_TIMEOUT, subscribed).await.map_err(|_| Error::Timeout)??)
+    match timeout(SETUP_TIMEOUT, subscribed).await.map_err(|_| Error::Timeout)?.map_err(Error::from) {
+        Ok(info) if subscriptions(&info).is_some_and(|count| count < expected) => {
+            let refusal = Refusal::Permission;
+            Err(Error::Refused {
+                refusal,
+                reason: "NOPERM the server does not subscribe to a channel".to_owned(),
+            })
+        }
+        // A server that does not tell is believed.
+        Err(Error::Refused { reason, .. }) if reason.to_ascii_lowercase().contains("client") => Ok(()),
+        answer => answer.map(|_| ()),
+    }
+}
+
+/// To how many channels a connection has subscribed, in the answer to `CLIENT INFO`.
+fn subscriptions(info: &str) -> Option<usize> {
+    info.split_ascii_whitespace().find_map(|field| field.strip_prefix("sub="))?.parse().ok()
 }
 
 fn ping(client: Client) -> Step {
@@ -302,4 +306,16 @@ fn untagged<'a>(inner: &Inner, message: &'a str) -> Cow<'a, str> {
     let named = inner.endpoint.cluster().and_then(|_| message.split_once(' '));
     let plain = named.and_then(|(kind, key)| Some((kind, keys::out_of_cluster(&inner.prefix, key)?)));
     plain.map_or(Cow::Borrowed(message), |(kind, key)| Cow::Owned(format!("{kind} {key}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_s_subscriptions_are_read_and_not_guessed() {
+        let info = "id=3 addr=/tmp/s:0 name= db=0 sub=12 psub=0 ssub=0 multi=-1 cmd=client|info resp=3";
+        assert_eq!(subscriptions(info), Some(12));
+        assert_eq!((subscriptions(""), subscriptions("psub=1 sub=x")), (None, None));
+    }
 }

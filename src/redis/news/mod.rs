@@ -29,7 +29,6 @@ use crate::redis::Redis;
 use crate::redis::inspect::Finding;
 use crate::redis::keys;
 use channels::Channels;
-pub(super) use link::try_to_subscribe;
 
 /// Kinds of news that only workers of earlier releases tell on the fleet's one channel: broadcasts, tasks to take, tasks
 /// that changed. Later ones have channels of their own for each, and believe none of these while no earlier one lives.
