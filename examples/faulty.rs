@@ -30,9 +30,11 @@ use axum::routing::get;
 use axum::routing::post;
 use http_body::Frame;
 use hyper_util::rt::TokioIo;
+use regatta::Account;
 use regatta::Counters;
 use regatta::Error;
 use regatta::Fleet;
+use regatta::Idempotency;
 use regatta::Progress;
 use regatta::RequestTimeout;
 use regatta::Session;
@@ -68,6 +70,7 @@ fn routes() -> Router<State> {
         .route("/slow/{millis}", get(move |millis| slow(millis, Arc::clone(&counted))))
         .route("/hasty/{millis}", get(nap).layer(RequestTimeout::new(Duration::from_millis(300))))
         .route("/patient/{millis}", get(nap).layer(RequestTimeout::new(Duration::from_secs(60))))
+        .route("/who", get(who))
         .route("/held", get(move || async move { held.load(Ordering::Relaxed).to_string() }))
         .route("/panic", get(overboard).post(overboard))
         .route("/orphan", get(orphan))
@@ -102,6 +105,38 @@ async fn once(counters: Counters, Path(millis): Path<u64>) -> Result<String, Err
     Ok(times.to_string())
 }
 
+/// The same, and does something with the session or says something of its response meanwhile.
+async fn once_and(
+    key: Option<Idempotency>,
+    mut account: Account,
+    session: Session,
+    counters: Counters,
+    Path((millis, what)): Path<(u64, String)>,
+) -> Result<(StatusCode, String), Error> {
+    let times = once(counters, Path(millis)).await?;
+    let (what, more) = what.split_once('-').unwrap_or((&what, ""));
+    let mut status = StatusCode::OK;
+    match what {
+        "login" => account.login(more).await?,
+        "logout" => account.logout().await?,
+        "rotate" => account.regenerate().await?,
+        "note" => session.insert("noted", more).await.map_err(|_| Error::Failed)?,
+        "remember" => account.remember(Duration::from_secs(777), Duration::from_secs(777)).await?,
+        _ => status = what.parse().map_err(|_| Error::Failed)?,
+    }
+    match (key, more) {
+        (Some(key), "keep") => key.keep(),
+        (Some(key), "release") => key.release(),
+        _ => {}
+    }
+    Ok((status, times))
+}
+
+/// Who the visitor is.
+async fn who(account: Account) -> String {
+    account.user().unwrap_or("nobody").to_owned()
+}
+
 async fn overboard() -> &'static str {
     panic!("man overboard")
 }
@@ -118,10 +153,13 @@ fn long_ones() -> Router<State> {
         .route("/bytes/{count}", get(|Path(count): Path<usize>| async move { vec![b'x'; count] }))
         .route("/drip/{pieces}", get(drip))
         .route("/counters/{name}", post(count))
+        .route("/batched/{name}", post(batch))
         .route("/echo", get(echo))
         .route("/fields/{name}/{value}", post(keep))
         .route("/fields/{name}", get(kept))
         .route("/once/{millis}", post(once))
+        .route("/once/{millis}/{what}", post(once_and))
+        .route("/keyed", post(async |key: Idempotency| key.key().to_owned()))
 }
 
 /// Time between two pieces of a drip.
@@ -157,6 +195,11 @@ impl http_body::Body for Drip {
 /// Adds 1 to a counter once the whole body has come; answers with the sum.
 async fn count(counters: Counters, Path(name): Path<String>, _body: Bytes) -> Result<String, Error> {
     Ok(counters.add(&name, 1).await?.to_string())
+}
+
+/// Adds 1 to a batched counter of any name.
+async fn batch(counters: Counters, Path(name): Path<String>) -> Result<(), Error> {
+    counters.batched(&name)?.add(1).await
 }
 
 /// Keeps a value in the visitor's session.

@@ -18,14 +18,14 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     let before = {
         // Everything has been done once.
         let clock = Clock::start();
-        let crowd = site.crowd(clock, "warm-up", 50)?;
-        settle(crowd, &site.publish(clock, "warm-up", Duration::from_millis(1), 100))?;
+        let crowd = site.crowd(clock, "load", 50)?;
+        settle(crowd, &site.publish(clock, "load", Duration::from_millis(1), 100))?;
         site.memory()?
     };
     let mut memory = None;
-    for rate in &options.rates {
+    for (number, rate) in options.rates.iter().enumerate() {
         let clock = Clock::start();
-        let topic = format!("rate-{rate}");
+        let topic = format!("r{number}");
         let crowd = site.crowd(clock, &topic, options.clients)?;
         let waiting = site.memory()?;
         let begin = site.cpu()?;

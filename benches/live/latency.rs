@@ -18,9 +18,9 @@ const RATE: u32 = 50;
 pub(crate) fn measure(options: &Options) -> Outcome<Section> {
     let site = Site::start(2, options)?;
     let mut rows = Vec::new();
-    for clients in CLIENTS {
+    for (number, clients) in CLIENTS.into_iter().enumerate() {
         let clock = Clock::start();
-        let topic = format!("latency-{clients}");
+        let topic = format!("l{number}");
         let crowd = site.crowd(clock, &topic, clients)?;
         let count = options.seconds as usize * RATE as usize;
         let printed = site.publish(clock, &topic, Duration::from_secs(1) / RATE, count);

@@ -7,6 +7,7 @@ use crate::cli::exit;
 use crate::cli::exit::Failure;
 use crate::cli::exit::say;
 use crate::cli::serve;
+use crate::config;
 use crate::config::Inputs;
 use crate::config::limit::Effect;
 use crate::config::limit::Limit;
@@ -29,12 +30,19 @@ use crate::telemetry;
 pub(super) fn check(config: &Config, inputs: &Inputs) -> Result<u8, Failure> {
     telemetry::check(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
     serve::run_folder(config)?;
-    let listen: Vec<String> = config.listen.iter().map(SocketAddr::to_string).collect();
-    say(format_args!("listen    {}", listen.join(", ")));
-    say(format_args!("admin     {}", config.admin.listen));
+    let list = |all: &[SocketAddr]| all.iter().map(SocketAddr::to_string).collect::<Vec<_>>().join(", ");
+    say(format_args!("listen    {}", list(&config.listen)));
+    say(format_args!("admin     {}", list(&config.admin.listen)));
     say(format_args!("workers   {}", workers(config)));
     for (name, limit) in &config.limits {
         say(format_args!("limit     {name}: {}", line(limit)));
+    }
+    let injected: Vec<_> = config::injected(&inputs.environment).collect();
+    if !injected.is_empty() {
+        say(format_args!(
+            "ignored   {}: Kubernetes or Docker describes a service by them",
+            injected.join(", ")
+        ));
     }
     match config.session.secrets.len() {
         0 => say(format_args!(
@@ -67,7 +75,7 @@ fn workers(config: &Config) -> String {
 
 fn ports(config: &Config) -> Result<(), Failure> {
     // No slot: each address is only probed.
-    let probed = listener::open(&config.listen, config.admin.listen, Arc::default(), 0);
+    let probed = listener::open(&config.listen, &config.admin.listen, Arc::default(), 0);
     probed.map_err(|error| serve::address_failure(&error))?;
     say("ports     free");
     Ok(())

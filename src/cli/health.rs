@@ -30,11 +30,14 @@ enum Error {
     Unhealthy { url: String, status: String },
 }
 
-/// Asks `url`, or `/livez` at the operators' address; anything but 2xx is a failure.
+/// Asks `url`, or `/livez` at the operators' addresses until one answers; anything but 2xx is a failure.
 pub(super) fn health(config: &Config, url: Option<&str>) -> Result<u8, Failure> {
-    let url = url.map_or_else(|| format!("http://{}/livez", reachable(config.admin.listen)), str::to_owned);
-    match ask(&url) {
-        Ok(status) => {
+    let asked = match url {
+        Some(url) => ask(url),
+        None => own(&config.admin.listen),
+    };
+    match asked {
+        Ok((url, status)) => {
             say(format_args!("{url} answers {status}"));
             Ok(exit::OK)
         }
@@ -43,33 +46,53 @@ pub(super) fn health(config: &Config, url: Option<&str>) -> Result<u8, Failure> 
     }
 }
 
-/// An address to connect to for one that was listened on.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
-    };
-    SocketAddr::new(ip, listen.port())
+/// Where nothing answers at one of the fleet's own addresses another one may do: IPv6 may be switched off here.
+fn own(listen: &[SocketAddr]) -> Result<(String, String), Error> {
+    let mut silent = Error::Url { url: String::new() };
+    for address in listen.iter().flat_map(|listen| reachable(*listen)) {
+        let url = format!("http://{address}/livez");
+        match exchange(&[address], &SocketAddr::new(address.ip(), address.port()).to_string(), "/livez") {
+            Ok(status) => return judged(url, status),
+            Err(source) => silent = Error::Silent { url, source },
+        }
+    }
+    Err(silent)
 }
 
-fn ask(url: &str) -> Result<String, Error> {
+/// Addresses to connect to for one that was listened on: for every one of IPv6 the loopback ones, of IPv4 too, which it
+/// serves unless another socket does.
+fn reachable(listen: SocketAddr) -> Vec<SocketAddr> {
+    let ips: Vec<IpAddr> = match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into()],
+        IpAddr::V6(ip) if ip.is_unspecified() => vec![Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()],
+        ip => vec![ip],
+    };
+    let at = |ip| if ip == listen.ip() { listen } else { SocketAddr::new(ip, listen.port()) };
+    ips.into_iter().map(at).collect()
+}
+
+fn ask(url: &str) -> Result<(String, String), Error> {
     let wrong = || Error::Url { url: url.to_owned() };
     let parsed = url::Url::parse(url).map_err(|_| wrong())?;
     let (Some(host), "http") = (parsed.host_str(), parsed.scheme()) else { return Err(wrong()) };
     let port = parsed.port_or_known_default().ok_or_else(wrong)?;
     let target = &parsed[url::Position::BeforePath..];
     let silent = |source| Error::Silent { url: url.to_owned(), source };
-    let status = exchange((host.trim_matches(['[', ']']), port), host, target).map_err(silent)?;
+    let addresses = (host.trim_matches(['[', ']']), port).to_socket_addrs().map_err(silent)?;
+    let status = exchange(&addresses.collect::<Vec<_>>(), host, target).map_err(silent)?;
+    judged(url.to_owned(), status)
+}
+
+fn judged(url: String, status: String) -> Result<(String, String), Error> {
     let code = status.split(' ').next().unwrap_or_default();
-    if code.starts_with('2') { Ok(status) } else { Err(Error::Unhealthy { url: url.to_owned(), status }) }
+    if code.starts_with('2') { Ok((url, status)) } else { Err(Error::Unhealthy { url, status }) }
 }
 
 /// A connection to the first of the host's addresses that takes one.
-fn connect(address: (&str, u16)) -> io::Result<TcpStream> {
+fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     let mut last = io::Error::other("the host has no address");
-    for address in address.to_socket_addrs()? {
-        match TcpStream::connect_timeout(&address, PATIENCE) {
+    for address in addresses {
+        match TcpStream::connect_timeout(address, PATIENCE) {
             Ok(stream) => return Ok(stream),
             Err(error) => last = error,
         }
@@ -78,8 +101,8 @@ fn connect(address: (&str, u16)) -> io::Result<TcpStream> {
 }
 
 /// One HTTP/1.1 exchange; returns the status line's code and reason.
-fn exchange(address: (&str, u16), host: &str, target: &str) -> io::Result<String> {
-    let mut stream = connect(address)?;
+fn exchange(addresses: &[SocketAddr], host: &str, target: &str) -> io::Result<String> {
+    let mut stream = connect(addresses)?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_write_timeout(Some(PATIENCE))?;
     write!(stream, "GET {target} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n")?;
@@ -88,4 +111,18 @@ fn exchange(address: (&str, u16), host: &str, target: &str) -> io::Result<String
     let text = String::from_utf8_lossy(&head[..len]);
     let status = text.lines().next().and_then(|line| line.strip_prefix("HTTP/1.1 "));
     status.map(str::to_owned).ok_or_else(|| io::Error::other("the answer is not HTTP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_address_is_reached_at_loopback_of_either_family() {
+        let of =
+            |text: &str| reachable(text.parse().unwrap()).iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert_eq!(of("[::]:7"), ["127.0.0.1:7", "[::1]:7"]);
+        assert_eq!(of("0.0.0.0:7"), ["127.0.0.1:7"]);
+        assert_eq!(of("[fd00::1]:7"), ["[fd00::1]:7"]);
+    }
 }

@@ -9,6 +9,7 @@ use crate::config::diff::Applies;
 use crate::config::diff::Values;
 use crate::config::schema::Autoscale;
 use crate::config::schema::Config;
+use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
 use crate::config::schema::Workers;
 use crate::http::App;
@@ -40,6 +41,24 @@ struct Generation {
     values: Values,
     /// What it was read from, the file's text included.
     inputs: Inputs,
+    /// Slots to begin with, as counted when it was read: `workers.count = "auto"` is another number when the cores that
+    /// this process may use are others.
+    slots: usize,
+}
+
+impl Generation {
+    fn new(config: Config, values: Values, inputs: Inputs) -> Self {
+        let slots = super::serve::slots(&config);
+        Self { config: Arc::new(config), values, inputs, slots }
+    }
+}
+
+/// What a configuration is compared with.
+pub(super) struct Before {
+    /// The values of its settings.
+    pub(super) values: Values,
+    /// Its number of slots.
+    pub(super) slots: usize,
 }
 
 impl Host {
@@ -70,7 +89,7 @@ impl Host {
         private: Option<RedisUrl>,
     ) -> Result<Self, config::Error> {
         let values = config::diff::values(inputs)?;
-        let first = Generation { config: Arc::new(config), values, inputs: inputs.clone() };
+        let first = Generation::new(config, values, inputs.clone());
         Ok(Self {
             inputs: inputs.clone().thaw(),
             app: Arc::clone(app),
@@ -81,15 +100,15 @@ impl Host {
         })
     }
 
-    /// What a generation's configuration means for the supervisor after the one with these values.
+    /// What a generation's configuration means for the supervisor after the one before it.
     pub(super) fn reloaded(
         &self,
         generation: u64,
-        before: Option<&Values>,
+        before: Option<&Before>,
         kept: Applies,
     ) -> Option<Reloaded> {
-        let Generation { config, values, .. } = self.configs.get(&generation)?;
-        let changes = before.map(|before| before.changes(values)).unwrap_or_default();
+        let Generation { config, values, slots, .. } = self.configs.get(&generation)?;
+        let changes = before.map(|before| before.values.changes(values)).unwrap_or_default();
         let pinned = changes.iter().filter(|(_, applies)| **applies > kept).map(|(name, applies)| Pinned {
             name: name.clone(),
             needs: match applies {
@@ -102,10 +121,12 @@ impl Host {
         // Where the load decides, new bounds alone leave the number as it is as long as it is within them.
         let bounded = settings.care.scaling.is_none()
             && (changes.contains_key("workers.min") || changes.contains_key("workers.max"));
-        let recounted = bounded || changes.contains_key("workers.count");
+        let cores =
+            config.workers.count == Count::Auto && before.is_some_and(|before| before.slots != *slots);
+        let recounted = bounded || cores || changes.contains_key("workers.count");
         Some(Reloaded {
             settings,
-            workers: recounted.then(|| super::serve::slots(config)),
+            workers: recounted.then_some(*slots),
             changed: changes.keys().cloned().collect(),
             pinned: pinned.collect(),
         })
@@ -173,8 +194,9 @@ impl supervisor::Host for Host {
         let inputs = self.inputs.clone().freeze().map_err(|error| error.to_string())?;
         let config = config::load(&inputs).map_err(|error| error.to_string())?;
         let values = config::diff::values(&inputs).map_err(|error| error.to_string())?;
-        let before = self.generation(self.scoreboard.generation()).map(|one| one.values.clone());
-        self.configs.insert(generation, Generation { config: Arc::new(config), values, inputs });
+        let before = self.generation(self.scoreboard.generation());
+        let before = before.map(|one| Before { values: one.values.clone(), slots: one.slots });
+        self.configs.insert(generation, Generation::new(config, values, inputs));
         self.reloaded(generation, before.as_ref(), Applies::AtReload)
             .ok_or_else(|| "the configuration was lost".to_owned())
     }

@@ -33,6 +33,8 @@ use exit::Failure;
 use crate::http::App;
 use crate::http::Router;
 use crate::http::State;
+use crate::sys::signal;
+use crate::sys::start;
 
 /// A fleet of workers that serve one application.
 ///
@@ -58,8 +60,15 @@ impl Fleet {
     /// A fleet whose workers each build their router with `app`, once, after the fork and inside their runtime.
     ///
     /// A panic in `app` is a boot failure of that worker: it is tried again, and a fleet of which no worker ever
-    /// boots ends with exit code 70 and the panic's message. Descriptors that were opened before [`Fleet::run`] are
-    /// closed in the workers: what a worker needs, `app` opens.
+    /// boots ends with exit code 70 and the panic's message.
+    ///
+    /// What the program made before [`Fleet::run`], each worker has a copy of, as fork(2) makes it. Files and sockets
+    /// that were open stay open and are *shared*: all workers write to one position of a file, and answers on one
+    /// connection come to whichever worker reads first. So an append-only file or a UDP socket is fine there; a
+    /// connection with an order of questions and answers, a lock or a generator of random numbers belongs into `app`,
+    /// which runs in each worker. A worker begins in a new thread, so that nothing that libraries keep per thread is a
+    /// copy, thread generators and the keys of hash tables among it; but a generator that the program holds itself (a
+    /// `StdRng` in a `static`, or what `app` has captured) draws the same numbers in each.
     pub fn new(app: impl Fn(State) -> Router + Send + Sync + 'static) -> Self {
         Self { app: Arc::new(app) }
     }
@@ -72,8 +81,17 @@ impl Fleet {
         let arguments: Vec<OsString> = std::env::args_os().collect();
         let name = arguments.first().and_then(|program| Path::new(program).file_name());
         let name = name.map_or("regatta".into(), |name| name.to_string_lossy().into_owned());
+        if let Err(error) = start::begin() {
+            let sentence = format!("cannot begin: {error}");
+            return exit::verdict(&name, Err(Failure { code: exit::FAILED, sentence }));
+        }
         if let Some(ticket) = resume::ticket() {
             return exit::verdict(&name, resume::resume(&ticket, &arguments, &self.app));
+        }
+        // A program that took a fleet over has it blocked what came meanwhile; any other has not.
+        if let Err(error) = signal::unblock_all() {
+            let sentence = format!("cannot unblock signals: {error}");
+            return exit::verdict(&name, Err(Failure { code: exit::FAILED, sentence }));
         }
         match args::parse(&arguments) {
             Ok(line) => exit::verdict(&name, self.execute(line, &arguments)),

@@ -38,9 +38,9 @@ use crate::supervisor::ticket::Ticket;
 use crate::supervisor::ticket::Way;
 use crate::sys::build;
 use crate::sys::exec;
-use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::signal::Signals;
+use crate::sys::start;
 use crate::telemetry;
 
 /// Whether this process has a fleet already, from the program it was before.
@@ -100,9 +100,10 @@ fn prepare(ticket: &Ticket, arguments: &[OsString], app: &App) -> Result<Ready, 
             (state.generation, state.arguments.as_slice(), (config, state.inputs.clone()))
         }
     };
+    start::begin_fleet().map_err(said)?;
     telemetry::install(&config.log).map_err(|error| error.to_string())?;
     let signals = supervisor::take_signals().map_err(said)?;
-    fd::raise_limit().map_err(said)?;
+    serve::raise_open_files();
     let table = exec::copy(state.descriptors.scoreboard).and_then(Scoreboard::adopt);
     let scoreboard = Arc::new(table.map_err(said)?);
     telemetry::count_in(&scoreboard);
@@ -137,6 +138,7 @@ fn coming(ticket: &Ticket, state: &Handoff, host: &Host, generation: u64) -> Res
     };
     // What the old program read may have settings that this one does not know.
     let before = config::diff::values(&state.inputs).ok();
+    let before = before.map(|values| host::Before { values, slots: state.configured });
     let reloaded = host.reloaded(generation, before.as_ref(), Applies::AtUpgrade);
     Ok(Coming::Forward {
         old: Box::new(old),

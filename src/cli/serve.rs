@@ -8,6 +8,7 @@ use std::io;
 use std::io::Read;
 use std::io::Seek;
 use std::io::Write;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
@@ -15,17 +16,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::TryRngCore;
-use rand::rngs::OsRng;
-
 use crate::cli::exit;
 use crate::cli::exit::Failure;
 use crate::cli::host;
 use crate::cli::host::Host;
+use crate::config;
 use crate::config::Inputs;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
+use crate::config::schema::Steering;
 use crate::config::schema::Workers;
 use crate::control;
 use crate::control::server::Server;
@@ -45,7 +45,10 @@ use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::RedisServer;
 use crate::sys::cpu;
 use crate::sys::fd;
+use crate::sys::open;
 use crate::sys::proc;
+use crate::sys::random;
+use crate::sys::start;
 use crate::sys::time;
 use crate::telemetry;
 
@@ -73,8 +76,13 @@ enum Error {
     Running { folder: PathBuf, pid: String },
     #[error("cannot open the control socket in {} (run_dir)", folder.display())]
     Control { folder: PathBuf, source: io::Error },
-    #[error("cannot raise the number of open files")]
-    Limit(#[source] io::Error),
+    #[error("a fleet cannot run here")]
+    Here(#[source] io::Error),
+    #[error(
+        "the limit on open files is {limit} (RLIMIT_NOFILE; ulimit -n, LimitNOFILE= of a unit), and a fleet of {slots} \
+         workers needs {needed}"
+    )]
+    Limit { limit: u64, slots: usize, needed: u64 },
     #[error("the kernel refuses to steer connections (listen.steering)")]
     Steering(#[source] io::Error),
     #[error("cannot make the scoreboard")]
@@ -97,10 +105,12 @@ pub(super) fn serve(
     watch: bool,
     app: &App,
 ) -> Result<u8, Failure> {
+    start::begin_fleet().map_err(Error::Here).map_err(|error| Failure::new(exit::FAILED, &error))?;
     telemetry::install(&config.log).map_err(|error| Failure::new(exit::USAGE, &error))?;
     let signals = supervisor::take_signals().map_err(Error::Supervisor);
     let signals = signals.map_err(|error| Failure::new(exit::FAILED, &error))?;
-    fd::raise_limit().map_err(Error::Limit).map_err(|error| Failure::new(exit::FAILED, &error))?;
+    let slots = slots(&config);
+    open_files(&config, slots).map_err(|error| Failure::new(exit::FAILED, &error))?;
     let program = program(arguments, inputs);
     let watched = watch.then(|| watched(&program, inputs).map_err(Error::Watch)).transpose();
     let watched = watched.map_err(|error| Failure::new(exit::FAILED, &error))?;
@@ -108,7 +118,6 @@ pub(super) fn serve(
     let running = claim(&config.run_dir).map_err(|error| Failure::new(exit::TEMPORARY, &error))?;
     let mut leftovers = Leftovers::find(&config.run_dir);
     let control = open_control(&config.run_dir)?;
-    let slots = slots(&config);
     let (addresses, listeners) = open(&config, inputs, slots, &mut leftovers)?;
     let server = private_redis(&config, inputs)?;
     let redis_url = match (&config.redis.url, &server) {
@@ -122,12 +131,18 @@ pub(super) fn serve(
     let scoreboard = Scoreboard::create(capacity, proc::pid().as_raw().unsigned_abs(), started_ms)
         .map_err(|source| Failure::new(exit::BOOT, &Error::Scoreboard(source)))?;
     // Without random bytes two fleets that start in the same millisecond under one name and pid would be taken for one.
-    scoreboard.set_identity(OsRng.try_next_u64().unwrap_or(0));
+    scoreboard.set_identity(random::number().unwrap_or(0));
     let scoreboard = Arc::new(scoreboard);
     telemetry::count_in(&scoreboard);
-    let public: Vec<String> = addresses.public.iter().map(ToString::to_string).collect();
+    let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
+    let (public, operators) = (list(&addresses.public), list(&addresses.admin));
     let pid = proc::pid().as_raw();
-    tracing::info!(listen = public.join(","), admin = %addresses.admin, workers = slots, redis = %redis_url, pid, "listening");
+    tracing::info!(listen = public, admin = operators, workers = slots, redis = %redis_url, pid, "listening");
+    let injected: Vec<_> = config::injected(&inputs.environment).collect();
+    if !injected.is_empty() {
+        let names = injected.join(", ");
+        tracing::info!(names, "ignored, because Kubernetes or Docker describes a service by them: {names}");
+    }
     let private = server.as_ref().map(|server| RedisUrl::unix(&server.socket()));
     let settings = host::settings(&config);
     let mut host = Host::new(inputs, config, app, &scoreboard, private)
@@ -146,6 +161,36 @@ pub(super) fn serve(
     let supervisor = Supervisor::new(start, &scoreboard, &mut host);
     let outcome = supervisor.and_then(|supervisor| supervisor.watching(watched).run());
     ended(outcome, &running)
+}
+
+/// Raises the limit on open files as far as allowed, and sees to it that it is enough.
+pub(super) fn raise_open_files() {
+    if let Err(error) = fd::raise_limit() {
+        tracing::warn!(%error, "cannot raise the limit on open files, going on with it as it is: {error}");
+    }
+}
+
+/// Descriptors a supervisor needs besides two for each worker and one for each listening socket: its log, locks, pipes,
+/// operators.
+const SUPERVISORS_OWN: usize = 48;
+
+/// Open files with which a worker has hundreds of places.
+const COMFORTABLE: u64 = 512;
+
+fn open_files(config: &Config, slots: usize) -> Result<(), Error> {
+    raise_open_files();
+    let needed = slots * (config.listen.len() + 1 + 2) + open::applications().len() + SUPERVISORS_OWN;
+    let (limit, needed) = (fd::limit().unwrap_or(u64::MAX), needed as u64);
+    if limit < needed {
+        return Err(Error::Limit { limit, slots, needed });
+    }
+    if limit < COMFORTABLE {
+        tracing::warn!(
+            limit,
+            "the limit on open files is {limit} (RLIMIT_NOFILE): a worker can serve few connections at once"
+        );
+    }
+    Ok(())
 }
 
 /// The control socket; the lock of the folder is held.
@@ -263,7 +308,7 @@ fn open(
     let mut patience = if leftovers.are_there() { PORT_PATIENCE } else { Duration::ZERO };
     let mut killed = false;
     let (addresses, listeners) = loop {
-        let opened = listener::open(&config.listen, config.admin.listen, Arc::clone(&lent), slots);
+        let opened = listener::open(&config.listen, &config.admin.listen, Arc::clone(&lent), slots);
         let in_use = matches!(opened, Err(listener::Error::InUse { .. }));
         if !in_use {
             break opened.map_err(|error| address_failure(&error))?;
@@ -276,8 +321,10 @@ fn open(
         }
         std::thread::sleep(STEP);
     };
-    // Before the first worker accepts: from the first connection on it is as configured.
-    let steered = listeners.first().map_or(Ok(()), |slot| slot.steer(config.steering, &vec![true; slots]));
+    // Before the first worker accepts: from the first connection on it is as configured. The kernel's own hash needs
+    // no program, and a kernel that takes none can have that.
+    let first = listeners.first().filter(|_| config.steering != Steering::Kernel);
+    let steered = first.map_or(Ok(()), |slot| slot.steer(config.steering, &vec![true; slots]));
     steered.map_err(Error::Steering).map_err(|error| Failure::new(exit::FAILED, &error))?;
     Ok((addresses, listeners))
 }
@@ -288,8 +335,10 @@ pub(super) fn address_failure(error: &listener::Error) -> Failure {
         listener::Error::Refused { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
             exit::USAGE
         }
-        listener::Error::InUse { .. } | listener::Error::Refused { .. } => exit::TEMPORARY,
-        listener::Error::Lent(_) => exit::USAGE,
+        listener::Error::InUse { .. } | listener::Error::Absent { .. } | listener::Error::Refused { .. } => {
+            exit::TEMPORARY
+        }
+        listener::Error::Lent(_) | listener::Error::NoIpv6 { .. } => exit::USAGE,
     };
     Failure::new(code, error)
 }

@@ -15,14 +15,14 @@ pub enum Error {
         reason: String,
     },
     /// There is no such setting.
-    #[error("unknown setting {key} from {origin}{}", hint.map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
+    #[error("unknown setting {key} from {origin}{}", hint.as_ref().map(|near| format!("; did you mean {near}?")).unwrap_or_default())]
     Unknown {
         /// The name as given.
         key: String,
         /// Where it was given.
         origin: Origin,
         /// The known name that looks most like it.
-        hint: Option<&'static str>,
+        hint: Option<String>,
     },
     /// There was such a setting in an earlier release.
     #[error("the setting {key} (from {origin}) is no more: {instead}")]
@@ -33,6 +33,20 @@ pub enum Error {
         origin: Origin,
         /// What replaces it.
         instead: &'static str,
+    },
+    /// A value is no text; it may be a secret, and is not shown.
+    #[error("{origin} is not valid UTF-8, so it cannot be read")]
+    NotText {
+        /// Where it was given.
+        origin: Origin,
+    },
+    /// One setting is given by two names that mean the same.
+    #[error("the setting {key} is given by {} and, with another value, by {}; remove one of them", origins[0], origins[1])]
+    Twice {
+        /// Dotted path of the setting.
+        key: String,
+        /// Where it was given.
+        origins: [Origin; 2],
     },
     /// A value is not allowed.
     #[error("{key} is {value:?} (from {origin}), but {reason}; allowed: {allowed}")]

@@ -11,6 +11,8 @@ use serde::Deserialize;
 use serde::Serialize;
 
 use crate::config::Error;
+use crate::config::environment;
+use crate::config::text;
 
 /// File read when none is named, if it is there.
 const DEFAULT_FILE: &str = "regatta.toml";
@@ -23,6 +25,9 @@ const HANDOFF: &str = "REGATTA_HANDOFF";
 pub struct Inputs {
     /// The environment.
     pub environment: BTreeMap<String, String>,
+    /// Names of variables that are no text, or whose value is none.
+    #[serde(default)]
+    pub unreadable: Vec<String>,
     /// The file named on the command line; `None`: `regatta.toml` if it exists.
     pub file: Option<PathBuf>,
     /// What stood in that file.
@@ -101,18 +106,19 @@ impl Inputs {
                 _ => return Ok(Content::Absent),
             },
         };
-        match std::fs::read_to_string(&path) {
+        let read = std::fs::read(&path).map_err(|source| source.to_string());
+        match read.and_then(|bytes| text::of_bytes(bytes).map_err(str::to_owned)) {
             Ok(text) => Ok(Content::Text { path, text }),
-            Err(source) => Err(Error::File { path, reason: source.to_string() }),
+            Err(reason) => Err(Error::File { path, reason }),
         }
     }
 
     /// The environment and working folder of this process, without file or flags.
     pub fn of_process() -> Self {
-        let readable =
-            |(name, value): (OsString, OsString)| Some((name.into_string().ok()?, value.into_string().ok()?));
+        let (environment, unreadable) = environment::split(environment_of_process());
         Self {
-            environment: environment_of_process().into_iter().filter_map(readable).collect(),
+            environment,
+            unreadable,
             folder: std::env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
             ..Self::default()
         }

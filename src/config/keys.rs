@@ -44,7 +44,13 @@ pub const KEYS: &[Key] = &[
         "0 for never, or a duration from 200ms to 1m",
         "how often this machine says in Redis that it lives",
     ),
-    key("admin.listen", "127.0.0.1:3001", "one address such as 127.0.0.1:3001", "operators' address"),
+    key("admin.listen", "127.0.0.1:3001", ADDRESSES, "operators' addresses"),
+    key(
+        "admin.hosts",
+        "",
+        "names such as fleet.example.org or *.svc.cluster.local, separated by commas",
+        "names under which the operators' address may be asked, beside IP addresses and localhost",
+    ),
     key("workers.count", "auto", "auto, or a number from 1 to 1024", "number of workers"),
     key("workers.min", "", COUNT, "fewest workers; below workers.max the load decides how many"),
     key("workers.max", "", COUNT, "most workers; workers.count if unset, as workers.min"),
@@ -279,12 +285,6 @@ pub const KEYS: &[Key] = &[
         "what operators sign in with at their page; none: it has no buttons",
     ),
     key("dashboard.token_file", "", "a file", "the token, read whenever a worker starts"),
-    key(
-        "dashboard.hosts",
-        "",
-        "names such as fleet.example.org, separated by commas",
-        "names under which the operators' page is opened, beside IP addresses and localhost",
-    ),
     key("run_dir", "", "a folder", "lock and control socket"),
     key("data_dir", "", "a folder", "the private Redis's data"),
     key("log.format", "auto", "auto, pretty or json", "form of log lines"),
@@ -311,37 +311,27 @@ fn matches(pattern: &str, path: &str) -> bool {
     }
 }
 
-/// The known path that looks most like a mistyped one, if any is close.
-pub fn nearest(path: &str) -> Option<&'static str> {
-    let distances = KEYS.iter().map(|key| (distance(key.path, path), key.path));
-    distances.min().filter(|(far, known)| *far <= 1 + known.len() / 4).map(|(_, known)| known)
+/// Settings whose value is never shown.
+pub fn is_secret(path: &str) -> bool {
+    matches!(path, "session.secrets" | "session.encryption_keys" | "dashboard.token")
 }
 
 /// Settings that there were, and what to do without them.
-const REMOVED: &[(&str, &str)] = &[(
-    "redis.commit_timeout",
-    "calls have no deadline of their own any more: redis.command_timeout says when a silent connection is taken for \
-     dead, and redis.patience how long requests wait for Redis",
-)];
+const REMOVED: &[(&str, &str)] = &[
+    (
+        "redis.commit_timeout",
+        "calls have no deadline of their own any more: redis.command_timeout says when a silent connection is taken \
+         for dead, and redis.patience how long requests wait for Redis",
+    ),
+    (
+        "dashboard.hosts",
+        "admin.hosts has these names, and they hold for everything at the operators' address",
+    ),
+];
 
 /// What replaces a setting that there was; `None` if there never was one of this name.
 pub fn removed(path: &str) -> Option<&'static str> {
     REMOVED.iter().find(|(known, _)| *known == path).map(|(_, instead)| *instead)
-}
-
-/// Levenshtein's edit distance, one row at a time.
-fn distance(left: &str, right: &str) -> usize {
-    let mut row: Vec<usize> = (0..=right.len()).collect();
-    for (i, a) in left.bytes().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, b) in right.bytes().enumerate() {
-            let substituted = diagonal + usize::from(a != b);
-            diagonal = row[j + 1];
-            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[right.len()]
 }
 
 #[cfg(test)]
@@ -353,11 +343,5 @@ mod tests {
         assert!(find("limits.login.rate").is_some());
         assert!(find("limits.rate").is_none());
         assert!(find("workers.count.x").is_none());
-    }
-
-    #[test]
-    fn a_slip_is_recognised_and_nonsense_is_not() {
-        assert_eq!(nearest("workers.cuont"), Some("workers.count"));
-        assert_eq!(nearest("completely.else"), None);
     }
 }

@@ -12,14 +12,12 @@ use crate::config::Content;
 use crate::config::Error;
 use crate::config::Inputs;
 use crate::config::Origin;
+use crate::config::environment;
 use crate::config::keys;
 use crate::config::keys::KEYS;
+use crate::config::near::nearest;
 use crate::config::parse::Reason;
 use crate::config::schema::RedisUrl;
-
-/// Conventional variables and the settings they stand for; the `REGATTA_` form of the same setting wins.
-const CONVENTIONAL: &[(&str, &str)] =
-    &[("REDIS_URL", "redis.url"), ("WEB_CONCURRENCY", "workers.count"), ("RUST_LOG", "log.level")];
 
 struct Given {
     items: Vec<String>,
@@ -53,7 +51,7 @@ impl Layers {
         let mut layers = Self { given: BTreeMap::new(), strict };
         layers.defaults();
         layers.file(inputs)?;
-        layers.environment(&inputs.environment)?;
+        layers.environment(inputs)?;
         for (key, value, flag) in &inputs.flags {
             layers.put(key.clone(), vec![value.clone()], Origin::Flag(flag.clone()))?;
         }
@@ -66,7 +64,14 @@ impl Layers {
             self.given.insert(key.path.to_owned(), given);
         }
         // Generous: it is there to stop a runaway client, not to shape traffic.
-        let policy = [("limits.default.rate", "1000/s"), ("limits.default.burst", "2000")];
+        let policy = [
+            ("limits.default.rate", "1000/s"),
+            ("limits.default.burst", "2000"),
+            // What a stranger may have kept; `http/idempotency` puts its requests under it.
+            ("limits.idempotency.rate", "30/min"),
+            ("limits.idempotency.burst", "30"),
+            ("limits.idempotency.routes", "layer"),
+        ];
         for (path, value) in policy {
             self.given.insert(path.into(), Given { items: vec![value.into()], origin: Origin::Default });
         }
@@ -80,8 +85,7 @@ impl Layers {
         let Content::Text { path, text } = read else { return Ok(()) };
         let failed = |reason: String| Error::File { path: path.clone(), reason };
         let source = config::File::from_str(&text, FileFormat::Toml);
-        let values =
-            source.collect().map_err(|source| failed(source.to_string().trim().replace('\n', " ")))?;
+        let values = source.collect().map_err(|source| failed(without_lines(&source.to_string())))?;
         if let Some(limits) = values.get("limits") {
             self.forget_default_burst(limits);
         }
@@ -105,28 +109,13 @@ impl Layers {
         }
     }
 
-    fn environment(&mut self, environment: &BTreeMap<String, String>) -> Result<(), Error> {
-        let origin = |name: &str| Origin::Environment(name.to_owned());
-        if let Some(port) = environment.get("PORT").filter(|port| !port.is_empty()) {
-            self.put("listen".into(), vec![format!("0.0.0.0:{port}")], origin("PORT"))?;
-        }
-        for (name, path) in CONVENTIONAL {
-            if let Some(value) = environment.get(*name).filter(|value| !value.is_empty()) {
-                self.put((*path).to_owned(), vec![value.clone()], origin(name))?;
-            }
-        }
-        let own: BTreeMap<_, _> = environment
-            .iter()
-            .filter(|(name, value)| name.starts_with("REGATTA_") && !is_injected(name, value))
-            .collect();
-        if own.contains_key(&"REGATTA_LIMITS__DEFAULT__RATE".to_owned()) {
+    fn environment(&mut self, inputs: &Inputs) -> Result<(), Error> {
+        let settings =
+            if self.strict { environment::settings(inputs)? } else { environment::readable(inputs) };
+        if settings.iter().any(|variable| variable.path == "limits.default.rate") {
             self.given.remove("limits.default.burst");
         }
-        for (name, value) in own {
-            let path = name["REGATTA_".len()..].to_ascii_lowercase().replace("__", ".");
-            self.put(path, vec![value.clone()], origin(name))?;
-        }
-        Ok(())
+        settings.into_iter().try_for_each(|one| self.put(one.path, vec![one.value], one.origin))
     }
 
     fn put(&mut self, path: String, items: Vec<String>, origin: Origin) -> Result<(), Error> {
@@ -139,7 +128,10 @@ impl Layers {
             if let Some(instead) = keys::removed(&path) {
                 return Err(Error::Removed { key: path, origin, instead });
             }
-            let hint = keys::nearest(&path);
+            let hint = nearest(&path).map(|near| match &origin {
+                Origin::Environment(_) => format!("{near} ({})", environment::variable_of(&near)),
+                _ => near,
+            });
             return Err(Error::Unknown { key: path, origin, hint });
         }
         self.given.insert(path, Given { items, origin });
@@ -214,7 +206,7 @@ impl Layers {
         let given = self.given.get(path);
         Error::Contradiction {
             key: path.into(),
-            value: given.map(Given::text).unwrap_or_default(),
+            value: given.map(|given| shown(path, given)).unwrap_or_default(),
             origin: given.map_or(Origin::Default, |given| given.origin.clone()),
             reason,
         }
@@ -222,20 +214,26 @@ impl Layers {
 
     fn refuse(&self, path: &str, given: &Given, reason: Reason) -> Error {
         let key = keys::find(path);
-        let value = match path {
-            "session.secrets" | "session.encryption_keys" | "dashboard.token" => "***".to_owned(),
-            "redis.url" => RedisUrl(given.text()).to_string(),
-            _ => given.text(),
-        };
-        let allowed = key.map_or("", |key| key.allowed);
+        let (value, allowed) = (shown(path, given), key.map_or("", |key| key.allowed));
         Error::Value { key: path.into(), value, origin: given.origin.clone(), reason, allowed }
     }
 }
 
-/// Variables that Docker links and Kubernetes services named `regatta` put into every container.
-fn is_injected(name: &str, value: &str) -> bool {
-    let rest = &name["REGATTA_".len()..];
-    rest.starts_with("SERVICE_") || rest.starts_with("PORT_") || (rest == "PORT" && value.contains("://"))
+/// A value as it may be shown.
+fn shown(path: &str, given: &Given) -> String {
+    match path {
+        _ if keys::is_secret(path) => "***".to_owned(),
+        "redis.url" => RedisUrl(given.text()).to_string(),
+        _ => given.text(),
+    }
+}
+
+/// A reader's complaint without the lines of the file that it shows: there may be a secret in them.
+fn without_lines(complaint: &str) -> String {
+    let is_shown =
+        |line: &str| line.trim_start_matches(|c: char| c.is_ascii_digit() || c == ' ').starts_with('|');
+    let told = complaint.lines().map(str::trim).filter(|line| !line.is_empty() && !is_shown(line));
+    told.collect::<Vec<_>>().join(": ")
 }
 
 fn flatten(path: String, value: Value, flat: &mut Vec<(String, Vec<String>)>) {

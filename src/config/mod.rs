@@ -4,20 +4,24 @@
 //! It is the only room that reads the environment, and it builds nothing.
 
 pub mod diff;
+mod environment;
 mod error;
 mod inputs;
 pub mod keys;
 mod layers;
 pub mod limit;
+mod near;
 mod parse;
 pub mod place;
 pub(crate) mod prefix;
 pub mod schema;
 mod sections;
+pub mod text;
 
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub use environment::injected;
 pub use error::Error;
 pub use error::Origin;
 pub use inputs::Content;
@@ -44,7 +48,10 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
         steering: layers.one("listen.steering", parse::steering)?,
         advertise: layers.list("advertise", parse::advertised)?,
         heartbeat: layers.one("fleet.heartbeat", parse::heartbeat)?,
-        admin: Admin { listen: layers.one("admin.listen", parse::address)? },
+        admin: Admin {
+            listen: layers.list("admin.listen", parse::addresses)?,
+            hosts: layers.list("admin.hosts", parse::hosts)?,
+        },
         workers: sections::workers(&layers)?,
         drain: sections::drain(&layers)?,
         redis: sections::redis(&layers)?,
@@ -103,13 +110,14 @@ pub fn operators_token(text: &str) -> Result<schema::Secret, String> {
 
 /// What no single value can be blamed for.
 fn agree(layers: &Layers, config: &Config) -> Result<(), Error> {
-    let shared = config.listen.iter().find(|public| {
-        let admin = config.admin.listen;
+    let pairs =
+        config.admin.listen.iter().flat_map(|admin| config.listen.iter().map(move |public| (admin, public)));
+    let shared = pairs.into_iter().find(|(admin, public)| {
         let same_host =
             public.ip() == admin.ip() || public.ip().is_unspecified() || admin.ip().is_unspecified();
         admin.port() != 0 && public.port() == admin.port() && same_host
     });
-    if let Some(public) = shared {
+    if let Some((_, public)) = shared {
         let reason = format!("listen has the same port ({public}); give the operators one of their own");
         return Err(layers.contradiction("admin.listen", reason));
     }
@@ -257,17 +265,6 @@ mod tests {
         assert!(workers("count = 8\nmax = 4").contains("workers.count is 8"));
         assert!(workers("busy_min = \"60%\"").contains("workers.busy_max"));
         assert!(workers("memory_soft = \"2GiB\"\nmemory_hard = \"1GiB\"").contains("workers.memory_hard"));
-    }
-
-    #[test]
-    fn variables_that_container_platforms_inject_are_not_settings() {
-        let injected = [
-            ("REGATTA_PORT", "tcp://10.0.0.1:80"),
-            ("REGATTA_PORT_80_TCP", "tcp://10.0.0.1:80"),
-            ("REGATTA_SERVICE_HOST", "10.0.0.1"),
-            ("REGATTA_SERVICE_PORT_HTTP", "80"),
-        ];
-        assert!(with(&injected, None).is_ok());
     }
 
     #[test]

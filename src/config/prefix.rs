@@ -16,7 +16,7 @@ use crate::config::parse::word;
 const MAX: usize = 64;
 
 /// What the keys of a family begin with behind the prefix, beside those of one small letter.
-pub(crate) const FAMILIES: &[&str] = &["bt", "dw", "mig", "news", "once", "secret"];
+pub(crate) const FAMILIES: &[&str] = &["bt", "dw", "io", "mig", "news", "once", "secret"];
 
 /// Whether a segment is, or may come to be, the name of a family of keys.
 pub(crate) fn is_family(segment: &str) -> bool {

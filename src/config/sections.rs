@@ -137,7 +137,6 @@ pub(super) fn dashboard(layers: &Layers) -> Result<Dashboard, Error> {
         public: layers.one("dashboard.public", parse::flag)?,
         token: layers.optional("dashboard.token", parse::token)?,
         token_file: layers.optional("dashboard.token_file", path)?,
-        hosts: layers.list("dashboard.hosts", parse::hosts)?,
     };
     match (&dashboard.token, &dashboard.token_file) {
         (Some(_), Some(_)) => Err(layers.contradiction(

@@ -10,6 +10,7 @@ use http::StatusCode;
 use crate::broadcast;
 use crate::broadcast::InvalidTopic;
 use crate::counter;
+use crate::http::idempotency::key::KEY_MAX;
 use crate::http::offload;
 use crate::http::problem::Problem;
 use crate::limiter::headers::Headers;
@@ -93,6 +94,12 @@ pub enum Error {
     /// A task's input is too large, or cannot be written as JSON: 400.
     #[error("the task's input cannot be taken: {0}")]
     TaskInput(String),
+    /// The request needs an `Idempotency-Key` and has none: 400.
+    #[error("this request needs an Idempotency-Key, such as a UUID of its own")]
+    IdempotencyKeyMissing,
+    /// The request's `Idempotency-Key` is none: 400.
+    #[error("Idempotency-Key is one string of 1 to {KEY_MAX} visible characters")]
+    IdempotencyKey,
     /// The handler runs outside a fleet, so there is nothing to extract: 500.
     #[error("this handler runs outside a fleet")]
     NoFleet,
@@ -115,10 +122,12 @@ impl Error {
             | Self::CounterName
             | Self::CounterAmount
             | Self::CounterToken
+            | Self::IdempotencyKey
             | Self::UserName => Problem::new(StatusCode::BAD_REQUEST, self.to_string()),
             Self::CounterOverflow | Self::SessionField => {
                 Problem::new(StatusCode::CONFLICT, self.to_string())
             }
+            Self::IdempotencyKeyMissing => Problem::idempotency_missing(self.to_string()),
             Self::LoggedOut => Problem::new(StatusCode::UNAUTHORIZED, self.to_string()),
             Self::SessionGone => Problem::session_gone(),
             Self::SessionFull => Problem::session_full(),

@@ -106,6 +106,15 @@ impl Problem {
         }
     }
 
+    /// A request that needs an `Idempotency-Key` has none.
+    pub fn idempotency_missing(detail: impl Into<String>) -> Self {
+        Self {
+            kind: "urn:regatta:problem:idempotency-key-missing",
+            title: "Idempotency-Key is missing",
+            ..Self::new(StatusCode::BAD_REQUEST, detail)
+        }
+    }
+
     /// A request with this `Idempotency-Key` is under way.
     pub fn idempotency_running(retry_after: u64) -> Self {
         let detail = "a request with this Idempotency-Key is under way";
@@ -133,6 +142,17 @@ impl Problem {
             "this request was carried out; its response was too large to be kept, or had no known end";
         Self {
             kind: "urn:regatta:problem:idempotency-response-not-kept",
+            title: "Request was carried out before",
+            ..Self::new(StatusCode::CONFLICT, detail)
+        }
+    }
+
+    /// A request with this short `Idempotency-Key` came from the client's address and was carried out.
+    pub fn idempotency_carried_out() -> Self {
+        let detail = "a request with this Idempotency-Key came from this address and was carried out; its response is \
+            given only to a client that can be told from others: one with a cookie, or a key of 22 characters or more";
+        Self {
+            kind: "urn:regatta:problem:idempotency-carried-out",
             title: "Request was carried out before",
             ..Self::new(StatusCode::CONFLICT, detail)
         }

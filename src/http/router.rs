@@ -33,9 +33,11 @@ use crate::http::dashboard::Peer;
 use crate::http::exchange::Exchange;
 use crate::http::finish;
 use crate::http::finish::Head;
+use crate::http::head;
 use crate::http::idempotency;
 use crate::http::identity;
 use crate::http::identity::Client;
+use crate::http::own_name::Names;
 use crate::http::problem::Problem;
 use crate::http::routes;
 use crate::http::state::Core;
@@ -102,6 +104,7 @@ pub(super) fn operators(core: &Arc<Core>) -> Router {
 /// A visitor's request, in the only order. There are no layers: each would box a future for every request.
 ///
 /// 1. scoreboard, first, so that whatever happens is counted and timed;
+///    and whether its head is one at all (some 200 instructions): what is not touches nothing of the state;
 /// 2. client identity, because all that follows is per client, and whether an incoming request id is believed;
 /// 3. request id, before anything that might be logged with it;
 /// 4. state, prepared but not begun: it costs a round trip only once it is used, except that
@@ -118,12 +121,15 @@ where
 {
     let flight = Flight::begin(&core);
     let (mut parts, incoming) = request.into_parts();
+    let checked = head::check(&mut parts, !incoming.is_end_stream());
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
     let head = Head::of(&core, &parts, client.proxied);
     let exchange = Arc::new(Exchange::new(Arc::clone(&core), client, &parts));
     let bounds = &core.config.http;
     let announced = incoming.size_hint().lower();
-    let refused = if announced > bounds.body_limit as u64 {
+    let refused = if let Err(problem) = checked {
+        Some(problem.into_response())
+    } else if announced > bounds.body_limit as u64 {
         Some(body::too_large(bounds.body_limit).into_response())
     } else if exchange.is_named {
         exchange.decide().await.err().map(IntoResponse::into_response)
@@ -166,12 +172,23 @@ where
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let (mut parts, incoming) = request.into_parts();
+    let checked = head::check(&mut parts, !incoming.is_end_stream());
     let head = Head::of(&core, &parts, true);
+    // Before any route, those that do not exist included: what they answer says what runs here.
+    let names = Names { configured: &core.config.admin.hosts, machine: &core.site.host };
+    if let Some(refusal) = names.refusal(&parts.headers, &parts.uri) {
+        let mut response = finish::explain(refusal, None).await;
+        finish::dress(&mut response, &core, &head);
+        return response;
+    }
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
     parts.extensions.insert(Peer(Client { address: peer.ip().to_canonical(), ..client }));
     // Whoever reads a form bounds it; nobody else reads.
     let body = if parts.method == Method::POST { Body::new(incoming) } else { Body::empty() };
-    let response = answer(router, Request::from_parts(parts, body)).await;
+    let response = match checked {
+        Ok(()) => answer(router, Request::from_parts(parts, body)).await,
+        Err(problem) => problem.into_response(),
+    };
     let mut response = finish::explain(response, None).await;
     finish::dress(&mut response, &core, &head);
     response
@@ -201,7 +218,7 @@ async fn carry_out_once(
     request: Request<Body>,
     visit: Visit,
 ) -> Response {
-    let (request, ticket) = match idempotency::admit(exchange, request).await {
+    let (request, execution) = match idempotency::admit(exchange, request).await {
         Ok(admitted) => admitted,
         Err(response) => return complete(exchange, Some(&visit), response).await,
     };
@@ -211,8 +228,8 @@ async fn carry_out_once(
             let response = in_time(&exchange, begun, answer(router, request)).await;
             complete(&exchange, Some(&visit), response).await
         };
-        let response = ticket.hold(work).await;
-        ticket.conclude(response).await
+        let response = execution.hold(work).await;
+        execution.conclude(response).await
     });
     task.await.unwrap_or_else(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response())
 }

@@ -40,7 +40,7 @@ pub struct Site {
     pub most: Option<usize>,
     /// Where others reach its visitors' listeners, host:port.
     pub addresses: Vec<String>,
-    /// Its operators' address as it listens there.
+    /// Its operators' addresses as it listens there, separated by commas.
     pub admin: String,
 }
 

@@ -84,7 +84,7 @@ async fn send(face: &Face, request: Request<Body>) -> (Response<()>, String) {
 }
 
 async fn ask(face: &Face, path: &str) -> (Response<()>, String) {
-    send(face, Request::get(path).body(Body::empty()).unwrap()).await
+    send(face, Request::get(path).header(header::HOST, "t").body(Body::empty()).unwrap()).await
 }
 
 #[tokio::test]
@@ -119,12 +119,14 @@ async fn every_response_names_its_worker_and_request() {
 async fn mistakes_of_the_client_are_problem_documents() {
     let face = public(&parts(), &app());
     let limit = parts().config.http.body_limit;
-    let post = |path: &str, body: Vec<u8>| Request::post(path).body(Body::from(body)).unwrap();
+    let post = |path: &str, body: Vec<u8>| {
+        Request::post(path).header(header::HOST, "t").body(Body::from(body)).unwrap()
+    };
     let cases = [
-        (Request::get("/nothing").body(Body::empty()).unwrap(), 404),
+        (Request::get("/nothing").header(header::HOST, "t").body(Body::empty()).unwrap(), 404),
         (post("/hello", vec![]), 405),
         (post("/panic", vec![0; limit + 1]), 413),
-        (Request::get("/count/a%20b").body(Body::empty()).unwrap(), 400),
+        (Request::get("/count/a%20b").header(header::HOST, "t").body(Body::empty()).unwrap(), 400),
     ];
     for (request, status) in cases {
         let shown = format!("{} {}", request.method(), request.uri());
@@ -146,7 +148,8 @@ async fn a_body_of_unknown_length_is_bounded_too() {
         |never| match never {},
     );
     // A boxed stream hides its length.
-    let request = Request::post("/panic").body(Body::new(Unsized(endless))).unwrap();
+    let request =
+        Request::post("/panic").header(header::HOST, "t").body(Body::new(Unsized(endless))).unwrap();
     assert_eq!(send(&face, request).await.0.status(), 413);
 }
 
@@ -181,14 +184,17 @@ async fn a_panic_costs_one_request() {
 async fn a_request_that_is_dropped_is_not_in_flight_any_more() {
     let parts = parts();
     let face = public(&parts, &app());
-    let call =
-        face.call(Request::get("/hello").body(Body::empty()).unwrap(), SocketAddr::from(([127, 0, 0, 1], 9)));
+    let call = face.call(
+        Request::get("/hello").header(header::HOST, "t").body(Body::empty()).unwrap(),
+        SocketAddr::from(([127, 0, 0, 1], 9)),
+    );
     drop(call);
     let waiting =
         public(&parts, &(Arc::new(|_| Router::new().route("/", get(std::future::pending::<()>))) as App));
-    let mut call = Box::pin(
-        waiting.call(Request::get("/").body(Body::empty()).unwrap(), SocketAddr::from(([127, 0, 0, 1], 9))),
-    );
+    let mut call = Box::pin(waiting.call(
+        Request::get("/").header(header::HOST, "t").body(Body::empty()).unwrap(),
+        SocketAddr::from(([127, 0, 0, 1], 9)),
+    ));
     assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx))).await.is_pending());
     assert_eq!(parts.scoreboard.row(0).snapshot(0).sum(|worker| worker.in_flight), 1);
     drop(call);
@@ -219,7 +225,11 @@ async fn readiness_waits_for_the_first_redis_survives_its_loss_and_ends_with_the
 async fn a_trusted_proxys_request_id_is_kept_and_another_ones_is_not() {
     let face = public(&parts(), &app());
     for (peer, expected) in [([127, 0, 0, 1], true), ([203, 0, 113, 1], false)] {
-        let request = Request::get("/hello").header("x-request-id", "abc-1").body(Body::empty()).unwrap();
+        let request = Request::get("/hello")
+            .header(header::HOST, "t")
+            .header("x-request-id", "abc-1")
+            .body(Body::empty())
+            .unwrap();
         let response = face.call(request, SocketAddr::from((peer, 9))).await;
         assert_eq!(response.headers()["x-request-id"] == "abc-1", expected);
     }

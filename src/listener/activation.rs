@@ -49,9 +49,6 @@ pub enum Error {
         "listen.steering cannot steer what comes to a socket that systemd lends, because all slots share its queue: set it to kernel, or start the fleet without the .socket unit"
     )]
     Steering,
-    /// Two sockets are named for the operators.
-    #[error("two sockets are named {ADMIN:?} (FileDescriptorName=), but operators have one address")]
-    TwoAdmins,
 }
 
 /// What systemd lends; empty for a fleet that was started in another way.
@@ -59,8 +56,8 @@ pub enum Error {
 pub struct Lent {
     /// Sockets for visitors; if there is one, the setting `listen` has no effect.
     pub public: Vec<TcpListener>,
-    /// The socket for operators; if there is one, the setting `admin.listen` has no effect.
-    pub admin: Option<TcpListener>,
+    /// Sockets for operators; if there is one, the setting `admin.listen` has no effect.
+    pub admin: Vec<TcpListener>,
 }
 
 impl Lent {
@@ -75,9 +72,8 @@ impl Lent {
         for (number, name) in (FIRST..).zip(names(environment, pid)?) {
             let taken = socket::inherited(number);
             let socket = taken.map_err(|source| Error::Socket { number, name: name.clone(), source })?;
-            match (name.as_str(), &lent.admin) {
-                (ADMIN, Some(_)) => return Err(Error::TwoAdmins),
-                (ADMIN, None) => lent.admin = Some(socket),
+            match name.as_str() {
+                ADMIN => lent.admin.push(socket),
                 _ => lent.public.push(socket),
             }
         }

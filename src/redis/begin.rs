@@ -168,6 +168,14 @@ pub enum SessionReply {
 }
 
 impl SessionReply {
+    /// The first hashed id of a session that was given another one since: who has it is the visitor of then.
+    pub fn lineage(&self) -> Option<&str> {
+        match self {
+            Self::Live { own: Some(own), .. } => own.lineage.as_deref(),
+            _ => None,
+        }
+    }
+
     /// Tag of the user who is logged in with it.
     pub fn user(&self) -> Option<&str> {
         match self {
@@ -188,6 +196,8 @@ pub struct Own {
     pub user: Option<String>,
     /// Details of the login, JSON.
     pub details: Option<Bytes>,
+    /// The first hashed id of a session that was given another one since.
+    pub lineage: Option<String>,
 }
 
 impl Own {
@@ -198,6 +208,7 @@ impl Own {
             "_x" => self.end_ms = value.as_u64(),
             "_u" => self.user = value.as_string(),
             "_d" => self.details = value.into_bytes(),
+            "_l" => self.lineage = value.as_string(),
             _ => return false,
         }
         true

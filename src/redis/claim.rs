@@ -1,7 +1,7 @@
 //! Requests that are to be carried out once: who does it, and what the answer was.
 //!
 //! Plain data and its wire form, described at the head of `migrations/0005_regatta_counter_v1.lua`; a
-//! claim is `0011_regatta_counter_v2.lua`.
+//! claim is `0011_regatta_counter_v2.lua`, and the names of a record are `0015_regatta_once_v1.lua`.
 
 use std::time::Duration;
 
@@ -15,6 +15,21 @@ use crate::redis::count::signed;
 use crate::redis::count::with_keys;
 use crate::redis::error::Error;
 use crate::redis::library::Entry;
+
+/// The names under which a request is looked for.
+#[derive(Debug, Clone, Copy)]
+pub struct Names<'a> {
+    /// Keys of the names: the request's own, then those under which it may have been sent before.
+    pub keys: &'a [String],
+    /// How many of them are its own, at least 1.
+    pub own: usize,
+    /// What the request is.
+    pub fingerprint: &'a str,
+    /// Key of the record it has if none is known.
+    pub record: &'a str,
+    /// How long the names are kept, at least 1 ms.
+    pub lifetime: Duration,
+}
 
 /// A wish to carry a request out.
 #[derive(Debug, Clone, Copy)]
@@ -56,6 +71,25 @@ pub struct Kept {
 }
 
 impl Redis {
+    /// The key of a request's record, which from then on is found under the request's own names.
+    ///
+    /// # Errors
+    /// See [`Error`]; a repetition is safe.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves it unknown whether the names stand.
+    pub async fn record_of(&self, names: &Names<'_>) -> Result<String, Error> {
+        let answer = self
+            .run(Entry::OnceFind, |entry| {
+                let mut args = with_keys(entry, names.keys.iter().map(String::as_str));
+                args.extend([number(names.own as u64), Value::from(names.fingerprint)]);
+                args.extend([Value::from(names.record), ms(names.lifetime)]);
+                args
+            })
+            .await?;
+        answer.as_string().ok_or_else(|| Error::protocol("a record has no name"))
+    }
+
     /// Begins a request that is to be carried out once.
     ///
     /// # Errors

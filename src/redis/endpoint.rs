@@ -22,7 +22,9 @@ use crate::config::place::Peer;
 use crate::config::place::Place;
 use crate::config::schema::Access;
 use crate::config::schema::RedisUrl;
+use crate::config::text;
 use crate::redis::error::Error;
+use crate::redis::greeting::Door;
 use crate::redis::tls;
 
 /// Longest wait for a connection to be made, and then for its greeting.
@@ -77,6 +79,26 @@ impl Endpoint {
         }
     }
 
+    /// Where whatever answers can be asked what it is; `node` names the node of a cluster.
+    pub(super) fn door(&self, node: Option<&Peer>) -> Option<Door> {
+        match (node, &self.place.kind) {
+            (Some(peer), _) | (None, Kind::Server(peer)) => Some(Door::Tcp(peer.clone())),
+            (None, Kind::Unix(path)) => Some(Door::Unix(path.clone())),
+            (None, Kind::Sentinel { sentinels: peers, .. } | Kind::Cluster(peers)) => {
+                peers.first().cloned().map(Door::Tcp)
+            }
+        }
+    }
+
+    /// Whether connections are encrypted, and who we are there.
+    pub(super) fn manner(&self) -> (bool, &Login) {
+        let to_sentinels = match &self.place.kind {
+            Kind::Sentinel { login, .. } => Some(login),
+            Kind::Server(_) | Kind::Unix(_) | Kind::Cluster(_) => None,
+        };
+        (self.place.tls, to_sentinels.unwrap_or(&self.place.login))
+    }
+
     /// Settings for one attempt to connect to any server: where there is a cluster, one of the nodes that are known from
     /// the start, at random.
     ///
@@ -107,7 +129,8 @@ impl Endpoint {
         let Login { user, password } = &self.place.login;
         let password = match &self.access.password_file {
             Some(file) => Some(secret(file)?),
-            None => password.clone(),
+            // A user without one has an empty password, and is not the default user.
+            None => password.clone().or_else(|| user.as_ref().map(|_| String::new())),
         };
         let tls = if self.place.tls { Some(tls::config(&self.access)?.into()) } else { None };
         Ok(Config {
@@ -144,9 +167,10 @@ fn sentinel(sentinels: &[Peer], service: &str, login: &Login) -> ServerConfig {
 /// The password in a file, without the line's end that editors leave.
 fn secret(file: &Path) -> Result<String, Error> {
     let shown = file.display();
-    let text = std::fs::read_to_string(file)
-        .map_err(|error| Error::setting(format!("redis.password_file {shown} cannot be read: {error}")))?;
-    match text.trim_end_matches(['\r', '\n']) {
+    let unusable =
+        |reason: &str| Error::setting(format!("redis.password_file {shown} cannot be read: {reason}"));
+    let bytes = std::fs::read(file).map_err(|error| unusable(&error.to_string()))?;
+    match text::of_bytes(bytes).map_err(unusable)?.trim_end_matches(['\r', '\n']) {
         "" => Err(Error::setting(format!("redis.password_file {shown} is empty"))),
         password => Ok(password.to_owned()),
     }
@@ -223,8 +247,16 @@ mod tests {
         assert!(told.contains("redis.password_file") && told.contains("is empty"), "{told}");
         writeln!(file, "one two ").unwrap();
         assert_eq!(endpoint.config(None).unwrap().password.as_deref(), Some("one two "));
-        std::fs::write(file.path(), "three").unwrap();
-        assert_eq!(endpoint.config(None).unwrap().password.as_deref(), Some("three"));
+        for written in [b"three".as_slice(), b"three\r\n", b"\xef\xbb\xbfthree\n"] {
+            std::fs::write(file.path(), written).unwrap();
+            assert_eq!(endpoint.config(None).unwrap().password.as_deref(), Some("three"));
+        }
+        for (written, reason) in [(b"\xff\xfeh\0".as_slice(), "UTF-16"), (b"hunter22\xff", "not UTF-8")] {
+            std::fs::write(file.path(), written).unwrap();
+            let told = endpoint.config(None).unwrap_err().to_string();
+            assert!(told.contains(reason) && told.contains("redis.password_file"), "{told}");
+            assert!(!told.contains("hunter"), "{told}");
+        }
         file.close().unwrap();
         assert!(endpoint.config(None).unwrap_err().to_string().contains("No such file"));
     }

@@ -167,6 +167,21 @@ impl Error {
         matches!(self, Self::Setting { .. } | Self::Refused { refusal: Refusal::Permission, .. })
     }
 
+    /// Whether its words do not tell what is wrong: what answers there may be no Redis at all.
+    pub(super) fn is_unclear(&self) -> bool {
+        match self {
+            Self::Timeout | Self::Lost { .. } | Self::Protocol { .. } => true,
+            // Those of the operating system and of TLS tell.
+            Self::Unavailable { reason } => {
+                let reason = reason.to_ascii_lowercase();
+                ["closed", "reset", "broken pipe", "no answer", "eof"]
+                    .iter()
+                    .any(|word| reason.contains(word))
+            }
+            _ => false,
+        }
+    }
+
     /// Whether the server does not know or not allow this command at all.
     pub(super) fn unsupported(&self) -> bool {
         let Self::Refused { refusal, reason } = self else { return false };

@@ -81,6 +81,11 @@ pub fn idempotency(prefix: &str, digest: &str) -> String {
     join(&[prefix, "i", digest])
 }
 
+/// A name under which the record of such a request is found; all names of one key lie in one slot of a cluster.
+pub fn idempotency_name(prefix: &str, key_digest: &str, digest: &str) -> String {
+    join(&[prefix, "io", &format!("{{{key_digest}}}"), digest])
+}
+
 /// Which of a worker's calls were executed: one bit a call, 4,096 calls a key; `life` is the worker's own, never
 /// another's.
 pub fn once(prefix: &str, life: &str, block: u64) -> String {

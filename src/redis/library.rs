@@ -53,9 +53,10 @@ pub const ALL: &[Library] = &[
     library!("0012", "regatta_fleet_v2", true),
     library!("0013", "regatta_live_v2", true),
     library!("0014", "regatta_task_v2", false),
-    library!("0015", "regatta_live_v3", true),
-    library!("0016", "regatta_task_v3", true),
-    library!("0017", "regatta_cluster_v2", true),
+    library!("0015", "regatta_once_v1", true),
+    library!("0016", "regatta_live_v3", true),
+    library!("0017", "regatta_task_v3", true),
+    library!("0018", "regatta_cluster_v2", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -97,6 +98,7 @@ pub(super) enum Entry {
     Take,
     Give,
     See,
+    OnceFind,
     Claim,
     Renew,
     Keep,
@@ -140,6 +142,7 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Take, "regatta_counter_v1", "regatta_counter_v1_take"),
     (Entry::Give, "regatta_counter_v1", "regatta_counter_v1_give"),
     (Entry::See, "regatta_counter_v1", "regatta_counter_v1_see"),
+    (Entry::OnceFind, "regatta_once_v1", "regatta_once_v1_find"),
     (Entry::Claim, "regatta_counter_v2", "regatta_counter_v2_claim"),
     (Entry::Renew, "regatta_counter_v1", "regatta_counter_v1_renew"),
     (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
@@ -211,6 +214,7 @@ impl Entry {
             self,
             Self::Flush
                 | Self::See
+                | Self::OnceFind
                 | Self::Claim
                 | Self::Renew
                 | Self::Keep

@@ -33,6 +33,7 @@ use crate::redis::cluster;
 use crate::redis::endpoint;
 use crate::redis::error::Error;
 use crate::redis::error::Refusal;
+use crate::redis::greeting;
 use crate::redis::library::Form;
 use crate::redis::line;
 use crate::redis::line::Line;
@@ -122,7 +123,10 @@ impl Link {
     /// # Errors
     /// Why it could not, e.g. refused or wrong password.
     pub(super) async fn open(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {
-        Self::attempt(inner, node).await.map_err(|error| inner.endpoint.explained(error))
+        match Self::attempt(inner, node).await {
+            Ok(link) => Ok(link),
+            Err(error) => Err(explained(inner, node, inner.endpoint.explained(error)).await),
+        }
     }
 
     async fn attempt(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {
@@ -322,7 +326,21 @@ async fn live(inner: &Arc<Inner>, mut ready: Ready) -> (Instant, Error) {
 }
 
 async fn establish(inner: &Inner) -> Result<Ready, Error> {
-    Link::open(inner, None).await?.prepare(inner).await
+    match Link::open(inner, None).await?.prepare(inner).await {
+        Ok(ready) => Ok(ready),
+        Err(error) => Err(explained(inner, None, error).await),
+    }
+}
+
+/// What a failed attempt means, found out by asking what answers there. Only where no attempt ever succeeded: what was
+/// Redis once is Redis, and a Redis in trouble is not to be asked more than need be.
+async fn explained(inner: &Inner, node: Option<&Peer>, error: Error) -> Error {
+    if !error.is_unclear() || inner.connections.load(Relaxed) > 0 {
+        return error;
+    }
+    let (tls, login) = inner.endpoint.manner();
+    let Some(door) = inner.endpoint.door(node) else { return error };
+    greeting::diagnose(&door, tls, login).await.map_or(error, Error::unavailable)
 }
 
 /// Whether a server that said this no longer takes what it took: a new connection may find the new primary.

@@ -1,6 +1,6 @@
 //! Broadcasts as Redis has them: a stream a topic, the news that wakes workers up, and who subscribes where.
 //!
-//! Plain data and its wire form, described at the head of `migrations/0015_regatta_live_v3.lua` (who is here:
+//! Plain data and its wire form, described at the head of `migrations/0016_regatta_live_v3.lua` (who is here:
 //! `0013_regatta_live_v2.lua`). What only reads is plain commands, so that it goes on while the server takes no writes.
 
 use std::time::Duration;

@@ -16,6 +16,7 @@ mod error;
 pub mod figures;
 pub mod fleet;
 mod form;
+mod greeting;
 mod guard;
 mod inspect;
 pub mod keys;
@@ -320,7 +321,7 @@ impl Redis {
     /// Calls a function; if the server does not have our code, loads it and calls once more.
     async fn run(&self, entry: Entry, encode: impl Fn(Value) -> Vec<Value>) -> Result<Value, Error> {
         let kind = match entry {
-            Entry::Take | Entry::Give | Entry::See | Entry::Claim => Kind::Begin,
+            Entry::Take | Entry::Give | Entry::See | Entry::OnceFind | Entry::Claim => Kind::Begin,
             Entry::ReadBatched | Entry::TaskOverdue | Entry::TaskSurvey => Kind::Read,
             // A full server takes these, and repeated they do the same.
             Entry::TaskRenew | Entry::TaskEnd | Entry::TaskCancel | Entry::TaskExpire => Kind::Delete,

@@ -13,8 +13,6 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use fred::types::Value;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
 use tokio::time::Instant;
 
 use crate::redis::Inner;
@@ -27,6 +25,8 @@ use crate::redis::keys;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
 use crate::redis::library::Form;
+use crate::sys::proc;
+use crate::sys::random;
 
 /// Calls in one key of the ledger: 512 bytes.
 const BLOCK: u64 = 4096;
@@ -64,7 +64,7 @@ pub(super) struct Numbers {
 
 impl Numbers {
     pub(super) fn new() -> Self {
-        let life = OsRng.try_next_u64().unwrap_or_else(|_| rand::random());
+        let life = random::number().unwrap_or_else(|_| u64::from(proc::pid().as_raw().unsigned_abs()));
         Self { life: format!("{life:016x}"), next: AtomicU64::new(0), armed: Mutex::new(None) }
     }
 

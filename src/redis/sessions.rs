@@ -20,6 +20,9 @@ pub const ENDED: char = 's';
 /// News that all sessions of a user have ended, by his tag.
 pub const ENDED_ALL: char = 'u';
 
+/// The field that holds the first hashed id of a session that was given another one since.
+const LINEAGE: &str = "_l";
+
 /// A session that gets another id, or is made.
 #[derive(Debug, Clone, Copy)]
 pub struct Move<'a> {
@@ -45,6 +48,8 @@ pub struct Move<'a> {
     pub max_fields: u64,
     /// Most bytes of names and values afterwards.
     pub max_bytes: u64,
+    /// The first hashed id of the session, which it keeps whatever ids follow.
+    pub lineage: Option<&'a str>,
     /// Fields to set.
     pub set: &'a [(String, Bytes)],
     /// Fields to remove.
@@ -355,9 +360,13 @@ impl Move<'_> {
         ];
         let mut args: Vec<Value> = words.into_iter().map(Value::from).collect();
         args.push(Value::Bytes(self.details.cloned().unwrap_or_default()));
-        let bounds = [self.idle_ms, self.absolute_ms, self.grace_ms, self.max_fields, self.max_bytes];
-        args.extend(bounds.map(number));
-        args.push(number(self.set.len() as u64));
+        // The function counts whatever is set as the application's: the lineage, which is ours, takes no room of theirs.
+        let lineage = self.lineage.map(|first| [LINEAGE, first]);
+        let (fields, bytes) = lineage.map_or((0, 0), |[name, first]| (1, name.len() + first.len()));
+        let bounds = [self.max_fields + fields, self.max_bytes + bytes as u64];
+        args.extend([self.idle_ms, self.absolute_ms, self.grace_ms].into_iter().chain(bounds).map(number));
+        args.push(number(self.set.len() as u64 + fields));
+        args.extend(lineage.into_iter().flatten().map(Value::from));
         args.extend(pairs(self.set));
         args.push(number(self.remove.len() as u64));
         args.extend(self.remove.iter().map(|name| Value::from(stored_field(name))));

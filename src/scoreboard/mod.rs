@@ -26,13 +26,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use cell::Cell;
 use journals::JOURNALS_WORDS;
-use rand::TryRngCore;
-use rand::rngs::OsRng;
 pub use reason::Reason;
 use row::ROW_WORDS;
 use row::Row;
 use snapshot::Snapshot;
 
+use crate::sys::random;
 use crate::sys::shm::Words;
 
 /// Layout of the words; a process that knows another one must not touch them.
@@ -76,7 +75,7 @@ impl Scoreboard {
         words[HEAD_PID].store(u64::from(pid), Relaxed);
         words[HEAD_STARTED_MS].store(started_ms, Relaxed);
         words[HEAD_GENERATION].store(1, Relaxed);
-        words[HEAD_FLEET].store(OsRng.try_next_u64().map_err(io::Error::other)?, Relaxed);
+        words[HEAD_FLEET].store(random::number()?, Relaxed);
         Ok(Self { words, capacity })
     }
 

@@ -178,6 +178,7 @@ impl<S: Source> RequestStore<S> {
             return Err(Error::TooLarge);
         }
         let stored = details.as_ref().map(|details| self.write_details(&new, details)).transpose()?;
+        let lineage = known.map(|known| known.lineage.clone().unwrap_or_else(|| known.digest.clone()));
         let request = Move {
             prefix: &setup.prefix,
             new: &new,
@@ -194,13 +195,14 @@ impl<S: Source> RequestStore<S> {
             grace_ms: millis(GRACE),
             max_fields: FIELDS_MAX,
             max_bytes: BYTES_MAX as u64,
+            lineage: lineage.as_deref(),
             set: &delta.wire(),
             remove: &delta.remove,
             expect: &expect,
         };
         let moved = self.redis.move_session(&request).await?;
         let created_ms = known.map_or(0, |known| known.created_ms);
-        Ok((moved, Known { id, digest: new, user, details, created_ms, fields: after }))
+        Ok((moved, Known { id, digest: new, user, details, created_ms, lineage, fields: after }))
     }
 
     /// Ends a session of this request; one that is not there is ended already.

@@ -11,6 +11,7 @@ pub mod cookie;
 mod error;
 mod fields;
 pub mod last_known;
+mod seal;
 pub mod store;
 mod tower;
 pub mod user;

@@ -93,6 +93,8 @@ pub(super) struct Known {
     pub(super) user: Option<String>,
     pub(super) details: Option<Details>,
     pub(super) created_ms: u64,
+    /// Its first hashed id, if it was given another one since.
+    pub(super) lineage: Option<String>,
     pub(super) fields: Fields,
 }
 
@@ -164,12 +166,13 @@ impl<S: Source> RequestStore<S> {
             _ => return Err(Error::Gone),
         };
         let digest = digest(id);
-        let Own { user, details, .. } = own.map(|own| *own).unwrap_or_default();
+        let Own { user, details, lineage, .. } = own.map(|own| *own).unwrap_or_default();
         let known = Known {
             id,
             user,
             details: details.and_then(|stored| self.read_details(&digest, stored)),
             created_ms,
+            lineage,
             fields: fields::open(self.setup.cipher.as_ref(), &digest, stored),
             digest,
         };

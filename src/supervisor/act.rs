@@ -22,6 +22,7 @@ use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Stage;
 use crate::supervisor::spawn;
 use crate::sys::proc::Pid;
+use crate::sys::random;
 use crate::sys::signal;
 use crate::sys::signal::Signal;
 use crate::sys::time;
@@ -148,7 +149,7 @@ impl Supervisor<'_> {
                 self.write_down_workers();
             }
             Err(error) => {
-                let delay = slot.backoff.after(Death::BeforeReady, rand::random());
+                let delay = slot.backoff.after(Death::BeforeReady, random::jitter());
                 slot.rest_until = Some(now + delay);
                 cell.vacate();
                 self.last_failure = format!("cannot fork: {error}");

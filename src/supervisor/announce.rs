@@ -23,10 +23,10 @@ impl Supervisor<'_> {
             return;
         }
         self.announced = true;
-        let public: Vec<_> = self.addresses.public.iter().map(ToString::to_string).collect();
+        let list = |all: &[SocketAddr]| all.iter().map(ToString::to_string).collect::<Vec<_>>().join(",");
         let url = self.addresses.public.first().copied().map(shown).unwrap_or_default();
-        let (listen, admin) = (public.join(","), self.addresses.admin);
-        tracing::info!(listen, %admin, workers = serving, "serving on {url}");
+        let (listen, admin) = (list(&self.addresses.public), list(&self.addresses.admin));
+        tracing::info!(listen, admin, workers = serving, "serving on {url}");
         let sentence = match self.slots.len() {
             slots if slots == serving => format!("{serving} workers serve on {url}"),
             slots => format!("{serving} of {slots} workers serve on {url}, the others are tried again"),

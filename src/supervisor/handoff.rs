@@ -155,8 +155,40 @@ pub struct Descriptors {
 pub struct Sockets {
     /// One per public address.
     pub public: Vec<Socket>,
-    /// The operators' one.
-    pub admin: Socket,
+    /// One per address of the operators; a single one is written as itself, as programs read it that know no list.
+    #[serde(with = "one_or_more")]
+    pub admin: Vec<Socket>,
+}
+
+/// One value, or a list of several.
+mod one_or_more {
+    use serde::Deserialize;
+    use serde::Deserializer;
+    use serde::Serialize;
+    use serde::Serializer;
+
+    use super::Socket;
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Given {
+        One(Socket),
+        More(Vec<Socket>),
+    }
+
+    pub(super) fn serialize<S: Serializer>(sockets: &[Socket], serializer: S) -> Result<S::Ok, S::Error> {
+        match sockets {
+            [one] => one.serialize(serializer),
+            more => more.serialize(serializer),
+        }
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Socket>, D::Error> {
+        Ok(match Given::deserialize(deserializer)? {
+            Given::One(one) => vec![one],
+            Given::More(more) => more,
+        })
+    }
 }
 
 /// A listener: its number and whose it is.
@@ -259,8 +291,7 @@ impl Handoff {
     pub fn kept(&self) -> Vec<RawFd> {
         let Descriptors { scoreboard, lock, lifeline, held } = self.descriptors;
         let sockets = self.sockets.iter().flatten();
-        let sockets =
-            sockets.flat_map(|slot| slot.public.iter().chain([&slot.admin]).map(|socket| socket.fd));
+        let sockets = sockets.flat_map(|slot| slot.public.iter().chain(&slot.admin).map(|socket| socket.fd));
         let reports = self.reports.values().filter_map(|said| said.pipe);
         let redis = self.redis.iter().map(|redis| redis.lock);
         [scoreboard, lock, lifeline, held].into_iter().chain(sockets).chain(reports).chain(redis).collect()
@@ -312,7 +343,7 @@ mod tests {
             layout: scoreboard::LAYOUT,
             descriptors: Descriptors { scoreboard: 3, lock: 4, lifeline: 5, held: 6 },
             slots: vec![slot],
-            sockets: vec![Some(Sockets { public: vec![socket(7)], admin: socket(8) }), None],
+            sockets: vec![Some(Sockets { public: vec![socket(7)], admin: vec![socket(8)] }), None],
             reports: BTreeMap::from([(101, Said { pipe: Some(9), text: "rea".into() })]),
             redis: Some(Redis {
                 program: "/usr/bin/redis-server".into(),
@@ -357,6 +388,18 @@ mod tests {
         assert_eq!(read, state);
         assert!(read.check().is_ok() || fork::threads().unwrap() > 1);
         assert_eq!(read.kept(), [3, 4, 5, 6, 7, 8, 9, 10]);
+    }
+
+    #[test]
+    fn a_single_admin_socket_is_written_as_programs_read_it_that_know_no_list() {
+        let mut state = state();
+        let json = |state: &Handoff| serde_json::to_value(&state.sockets).unwrap();
+        assert_eq!(json(&state)[0]["admin"]["fd"], 8);
+        if let Some(Some(sockets)) = state.sockets.first_mut() {
+            sockets.admin.push(socket(9));
+        }
+        assert_eq!(json(&state)[0]["admin"][1]["fd"], 9);
+        assert_eq!(Handoff::read(&state.write().unwrap()).unwrap(), state);
     }
 
     #[test]

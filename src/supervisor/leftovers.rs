@@ -34,7 +34,7 @@ impl Leftovers {
     pub fn find(folder: &Path) -> Self {
         let text = fs::read_to_string(folder.join(FILE)).unwrap_or_default();
         let boot = identity::boot_id().unwrap_or_default();
-        let workers: Vec<_> = parse(&text, &boot).filter_map(ProcessIdentity::open).collect();
+        let workers: Vec<_> = parse(&text, &boot).filter_map(hold).collect();
         for worker in &workers {
             let pid = worker.pid().as_raw();
             tracing::warn!(
@@ -80,6 +80,19 @@ impl Leftovers {
         }
         None
     }
+}
+
+/// Gets hold of a process that still runs.
+fn hold(worker: ProcessIdentity) -> Option<ProcessHandle> {
+    let held = worker.open();
+    if held.is_none() && ProcessIdentity::of(worker.pid) == Some(worker) {
+        let pid = worker.pid.as_raw();
+        tracing::warn!(
+            pid,
+            "a worker of the fleet before this one still runs and cannot be held (pidfd_open): it ends by itself"
+        );
+    }
+    held
 }
 
 fn tell(worker: &ProcessHandle, signal: Signal) {

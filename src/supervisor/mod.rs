@@ -84,9 +84,9 @@ use crate::scoreboard::Reason;
 use crate::scoreboard::Scoreboard;
 use crate::sys::fd;
 use crate::sys::fd::Interest;
-use crate::sys::proc;
 use crate::sys::proc::Pid;
 use crate::sys::signal::Signals;
+use crate::sys::start::has_terminal;
 use crate::sys::time;
 
 /// Time that rates are measured in.
@@ -189,6 +189,8 @@ pub struct Supervisor<'a> {
     /// And how they are chosen among those.
     steered_by: Steering,
     signals: Signals,
+    /// Whether this process began on a terminal, which may be closed under it.
+    had_terminal: bool,
     /// Read end, inherited by every worker.
     lifeline: OwnedFd,
     /// Write end; it closes when this process ends, whichever way, and that is what it is for.
@@ -212,7 +214,7 @@ impl<'a> Supervisor<'a> {
     /// When the kernel refuses the life-line.
     pub fn new(start: Start<'a>, scoreboard: &'a Scoreboard, host: &'a mut dyn Host) -> io::Result<Self> {
         let (lifeline, held) = fd::pipe()?;
-        proc::adopt_orphans()?;
+        signals::adopt_orphans();
         let wanted = start.listeners.len();
         scoreboard.set_slots(wanted);
         let generation = scoreboard.generation();
@@ -254,6 +256,7 @@ impl<'a> Supervisor<'a> {
             steered: vec![true; wanted],
             steered_by: start.settings.steering,
             signals: start.signals,
+            had_terminal: has_terminal(),
             stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
             service: service::manager(&*host),
             host,

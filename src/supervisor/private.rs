@@ -11,6 +11,7 @@ use crate::supervisor::redis_server::RedisServer;
 use crate::sys::proc;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
+use crate::sys::random;
 use crate::sys::signal::Signal;
 use crate::sys::time;
 
@@ -58,7 +59,7 @@ impl Supervisor<'_> {
                 self.note(happened("redis_started", format!("the private Redis is started, pid {pid}")));
             }
             Err(error) => {
-                let delay = private.backoff.after(Death::BeforeReady, rand::random());
+                let delay = private.backoff.after(Death::BeforeReady, random::jitter());
                 private.restart_at = private.started + delay;
                 tracing::error!(%error, "cannot start the private Redis");
             }
@@ -93,8 +94,12 @@ impl Supervisor<'_> {
         let Some(private) = &mut self.private else { return };
         private.pid = None;
         let delay =
-            private.backoff.after(Death::AfterServing(now.saturating_sub(private.started)), rand::random());
+            private.backoff.after(Death::AfterServing(now.saturating_sub(private.started)), random::jitter());
         private.restart_at = now + delay;
+        if exit == Exit::Signal(Signal::SIGKILL) {
+            // Whatever the kernel counted for it says nothing about a worker.
+            self.senses.memory_killed();
+        }
         let (pid, log) = (pid.as_raw(), private.server.log());
         tracing::error!(pid, cause = %exit, log = %log.display(), "private Redis died: {exit}");
         self.note(happened("redis_died", format!("the private Redis, pid {pid}, died: {exit}")));
@@ -117,7 +122,7 @@ impl Supervisor<'_> {
         let hurried = self.target == Target::StopNow;
         let until = time::monotonic() + patience;
         while time::monotonic() < until {
-            match proc::reap() {
+            match proc::reap_next() {
                 Ok(Some((ended, exit))) if ended == pid => {
                     tracing::info!(pid = pid.as_raw(), cause = %exit, "private Redis stopped");
                     return true;

@@ -22,6 +22,7 @@ use crate::sys::backtrace;
 use crate::sys::proc;
 use crate::sys::proc::Exit;
 use crate::sys::proc::Pid;
+use crate::sys::random;
 use crate::sys::signal::Signal;
 use crate::sys::time;
 use crate::telemetry;
@@ -116,7 +117,7 @@ impl End {
             (Stage::Ready { .. }, Exit::Code(0)) => Reason::Operator,
             (_, Exit::Code(_)) => Reason::ExitCode,
             (_, Exit::Signal(_)) if self.out_of_memory => Reason::OutOfMemory,
-            (_, Exit::Signal(_)) => Reason::Signal,
+            (_, Exit::Signal(_) | Exit::Numbered(_)) => Reason::Signal,
         }
     }
 
@@ -134,7 +135,10 @@ impl End {
 impl Supervisor<'_> {
     /// Takes every child that has ended: workers, the private Redis, and the orphans of a PID 1.
     pub(super) fn reap(&mut self) -> io::Result<()> {
-        while let Some((pid, exit)) = proc::reap()? {
+        while let Some(pid) = proc::ended()? {
+            // Before its number is free: what it left behind has its group's.
+            self.end_trial_group(pid);
+            let Some(exit) = proc::reap(pid)? else { return Ok(()) };
             let now = time::monotonic();
             let seat = self.slots.iter_mut().position(|slot| slot.worker(pid).is_some());
             if let Some(slot) = seat {
@@ -210,7 +214,7 @@ impl Supervisor<'_> {
         }
         let slot = &mut self.slots[index];
         // A generation that is taken back says nothing about the slot.
-        let delay = if condemned { Duration::ZERO } else { slot.backoff.after(death, rand::random()) };
+        let delay = if condemned { Duration::ZERO } else { slot.backoff.after(death, random::jitter()) };
         slot.rest_until = (!delay.is_zero()).then_some(now + delay);
         let delay_ms = u64::try_from(delay.as_millis()).unwrap_or(u64::MAX);
         match self.target {

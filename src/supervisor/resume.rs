@@ -39,6 +39,7 @@ use crate::supervisor::rollout::Kind;
 use crate::supervisor::rollout::Rollout;
 use crate::supervisor::senses::Senses;
 use crate::supervisor::service;
+use crate::supervisor::signals;
 use crate::supervisor::stats::Stats;
 use crate::supervisor::ticket::Ticket;
 use crate::supervisor::ticket::Way;
@@ -46,9 +47,9 @@ use crate::supervisor::upgrade::Old;
 use crate::supervisor::upgrade::Program;
 use crate::supervisor::upgrade::Upgrade;
 use crate::sys::exec;
-use crate::sys::proc;
 use crate::sys::proc::Pid;
 use crate::sys::signal::Signals;
+use crate::sys::start::has_terminal;
 use crate::sys::time;
 
 /// Copies of what the program before has left open; the originals stay until [`settle`].
@@ -71,8 +72,8 @@ impl Taken {
             Ok(Listener { socket: exec::copy(given.fd)?.into(), owner: given.owner })
         };
         let slot = |numbers: &Sockets| -> io::Result<SlotListeners> {
-            let public = numbers.public.iter().map(listener).collect::<Result<_, _>>()?;
-            Ok(SlotListeners { public, admin: listener(&numbers.admin)? })
+            let all = |given: &[Socket]| given.iter().map(listener).collect::<Result<_, _>>();
+            Ok(SlotListeners { public: all(&numbers.public)?, admin: all(&numbers.admin)? })
         };
         let sockets = state.sockets.iter().map(|slot_sockets| slot_sockets.as_ref().map(slot).transpose());
         let report = |(pid, said): (&i32, &Said)| -> io::Result<(Pid, Report)> {
@@ -161,7 +162,7 @@ impl<'a> Supervisor<'a> {
         let socket = |listener: &Listener| Socket { fd: listener.as_raw_fd(), owner: listener.owner };
         let sockets = |slot: &SlotListeners| Sockets {
             public: slot.public.iter().map(socket).collect(),
-            admin: socket(&slot.admin),
+            admin: slot.admin.iter().map(socket).collect(),
         };
         let said = |(pid, report): (&Pid, &Report)| {
             let pipe = report.pipe.as_ref().map(|pipe| pipe.as_raw_fd());
@@ -219,7 +220,7 @@ impl<'a> Supervisor<'a> {
         scoreboard: &'a Scoreboard,
         host: &'a mut dyn Host,
     ) -> io::Result<Self> {
-        proc::adopt_orphans()?;
+        signals::adopt_orphans();
         let Taken { lifeline, held, sockets, reports, redis } = with.taken;
         let first = sockets.iter().flatten().next();
         let addresses = Addresses::of(first.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?)?;
@@ -265,6 +266,7 @@ impl<'a> Supervisor<'a> {
             senses: Senses::new(),
             stats: Stats::new(with.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
             signals: with.signals,
+            had_terminal: has_terminal(),
             service: service::manager(&*host),
             host,
             lifeline,

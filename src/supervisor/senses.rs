@@ -84,7 +84,7 @@ pub(super) struct Senses {
     pressure: Pressure,
     /// Since when some worker has been silent, and how long tasks had waited for a CPU by then.
     silence: Option<(Duration, Duration)>,
-    /// Processes the kernel had killed for memory when it was last asked.
+    /// Processes of this control group that the kernel has killed for memory, as far as each is accounted for.
     memory_kills: Option<u64>,
 }
 
@@ -155,10 +155,15 @@ impl Senses {
         self.autoscaler = None;
     }
 
-    /// Whether the kernel has killed a process for want of memory since it was asked before.
+    /// Whether the kernel has killed one more process of this control group for want of memory than was asked about:
+    /// one kill explains one death.
     pub(super) fn memory_killed(&mut self) -> bool {
-        let before = std::mem::replace(&mut self.memory_kills, self.pressure.memory_kills());
-        before.zip(self.memory_kills).is_some_and(|(before, now)| now > before)
+        let Some((known, killed)) = self.memory_kills.as_mut().zip(self.pressure.memory_kills()) else {
+            return false;
+        };
+        let more = killed > *known;
+        *known += u64::from(more);
+        more
     }
 }
 

@@ -5,15 +5,24 @@ use std::io;
 use crate::supervisor::Supervisor;
 use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
+use crate::sys::proc;
+use crate::sys::proc::Pid;
+use crate::sys::signal;
+use crate::sys::signal::Arrived;
 use crate::sys::signal::Signal;
 use crate::sys::signal::Signals;
+use crate::sys::start;
 
 /// The signals the supervisor takes, the verb each stands for, and what it does.
 pub const SIGNALS: &[(Signal, &str, &str)] = &[
     (Signal::SIGTERM, "stop", "drain every worker, then end"),
     (Signal::SIGINT, "stop", "the same; a second one stops at once"),
     (Signal::SIGQUIT, "stop now", "kill every worker, then end"),
-    (Signal::SIGHUP, "reload", "read the configuration anew and bring it into one slot after another"),
+    (
+        Signal::SIGHUP,
+        "reload",
+        "read the configuration anew and bring it into one slot after another; stop, when the terminal was closed",
+    ),
     (Signal::SIGUSR1, "reopen logs", "open the log's file again, in every process"),
     (
         Signal::SIGUSR2,
@@ -39,15 +48,60 @@ pub fn take_signals() -> io::Result<Signals> {
     Signals::take(&taken)
 }
 
+/// Has orphans of workers become children of this process, where the kernel knows how.
+pub(super) fn adopt_orphans() {
+    if let Err(error) = proc::adopt_orphans() {
+        tracing::warn!(%error, "orphans do not come to this process (PR_SET_CHILD_SUBREAPER): what workers leave behind is \
+            not reaped here, and they begin with copies of what libraries keep per thread: {error}");
+    }
+}
+
+/// What a hang-up stands for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum HangUp {
+    /// An operator's order.
+    Reload,
+    /// The terminal of a fleet in the foreground was closed: it ends as any program there does.
+    Stop,
+    /// The same, but the fleet was started so that it outlives its terminal (`nohup`).
+    Nothing,
+}
+
+impl HangUp {
+    /// `from_terminal`: the kernel sent it, or the shell of this session, whose terminal is gone.
+    fn meaning(from_terminal: bool, outlives_terminal: bool) -> Self {
+        match (from_terminal, outlives_terminal) {
+            (false, _) => Self::Reload,
+            (true, true) => Self::Nothing,
+            (true, false) => Self::Stop,
+        }
+    }
+}
+
 impl Supervisor<'_> {
+    /// The kernel tells the foreground of a terminal that was closed; an interactive shell tells the rest of its jobs.
+    fn hung_up(&mut self, sender: Option<Pid>) {
+        let from_terminal = match sender {
+            None => true,
+            Some(pid) => self.had_terminal && start::is_session_leader(pid) && !start::has_terminal(),
+        };
+        match HangUp::meaning(from_terminal, signal::outlives_terminal()) {
+            HangUp::Reload => self.want_reload(),
+            HangUp::Stop => self.aim(Target::Stop, "SIGHUP: the terminal was closed"),
+            HangUp::Nothing => {
+                tracing::info!("the terminal was closed: the fleet was told to outlive it (nohup)")
+            }
+        }
+    }
+
     /// Takes the signals that have come.
     pub(super) fn read_signals(&mut self) -> io::Result<()> {
-        while let Some(signal) = self.signals.next()? {
+        while let Some(Arrived { signal, sender }) = self.signals.next()? {
             match (signal, self.target) {
                 (Signal::SIGTERM | Signal::SIGINT, Target::Serve) => self.aim(Target::Stop, signal.as_str()),
                 (Signal::SIGINT, Target::Stop) => self.aim(Target::StopNow, signal.as_str()),
                 (Signal::SIGQUIT, Target::Serve | Target::Stop) => self.aim(Target::StopNow, signal.as_str()),
-                (Signal::SIGHUP, Target::Serve) => self.want_reload(),
+                (Signal::SIGHUP, Target::Serve) => self.hung_up(sender),
                 (Signal::SIGUSR2, Target::Serve) => self.upgrade_by_signal(),
                 (Signal::SIGTTIN, Target::Serve) => self.scale_by_signal(self.wanted + 1),
                 (Signal::SIGTTOU, Target::Serve) => self.scale_by_signal(self.wanted - 1),
@@ -82,5 +136,18 @@ impl Supervisor<'_> {
                 self.close_seat(slot);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_hang_up_stops_only_a_fleet_whose_terminal_was_closed() {
+        assert_eq!(HangUp::meaning(true, false), HangUp::Stop);
+        assert_eq!(HangUp::meaning(true, true), HangUp::Nothing);
+        assert_eq!(HangUp::meaning(false, false), HangUp::Reload);
+        assert_eq!(HangUp::meaning(false, true), HangUp::Reload);
     }
 }

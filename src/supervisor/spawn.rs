@@ -9,6 +9,7 @@ use crate::listener::SlotListeners;
 use crate::supervisor::Host;
 use crate::sys::fd;
 use crate::sys::fork;
+use crate::sys::open;
 use crate::sys::orphan;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
@@ -17,7 +18,8 @@ use crate::telemetry;
 /// Exit code of a worker that could not even take its seat.
 const SEATLESS: u8 = 71;
 
-/// What a new worker is given; everything else it inherited is closed.
+/// What a new worker is given. Everything else that the supervisor opened is closed; what the application had open
+/// before its fleet began stays.
 #[derive(Debug)]
 pub struct Seat {
     /// Index of its slot.
@@ -64,24 +66,23 @@ pub(super) fn spawn(given: &Given<'_>, host: &dyn Host) -> io::Result<(Pid, Owne
                 report,
                 lifeline: given.lifeline.try_clone()?,
             };
-            fd::close_all_but(&descriptors(&seat))?;
+            open::close_all_but(&descriptors(&seat))?;
             Ok(seat)
         };
         match seated() {
             Ok(seat) => host.work(seat),
-            Err(_) => SEATLESS,
+            Err(error) => {
+                tracing::error!(slot = given.slot, %error, "worker cannot take its seat: {error}");
+                SEATLESS
+            }
         }
     })?;
     Ok((pid, report_read))
 }
 
 fn descriptors(seat: &Seat) -> Vec<RawFd> {
-    let mut descriptors: Vec<_> = seat.listeners.public.iter().map(AsRawFd::as_raw_fd).collect();
-    descriptors.extend([
-        seat.listeners.admin.as_raw_fd(),
-        seat.report.as_raw_fd(),
-        seat.lifeline.as_raw_fd(),
-    ]);
+    let mut descriptors: Vec<_> = seat.listeners.all().map(AsRawFd::as_raw_fd).collect();
+    descriptors.extend([seat.report.as_raw_fd(), seat.lifeline.as_raw_fd()]);
     descriptors.extend(telemetry::descriptor());
     descriptors
 }

@@ -146,6 +146,11 @@ impl Trial {
         self.exit = Some(exit);
     }
 
+    /// Whether it was reaped.
+    pub(super) fn has_ended(&self) -> bool {
+        self.exit.is_some()
+    }
+
     /// What it prints on.
     pub(super) fn pipes(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         // One that is killed may have left a pipe full: it would wake the loop for nothing until it is reaped.

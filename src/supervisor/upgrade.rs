@@ -161,6 +161,13 @@ impl Supervisor<'_> {
         Trial::begin(path, &state, now)
     }
 
+    /// A child has ended and is not reaped yet: if it is the program that was asked, what it started ends with it.
+    pub(super) fn end_trial_group(&self, pid: Pid) {
+        if matches!(&self.upgrade, Upgrade::Proving(trial) if trial.pid == pid) {
+            kill_trial(pid);
+        }
+    }
+
     /// A child ended; true when it was the program that was asked.
     pub(super) fn trial_ended(&mut self, pid: Pid, exit: Exit) -> bool {
         match &mut self.upgrade {
@@ -262,7 +269,10 @@ impl Supervisor<'_> {
         match std::mem::take(&mut self.upgrade) {
             Upgrade::Idle => {}
             Upgrade::Proving(trial) => {
-                kill_trial(trial.pid);
+                // Once it is reaped its number may be another process's.
+                if !trial.has_ended() {
+                    kill_trial(trial.pid);
+                }
                 self.cancelled();
             }
             Upgrade::Waits { .. } | Upgrade::OnTrial(_) => self.cancelled(),

@@ -17,7 +17,7 @@ const SOURCE_V6: &[u32] = &[8, 12, 16, 20];
 pub enum Family {
     /// IPv4 only.
     V4,
-    /// IPv6 only.
+    /// IPv6, and IPv4 where the socket is a dual-stack one.
     V6,
 }
 
@@ -62,20 +62,21 @@ impl Program {
     /// # Errors
     /// When the table is empty or has too many different entries for a program.
     pub fn by_client(family: Family, table: &[u32]) -> io::Result<Self> {
-        let words = match family {
-            Family::V4 => SOURCE_V4,
-            Family::V6 => SOURCE_V6,
-        };
-        let mut code = Vec::new();
-        for (nth, word) in words.iter().enumerate() {
-            let network = u32::from_ne_bytes(libc::SKF_NET_OFF.to_ne_bytes());
-            let load = op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, network.wrapping_add(*word));
-            match nth {
-                0 => code.push(load),
-                _ => code.extend([op(MISC_TAX, 0), load, op(XOR_X, 0)]),
+        let (four, six) = (hash(SOURCE_V4), hash(SOURCE_V6));
+        let code = match family {
+            Family::V4 => four,
+            // To a dual-stack socket packets of either version come, and their addresses stand in other places.
+            Family::V6 => {
+                const VERSION_SHIFT: u32 = 4;
+                let over = |code: &[libc::sock_filter]| u8::try_from(code.len()).map_err(io::Error::other);
+                let after = u32::try_from(six.len()).map_err(io::Error::other)?;
+                let version = op(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, network(0));
+                let shift = op(libc::BPF_ALU | libc::BPF_RSH | libc::BPF_K, VERSION_SHIFT);
+                let is_four = branch(libc::BPF_JEQ, 4, 0, over(&four)?.saturating_add(1));
+                let done = op(libc::BPF_JMP | libc::BPF_JA, after);
+                [version, shift, is_four].into_iter().chain(four).chain([done]).chain(six).collect()
             }
-            code.extend(mix());
-        }
+        };
         Self::choosing(code, table)
     }
 
@@ -100,6 +101,25 @@ impl Program {
         // The kernel only reads it; the type says otherwise.
         Ok(attach(&libc::sock_fprog { len, filter: self.code.as_ptr().cast_mut() }))
     }
+}
+
+/// An offset from the start of the network header.
+fn network(offset: u32) -> u32 {
+    u32::from_ne_bytes(libc::SKF_NET_OFF.to_ne_bytes()).wrapping_add(offset)
+}
+
+/// Hashes these words of the network header into the accumulator.
+fn hash(words: &[u32]) -> Vec<libc::sock_filter> {
+    let mut code = Vec::new();
+    for (nth, word) in words.iter().enumerate() {
+        let load = op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, network(*word));
+        match nth {
+            0 => code.push(load),
+            _ => code.extend([op(MISC_TAX, 0), load, op(XOR_X, 0)]),
+        }
+        code.extend(mix());
+    }
+    code
 }
 
 const MISC_TAX: u32 = libc::BPF_MISC | libc::BPF_TAX;

@@ -30,28 +30,32 @@ use nix::fcntl::OFlag;
 use nix::fcntl::SealFlag;
 use nix::fcntl::fcntl;
 use nix::sys::memfd::MFdFlags;
-use nix::sys::signal::SigSet;
-use nix::sys::signal::SigmaskHow;
 use nix::sys::signal::Signal;
 
 use crate::sys::fd;
+use crate::sys::named;
+use crate::sys::open;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
+use crate::sys::signal;
 
 /// Largest blob that is read back, bytes.
 const BLOB_MAX: u64 = 64 << 20;
 
-/// Bytes in memory that nobody can change any more, to be handed to another program; `memfd_create(2)`.
+/// Bytes in memory that nobody can change any more where the kernel has seals, to be handed to another program;
+/// `memfd_create(2)`.
 ///
 /// # Errors
 /// When the kernel refuses the memory.
 pub fn blob(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
-    let memory = nix::sys::memfd::memfd_create(name, MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
-    let mut file = File::from(memory);
+    let create = |flags| nix::sys::memfd::memfd_create(name, MFdFlags::MFD_CLOEXEC | flags);
+    let memory = create(MFdFlags::MFD_ALLOW_SEALING).or_else(|_| create(MFdFlags::empty()));
+    let mut file = File::from(memory.map_err(|error| named("memfd_create", error.into()))?);
     file.write_all(bytes)?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;
-    fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
+    // Seals catch mistakes of the reader's; where the kernel has none, nothing else depends on them.
+    let _ = fcntl(&file, FcntlArg::F_ADD_SEALS(seals));
     Ok(file.into())
 }
 
@@ -92,6 +96,7 @@ pub fn keep(fd: RawFd, kept: bool) -> io::Result<()> {
 pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
     handed_over(fd)?;
     keep(fd, false)?;
+    open::take_over(fd);
     // SAFETY: it came through the exec, so nothing in this program owns it, and the mark just set lets nobody take it
     // a second time.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
@@ -152,7 +157,14 @@ pub fn exec_fd(
     let run = || -> io::Result<std::convert::Infallible> {
         let (arguments, environment) = (c_strings(arguments)?, variables(environment)?);
         let flags = AtFlags::AT_EMPTY_PATH;
-        Ok(nix::unistd::execveat(program.as_fd(), c"", &arguments, &environment, flags)?)
+        match nix::unistd::execveat(program.as_fd(), c"", &arguments, &environment, flags) {
+            // A kernel or a filter without execveat(2).
+            Err(nix::Error::ENOSYS | nix::Error::EPERM) => {
+                let path = c_string(format!("/proc/self/fd/{}", program.as_fd().as_raw_fd()).as_ref())?;
+                Ok(nix::unistd::execve(&path, &arguments, &environment)?)
+            }
+            other => Ok(other?),
+        }
     };
     match run() {
         Ok(never) => match never {},
@@ -208,10 +220,10 @@ pub fn probe(
     command.stdin(Stdio::null()).stdout(blocking(stdout)?).stderr(blocking(stderr)?).process_group(0);
     let prepare = move || {
         keep(handed, true)?;
-        nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        signal::clean_for_exec()?;
         proc::die_with(supervisor, Signal::SIGKILL)
     };
-    // SAFETY: between fork and exec it makes four system calls and allocates nothing on success.
+    // SAFETY: between fork and exec it makes a few system calls and allocates nothing on success.
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn()?;
     let pid = i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)?;

@@ -1,4 +1,4 @@
-//! Descriptors: pipes, waiting on several, and closing what a child must not keep.
+//! Descriptors: pipes, waiting on several, and how many there may be.
 
 use std::fs::File;
 use std::fs::TryLockError;
@@ -7,7 +7,6 @@ use std::os::fd::AsFd;
 use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::OwnedFd;
-use std::os::fd::RawFd;
 use std::time::Duration;
 
 use nix::fcntl::OFlag;
@@ -165,25 +164,6 @@ pub fn raise_limit() -> io::Result<()> {
 /// When the kernel does not say.
 pub fn limit() -> io::Result<u64> {
     Ok(getrlimit(Resource::RLIMIT_NOFILE)?.0)
-}
-
-/// Closes every descriptor of this process but standard ones and those in `keep`.
-///
-/// Only for a child right after the fork: whatever owned a closed descriptor must never be used or dropped.
-///
-/// # Errors
-/// When `/proc/self/fd` cannot be read.
-pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
-    let mut open = Vec::new();
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        open.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
-    }
-    for fd in open.into_iter().filter(|fd| *fd > 2 && !keep.contains(fd)) {
-        // SAFETY: after the fork this copy of the owner is never used again, as the contract above demands. The
-        // descriptor of the listing itself is closed already; closing it again fails and does nothing.
-        unsafe { libc::close(fd) };
-    }
-    Ok(())
 }
 
 /// Reads what has come on a socket, without waiting and whatever a reactor believes of it; `MSG_DONTWAIT`, recv(2).

@@ -1,32 +1,81 @@
-//! Fork without exec, and the law that makes it safe.
+//! Fork without exec, the law that makes it safe, and a thread for the child that has no past.
 //!
 //! A forked child may use tokio only if its parent never did, and may use anything only if no other thread held
 //! a lock at that moment. So [`fork`] refuses to run in a process that has a second thread.
+//!
+//! What libraries keep per thread, a fork copies: generators of random numbers above all, of which two workers would
+//! draw the same numbers, whatever the library. So a process in between is forked, makes a thread, and it is that
+//! thread which forks the child: only the thread that forks lives on in it, and this one has used nothing before. Then
+//! the process in between ends, and the kernel makes the child that of the parent, which adopts orphans.
 
 use std::io;
+use std::io::Read;
+use std::io::Write;
+use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::panic::AssertUnwindSafe;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::Ordering::Acquire;
+use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::Release;
+use std::thread;
+use std::time::Duration;
 
+use nix::errno::Errno;
 use nix::unistd::ForkResult;
 use nix::unistd::Pid;
 
+use crate::sys::fd;
+use crate::sys::proc;
+use crate::sys::time;
+
 /// Exit code of a child that ended by a panic.
 pub const PANICKED: u8 = 101;
+
+/// Exit code of a child whose parent did not adopt it.
+const ABANDONED: u8 = 72;
+
+/// How long a birth may take. It takes a millisecond, on a machine that stands still a while longer.
+const BIRTH: Duration = Duration::from_secs(10);
+
+/// Time between two looks of a child whether it has its parent.
+const LOOK_AGAIN: Duration = Duration::from_micros(100);
+
+/// Stack of the child's thread: what the first thread of a process usually has. Untouched pages cost nothing.
+const STACK: usize = 8 << 20;
+
+/// Whether orphans become children of this process.
+static ADOPTS: AtomicBool = AtomicBool::new(false);
+
+/// Orphans become children of this process from now on.
+pub(super) fn adopts_orphans() {
+    ADOPTS.store(true, Relaxed);
+}
 
 /// Threads of this process, as `/proc/self/task` lists them; proc(5).
 ///
 /// # Errors
 /// When `/proc` cannot be read.
 pub fn threads() -> io::Result<usize> {
-    Ok(std::fs::read_dir("/proc/self/task")?.count())
+    let listed = std::fs::read_dir("/proc/self/task").map_err(|error| {
+        let text = format!(
+            "cannot read /proc/self/task ({error}): a fleet needs /proc mounted (mount -t proc proc /proc). It counts its \
+             threads there before it forks, and sees there what its workers do"
+        );
+        io::Error::new(error.kind(), text)
+    })?;
+    Ok(listed.count())
 }
 
 /// Makes a child that runs `child` and ends with the code it returns.
 ///
 /// The child never returns from this function and runs no destructor of what the caller owns: it shares the
-/// caller's descriptors, and closing them is the first thing its code should see to.
+/// caller's descriptors, and closing them is the first thing its code should see to. It has one thread, in which
+/// nothing that is kept per thread was used before; where this process may not adopt orphans, it has a copy of this
+/// thread instead, whose generator of random numbers is seeded anew.
 ///
 /// # Errors
-/// When a second thread runs in this process, or the kernel refuses the fork.
+/// When a second thread runs in this process, or the kernel refuses a fork or a thread.
 pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
     let threads = threads()?;
     if threads != 1 {
@@ -35,15 +84,121 @@ pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
         );
         return Err(io::Error::other(text));
     }
+    if !ADOPTS.load(Relaxed) && proc::pid().as_raw() != 1 {
+        return fork_directly(child);
+    }
+    let parent = proc::pid();
+    let (read, write) = fd::pipe()?;
     // SAFETY: this process has one thread, so no lock is held by anyone and the child may do what it likes.
     match unsafe { nix::unistd::fork() }? {
-        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Parent { child: between } => {
+            drop(write);
+            let born = born(read);
+            if born.is_err() {
+                // Without it there is no child, or one that is not adopted and ends by itself.
+                let _ = nix::sys::signal::kill(between, nix::sys::signal::Signal::SIGKILL);
+            }
+            // It ends as soon as it has spoken.
+            while nix::sys::wait::waitpid(between, None) == Err(Errno::EINTR) {}
+            born
+        }
         ForkResult::Child => {
-            let code = std::panic::catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANICKED);
-            // SAFETY: ends this process at once; exit handlers and destructors belong to the process that forked.
-            unsafe { libc::_exit(i32::from(code)) }
+            drop(read);
+            bear(child, parent, write)
         }
     }
+}
+
+/// A child with a copy of this thread.
+#[allow(clippy::disallowed_methods, reason = "the copy of this generator is what is seeded anew")]
+fn fork_directly(child: impl FnOnce() -> u8) -> io::Result<Pid> {
+    // SAFETY: as in `fork`, which has counted the threads.
+    match unsafe { nix::unistd::fork() }? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => end(move || match rand::rng().reseed() {
+            Ok(()) => child(),
+            Err(_) => PANICKED,
+        }),
+    }
+}
+
+/// Waits until the process in between has said which number the child has.
+fn born(read: OwnedFd) -> io::Result<Pid> {
+    let deadline = time::monotonic() + BIRTH;
+    let mut said = [0; 4];
+    while !fd::wait_readable(&[read.as_fd()], Some(deadline.saturating_sub(time::monotonic())))?[0] {
+        if time::monotonic() >= deadline {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+    }
+    std::fs::File::from(read).read_exact(&mut said)?;
+    match i32::from_ne_bytes(said) {
+        refused @ ..=0 => Err(io::Error::from_raw_os_error(-refused)),
+        pid => Ok(Pid::from_raw(pid)),
+    }
+}
+
+/// What a thread takes along although it is another thread's.
+struct Carried<T>(T);
+
+// SAFETY: whoever carries it across waits without touching it until the thread has ended.
+unsafe impl<T> Send for Carried<T> {}
+
+/// The life of the process in between: it has the child made, says its number and ends.
+fn bear(child: impl FnOnce() -> u8, parent: Pid, write: OwnedFd) -> ! {
+    let between = proc::pid();
+    let waits = AtomicBool::new(false);
+    let carried = Carried(child);
+    let work = || {
+        // The other thread may still be in the allocator.
+        while !waits.load(Acquire) {
+            thread::yield_now();
+        }
+        // As a whole, or only what is in it would be carried.
+        let Carried(child) = { carried };
+        // SAFETY: the only other thread of this process waits for this one and holds nothing.
+        match unsafe { nix::unistd::fork() } {
+            Ok(ForkResult::Parent { child }) => child.as_raw(),
+            Ok(ForkResult::Child) => {
+                end(move || if adopted_by(parent, between) { child() } else { ABANDONED })
+            }
+            Err(refused) => -(refused as i32),
+        }
+    };
+    let builder = thread::Builder::new().name(name()).stack_size(STACK);
+    // SAFETY: what it borrows outlives it, because it is joined below, and this function never returns.
+    let thread = unsafe { builder.spawn_unchecked(work) };
+    waits.store(true, Release);
+    let said = match thread.map(thread::JoinHandle::join) {
+        Ok(Ok(said)) => said,
+        Ok(Err(_)) => -libc::EIO,
+        Err(refused) => -refused.raw_os_error().unwrap_or(libc::EAGAIN),
+    };
+    let _ = std::fs::File::from(write).write_all(&said.to_ne_bytes());
+    // SAFETY: ends this process at once; exit handlers and destructors belong to the process that forked it.
+    unsafe { libc::_exit(0) }
+}
+
+/// The name that `ps` shows, which a thread that is given none or another one would change.
+fn name() -> String {
+    let name = std::fs::read_to_string("/proc/self/comm").unwrap_or_default();
+    name.trim_end().replace('\0', "")
+}
+
+/// Waits until the process in between is gone; whether `parent` has this one then. It has not if it has ended, too.
+fn adopted_by(parent: Pid, between: Pid) -> bool {
+    let deadline = time::monotonic() + BIRTH;
+    while nix::unistd::getppid() == between && time::monotonic() < deadline {
+        thread::sleep(LOOK_AGAIN);
+    }
+    nix::unistd::getppid() == parent
+}
+
+/// Ends this process with the code that `life` returns.
+fn end(life: impl FnOnce() -> u8) -> ! {
+    let code = std::panic::catch_unwind(AssertUnwindSafe(life)).unwrap_or(PANICKED);
+    // SAFETY: ends this process at once; exit handlers and destructors belong to the process that forked.
+    unsafe { libc::_exit(i32::from(code)) }
 }
 
 #[cfg(test)]
@@ -53,7 +208,7 @@ mod tests {
     #[test]
     fn a_process_with_a_second_thread_must_not_fork() {
         let (stop, stopped) = std::sync::mpsc::channel::<()>();
-        let thread = std::thread::spawn(move || stopped.recv());
+        let thread = thread::spawn(move || stopped.recv());
         let refused = fork(|| 0).unwrap_err().to_string();
         assert!(refused.contains("must not fork"), "{refused}");
         drop(stop);

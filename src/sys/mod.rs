@@ -13,15 +13,30 @@ pub mod fd;
 pub mod fork;
 pub mod identity;
 pub mod interface;
+pub mod open;
 pub mod orphan;
 pub mod pressure;
 pub mod proc;
 pub mod queue;
+pub mod random;
 pub mod shm;
 pub mod signal;
 pub mod sink;
 pub mod socket;
+pub mod start;
 pub mod task;
 pub mod time;
 pub mod unix;
 pub mod watch;
+
+/// The same error, with the name of what the kernel refused: an error number alone tells nobody what is missing.
+fn named(what: &str, error: std::io::Error) -> std::io::Error {
+    std::io::Error::new(error.kind(), format!("{what}: {error}"))
+}
+
+/// Whether the kernel does not know what it was asked for, or a filter (seccomp(2)) does not let it be asked.
+fn is_missing(error: &std::io::Error) -> bool {
+    const MISSING: &[i32] =
+        &[libc::ENOSYS, libc::ENOPROTOOPT, libc::EOPNOTSUPP, libc::EINVAL, libc::EPERM, libc::EACCES];
+    error.raw_os_error().is_some_and(|number| MISSING.contains(&number))
+}

@@ -1,6 +1,7 @@
 //! What the kernel says of want: how long tasks waited for a CPU, and how many it killed for memory.
 //!
-//! Figures of this process's control group where there is one, else of the whole machine.
+//! Pressure is that of this process's control group where there is one, else of the whole machine. Kills are those of
+//! the group alone.
 
 use std::fs;
 use std::path::Path;
@@ -26,9 +27,10 @@ impl Pressure {
         let first = |paths: Vec<PathBuf>| paths.into_iter().find(|path| fs::read_to_string(path).is_ok());
         let mut cpu = files(root, groups, "", "cpu.pressure");
         cpu.push(root.join("proc/pressure/cpu"));
-        let mut kills = files(root, groups, "", "memory.events");
+        // The local count: `memory.events` counts what happens in groups below as well, the machine's what happens
+        // anywhere, and neither says anything about a process of this group.
+        let mut kills = files(root, groups, "", "memory.events.local");
         kills.extend(files(root, groups, "memory", "memory.oom_control"));
-        kills.push(root.join("proc/vmstat"));
         Self { cpu: first(cpu), kills: first(kills) }
     }
 
@@ -41,7 +43,8 @@ impl Pressure {
         total.parse().ok().map(Duration::from_micros)
     }
 
-    /// Processes the kernel has killed for want of memory.
+    /// Processes of this control group itself that the kernel has killed for want of memory; none where it does not
+    /// keep that (the root group, Linux before 5.2).
     pub fn memory_kills(&self) -> Option<u64> {
         let text = fs::read_to_string(self.kills.as_ref()?).ok()?;
         text.lines().find_map(|line| line.strip_prefix("oom_kill "))?.trim().parse().ok()
@@ -86,9 +89,11 @@ mod tests {
         write(root.path(), "proc/vmstat", "nr_free_pages 5\noom_kill 9\n");
         let machine = Pressure::below(root.path(), "0::/app\n");
         assert_eq!(machine.cpu_waiting(), Some(Duration::from_micros(22_252_844)));
-        assert_eq!(machine.memory_kills(), Some(9));
+        assert_eq!(machine.memory_kills(), None, "what the kernel kills elsewhere is nobody's of this group");
         write(root.path(), "sys/fs/cgroup/app/cpu.pressure", "some avg10=0.00 total=7\n");
-        write(root.path(), "sys/fs/cgroup/app/memory.events", "low 0\noom 2\noom_kill 3\noom_group_kill 0\n");
+        let below = "low 0\noom 2\noom_kill 9\noom_group_kill 0\n";
+        write(root.path(), "sys/fs/cgroup/app/memory.events", below);
+        write(root.path(), "sys/fs/cgroup/app/memory.events.local", &below.replace('9', "3"));
         let group = Pressure::below(root.path(), "0::/app\n");
         assert_eq!(group.cpu_waiting(), Some(Duration::from_micros(7)));
         assert_eq!(group.memory_kills(), Some(3));

@@ -13,15 +13,15 @@ use std::process::Child;
 use std::process::Command;
 use std::process::Stdio;
 
+use nix::errno::Errno;
 use nix::fcntl::FcntlArg;
 use nix::fcntl::FdFlag;
-use nix::sys::signal::SigSet;
-use nix::sys::signal::SigmaskHow;
 use nix::sys::signal::Signal;
-use nix::sys::wait::WaitPidFlag;
-use nix::sys::wait::WaitStatus;
 
 pub use nix::unistd::Pid;
+
+use crate::sys::fork;
+use crate::sys::signal;
 
 /// A process in data that travels: its bare number.
 pub mod number {
@@ -55,6 +55,8 @@ pub enum Exit {
     Code(i32),
     /// A signal ended it.
     Signal(Signal),
+    /// A real-time signal, which has only a number, ended it.
+    Numbered(i32),
 }
 
 impl std::fmt::Display for Exit {
@@ -63,23 +65,64 @@ impl std::fmt::Display for Exit {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(Signal::SIGKILL) => f.write_str("SIGKILL (killed, perhaps for want of memory)"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Numbered(number) => write!(f, "signal {number}"),
         }
     }
 }
 
-/// The next child that has ended, if any; whoever's it is, so that orphans of a PID 1 are reaped too.
+/// The next child that has ended, if any, whoever's it is: orphans of a PID 1 too. Until it is [`reap`]ed its number,
+/// and that of a process group it led, belong to no other process; waitid(2).
 ///
 /// # Errors
 /// When waiting fails for another reason than that there is no child.
-pub fn reap() -> io::Result<Option<(Pid, Exit)>> {
+pub fn ended() -> io::Result<Option<Pid>> {
+    const FLAGS: i32 = libc::WEXITED | libc::WNOHANG | libc::WNOWAIT;
     loop {
-        match nix::sys::wait::waitpid(None, Some(WaitPidFlag::WNOHANG)) {
-            Ok(WaitStatus::Exited(pid, code)) => return Ok(Some((pid, Exit::Code(code)))),
-            Ok(WaitStatus::Signaled(pid, signal, _)) => return Ok(Some((pid, Exit::Signal(signal)))),
-            Ok(WaitStatus::StillAlive) | Err(nix::Error::ECHILD) => return Ok(None),
-            Ok(_) | Err(nix::Error::EINTR) => {}
+        // SAFETY: a struct of integers and pointers, for which all zero is a value.
+        let mut found: libc::siginfo_t = unsafe { std::mem::zeroed() };
+        // SAFETY: the kernel writes into the struct.
+        let asked = Errno::result(unsafe { libc::waitid(libc::P_ALL, 0, &raw mut found, FLAGS) });
+        match asked {
+            // SAFETY: after a successful waitid the field is set; zero says that none has ended.
+            Ok(_) => return Ok(Some(unsafe { found.si_pid() }).filter(|pid| *pid > 0).map(Pid::from_raw)),
+            Err(Errno::ECHILD) => return Ok(None),
+            Err(Errno::EINTR) => {}
             Err(refused) => return Err(refused.into()),
         }
+    }
+}
+
+/// Takes a child that has ended; none when it has not.
+///
+/// # Errors
+/// When there is no such child.
+pub fn reap(child: Pid) -> io::Result<Option<Exit>> {
+    loop {
+        let mut status = 0;
+        // SAFETY: the kernel writes into a variable of this function.
+        let asked = unsafe { libc::waitpid(child.as_raw(), &raw mut status, libc::WNOHANG) };
+        match Errno::result(asked) {
+            Ok(0) => return Ok(None),
+            Ok(_) if libc::WIFEXITED(status) => return Ok(Some(Exit::Code(libc::WEXITSTATUS(status)))),
+            Ok(_) if libc::WIFSIGNALED(status) => return Ok(Some(Exit::by(libc::WTERMSIG(status)))),
+            Ok(_) | Err(Errno::EINTR) => {}
+            Err(refused) => return Err(refused.into()),
+        }
+    }
+}
+
+/// Takes the next child that has ended, if any.
+///
+/// # Errors
+/// See [`ended`].
+pub fn reap_next() -> io::Result<Option<(Pid, Exit)>> {
+    let Some(pid) = ended()? else { return Ok(None) };
+    Ok(reap(pid)?.map(|exit| (pid, exit)))
+}
+
+impl Exit {
+    fn by(number: i32) -> Self {
+        Signal::try_from(number).map_or(Self::Numbered(number), Self::Signal)
     }
 }
 
@@ -101,10 +144,12 @@ pub fn rename(program: &Path) {
 
 /// Has the kernel send `signal` to this process when the one that forked it ends; `PR_SET_PDEATHSIG`, prctl(2).
 ///
+/// Where the kernel has no such signal the process goes on without: a worker hears of it by its life-line as well.
+///
 /// # Errors
 /// When the supervisor is gone already, so that the signal would never come.
 pub fn die_with(supervisor: Pid, signal: Signal) -> io::Result<()> {
-    nix::sys::prctl::set_pdeathsig(signal)?;
+    let _ = nix::sys::prctl::set_pdeathsig(signal);
     if nix::unistd::getppid() == supervisor {
         Ok(())
     } else {
@@ -117,7 +162,9 @@ pub fn die_with(supervisor: Pid, signal: Signal) -> io::Result<()> {
 /// # Errors
 /// When the kernel is too old.
 pub fn adopt_orphans() -> io::Result<()> {
-    Ok(nix::sys::prctl::set_child_subreaper(true)?)
+    nix::sys::prctl::set_child_subreaper(true)?;
+    fork::adopts_orphans();
+    Ok(())
 }
 
 /// Memory this process holds that no file backs, bytes; `/proc/self/statm`, proc(5).
@@ -213,6 +260,7 @@ pub fn spawn_program(
     let supervisor = pid();
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
+    keep_to_itself(&mut command);
     let complaints = OpenOptions::new().append(true).create(true).open(complaints);
     command.stderr(complaints.map_or_else(|_| Stdio::null(), Stdio::from));
     // A process group of its own: Ctrl-C on the terminal must not stop it before the workers that need it.
@@ -221,13 +269,23 @@ pub fn spawn_program(
         // SAFETY: the descriptor is open in this copy of the process until exec, because its owner is never dropped.
         let kept = unsafe { BorrowedFd::borrow_raw(kept) };
         nix::fcntl::fcntl(kept, FcntlArg::F_SETFD(FdFlag::empty()))?;
-        nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        signal::clean_for_exec()?;
         die_with(supervisor, Signal::SIGTERM)
     };
-    // SAFETY: between fork and exec it makes four system calls and allocates nothing on success.
+    // SAFETY: between fork and exec it makes a few system calls and allocates nothing on success.
     unsafe { command.pre_exec(prepare) };
     let child = command.spawn()?;
     i32::try_from(child.id()).map(Pid::from_raw).map_err(io::Error::other)
+}
+
+/// What a service manager says to one process is not for those that it starts: one that is told the socket too would
+/// speak in this one's name.
+fn keep_to_itself(command: &mut Command) {
+    const SAID: &[&str] =
+        &["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC", "LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"];
+    for name in SAID {
+        command.env_remove(name);
+    }
 }
 
 /// Starts a command of an operator's by the shell (`sh -c`), in a process group of its own.
@@ -240,11 +298,12 @@ pub fn spawn_shell(text: &str) -> io::Result<Child> {
     let starter = pid();
     let mut command = Command::new("sh");
     command.args(["-c", text]).stdin(Stdio::null()).process_group(0);
+    keep_to_itself(&mut command);
     let prepare = move || {
-        nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
+        signal::clean_for_exec()?;
         die_with(starter, Signal::SIGTERM)
     };
-    // SAFETY: between fork and exec it makes three system calls and allocates nothing on success.
+    // SAFETY: between fork and exec it makes a few system calls and allocates nothing on success.
     unsafe { command.pre_exec(prepare) };
     command.spawn()
 }

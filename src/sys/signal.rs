@@ -4,6 +4,8 @@ use std::io;
 use std::os::fd::AsFd;
 use std::os::fd::BorrowedFd;
 
+use nix::sys::signal::SaFlags;
+use nix::sys::signal::SigAction;
 use nix::sys::signal::SigHandler;
 use nix::sys::signal::SigSet;
 use nix::sys::signal::SigmaskHow;
@@ -19,25 +21,40 @@ pub struct Signals {
     fd: SignalFd,
 }
 
+/// A signal that has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrived {
+    /// Which one.
+    pub signal: Signal,
+    /// The process that sent it; none when the kernel did.
+    pub sender: Option<Pid>,
+}
+
 impl Signals {
-    /// Blocks `signals` for this process and makes them readable.
+    /// Blocks these signals, and no others, for this process and makes them readable.
+    ///
+    /// What a parent left blocked or ignored would else stay so: a blocked or ignored signal survives fork and exec.
     ///
     /// # Errors
     /// When the kernel refuses the descriptor.
     pub fn take(signals: &[Signal]) -> io::Result<Self> {
         let set: SigSet = signals.iter().copied().collect();
-        set.thread_block()?;
-        Ok(Self { fd: SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC)? })
+        nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?;
+        forget_ignored();
+        let opened = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
+        let fd = opened.map_err(|error| super::named("signalfd", error.into()))?;
+        Ok(Self { fd })
     }
 
     /// The next signal that has come, if any.
     ///
     /// # Errors
     /// When the descriptor cannot be read.
-    pub fn next(&self) -> io::Result<Option<Signal>> {
+    pub fn next(&self) -> io::Result<Option<Arrived>> {
         let Some(info) = self.fd.read_signal()? else { return Ok(None) };
         let number = i32::try_from(info.ssi_signo).unwrap_or(0);
-        Ok(Signal::try_from(number).ok())
+        let sender = (info.ssi_code <= 0).then(|| Pid::from_raw(info.ssi_pid.cast_signed()));
+        Ok(Signal::try_from(number).ok().map(|signal| Arrived { signal, sender }))
     }
 }
 
@@ -69,22 +86,174 @@ pub fn send_group(leader: Pid, signal: Signal) -> io::Result<()> {
     }
 }
 
+/// Signals that stay ignored if they were when this process began.
+///
+/// A broken pipe is an error of the write for every Rust program. A hang-up that is ignored is what `nohup` asks for,
+/// and leaving it so has the kernel tell it to the program after an upgrade too. Both are still read as values: the
+/// kernel queues what is blocked, ignored or not.
+const STAY_IGNORED: &[Signal] = &[Signal::SIGPIPE, Signal::SIGHUP];
+
+/// Gives every signal that a parent left ignored its default action.
+fn forget_ignored() {
+    for number in 1..=libc::SIGRTMAX() {
+        let stays = STAY_IGNORED.iter().any(|signal| *signal as i32 == number);
+        if !stays && action(number).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN) {
+            // SAFETY: the default action is no handler. Numbers that the C library keeps for itself are refused.
+            unsafe { libc::signal(number, libc::SIG_DFL) };
+        }
+    }
+    // A handler of the application would never run here, but one flag of it hides the ends of children.
+    let _ = hear_of_children();
+}
+
+/// What this process does at a signal.
+fn action(number: i32) -> Option<libc::sigaction> {
+    // SAFETY: a struct of integers, for which all zero is a value.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    // SAFETY: nothing is set; the kernel writes into the struct.
+    let asked = unsafe { libc::sigaction(number, std::ptr::null(), &raw mut action) };
+    (asked == 0).then_some(action)
+}
+
+/// Whether this process was started so that a hang-up does not end it, as `nohup` does.
+pub fn outlives_terminal() -> bool {
+    action(libc::SIGHUP).is_some_and(|action| action.sa_sigaction == libc::SIG_IGN)
+}
+
+/// Has the kernel keep the ends of children until they are asked for. A parent that ignores SIGCHLD leaves it ignored,
+/// and then a child that ends is gone without a word.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn hear_of_children() -> io::Result<()> {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    // SAFETY: the default action is no handler.
+    unsafe { nix::sys::signal::sigaction(Signal::SIGCHLD, &default) }?;
+    Ok(())
+}
+
+/// Lets every signal through, whatever a parent has blocked.
+///
+/// # Errors
+/// When the kernel refuses the mask.
+pub fn unblock_all() -> io::Result<()> {
+    Ok(nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?)
+}
+
+/// Gives a program that is about to be executed what it expects: no signal is blocked, and none ignored.
+///
+/// Makes system calls only, so that it may run between fork and exec.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(super) fn clean_for_exec() -> io::Result<()> {
+    for signal in STAY_IGNORED {
+        // SAFETY: the default action is no handler.
+        unsafe { nix::sys::signal::signal(*signal, SigHandler::SigDfl) }?;
+    }
+    unblock_all()
+}
+
 /// A write beyond the largest size a file may have (`RLIMIT_FSIZE`) is an error from now on, as one to a full disk is;
 /// without this its signal ends the process.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn outlive_file_limits() -> io::Result<()> {
-    // SAFETY: no handler is installed; the signal is ignored.
-    unsafe { nix::sys::signal::signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+    do_nothing_at(Signal::SIGXFSZ)
+}
+
+/// Has these signals do nothing in this process, and lets all others through, as a worker needs it.
+///
+/// They are not blocked or ignored, because programs that the application starts would inherit that; a handler they do
+/// not.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn do_nothing_at_any_of(signals: &[Signal]) -> io::Result<()> {
+    signals.iter().try_for_each(|signal| do_nothing_at(*signal))?;
+    do_nothing_at(Signal::SIGPIPE)?;
+    unblock_all()
+}
+
+fn do_nothing_at(signal: Signal) -> io::Result<()> {
+    let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::SA_RESTART, SigSet::empty());
+    // SAFETY: the handler does nothing.
+    unsafe { nix::sys::signal::sigaction(signal, &action) }?;
     Ok(())
 }
 
-/// Lets every signal through but these, as a newly forked worker needs it.
-///
-/// # Errors
-/// When the kernel refuses the mask.
-pub fn block_only(signals: &[Signal]) -> io::Result<()> {
-    let set: SigSet = signals.iter().copied().collect();
-    Ok(nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?)
+extern "C" fn nothing(_: libc::c_int) {}
+
+#[cfg(test)]
+mod tests {
+    use nix::sys::wait::WaitStatus;
+    use nix::sys::wait::waitpid;
+    use nix::unistd::ForkResult;
+
+    use super::*;
+
+    /// Runs this in a process of its own, whose signals are nobody else's; whether it returned true.
+    fn apart(check: fn() -> bool) -> bool {
+        // SAFETY: the child makes system calls and ends.
+        match unsafe { nix::unistd::fork() }.unwrap() {
+            // SAFETY: ends the child at once.
+            ForkResult::Child => unsafe { libc::_exit(i32::from(!check())) },
+            ForkResult::Parent { child } => waitpid(child, None).unwrap() == WaitStatus::Exited(child, 0),
+        }
+    }
+
+    fn ignore(number: i32) {
+        // SAFETY: no handler is installed.
+        unsafe { libc::signal(number, libc::SIG_IGN) };
+    }
+
+    fn is(number: i32, handler: libc::sighandler_t) -> bool {
+        action(number).is_some_and(|action| action.sa_sigaction == handler)
+    }
+
+    #[test]
+    fn what_a_parent_ignored_is_forgotten_but_for_hang_ups_and_pipes() {
+        assert!(apart(|| {
+            let numbers: Vec<_> = (1..=31).filter(|n| ![libc::SIGKILL, libc::SIGSTOP].contains(n)).collect();
+            numbers.iter().for_each(|number| ignore(*number));
+            let taken = Signals::take(&[Signal::SIGTERM, Signal::SIGCHLD]).is_ok();
+            let kept = [libc::SIGHUP, libc::SIGPIPE];
+            taken
+                && outlives_terminal()
+                && numbers
+                    .iter()
+                    .all(|n| is(*n, if kept.contains(n) { libc::SIG_IGN } else { libc::SIG_DFL }))
+        }));
+    }
+
+    #[test]
+    fn only_what_is_taken_is_blocked_and_an_ignored_signal_is_still_read() {
+        assert!(apart(|| {
+            let _ = SigSet::all().thread_block();
+            ignore(libc::SIGHUP);
+            let Ok(signals) = Signals::take(&[Signal::SIGHUP, Signal::SIGTERM]) else { return false };
+            let Ok(mask) = SigSet::thread_get_mask() else { return false };
+            let sent = nix::sys::signal::kill(nix::unistd::getpid(), Signal::SIGHUP).is_ok();
+            let own = Arrived { signal: Signal::SIGHUP, sender: Some(nix::unistd::getpid()) };
+            sent && signals.next().is_ok_and(|next| next == Some(own))
+                && mask.contains(Signal::SIGTERM)
+                && !mask.contains(Signal::SIGUSR1)
+        }));
+    }
+
+    #[test]
+    fn a_signal_that_does_nothing_is_default_in_another_program() {
+        assert!(apart(|| {
+            let _ = SigSet::all().thread_block();
+            let done = do_nothing_at_any_of(&[Signal::SIGINT, Signal::SIGHUP]).is_ok();
+            let raised = nix::sys::signal::raise(Signal::SIGINT).is_ok();
+            let script = "kill -INT $$; exit 3";
+            let shell = std::process::Command::new("sh").args(["-c", script]).status();
+            let ended = shell.is_ok_and(|status| {
+                std::os::unix::process::ExitStatusExt::signal(&status) == Some(libc::SIGINT)
+            });
+            done && raised && ended
+        }));
+    }
 }

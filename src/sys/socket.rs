@@ -17,6 +17,9 @@ use socket2::Type;
 
 use crate::sys::bpf::Family;
 use crate::sys::bpf::Program;
+use crate::sys::is_missing;
+use crate::sys::named;
+use crate::sys::open;
 
 /// Whether other sockets of this user may serve the same address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,24 +30,43 @@ pub enum Share {
     Group,
 }
 
+/// Which clients an IPv6 socket serves; `IPV6_V6ONLY`, ipv6(7).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Families {
+    /// Those of its address's own family.
+    Own,
+    /// Those of IPv4 too, whose addresses come as `::ffff:1.2.3.4` (dual stack).
+    Both,
+}
+
 /// Binds a TCP socket without listening on it yet; it never blocks and is closed on exec.
 ///
 /// # Errors
 /// When the address is taken, not of this machine, or not allowed.
-pub fn bind(address: SocketAddr, share: Share) -> io::Result<Socket> {
+pub fn bind(address: SocketAddr, families: Families, share: Share) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM.nonblocking(), None)?;
     socket.set_reuse_address(true)?;
     if address.is_ipv6() {
-        // Both families are named explicitly in the configuration; a dual-stack socket would clash with the other.
-        socket.set_only_v6(true)?;
+        // Said in either case: the kernel's own default is a setting of the machine (net.ipv6.bindv6only).
+        socket.set_only_v6(families == Families::Own)?;
     }
     if share == Share::Group {
-        socket.set_reuse_port(true)?;
+        socket.set_reuse_port(true).map_err(|error| named("SO_REUSEPORT", error))?;
     }
-    // Accepted connections inherit it (tcp(7)), which spares a system call for each.
-    socket.set_tcp_nodelay(true)?;
+    answer_at_once(&socket)?;
     socket.bind(&address.into())?;
     Ok(socket)
+}
+
+/// Has small answers sent at once. Accepted connections inherit it (tcp(7)), which spares a system call for each; a
+/// kernel without it only makes some answers later.
+fn answer_at_once(socket: &Socket) -> io::Result<()> {
+    optional(socket.set_tcp_nodelay(true))
+}
+
+/// That the kernel does not know an option is no error.
+fn optional(set: io::Result<()>) -> io::Result<()> {
+    set.or_else(|error| if is_missing(&error) { Ok(()) } else { Err(error) })
 }
 
 /// Starts listening; connections queue from now on.
@@ -80,7 +102,8 @@ pub fn inherited(number: RawFd) -> io::Result<TcpListener> {
     }
     socket.set_cloexec(true)?;
     socket.set_nonblocking(true)?;
-    socket.set_tcp_nodelay(true)?;
+    open::take_over(number);
+    answer_at_once(&socket)?;
     Ok(socket.into())
 }
 
@@ -93,11 +116,25 @@ pub fn inherited(number: RawFd) -> io::Result<TcpListener> {
 /// retransmissions. Accepted connections inherit both; `TCP_NOTSENT_LOWAT` and `TCP_USER_TIMEOUT`, tcp(7).
 ///
 /// # Errors
-/// When the kernel does not take them.
+/// When the kernel does not take one of them; the other holds all the same.
 pub fn bound_unsent(listener: &impl AsFd, unsent: u32, untaken: Duration) -> io::Result<()> {
     let socket = SockRef::from(listener);
-    socket.set_tcp_notsent_lowat(unsent)?;
-    socket.set_tcp_user_timeout(Some(untaken))
+    let bytes = socket.set_tcp_notsent_lowat(unsent).map_err(|error| named("TCP_NOTSENT_LOWAT", error));
+    let time = socket.set_tcp_user_timeout(Some(untaken)).map_err(|error| named("TCP_USER_TIMEOUT", error));
+    bytes.and(time)
+}
+
+/// Which clients an IPv6 socket serves.
+///
+/// # Errors
+/// When it is no IPv6 socket.
+pub fn families(listener: &impl AsFd) -> io::Result<Families> {
+    Ok(if SockRef::from(listener).only_v6()? { Families::Own } else { Families::Both })
+}
+
+/// Whether a socket was refused because the kernel has no IPv6, or this process may not use it.
+pub fn is_without_ipv6(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAFNOSUPPORT)
 }
 
 /// Which addresses a socket serves; a dual-stack one counts as IPv6.
@@ -118,6 +155,7 @@ pub fn family(listener: &TcpListener) -> io::Result<Family> {
 /// When the kernel refuses the program.
 pub fn refuse_new(listener: &impl AsFd) -> io::Result<()> {
     attach(listener, libc::SO_ATTACH_FILTER, &Program::refuse_new())
+        .map_err(|error| named("SO_ATTACH_FILTER", error))
 }
 
 /// Ends listening for every process that shares the socket: from now on connections are refused, not ignored.
@@ -148,16 +186,19 @@ pub fn finish_sending(connection: &impl AsFd) -> io::Result<()> {
 /// When the kernel refuses the program, or the socket is of no group.
 pub fn steer(listener: &impl AsFd, program: &Program) -> io::Result<()> {
     attach(listener, libc::SO_ATTACH_REUSEPORT_CBPF, program)
+        .map_err(|error| named("SO_ATTACH_REUSEPORT_CBPF", error))
 }
 
-/// Takes the program away again: the kernel's hash decides.
+/// Takes the program away again: the kernel's hash decides. False where the kernel knows no way to do so (before Linux
+/// 5.3); what was attached stays then.
 ///
 /// # Errors
 /// When the kernel refuses; that there is no program is no error.
-pub fn unsteer(listener: &impl AsFd) -> io::Result<()> {
+pub fn unsteer(listener: &impl AsFd) -> io::Result<bool> {
     match set(listener, libc::SO_DETACH_REUSEPORT_BPF, &0_i32) {
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
-        other => other,
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(true),
+        Err(error) if is_missing(&error) => Ok(false),
+        other => other.map(|()| true).map_err(|error| named("SO_DETACH_REUSEPORT_BPF", error)),
     }
 }
 
@@ -192,7 +233,7 @@ mod tests {
 
     #[test]
     fn a_listener_that_refuses_new_connections_still_gives_out_its_queue() {
-        let socket = bind("127.0.0.1:0".parse().unwrap(), Share::Group).unwrap();
+        let socket = bind("127.0.0.1:0".parse().unwrap(), Families::Own, Share::Group).unwrap();
         let listener = listen(socket, 16).unwrap();
         let address = listener.local_addr().unwrap();
         let queued: Vec<_> = (0..5).map(|_| TcpStream::connect(address).unwrap()).collect();
@@ -206,11 +247,10 @@ mod tests {
 
     #[test]
     fn steered_connections_meet_only_the_named_sockets() {
-        let first = listen(bind("127.0.0.1:0".parse().unwrap(), Share::Group).unwrap(), 64).unwrap();
+        let bound = |address| listen(bind(address, Families::Own, Share::Group).unwrap(), 64).unwrap();
+        let first = bound("127.0.0.1:0".parse().unwrap());
         let address = first.local_addr().unwrap();
-        let group: Vec<_> = std::iter::once(first)
-            .chain((0..3).map(|_| listen(bind(address, Share::Group).unwrap(), 64).unwrap()))
-            .collect();
+        let group: Vec<_> = std::iter::once(first).chain((0..3).map(|_| bound(address))).collect();
         let waiting = |group: &[TcpListener]| -> Vec<usize> {
             group.iter().map(|socket| std::iter::from_fn(|| socket.accept().ok()).count()).collect()
         };

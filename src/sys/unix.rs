@@ -24,6 +24,8 @@ use socket2::SockAddr;
 use socket2::Socket;
 use socket2::Type;
 
+use crate::sys::open;
+
 /// Longest path the kernel takes for a socket, bytes; `sun_path` in unix(7), less its end mark.
 const PATH_MAX: usize = 107;
 
@@ -130,6 +132,7 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     // SAFETY: it is borrowed for one call, which says whether it is open at all.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     keep_on_exec(&borrowed, false)?;
+    open::take_over(number);
     // SAFETY: it is open, as just seen; nobody else in this program owns it, as the contract above demands.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

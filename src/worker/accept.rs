@@ -13,10 +13,13 @@ use std::task::Poll;
 use std::task::Waker;
 use std::time::Duration;
 
+use ::http::HeaderValue;
 use ::http::Request;
 use ::http::Response;
 use ::http::StatusCode;
 use ::http::Version;
+use ::http::header::CONNECTION;
+use ::http::header::EXPECT;
 use bytes::Bytes;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -39,8 +42,10 @@ use crate::worker::connection::Order;
 use crate::worker::gate::Gate;
 use crate::worker::gate::Ticket;
 use crate::worker::gate::Verdict;
+use crate::worker::linger;
+use crate::worker::receiving::Receiving;
 use crate::worker::refusals::Refusals;
-use crate::worker::stream;
+use crate::worker::refusals::turn_away;
 use crate::worker::stream::Watched;
 use crate::worker::under_way::Sending;
 use crate::worker::under_way::UnderWay;
@@ -52,7 +57,7 @@ const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
 const EVICTED: usize = 16;
 
 /// How long a connection may take that is refused.
-const TURNING_AWAY: Duration = Duration::from_secs(2);
+const TURNING_AWAY: Duration = linger::TIME;
 
 /// What refusing a request costs that was read already, about.
 const REFUSED_READ: Duration = Duration::from_micros(5);
@@ -72,7 +77,7 @@ pub(super) trait Answer: Clone + Send + Sync + 'static {
     /// Answers one request of the client at `peer`.
     fn answer(
         &self,
-        request: Request<Incoming>,
+        request: Request<Receiving>,
         peer: SocketAddr,
     ) -> impl Future<Output = Response<Self::Body>> + Send + use<Self>;
 }
@@ -88,6 +93,8 @@ pub(super) struct Hall {
     pub(super) gate: Arc<Gate>,
     /// What the worker answers by itself.
     pub(super) refusals: Arc<Refusals>,
+    /// What a client may still send once our side of a connection has ended.
+    pub(super) discarded_max: linger::Bound,
     /// Whose connections are not counted.
     pub(super) proxy: Arc<Proxy>,
     /// Places of connections that are refused.
@@ -190,7 +197,14 @@ impl<A: Answer> Door<A> {
             entry.seat();
             let refusals = Arc::clone(&door.hall.refusals);
             let gate = door.gated.then(|| Arc::clone(&door.hall.gate));
-            let watched = Watched::new(stream, Arc::clone(&entry), place, gate.clone(), refusals);
+            let watched = Watched::new(
+                stream,
+                Arc::clone(&entry),
+                place,
+                gate.clone(),
+                refusals,
+                door.hall.discarded_max,
+            );
             door.hall.serve(watched, (peer, gate), door.answer, &entry).await;
         });
     }
@@ -207,11 +221,11 @@ impl Hall {
     fn turn_away(&self, stream: TcpStream) {
         self.connections.turned_away(Refusal::ClientConnections);
         let Ok(place) = Arc::clone(&self.turning_away).try_acquire_owned() else { return };
-        let refusals = Arc::clone(&self.refusals);
+        let (refusals, discarded_max) = (Arc::clone(&self.refusals), self.discarded_max);
         tokio::spawn(async move {
             let _place = place;
             let refusal = refusals.get(Refusal::ClientConnections);
-            let _ = timeout(TURNING_AWAY, stream::turn_away(stream, refusal)).await;
+            let _ = timeout(TURNING_AWAY, turn_away(stream, refusal, discarded_max)).await;
         });
     }
 
@@ -225,6 +239,8 @@ impl Hall {
         let refusals = &self.refusals;
         let service = service_fn(move |request: Request<Incoming>| {
             let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);
+            let announced = request.headers().contains_key(EXPECT);
+            let request = request.map(|body| Receiving::new(body, entry, under_way.is_http2(), announced));
             let waits = gate.as_ref().and_then(|gate| wait_for_turn(gate, refusals, entry));
             respond(waits, answer.answer(request, peer), under_way)
         });
@@ -315,9 +331,15 @@ async fn respond<B: From<http::Body>>(
         let refusal = refusals.get(Refusal::Overload).response.response(!under_way.is_http2());
         return Ok(refusal.map(|body| Sending::new(body.into(), under_way)));
     }
-    let response = answered.await;
+    let mut response = answered.await;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         under_way.upgrades();
+    }
+    if let Some(sign) = response.extensions_mut().remove::<http::SignOfLife>() {
+        under_way.can_sign(sign);
+    }
+    if under_way.must_close() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     Ok(response.map(|body| Sending::new(body, under_way)))
 }

@@ -17,7 +17,7 @@ use crate::config::schema::Config;
 use crate::control::rates::Window;
 use crate::http;
 use crate::http::Site;
-use crate::listener::SlotListeners;
+use crate::listener::Listener;
 use crate::redis::Error;
 use crate::redis::Redis;
 use crate::redis::fleet;
@@ -158,8 +158,8 @@ fn speaker(scoreboard: &Scoreboard) -> Option<u32> {
 pub(super) fn site(start: &Start) -> Site {
     let scaling = start.config.workers.scaling;
     let most = scaling.max.filter(|max| scaling.min.is_none_or(|min| min < *max));
-    let listen: Vec<SocketAddr> = bound(&start.listeners);
-    let admin = start.listeners.admin.local_addr().map(|address| address.to_string());
+    let listen = bound(&start.listeners.public);
+    let admin = bound(&start.listeners.admin).into_iter().map(|(address, _)| address.to_string());
     Site {
         host: proc::hostname(),
         build: build::own(),
@@ -167,28 +167,34 @@ pub(super) fn site(start: &Start) -> Site {
         cores: cpu::allowed(),
         most,
         addresses: addresses(&start.config.advertise, &listen, interface::outward),
-        admin: admin.unwrap_or_default(),
+        admin: admin.collect::<Vec<_>>().join(","),
     }
 }
 
-fn bound(listeners: &SlotListeners) -> Vec<SocketAddr> {
-    listeners.public.iter().filter_map(|listener| listener.local_addr().ok()).collect()
+/// Where listeners listen, and whether each serves both families.
+fn bound(listeners: &[Listener]) -> Vec<(SocketAddr, bool)> {
+    listeners.iter().filter_map(|one| Some((one.local_addr().ok()?, one.is_dual_stack()))).collect()
 }
 
 /// Where others reach what listens at `listen`; `outward` is an address of this machine in its network.
+///
+/// Who listens on every address of both families is told once, at its IPv4 address if it has one: named twice it would
+/// get twice its share.
 fn addresses(
     advertised: &[Advertised],
-    listen: &[SocketAddr],
+    listen: &[(SocketAddr, bool)],
     outward: impl Fn(Family) -> Option<IpAddr>,
 ) -> Vec<String> {
-    let Some(first) = listen.first() else { return Vec::new() };
+    let Some((first, _)) = listen.first() else { return Vec::new() };
     if !advertised.is_empty() {
         let shown = |one: &Advertised| format!("{}:{}", one.host, one.port.unwrap_or(first.port()));
         return advertised.iter().map(shown).collect();
     }
-    let reachable = |address: &SocketAddr| {
+    let reachable = |(address, dual): &(SocketAddr, bool)| {
         let family = if address.is_ipv6() { Family::V6 } else { Family::V4 };
-        let ip = Some(address.ip()).filter(|ip| !ip.is_unspecified()).or_else(|| outward(family));
+        let four = || if *dual { outward(Family::V4) } else { None };
+        let ip =
+            Some(address.ip()).filter(|ip| !ip.is_unspecified()).or_else(four).or_else(|| outward(family));
         // A family in which nobody reaches this machine is no address.
         Some(SocketAddr::new(ip?, address.port()).to_string())
     };
@@ -204,10 +210,15 @@ mod tests {
     #[test]
     fn others_are_told_what_they_can_reach() {
         let outward = |family| (family == Family::V4).then(|| "10.0.0.5".parse().unwrap());
-        let listen = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<_>>();
+        let listen =
+            |texts: &[&str]| texts.iter().map(|text| (text.parse().unwrap(), false)).collect::<Vec<_>>();
         let told = |texts: &[&str]| addresses(&[], &listen(texts), outward);
         assert_eq!(told(&["0.0.0.0:3000", "[::]:3000"]), ["10.0.0.5:3000"]);
         assert_eq!(told(&["127.0.0.1:80", "[2001:db8::1]:81"]), ["127.0.0.1:80", "[2001:db8::1]:81"]);
+        let dual = [("[::]:3000".parse().unwrap(), true)];
+        assert_eq!(addresses(&[], &dual, outward), ["10.0.0.5:3000"]);
+        let six = |family| (family == Family::V6).then(|| "fd00::5".parse().unwrap());
+        assert_eq!(addresses(&[], &dual, six), ["[fd00::5]:3000"]);
         let named = [
             Advertised { host: "web-1".into(), port: None },
             Advertised { host: "[2001:db8::1]".into(), port: Some(9) },

@@ -25,6 +25,7 @@ use crate::worker::connection::Connections;
 use crate::worker::connection::Patience;
 use crate::worker::connection::TICK;
 use crate::worker::gate::Gate;
+use crate::worker::linger;
 use crate::worker::refusals::Refusals;
 
 /// Connections that operators may have open at once.
@@ -61,7 +62,8 @@ pub(super) fn doors(
     let visitors = Arc::new(Semaphore::new(places(config)));
     let operators = Arc::new(Semaphore::new(OPERATORS));
     let public_doors = listeners.public.into_iter().map(|listener| door(listener, &public, &visitors, true));
-    public_doors.chain([door(listeners.admin, &admin, &operators, false)]).collect()
+    let admin_doors = listeners.admin.into_iter().map(|listener| door(listener, &admin, &operators, false));
+    public_doors.chain(admin_doors).collect()
 }
 
 /// Connections of visitors that may be open at once.
@@ -93,6 +95,7 @@ pub(super) fn hall(start: &Start, tasks: &mut JoinSet<()>) -> Hall {
         gate,
         proxy: Arc::new(config.proxy.clone()),
         turning_away: Arc::new(Semaphore::new(TURNED_AWAY)),
+        discarded_max: linger::Bound::new(config.http.body_limit),
         refusals: Arc::new(Refusals::new(proc::pid().as_raw().unsigned_abs())),
     }
 }

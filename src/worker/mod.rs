@@ -11,11 +11,14 @@ mod drain;
 mod flusher;
 mod frames;
 mod gate;
+mod half_closed;
 mod heartbeat;
 mod inspector;
 mod leave;
+mod linger;
 mod live;
 mod log;
+mod receiving;
 mod refusals;
 mod stream;
 mod ticks;
@@ -30,7 +33,6 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use hyper::body::Incoming;
 use tokio::net::unix::pipe::Receiver;
 use tokio::signal::unix::SignalKind;
 use tokio::task::JoinSet;
@@ -42,6 +44,7 @@ use drain::Leave;
 use drain::Schedule;
 use heartbeat::Heartbeat;
 use live::Live;
+use receiving::Receiving;
 
 use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
@@ -158,7 +161,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let mut told = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let rotated = tokio::signal::unix::signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
     // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
-    signal::block_only(OTHERS).map_err(Error::Signals)?;
+    signal::do_nothing_at_any_of(OTHERS).map_err(Error::Signals)?;
     let mut tasks = JoinSet::new();
     tasks.spawn(log::follow(rotated));
     let hall = doors::hall(&start, &mut tasks);
@@ -271,7 +274,7 @@ impl Answer for Face {
 
     fn answer(
         &self,
-        request: http::Request<Incoming>,
+        request: http::Request<Receiving>,
         peer: SocketAddr,
     ) -> impl Future<Output = http::Response<Self::Body>> + Send + use<> {
         self.call(request, peer)

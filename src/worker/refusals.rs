@@ -1,10 +1,19 @@
 //! The worker's own refusals, rendered once.
 
+use std::future::poll_fn;
+use std::io;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 
+use tokio::net::TcpStream;
+
 use crate::http;
 use crate::scoreboard::refusal::Refusal;
+use crate::sys::fd;
+use crate::sys::socket;
+use crate::worker::frames::PREFACE;
+use crate::worker::linger;
+use crate::worker::linger::Linger;
 
 /// Seconds after which the refused are to come again: spread, so that they do not come back together.
 const RETRY_AFTER: [u64; 3] = [1, 2, 3];
@@ -59,4 +68,21 @@ impl Refusals {
             Refusal::HeaderMemory => &self.header_memory,
         }
     }
+}
+
+/// Answers the first request of a connection that was never served, and closes it.
+pub(super) async fn turn_away(
+    mut stream: TcpStream,
+    refusal: &Rendered,
+    discarded_max: linger::Bound,
+) -> io::Result<()> {
+    let mut bytes = [0; PREFACE.len()];
+    let read = stream.peek(&mut bytes).await?;
+    if read > 0 && !PREFACE.starts_with(&bytes[..read]) {
+        fd::send_now(&stream, refusal.bytes(bytes.starts_with(b"HEAD ")))?;
+    }
+    socket::finish_sending(&stream)?;
+    let mut linger = Linger::new(discarded_max);
+    poll_fn(|context| linger.poll(&mut stream, context)).await;
+    Ok(())
 }

@@ -10,6 +10,7 @@ use http_body::Body;
 use http_body::Frame;
 use http_body::SizeHint;
 
+use crate::http::SignOfLife;
 use crate::scoreboard::refusal::Refusal;
 use crate::worker::connection::Entry;
 
@@ -39,6 +40,16 @@ impl UnderWay {
     /// Its response takes the connection out of HTTP.
     pub(super) fn upgrades(&self) {
         self.entry.upgraded();
+    }
+
+    /// Its response is a stream that can be told to give a sign of life.
+    pub(super) fn can_sign(&self, sign: SignOfLife) {
+        self.entry.connection.keep_sign(sign);
+    }
+
+    /// Whether the connection ends with its response, because something of the request's body is left unread.
+    pub(super) fn must_close(&self) -> bool {
+        !self.http2 && self.entry.connection.is_unread()
     }
 }
 

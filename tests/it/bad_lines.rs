@@ -47,12 +47,12 @@ fn a_request_whose_answer_was_lost_is_charged_exactly_once() {
     for round in 1..=rounds {
         let before = proxy.sprung();
         proxy.lose_replies(BEGIN, 1);
-        let answer = post(&fleet, "lost");
+        let answer = post(&fleet, "laps");
         assert_eq!((answer.status, proxy.sprung()), (200, before + 1), "{answer:?}");
         assert_eq!(answer.json()["value"], round);
-        assert_eq!(stored(&server, &fleet, "lost"), round);
+        assert_eq!(stored(&server, &fleet, "laps"), round);
     }
-    let answer = post(&fleet, "lost");
+    let answer = post(&fleet, "laps");
     assert_eq!(answer.json()["value"], rounds + 1);
     // A thousand an hour give back one in four seconds.
     let left: u64 =

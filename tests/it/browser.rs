@@ -27,8 +27,8 @@ fn a_browser_sees_its_views_count_up_and_its_worker_vary() {
     let mut served = BTreeSet::new();
     for views in 1..=16 {
         browser.go(&format!("http://{}/", fleet.listen));
-        assert_eq!(shown(&browser, ".figures dd"), views);
-        let pid = shown(&browser, ".served strong");
+        assert_eq!(shown(&browser, "#views"), views);
+        let pid = shown(&browser, "#pid");
         assert!(workers.contains(&pid), "{pid}");
         served.insert(pid);
     }

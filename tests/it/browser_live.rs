@@ -176,7 +176,7 @@ fn the_map_moves_with_the_fleet() {
         "boats move",
         &format!("document.querySelector('.lane.yours .count').textContent !== {before}"),
     );
-    assert_eq!(browser.text("dl.figures dd"), "1", "others' views are theirs");
+    assert_eq!(browser.text("#views"), "1", "others' views are theirs");
     let victim = fleet.workers()[0];
     fleet.crash(victim);
     let pids = "[...document.querySelectorAll('.lane')].map(lane => +lane.dataset.pid)";

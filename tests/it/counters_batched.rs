@@ -187,23 +187,23 @@ fn a_hot_counter_costs_some_twenty_commands_a_second_and_worker() {
 fn additions_that_cannot_be_are_told_and_stop_nothing() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).workers(1).start();
-    client::once(fleet.listen, Request::post(&format!("/counters/brim?by={}", i64::MAX))).unwrap();
-    for target in ["/counters/brim?kind=batched&by=2", "/counters/fine?kind=batched&by=5"] {
+    client::once(fleet.listen, Request::post(&format!("/counters/orders?by={}", i64::MAX))).unwrap();
+    for target in ["/counters/orders?kind=batched&by=2", "/counters/bell?kind=batched&by=5"] {
         assert_eq!(client::once(fleet.listen, Request::post(target)).unwrap().status, 200);
     }
     wait::until("the drop is counted", wait::LONG, || {
         metric(&fleet, "regatta_counter_additions_dropped_total") == 2.0
     });
-    assert_eq!((stored(&redis, &fleet, "brim"), stored(&redis, &fleet, "fine")), (i64::MAX, 5));
+    assert_eq!((stored(&redis, &fleet, "orders"), stored(&redis, &fleet, "bell")), (i64::MAX, 5));
 }
 
 #[test]
 fn names_beyond_the_journals_room_are_added_at_once() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).start();
+    let fleet = Plan::on(&redis).workers(1).example("faulty").start();
     let mut connection = Connection::open(fleet.listen).unwrap();
     for number in 0..200 {
-        let response = connection.ask(&Request::post(&format!("/counters/n{number}?kind=batched"))).unwrap();
+        let response = connection.ask(&Request::post(&format!("/batched/n{number}"))).unwrap();
         assert_eq!(response.status, 200, "{response:?}");
     }
     let prefix = fleet.plan().prefix();

@@ -12,10 +12,20 @@ use crate::support::load;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
 
+/// Keys that nobody guesses: of a client without a cookie they are all that is known.
+const UUID: &str = "8e03978e-40d5-43e8-bc93-6894a57f9324";
+const DEAD: &str = "dead978e-40d5-43e8-bc93-6894a57f9324";
+const LONG: &str = "1099978e-40d5-43e8-bc93-6894a57f9324";
+
 const RUNNING: &str = "urn:regatta:problem:idempotency-running";
 
 fn keyed(target: &str, key: &str) -> Request {
     Request::post(target).header("Idempotency-Key", key)
+}
+
+/// As often as a test asks.
+fn often(plan: Plan) -> Plan {
+    plan.set("REGATTA_LIMITS__IDEMPOTENCY__RATE", "1000/s").set("REGATTA_LIMITS__IDEMPOTENCY__BURST", "1000")
 }
 
 fn send(fleet: &Fleet, request: Request) -> Response {
@@ -26,17 +36,18 @@ fn send(fleet: &Fleet, request: Request) -> Response {
 fn a_repetition_gets_the_first_response_and_counts_nothing() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).workers(3).start();
-    let first = send(&fleet, keyed("/counters/orders?by=5", "\"8e03978e\""));
+    let (quoted, bare) = (format!("\"{UUID}\""), UUID);
+    let first = send(&fleet, keyed("/counters/orders?by=5", &quoted));
     assert_eq!((first.status, first.header("Idempotency-Replayed")), (200, ""));
     for _ in 0..10 {
-        let again = send(&fleet, keyed("/counters/orders?by=5", "8e03978e"));
+        let again = send(&fleet, keyed("/counters/orders?by=5", bare));
         assert_eq!(
             (again.status, again.header("Idempotency-Replayed"), &again.body),
             (200, "true", &first.body)
         );
         assert_eq!(again.header("Content-Type"), first.header("Content-Type"));
     }
-    let other = send(&fleet, keyed("/counters/orders?by=6", "8e03978e"));
+    let other = send(&fleet, keyed("/counters/orders?by=6", bare));
     assert_eq!(other.assert_problem(422)["type"], "urn:regatta:problem:idempotency-key-reused");
     for (target, body) in [("/counters/orders", "by=7"), ("/counters/orders", "by=8")] {
         let form = keyed(target, "with a body").body("application/x-www-form-urlencoded", body.as_bytes());
@@ -49,15 +60,15 @@ fn a_repetition_gets_the_first_response_and_counts_nothing() {
     );
     send(&fleet, keyed("/counters/orders", "")).assert_problem(400);
     // A safe method needs none.
-    let read = send(&fleet, Request::get("/counters/orders").header("Idempotency-Key", "8e03978e"));
+    let read = send(&fleet, Request::get("/counters/orders").header("Idempotency-Key", bare));
     assert_eq!((read.json()["value"].as_u64(), read.header("Idempotency-Replayed")), (Some(13), ""));
 }
 
 #[test]
 fn a_client_that_leaves_and_comes_again_finds_its_request_carried_out() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).example("faulty").start();
-    let request = || keyed("/once/300", "gone");
+    let fleet = often(Plan::on(&redis).example("faulty")).start();
+    let request = || keyed("/once/300", UUID);
     let mut gone = client::Connection::open(fleet.listen).unwrap();
     gone.send(&request().bytes()).unwrap();
     let counted = || redis.keys().into_iter().find(|key| key.ends_with(":c:once"));
@@ -82,7 +93,7 @@ fn keys_are_a_clients_own() {
     let from = |address: &str| keyed("/counters/mine", "k").header("X-Forwarded-For", address);
     assert_eq!(send(&fleet, from("192.0.2.1")).json()["value"], 1);
     assert_eq!(send(&fleet, from("192.0.2.2")).json()["value"], 2);
-    assert_eq!(send(&fleet, from("192.0.2.1")).json()["value"], 1);
+    send(&fleet, from("192.0.2.1")).assert_problem(409);
     let mut visitor = Visitor::default();
     visitor.visit(fleet.listen);
     assert_eq!(visitor.ask(fleet.listen, keyed("/counters/mine", "k")).json()["value"], 3);
@@ -94,14 +105,14 @@ fn keys_are_a_clients_own() {
 fn of_many_at_once_one_is_carried_out() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).workers(3).example("faulty").start();
-    let answers = load::parallel(10, 1, |_| send(&fleet, keyed("/once/400", "same")));
+    let answers = load::parallel(10, 1, |_| send(&fleet, keyed("/once/400", UUID)));
     let (done, running): (Vec<_>, Vec<_>) = answers.iter().partition(|answer| answer.status == 200);
     assert!(!done.is_empty() && done.iter().all(|answer| answer.text() == "1"), "{done:?}");
     for answer in running {
         assert_eq!(answer.assert_problem(409)["type"], RUNNING);
         assert!(["1", "2"].contains(&answer.header("Retry-After")));
     }
-    assert_eq!(send(&fleet, keyed("/once/400", "same")).text(), "1");
+    assert_eq!(send(&fleet, keyed("/once/400", UUID)).text(), "1");
 }
 
 #[test]
@@ -117,26 +128,26 @@ fn what_failed_may_be_tried_again() {
 #[test]
 fn a_request_whose_worker_died_is_carried_out_by_another_one_when_its_lease_is_over() {
     let redis = RedisServer::start();
-    let fleet = Plan::on(&redis).workers(1).example("faulty").start();
+    let fleet = often(Plan::on(&redis).workers(1).example("faulty")).start();
     let address = fleet.listen;
-    let first = std::thread::spawn(move || client::once(address, keyed("/once/2000", "dead")));
+    let first = std::thread::spawn(move || client::once(address, keyed("/once/2000", DEAD)));
     let counted = || redis.cli(&["GET", &format!("{}:c:once", fleet.plan().prefix())]) == "1";
     wait::until("it is being carried out", wait::LONG, counted);
     fleet.crash(fleet.workers()[0]);
     assert!(first.join().unwrap().is_err(), "its worker was killed");
-    let running = send(&fleet, keyed("/once/2000", "dead"));
+    let running = send(&fleet, keyed("/once/2000", DEAD));
     assert_eq!(running.assert_problem(409)["type"], RUNNING);
     let again = wait::until_some("the lease is over", wait::LONG, || {
-        let answer = send(&fleet, keyed("/once/2000", "dead"));
+        let answer = send(&fleet, keyed("/once/2000", DEAD));
         (answer.status == 200).then_some(answer)
     });
     assert_eq!(again.text(), "2");
     // It takes longer than its lease could be, and keeps it.
-    let long = std::thread::spawn(move || client::once(address, keyed("/once/6500", "long")).unwrap());
+    let long = std::thread::spawn(move || client::once(address, keyed("/once/6500", LONG)).unwrap());
     wait::let_pass(Duration::from_millis(6000));
-    send(&fleet, keyed("/once/6500", "long")).assert_problem(409);
+    send(&fleet, keyed("/once/6500", LONG)).assert_problem(409);
     assert_eq!(long.join().unwrap().text(), "3");
-    assert_eq!(send(&fleet, keyed("/once/6500", "long")).text(), "3");
+    assert_eq!(send(&fleet, keyed("/once/6500", LONG)).text(), "3");
 }
 
 #[test]

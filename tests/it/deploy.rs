@@ -140,8 +140,13 @@ fn every_port_that_is_named_exists() {
     let settings = settings(&one(&documents, "ConfigMap", "regatta")["data"]);
 
     assert_eq!(port(app, "http"), u64::from(settings.listen[0].port()));
-    assert_eq!(port(app, "admin"), u64::from(settings.admin.listen.port()));
-    assert!(settings.admin.listen.ip().is_unspecified(), "the kubelet probes the pod's address");
+    assert_eq!(port(app, "admin"), u64::from(settings.admin.listen[0].port()));
+    for address in settings.listen.iter().chain(&settings.admin.listen) {
+        assert!(
+            address.is_ipv6() && address.ip().is_unspecified(),
+            "the kubelet probes the pod's own address"
+        );
+    }
     for probe in ["startupProbe", "livenessProbe", "readinessProbe"] {
         assert_eq!(text(app, &format!("/{probe}/httpGet/port")), "admin");
     }
@@ -181,6 +186,76 @@ fn settings_of_the_manifests_are_settings_of_regatta() {
     let references: Vec<_> = (0..2).map(|index| &pod["containers"][0]["envFrom"][index]).collect();
     assert_eq!(references[0]["configMapRef"]["name"], "regatta");
     assert_eq!(references[1]["secretRef"]["name"], "regatta");
+}
+
+/// A quantity of Kubernetes in thousandths of a core, or in MiB.
+fn quantity(value: &Value) -> u64 {
+    let text = value.as_str().unwrap_or_else(|| panic!("{value} is no text"));
+    let number = |end: &str| text.strip_suffix(end).map(|number| number.parse::<u64>().unwrap());
+    number("m").or_else(|| number("Mi")).unwrap_or_else(|| text.parse::<u64>().unwrap() * 1000)
+}
+
+#[test]
+fn a_rollout_finds_its_place_on_a_small_node() {
+    let documents = documents(&manifests());
+    let [app, redis] = [("Deployment", "regatta"), ("StatefulSet", "regatta-redis")]
+        .map(|(kind, name)| container(one(&documents, kind, name))["resources"].clone());
+    let scaler = &one(&documents, "HorizontalPodAutoscaler", "regatta")["spec"];
+    let rolling = &one(&documents, "Deployment", "regatta")["spec"]["strategy"]["rollingUpdate"];
+    let pods = scaler["minReplicas"].as_u64().unwrap() + rolling["maxSurge"].as_u64().unwrap();
+    assert_eq!(rolling["maxUnavailable"], 0);
+    let wanted = |what: &str| pods * quantity(&app["requests"][what]) + quantity(&redis["requests"][what]);
+    // Of two cores and 2 GiB the cluster itself takes about half.
+    assert!(wanted("cpu") <= 500, "{} thousandths of a core", wanted("cpu"));
+    assert!(wanted("memory") <= 1024, "{} MiB", wanted("memory"));
+
+    // What decides about pods must not be a share of the request, which says nothing of what they can do.
+    let target = &scaler["metrics"][0]["resource"]["target"];
+    assert_eq!(target["type"], "AverageValue", "{target}");
+    let (most, worth) = (quantity(&app["limits"]["cpu"]), quantity(&target["averageValue"]));
+    assert_eq!(most % 1000, 0, "workers.count = auto takes whole cores of the limit");
+    assert_eq!(worth * 2, most, "at half of what its workers can do another pod comes");
+    let budget = &one(&documents, "PodDisruptionBudget", "regatta")["spec"];
+    assert_eq!(budget["maxUnavailable"], 1, "one pod alone could never leave otherwise");
+}
+
+#[test]
+fn both_families_of_addresses_are_served() {
+    let documents = documents(&manifests());
+    for name in ["regatta", "regatta-redis"] {
+        assert_eq!(one(&documents, "Service", name)["spec"]["ipFamilyPolicy"], "PreferDualStack");
+    }
+    let settings = settings(&one(&documents, "ConfigMap", "regatta")["data"]);
+    let trusted = settings.proxy;
+    for hop in ["10.1.2.3", "::ffff:10.1.2.3", "fd00::7"] {
+        assert!(trusted.trusts(hop.parse().unwrap()), "{hop}");
+    }
+    assert!(settings.admin.hosts.iter().any(|host| host == "*.regatta.svc"), "{:?}", settings.admin.hosts);
+}
+
+#[test]
+fn variables_that_kubernetes_injects_for_these_services_would_not_keep_a_pod_from_starting() {
+    let documents = documents(&manifests());
+    let mut environment = one(&documents, "ConfigMap", "regatta")["data"].clone();
+    let before = environment.as_object().unwrap().len();
+    for name in ["regatta", "regatta-redis"] {
+        let name = name.to_uppercase().replace('-', "_");
+        let port = format!("{name}_PORT_6379_TCP");
+        for (variable, value) in [
+            (format!("{name}_SERVICE_HOST"), "10.96.0.7"),
+            (format!("{name}_SERVICE_PORT"), "6379"),
+            (format!("{name}_SERVICE_PORT_REDIS"), "6379"),
+            (format!("{name}_PORT"), "tcp://10.96.0.7:6379"),
+            (port.clone(), "tcp://10.96.0.7:6379"),
+            (format!("{port}_PROTO"), "tcp"),
+            (format!("{port}_PORT"), "6379"),
+            (format!("{port}_ADDR"), "10.96.0.7"),
+        ] {
+            environment[variable] = value.into();
+        }
+    }
+    assert_eq!(environment.as_object().unwrap().len(), before + 16);
+    assert_eq!(settings(&environment).listen.len(), 1);
 }
 
 #[test]

@@ -35,13 +35,13 @@ fn a_counter_hammered_from_all_workers_is_exact() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).workers(4).start();
     let added = load::parallel(8, 50, |_| {
-        let response = client::once(fleet.listen, Request::post("/counters/hammered")).unwrap();
+        let response = client::once(fleet.listen, Request::post("/counters/hits")).unwrap();
         (response.worker(), response.json()["value"].as_u64().unwrap())
     });
     let values: BTreeSet<_> = added.iter().map(|(_, value)| *value).collect();
     assert_eq!(values, (1..=400).collect(), "every increment has its own value");
     assert_eq!(added.iter().map(|(pid, _)| pid).collect::<BTreeSet<_>>().len(), 4, "all workers took part");
-    let read = fleet.get("/counters/hammered").json();
+    let read = fleet.get("/counters/hits").json();
     assert_eq!((&read["name"], &read["value"]), (&"hammered".into(), &400.into()));
 }
 

@@ -56,7 +56,7 @@ fn a_hundred_streams_of_one_connection_are_served_at_once() {
     client.runtime.block_on(async {
         // The first one makes the connection that the others share.
         assert_eq!(client.ask("/hello").await.unwrap().version(), Version::HTTP_2);
-        let streams: Vec<_> = (0..100).map(|_| tokio::spawn(client.ask("/counters/streams"))).collect();
+        let streams: Vec<_> = (0..100).map(|_| tokio::spawn(client.ask("/counters/laps"))).collect();
         let mut workers = BTreeSet::new();
         for stream in streams {
             let response = stream.await.unwrap().unwrap();

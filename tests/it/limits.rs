@@ -142,11 +142,11 @@ fn if_one_policy_denies_no_other_is_charged() {
     let redis = RedisServer::start();
     let plan = limited(&redis, "1/h", 10).set("REGATTA_LIMITS__TIGHT__RATE", "1/h");
     let plan =
-        plan.set("REGATTA_LIMITS__TIGHT__BURST", "2").set("REGATTA_LIMITS__TIGHT__ROUTES", "/counters/tight");
+        plan.set("REGATTA_LIMITS__TIGHT__BURST", "2").set("REGATTA_LIMITS__TIGHT__ROUTES", "/counters/seats");
     let fleet = plan.start();
-    let statuses: Vec<_> = (0..12).map(|_| fleet.get("/counters/tight").status).collect();
+    let statuses: Vec<_> = (0..12).map(|_| fleet.get("/counters/seats").status).collect();
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 2, "{statuses:?}");
-    let statuses: Vec<_> = (0..12).map(|_| fleet.get("/counters/wide").status).collect();
+    let statuses: Vec<_> = (0..12).map(|_| fleet.get("/counters/bell").status).collect();
     assert_eq!(statuses.iter().filter(|status| **status == 200).count(), 8, "{statuses:?}");
 }
 

@@ -32,6 +32,7 @@ mod crossed; // two things at once, each of which goes well alone
 mod crowd_harness; // the clients of the load find each kind of wrong answer
 mod dashboard; // the operators' page in a real browser
 mod dashboard_http; // who may do what there, over HTTP
+mod demo; // what the shipped application lets strangers do
 mod deploy; // manifests and compose agree with each other and with the settings
 mod exact; // counts are exact
 mod faults; // every fault of Redis is a defined state
@@ -43,9 +44,12 @@ mod fuzz; // what strangers may send, mutated
 mod gcra; // rates are decided alike on both sides
 mod heal; // what Redis forgets is put back
 mod healing; // hung workers are found and replaced
+mod heirs; // what was made before the fleet began
 mod http2; // HTTP/2 without TLS
 mod http_bounds; // what a client may send, and how slowly
 mod identity; // who a client is, by the tables
+mod inherited; // what a parent leaves to the fleet
+mod kernels; // kernels that are too old, profiles that forbid
 mod layers; // the house rules: floors, walls, sizes
 mod leftovers; // a killed fleet and the next one
 mod limits; // rate limits hold over all workers
@@ -68,6 +72,9 @@ mod migrations_walk; // long walks over keys
 mod news_rights; // a user who may not listen, or not tell
 mod news_space; // a fleet hears its own news, and believes no others
 mod nginx; // the shipped proxy configuration
+mod odd; // odd requests and their right answers
+mod once_names; // the names of a request that is carried out once, in Redis
+mod once_who; // and who finds it, and who does not
 mod oracle; // commits against a sequential model
 mod overload; // more requests than a worker can answer
 mod page_live; // the page's stream

@@ -265,6 +265,7 @@ async fn another_id_keeps_age_views_and_fields_and_a_login_is_refused_by_name() 
         grace_ms: 1,
         max_fields: 64,
         max_bytes: 16_384,
+        lineage: None,
         set: &set,
         remove: &[],
         expect: &[],

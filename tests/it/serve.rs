@@ -205,7 +205,7 @@ fn requests_sent_ahead_are_answered_in_order() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).start();
     let mut connection = Connection::open(fleet.listen).unwrap();
-    let targets = ["/hello", "/counters/ahead", "/nothing/here", "/hello"];
+    let targets = ["/hello", "/counters/bell", "/nothing/here", "/hello"];
     let sent: Vec<u8> = targets.iter().flat_map(|target| Request::get(target).bytes()).collect();
     connection.send(&sent).unwrap();
     let statuses: Vec<_> = targets.iter().map(|_| connection.receive(false).unwrap().status).collect();

@@ -24,19 +24,6 @@ pub(in crate::config) fn token(text: &str) -> Result<Secret, Reason> {
     }
 }
 
-/// Names of hosts, without a port.
-pub(in crate::config) fn hosts(items: &[String]) -> Result<Vec<String>, Reason> {
-    let fits = |item: &String| {
-        let letters = item.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-.".contains(&byte));
-        letters && (1..=253).contains(&item.len())
-    };
-    let host = |item: &String| match fits(item) {
-        true => Ok(item.to_ascii_lowercase()),
-        false => Err(format!("{item} is no name of a host")),
-    };
-    items.iter().map(host).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -47,13 +34,5 @@ mod tests {
         let token = token(" a token of mine too\n").unwrap_or_else(|reason| panic!("{reason}"));
         assert_eq!(token.expose(), b"a token of mine too", "what surrounds it in a file is not part of it");
         assert!(!format!("{token:?}").contains("mine"));
-    }
-
-    #[test]
-    fn hosts_are_names_without_a_port() {
-        assert_eq!(hosts(&["Fleet.Example.org".into()]).unwrap(), ["fleet.example.org"]);
-        for wrong in ["", "a:80", "http://a", "a b", "*.a"] {
-            assert!(hosts(&[wrong.to_owned()]).is_err(), "{wrong}");
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! Text of one setting → its value; an error is the reason, without the setting's name.
 
+mod address;
 mod dashboard;
 mod live;
 mod state;
@@ -19,6 +20,7 @@ use crate::config::schema::LogFormat;
 use crate::config::schema::MAX_WORKERS;
 use crate::config::schema::Share;
 use crate::config::schema::Steering;
+pub(super) use address::*;
 pub(super) use dashboard::*;
 pub(super) use live::*;
 pub(super) use state::*;
@@ -142,20 +144,6 @@ pub(super) fn count(text: &str) -> Result<Count, Reason> {
     workers(text).map(Count::Fixed)
 }
 
-pub(super) fn address(text: &str) -> Result<SocketAddr, Reason> {
-    text.parse().map_err(|_| "that is not an IP address with a port".into())
-}
-
-pub(super) fn addresses(items: &[String]) -> Result<Vec<SocketAddr>, Reason> {
-    let addresses: Vec<_> = items.iter().map(|item| address(item)).collect::<Result<_, _>>()?;
-    for (index, address) in addresses.iter().enumerate() {
-        if address.port() != 0 && addresses[..index].contains(address) {
-            return Err(format!("{address} stands there twice"));
-        }
-    }
-    if addresses.is_empty() { Err("at least one is needed".into()) } else { Ok(addresses) }
-}
-
 pub(super) fn heartbeat(text: &str) -> Result<Option<Duration>, Reason> {
     let interval = duration_or_none(text)?;
     let allowed = Duration::from_millis(200)..=Duration::from_secs(60);
@@ -251,8 +239,6 @@ mod tests {
     fn passwords_and_secrets_never_print() {
         let url = redis_url("redis://user:hunter22@h/0").unwrap();
         assert!(!format!("{url} {url:?}").contains("hunter22"));
-        let url = redis_url("redis-sentinel://:hunter22@h/m?sentinelPassword=hunter33&node=b").unwrap();
-        assert_eq!(url.to_string(), "redis-sentinel://***@h/m?sentinelPassword=***&node=b");
         let secret = secret("correct horse battery staple and more").unwrap();
         assert!(!format!("{secret:?}").contains("horse"));
     }

@@ -13,6 +13,4 @@ pub struct Dashboard {
     pub token: Option<Secret>,
     /// A file with the token, read whenever a worker starts.
     pub token_file: Option<PathBuf>,
-    /// Names under which the operators' address is opened, beside IP addresses and `localhost`.
-    pub hosts: Vec<String>,
 }

@@ -44,7 +44,7 @@ pub struct Config {
     pub advertise: Vec<Advertised>,
     /// Time between two heartbeats of this machine in Redis, 200 ms to 1 min; none: it has none.
     pub heartbeat: Option<Duration>,
-    /// The operators' address and what is served on it.
+    /// The operators' addresses, and under which names they are asked.
     pub admin: Admin,
     /// How many workers, and how patient the supervisor is with them.
     pub workers: Workers,
@@ -99,8 +99,11 @@ pub enum Steering {
 /// The operators' listener (`/livez`, `/readyz`, `/metrics`, `/fleet.json`).
 #[derive(Debug, Clone)]
 pub struct Admin {
-    /// Address, separate from the public ones so that it is never exposed by accident.
-    pub listen: SocketAddr,
+    /// Addresses, at least one, separate from the public ones so that they are never exposed by accident.
+    pub listen: Vec<SocketAddr>,
+    /// Names under which they may be asked, beside IP addresses, `localhost` and the machine's own name; `*.` before
+    /// one stands for all names below it.
+    pub hosts: Vec<String>,
 }
 
 /// How many workers, and the supervisor's patience with them.

@@ -1,8 +1,15 @@
 //! The shared state's settings: Redis and sessions.
 
 use std::fmt;
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use percent_encoding::AsciiSet;
+use percent_encoding::CONTROLS;
+use percent_encoding::percent_encode;
+
+use crate::config::place::Place;
 
 /// Where the shared state lives and how long requests wait for it.
 #[derive(Debug, Clone)]
@@ -41,7 +48,12 @@ pub struct RedisUrl(pub(in crate::config) String);
 impl RedisUrl {
     /// A server's Unix socket.
     pub fn unix(path: &std::path::Path) -> Self {
-        Self(format!("unix://{}", path.display()))
+        Self(format!("unix://{}", percent_encode(path.as_os_str().as_bytes(), IN_PATH)))
+    }
+
+    /// A text that may be such an address, as it may be shown.
+    pub fn hidden(text: &str) -> String {
+        Self(text.to_owned()).to_string()
     }
 
     /// The URL with its password, for the client only.
@@ -50,24 +62,22 @@ impl RedisUrl {
     }
 }
 
-/// What stands before the password in a URL of Sentinels that have one of their own.
-const OF_SENTINELS: &str = "sentinelPassword=";
+/// What would end a path, or begin an escape.
+const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // What stands before the last @ may be a password, even where the URL has an unusual form.
-        let shown = match (self.0.find("://"), self.0.rfind('@')) {
-            (Some(scheme), Some(at)) if scheme + 3 <= at => {
-                format!("{}***{}", &self.0[..scheme + 3], &self.0[at..])
-            }
-            _ => self.0.clone(),
+        if let Ok(place) = Place::read(&self.0) {
+            return place.fmt(f);
+        }
+        // What cannot be taken apart may have its password anywhere.
+        let scheme = self.0.split_once("://").map(|(scheme, _)| scheme);
+        let is_scheme = |text: &&str| {
+            text.len() < 20 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-')
         };
-        match shown.split_once(OF_SENTINELS) {
-            Some((before, rest)) => {
-                let after = rest.find('&').map_or("", |end| &rest[end..]);
-                write!(f, "{before}{OF_SENTINELS}***{after}")
-            }
-            None => f.write_str(&shown),
+        match scheme.filter(is_scheme) {
+            Some(scheme) => write!(f, "{scheme}://***"),
+            None => f.write_str("***"),
         }
     }
 }

@@ -30,6 +30,7 @@ use crate::http::phase::Phase;
 use crate::http::problem::Problem;
 use crate::http::router::Audience;
 use crate::http::state::Core;
+use crate::sys::random;
 
 /// Time between two computations.
 const EVERY: Duration = Duration::from_secs(1);
@@ -183,7 +184,7 @@ async fn next(mut watcher: Watcher) -> Option<(Result<Bytes, Infallible>, Option
     loop {
         tokio::select! {
             () = watcher.phase.leaving() => {
-                let retry_ms = rand::random_range(50..=RETRY_MS);
+                let retry_ms = random::within(50..=RETRY_MS);
                 return Some((Ok(Bytes::from(format!("retry: {retry_ms}\n\n"))), None));
             }
             changed = watcher.frames.changed() => {

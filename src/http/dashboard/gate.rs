@@ -107,8 +107,9 @@ impl Gate {
             (Some(token), _) => Ok(Some(token.clone())),
             (None, None) => Ok(None),
             (None, Some(file)) => {
-                let read = fs::read_to_string(file).map_err(|error| error.to_string());
-                let token = read.and_then(|text| config::operators_token(&text));
+                let read = fs::read(file).map_err(|error| error.to_string());
+                let text = read.and_then(|bytes| config::text::of_bytes(bytes).map_err(str::to_owned));
+                let token = text.and_then(|text| config::operators_token(&text));
                 token.map(Some).map_err(|reason| format!("{}: {reason}", file.display()))
             }
         };
@@ -185,14 +186,24 @@ impl Gate {
         set_cookie(COOKIE, "", Duration::ZERO, secure)
     }
 
-    /// What this operator's forms carry, and nobody else's.
+    /// What this operator's forms carry, and nobody else's: another text at each call, because a constant one could be
+    /// guessed from the lengths of compressed pages (BREACH).
     pub(super) fn form_token(&self, operator: &Operator) -> String {
-        self.sign(&["form", &operator.id])
+        let mut salt = [0; 16];
+        // Without random bytes there is no text, and the form is refused.
+        if SystemRandom::new().fill(&mut salt).is_err() {
+            return String::new();
+        }
+        let salt = URL_SAFE_NO_PAD.encode(salt);
+        format!("{salt}.{}", self.sign(&["form", &operator.id, &salt]))
     }
 
-    /// Whether a form carries it.
+    /// Whether a form carries one; those of older versions have no salt.
     pub(super) fn is_form_token(&self, operator: &Operator, token: &str) -> bool {
-        self.is_signed(&["form", &operator.id], token)
+        match token.split_once('.') {
+            Some((salt, tag)) => self.is_signed(&["form", &operator.id, salt], tag),
+            None => self.is_signed(&["form", &operator.id], token),
+        }
     }
 
     /// The `Set-Cookie` that tells this operator something on the page that follows.
@@ -281,7 +292,7 @@ mod tests {
 
     fn gate(token: &str) -> Gate {
         let token = Some(config::operators_token(token).unwrap());
-        Gate::new(&Settings { public: false, token, token_file: None, hosts: Vec::new() })
+        Gate::new(&Settings { public: false, token, token_file: None })
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -321,6 +332,8 @@ mod tests {
         let [one, two] = [(); 2].map(|()| gate.admit(TOKEN, "a", NOW, NOW).unwrap());
         let token = gate.form_token(&one);
         assert!(gate.is_form_token(&one, &token) && !gate.is_form_token(&two, &token));
+        assert_ne!(token, gate.form_token(&one), "no page has another's text");
+        assert!(gate.is_form_token(&one, &gate.sign(&["form", &one.id])), "of an older version");
         assert!(!gate.is_form_token(&one, "") && !gate.is_form_token(&one, &format!("{token}x")));
         let said = Said { ok: true, text: "2 workers <serve>".into() };
         let cookie = sent(&gate.tell(&one, &said, false));
@@ -344,7 +357,7 @@ mod tests {
 
     #[test]
     fn without_a_token_nobody_gets_in_and_the_page_says_why() {
-        let mut settings = Settings { public: false, token: None, token_file: None, hosts: Vec::new() };
+        let mut settings = Settings { public: false, token: None, token_file: None };
         let gate = Gate::new(&settings);
         assert_eq!(gate.admit("", "a", NOW, NOW), Err(Denied::Closed));
         assert!(gate.advice().unwrap().contains("dashboard.token"));

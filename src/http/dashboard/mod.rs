@@ -10,7 +10,6 @@ mod feed;
 mod gate;
 mod history;
 mod operate;
-mod origin;
 mod rows;
 mod said;
 mod supervisor;
@@ -29,11 +28,9 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::routing::get;
 use axum::routing::post;
-use http::HeaderMap;
 use http::HeaderValue;
 use http::Request;
 use http::StatusCode;
-use http::Uri;
 use http::header;
 use http::request::Parts;
 use tokio::sync::Semaphore;
@@ -42,7 +39,6 @@ use crate::config::schema::Dashboard as Settings;
 use crate::http::exchange::Exchange;
 use crate::http::identity::Client;
 use crate::http::identity::Transport;
-use crate::http::problem::Problem;
 use crate::http::router::Audience;
 use crate::http::state::Core;
 use crate::http::state::State;
@@ -72,7 +68,6 @@ pub struct Dashboard(Arc<Inner>);
 struct Inner {
     gate: Gate,
     feed: Feed,
-    hosts: Vec<String>,
     /// Verdicts that are waited for at once.
     acting: Arc<Semaphore>,
 }
@@ -86,7 +81,6 @@ impl Dashboard {
         Self(Arc::new(Inner {
             gate: Gate::new(settings),
             feed: Feed::new(),
-            hosts: settings.hosts.clone(),
             acting: Arc::new(Semaphore::new(ACTING)),
         }))
     }
@@ -112,6 +106,7 @@ struct Asker {
     subject: String,
     /// Whether he came over TLS, as far as somebody trusted says so.
     secure: bool,
+    client: Option<Client>,
     audience: Audience,
 }
 
@@ -129,6 +124,7 @@ impl Asker {
         Self {
             subject: client.map(|client| client.subject()).unwrap_or_default(),
             secure: client.is_some_and(|client| client.transport == Transport::Tls),
+            client,
             audience,
         }
     }
@@ -146,9 +142,6 @@ struct Visit<'a> {
 async fn page(Shared(State(core)): Shared<State>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
     let asker = Asker::of(&parts);
-    if let Some(refusal) = misnamed(&core, &parts.headers, &parts.uri, &asker) {
-        return refusal;
-    }
     let gate = &core.dashboard.0.gate;
     let operator = gate.operator(&parts.headers, time::unix());
     let told = operator.as_ref().and_then(|operator| gate.told(operator, &parts.headers, asker.secure));
@@ -164,19 +157,7 @@ async fn page(Shared(State(core)): Shared<State>, request: Request<Body>) -> Res
 async fn events(Shared(State(core)): Shared<State>, request: Request<Body>) -> Response {
     let (parts, _) = request.into_parts();
     let asker = Asker::of(&parts);
-    match misnamed(&core, &parts.headers, &parts.uri, &asker) {
-        Some(refusal) => refusal,
-        None => core.dashboard.0.feed.stream(&core, asker.audience).await,
-    }
-}
-
-/// The answer to a request under a name that another site may have bent; visitors' names are their own affair.
-fn misnamed(core: &Core, headers: &HeaderMap, uri: &Uri, asker: &Asker) -> Option<Response> {
-    let hosts = &core.dashboard.0.hosts;
-    let fine =
-        asker.audience == Audience::Public || origin::is_own_name(headers, uri, hosts, &core.site.host);
-    let advice = "open it by its IP address or as localhost, or add this name to dashboard.hosts";
-    (!fine).then(|| Problem::new(StatusCode::MISDIRECTED_REQUEST, advice).into_response())
+    core.dashboard.0.feed.stream(&core, asker.audience).await
 }
 
 /// The whole document.

@@ -25,9 +25,9 @@ use crate::http::dashboard::Visit;
 use crate::http::dashboard::gate::Denied;
 use crate::http::dashboard::gate::Gate;
 use crate::http::dashboard::gate::Operator;
-use crate::http::dashboard::origin;
 use crate::http::dashboard::said::Said;
 use crate::http::dashboard::supervisor;
+use crate::http::origin;
 use crate::http::problem::Problem;
 use crate::http::state::Core;
 use crate::http::state::State;
@@ -44,7 +44,7 @@ type Fields = BTreeMap<String, String>;
 
 /// Signs in whoever sends the token.
 pub(super) async fn sign_in(Shared(State(core)): Shared<State>, request: HttpRequest<Body>) -> Response {
-    let (parts, fields) = match read(&core, request).await {
+    let (parts, fields) = match read(request).await {
         Ok(read) => read,
         Err(refusal) => return refusal,
     };
@@ -147,7 +147,7 @@ async fn act(
 
 /// The operator who sent a form, and its fields.
 async fn operator(core: &Core, request: HttpRequest<Body>) -> Result<(Parts, Operator, Fields), Response> {
-    let (parts, fields) = read(core, request).await?;
+    let (parts, fields) = read(request).await?;
     let gate = &core.dashboard.0.gate;
     let refuse = |reason: String| Problem::new(StatusCode::FORBIDDEN, reason).into_response();
     if let Some(advice) = gate.advice() {
@@ -169,13 +169,11 @@ async fn operator(core: &Core, request: HttpRequest<Body>) -> Result<(Parts, Ope
 }
 
 /// A form that no other site sent.
-async fn read(core: &Core, request: HttpRequest<Body>) -> Result<(Parts, Fields), Response> {
+async fn read(request: HttpRequest<Body>) -> Result<(Parts, Fields), Response> {
     let (parts, body) = request.into_parts();
     let refuse = |status, reason: &str| Problem::new(status, reason).into_response();
-    if let Some(refusal) = dashboard::misnamed(core, &parts.headers, &parts.uri, &Asker::of(&parts)) {
-        return Err(refusal);
-    }
-    if !origin::is_same_origin(&parts.headers, &parts.uri) {
+    let asker = Asker::of(&parts);
+    if !origin::is_own(&parts.headers, &parts.uri, asker.client.as_ref(), &[]) {
         return Err(refuse(StatusCode::FORBIDDEN, "another site sent this request"));
     }
     let kind =

@@ -170,7 +170,8 @@ impl Account {
 
     /// A text for a hidden field of a form: only pages of this session have it, so no other site can send the form.
     ///
-    /// A visitor without a session gets one.
+    /// Every call makes another one, and all of them are good as long as the session keeps its id: a constant text could
+    /// be guessed from the lengths of compressed pages. A visitor without a session gets one.
     ///
     /// # Errors
     /// [`Error::SessionGone`] if the session was given another id a moment ago, [`Error::Denied`],
@@ -193,7 +194,7 @@ impl Account {
             },
         };
         let keyring = self.exchange.core.keyring().ok_or(Error::Unavailable { retry_after: 1 })?;
-        Ok(keyring.form_token(id))
+        keyring.form_token(id).map_err(|_| Error::Failed)
     }
 
     /// Whether this is the text that the session's own forms have. Costs no round trip.

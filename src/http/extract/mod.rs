@@ -6,6 +6,7 @@ mod account;
 mod client;
 mod counters;
 mod fields;
+mod idempotency;
 mod limit;
 mod visit;
 mod worker;
@@ -19,6 +20,8 @@ pub use counters::Seen;
 pub use counters::Taken;
 pub use counters::Unique;
 pub use fields::Fields;
+pub use idempotency::Idempotency;
+pub(super) use idempotency::Verdict;
 pub use limit::Limit;
 pub use visit::Visit;
 

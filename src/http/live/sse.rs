@@ -7,6 +7,7 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::Body;
@@ -16,11 +17,13 @@ use futures_util::stream;
 use http::HeaderName;
 use http::HeaderValue;
 use http::header;
+use tokio::sync::Notify;
 use tokio::time::Instant;
 use tokio::time::Interval;
 use tokio::time::MissedTickBehavior;
 
 use crate::http::phase::Phase;
+use crate::sys::random;
 
 /// When a client comes again whose connection broke, milliseconds: its worker was killed, or something between.
 const AFTER_A_BREAK_MS: std::ops::RangeInclusive<u64> = 500..=1500;
@@ -80,18 +83,38 @@ pub fn event(name: &str, data: &str) -> Bytes {
     Bytes::from(text)
 }
 
+/// Has a stream say at once that it lives: a client that is gone is found out by what is sent to it.
+///
+/// Among the extensions of a stream's response, for whoever has its connection.
+#[derive(Debug, Clone, Default)]
+pub struct SignOfLife(Arc<Notify>);
+
+impl SignOfLife {
+    /// Has it do so.
+    pub fn give(&self) {
+        self.0.notify_one();
+    }
+
+    /// Whether the stream goes on.
+    pub fn is_awaited(&self) -> bool {
+        Arc::strong_count(&self.0) > 1
+    }
+}
+
 /// The response; `phase` says when its worker leaves.
 pub(in crate::http) fn respond(source: impl Source, heartbeat: Duration, phase: &Phase) -> Response {
     let phase = phase.clone();
     let mut beat = tokio::time::interval_at(Instant::now() + heartbeat, heartbeat);
     beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let leaving = Box::pin(async move { phase.leaving().await });
-    let open = Open { source, leaving, beat, stage: Stage::Opening };
+    let sign = SignOfLife::default();
+    let open = Open { source, leaving, beat, sign: sign.clone(), stage: Stage::Opening };
     let pieces = stream::unfold(open, |mut open| async move {
         let piece = open.next().await?;
         Some((Ok::<_, Infallible>(piece), open))
     });
     let mut response = Response::new(Body::from_stream(pieces));
+    response.extensions_mut().insert(sign);
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
@@ -103,6 +126,7 @@ struct Open<S> {
     source: S,
     leaving: Pin<Box<dyn Future<Output = ()> + Send>>,
     beat: Interval,
+    sign: SignOfLife,
     stage: Stage,
 }
 
@@ -133,13 +157,14 @@ impl<S: Source> Open<S> {
                 }
                 piece = self.source.next() => piece,
                 _ = self.beat.tick() => Some(HEARTBEAT),
+                () = self.sign.0.notified() => Some(HEARTBEAT),
             },
         }
     }
 }
 
 fn retry(within_ms: std::ops::RangeInclusive<u64>) -> Bytes {
-    Bytes::from(format!("retry: {}\n\n", rand::random_range(within_ms)))
+    Bytes::from(format!("retry: {}\n\n", random::within(within_ms)))
 }
 
 #[cfg(test)]

@@ -9,7 +9,6 @@ use futures_util::SinkExt;
 use futures_util::StreamExt;
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
 use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
@@ -26,9 +25,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How long a client has to answer a close frame.
 const CLOSING: Duration = Duration::from_secs(2);
-
-/// How long is read on after the last word: to close with something unread would have the kernel take that word back.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// Read at once; each connection keeps a buffer of this size.
 const READ_BUFFER: usize = 4 << 10;
@@ -132,14 +128,8 @@ impl Wire {
             Ok::<_, Error>(())
         };
         let _ = timeout(CLOSING, closing).await;
-        let mut rest = self.stream.into_inner();
-        let lingering = async {
-            rest.shutdown().await?;
-            let mut unread = [0; 1024];
-            while rest.read(&mut unread).await? > 0 {}
-            Ok::<_, std::io::Error>(())
-        };
-        let _ = timeout(LINGER, lingering).await;
+        // The connection itself sees to it that its last word is not taken back (`worker/linger.rs`).
+        let _ = self.stream.into_inner().shutdown().await;
     }
 }
 

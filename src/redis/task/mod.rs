@@ -1,4 +1,4 @@
-//! Tasks as Redis has them: plain data and its wire form, described at the head of `migrations/0016_regatta_task_v3.lua`.
+//! Tasks as Redis has them: plain data and its wire form, described at the head of `migrations/0017_regatta_task_v3.lua`.
 //!
 //! Without server-side code there are none: every call is [`Error::Unsupported`].
 

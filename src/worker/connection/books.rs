@@ -21,7 +21,6 @@ use crate::scoreboard::refusal::Closing;
 use crate::scoreboard::refusal::Refusal;
 use crate::worker::connection::Connection;
 use crate::worker::connection::Entry;
-use crate::worker::connection::LINGER;
 use crate::worker::connection::Order;
 use crate::worker::connection::Patience;
 use crate::worker::connection::Pause;
@@ -275,7 +274,7 @@ impl Connections {
         if connection.all_held() {
             return slow(&connection.held_pace);
         }
-        if connection.active.load(Relaxed) > 0 {
+        if connection.is_busy() {
             return None;
         }
         let late = |patience: Duration, why| {
@@ -285,12 +284,13 @@ impl Connections {
         match connection.pause.load(Relaxed) {
             waiting if waiting == Pause::Waiting as u8 => None,
             upgraded if upgraded == Pause::Upgraded as u8 => None,
+            // It has a clock of its own.
+            lingering if lingering == Pause::Lingering as u8 => None,
             // What it still takes of answered requests keeps it, at its pace.
             idle if idle == Pause::Idle as u8 && connection.is_http2() => {
                 slow(&connection.held_pace).map(|_| Closing::Idle)
             }
             idle if idle == Pause::Idle as u8 => late(self.patience.idle, Closing::Idle),
-            refused if refused == Pause::Refused as u8 => late(LINGER, Closing::SlowReader),
             _ => late(self.patience.header, Closing::SlowHeader),
         }
     }

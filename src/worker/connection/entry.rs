@@ -51,12 +51,28 @@ impl Entry {
         self.all.cell().refused(why);
     }
 
-    /// It was refused, and is waited for until its client closes.
-    pub(in crate::worker) fn refused(&self, why: Refusal) {
-        self.turned_away(why);
+    /// Our side has ended, and its client is waited for until it closes.
+    pub(in crate::worker) fn lingers(&self) {
         self.header_ended();
-        self.changed();
-        self.pause(Pause::Refused);
+        self.pause(Pause::Lingering);
+    }
+
+    /// The body of a request is to come, until [`Entry::body_ended`].
+    pub(in crate::worker) fn body_begins(&self) {
+        self.connection.receiving.fetch_add(1, Relaxed);
+    }
+
+    /// A request's body has come, or nothing of it is read any more.
+    pub(in crate::worker) fn body_ended(&self) {
+        self.connection.receiving.fetch_sub(1, Relaxed);
+        if !self.connection.is_busy() {
+            self.changed();
+        }
+    }
+
+    /// Something of a request's body is left unread: the connection can only end.
+    pub(in crate::worker) fn left_unread(&self) {
+        self.connection.unread.store(true, Relaxed);
     }
 
     /// It is closed before its client wants that.
@@ -123,6 +139,11 @@ impl Entry {
         self.pause(Pause::Upgraded);
     }
 
+    /// Whether it was told to end now.
+    pub(in crate::worker) fn is_cut(&self) -> bool {
+        self.connection.order.load(Relaxed) == Order::Cut as u8
+    }
+
     /// Whether an upgraded connection has to end: it was cut, or its client reads nothing of what is sent to it.
     ///
     /// If not, the waker is woken by the next order. The task that speaks on it finishes it.
@@ -143,7 +164,7 @@ impl Entry {
     /// In HTTP/2 they are frames, which say nothing: what is idle there has no stream open.
     pub(in crate::worker) fn read(&self, bytes: usize) {
         let connection = &self.connection;
-        if connection.active.load(Relaxed) > 0 || connection.is_upgraded() || connection.is_http2() {
+        if connection.is_busy() || connection.is_upgraded() || connection.is_http2() {
             return;
         }
         // The time for a connection's first header runs from its start.

@@ -55,7 +55,7 @@ impl Connection {
         let since = self.since.load(Relaxed);
         let silent = self.is(Pause::Header) && tick.saturating_sub(since) >= SILENT;
         let idle = (self.is(Pause::Idle) || silent)
-            && self.active.load(Relaxed) == 0
+            && !self.is_busy()
             && !self.stalled.load(Relaxed)
             && self.order.load(Relaxed) <= Order::Expire as u8;
         idle.then_some(since)

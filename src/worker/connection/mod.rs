@@ -15,6 +15,9 @@ mod pace;
 mod tests;
 
 use std::net::IpAddr;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::sync::atomic::AtomicU32;
@@ -31,11 +34,10 @@ pub(super) use entry::Entry;
 
 use pace::Pace;
 
+use crate::http::SignOfLife;
+
 /// Length of a tick; deadlines are met within one.
 pub(super) const TICK: Duration = Duration::from_millis(100);
-
-/// How long a refused client may take to read its refusal and to close.
-const LINGER: Duration = Duration::from_secs(1);
 
 /// What a connection is told; a later one in this list overrules an earlier one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,8 +83,8 @@ enum Pause {
     Idle,
     /// It speaks another protocol now, whose pauses are none of ours.
     Upgraded,
-    /// It was refused; its client is to read that, and to close it.
-    Refused,
+    /// Our side has ended; its client is to read that, and to close it, for as long as [`super::linger`] lets it.
+    Lingering,
 }
 
 /// One connection's state.
@@ -96,6 +98,14 @@ pub(super) struct Connection {
     active: AtomicU32,
     /// Of these, responses that HTTP/2 holds back because the client gives no room for them.
     held: AtomicU32,
+    /// Requests whose bodies are still to come; one may go on after its answer.
+    receiving: AtomicU32,
+    /// Whether something of a request was left unread, so that the connection can only end.
+    unread: AtomicBool,
+    /// Whether its client has ended its side, and waits for answers.
+    half_closed: AtomicBool,
+    /// Streams under way that can be told to give a sign of life.
+    signs: Mutex<Vec<SignOfLife>>,
     /// What its client owes of those; what else goes over the connection, as the answer to a ping, does not count.
     held_pace: Pace,
     /// What it does while no request is under way, as [`Pause`].
@@ -186,10 +196,50 @@ impl Connection {
     /// Whatever gives places back is not held up: a connection that is to end, and the rest of a request.
     pub(super) fn may_wait(&self) -> bool {
         (self.is(Pause::Idle) || self.is(Pause::Header) || self.is(Pause::Waiting))
-            && self.active.load(Relaxed) == 0
+            && !self.is_busy()
             && !self.is_http2()
             && !self.is_looked_at()
             && self.order.load(Relaxed) < Order::Finish as u8
+    }
+
+    /// Whether a request is under way, or the rest of its body.
+    fn is_busy(&self) -> bool {
+        self.active.load(Relaxed) > 0 || self.receiving.load(Relaxed) > 0
+    }
+
+    /// Whether all of a request has come that is not answered yet.
+    pub(super) fn awaits_answer(&self) -> bool {
+        self.active.load(Relaxed) > 0 && self.receiving.load(Relaxed) == 0 && !self.is_upgraded()
+    }
+
+    /// Whether a request's body is still to come.
+    pub(super) fn is_receiving(&self) -> bool {
+        self.receiving.load(Relaxed) > 0
+    }
+
+    /// Whether something of a request was left unread, so that its client may still be sending it.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.load(Relaxed) || self.is(Pause::Begun)
+    }
+
+    /// Its client has ended its side: whether it is still there is found out by what is sent to it.
+    pub(super) fn half_close(&self) {
+        self.half_closed.store(true, Relaxed);
+        self.signs().drain(..).for_each(|sign| sign.give());
+    }
+
+    /// A stream is under way that can be told to give a sign of life.
+    pub(super) fn keep_sign(&self, sign: SignOfLife) {
+        if self.half_closed.load(Relaxed) {
+            return sign.give();
+        }
+        let mut signs = self.signs();
+        signs.retain(SignOfLife::is_awaited);
+        signs.push(sign);
+    }
+
+    fn signs(&self) -> MutexGuard<'_, Vec<SignOfLife>> {
+        self.signs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether no request has come yet: it may turn out to speak HTTP/2.

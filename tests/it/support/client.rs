@@ -9,6 +9,7 @@ use std::io::ErrorKind;
 use std::io::Read;
 use std::io::Write;
 use std::net::IpAddr;
+use std::net::Shutdown;
 use std::net::SocketAddr;
 use std::net::TcpStream;
 use std::os::fd::AsRawFd;
@@ -207,6 +208,11 @@ impl Connection {
 
     pub(crate) fn send(&mut self, bytes: &[u8]) -> Result<(), Failure> {
         self.stream.get_mut().write_all(bytes).map_err(Failure::from)
+    }
+
+    /// Ends the client's side; the other one may go on.
+    pub(crate) fn end(&self) {
+        let _ = self.stream.get_ref().shutdown(Shutdown::Write);
     }
 
     /// Sends a request and waits for its answer.

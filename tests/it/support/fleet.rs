@@ -35,12 +35,16 @@ const STOPPED: Duration = Duration::from_secs(15);
 pub(crate) struct Plan {
     program: PathBuf,
     args: Vec<String>,
+    /// A program that becomes this one, and its words.
+    wrapper: Vec<String>,
     settings: BTreeMap<String, String>,
     folder: Arc<TempDir>,
     /// Sockets handed over as a service manager does, with their names; at most two.
     lent: Vec<(String, Arc<OwnedFd>)>,
     /// What its standard error is, if it is not kept as its log.
     errors: Option<Arc<OwnedFd>>,
+    /// What its standard input is, if it has any.
+    input: Option<Arc<OwnedFd>>,
 }
 
 impl Plan {
@@ -67,10 +71,12 @@ impl Plan {
         Self {
             program: env!("CARGO_BIN_EXE_regatta").into(),
             args: Vec::new(),
+            wrapper: Vec::new(),
             settings,
             folder,
             lent: Vec::new(),
             errors: None,
+            input: None,
         }
     }
 
@@ -140,6 +146,18 @@ impl Plan {
         self
     }
 
+    /// Started by a program that becomes it, as `nohup` and `env` do.
+    pub(crate) fn wrapped(mut self, words: &[&str]) -> Self {
+        self.wrapper = words.iter().map(|word| (*word).to_owned()).collect();
+        self
+    }
+
+    /// Has its standard input come from there.
+    pub(crate) fn input_from(mut self, end: OwnedFd) -> Self {
+        self.input = Some(Arc::new(end));
+        self
+    }
+
     /// The command, started by a shell that puts the lent sockets where they belong: they come as its standard input
     /// and output, because nothing else can be handed to a child without unsafe code.
     fn activated(&self) -> Command {
@@ -157,8 +175,9 @@ impl Plan {
 
     /// The command, on its own.
     fn direct(&self) -> Command {
-        let mut command = Command::new(&self.program);
-        command.args(&self.args).env_clear().envs(&self.settings);
+        let mut words = self.wrapper.iter().map(Path::new).chain([self.program.as_path()]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(&self.args).env_clear().envs(&self.settings);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command
     }
@@ -189,6 +208,9 @@ impl Plan {
         let mut command = if self.lent.is_empty() { self.direct() } else { self.activated() };
         if let Some(end) = &self.errors {
             command.stderr(Stdio::from(end.try_clone().unwrap()));
+        }
+        if let Some(end) = &self.input {
+            command.stdin(Stdio::from(end.try_clone().unwrap()));
         }
         let mut child = command.current_dir(self.folder.path()).spawn().unwrap();
         // The command keeps copies of what it gave away.

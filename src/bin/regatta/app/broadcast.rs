@@ -15,7 +15,6 @@ use serde::Deserialize;
 use serde_json::json;
 
 use crate::app::forms;
-use crate::app::forms::SameOrigin;
 use crate::app::forms::Sent;
 use crate::app::home::Wanted;
 
@@ -38,18 +37,33 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn topic(&self) -> &str {
+    pub(super) fn topic(&self) -> Result<&str, Response> {
         topic(self.topic.as_deref())
     }
 }
 
+/// Topics with names of their own; besides them each letter is one, and each letter with a digit.
+const TOPICS: [&str; 7] = [NEWS, "boats", "chat", "load", "quay", "quiet", "weather"];
+
 /// A topic, be it named or not: an empty field of a form names none.
-fn topic(named: Option<&str>) -> &str {
-    named.filter(|topic| !topic.is_empty()).unwrap_or(NEWS)
+///
+/// There are 293 of them and no more: each is kept for an hour, so a stranger who could open topics could open as many as
+/// fill Redis. What is no topic's name at all is left to the library to refuse.
+fn topic(named: Option<&str>) -> Result<&str, Response> {
+    let topic = named.filter(|topic| !topic.is_empty()).unwrap_or(NEWS);
+    let is_open =
+        TOPICS.contains(&topic) || matches!(topic.as_bytes(), [b'a'..=b'z'] | [b'a'..=b'z', b'0'..=b'9']);
+    let is_name =
+        topic.len() <= 64 && topic.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_.:/".contains(&b));
+    if is_open || !is_name {
+        return Ok(topic);
+    }
+    let names = TOPICS.join(", ");
+    let reason = format!("there is no topic of this name; there are {names}, and letters such as a or t7");
+    Err((StatusCode::NOT_FOUND, reason).into_response())
 }
 
 pub(super) async fn publish(
-    _same: SameOrigin,
     broadcast: Broadcast,
     account: Account,
     _limit: Limit,
@@ -64,7 +78,7 @@ pub(super) async fn publish(
         Sent::Form(wish) | Sent::Json(wish) => wish,
         Sent::Nothing => Wish::default(),
     };
-    let topic = topic(wish.topic.as_deref());
+    let topic = topic(wish.topic.as_deref())?;
     let Some(message) = wish.message.filter(|message| !message.is_empty()) else {
         return Err((StatusCode::BAD_REQUEST, "say a message").into_response());
     };

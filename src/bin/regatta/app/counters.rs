@@ -1,5 +1,8 @@
 //! Counters that all workers share: `GET` reads, `POST` adds.
 //!
+//! There are those in [`NAMES`] and no others: a counter is kept for ever, so a stranger who could make one could make as
+//! many as fill Redis. An application of its own names its counters, too.
+//!
 //! What is asked stands in the query or in the body, a form or JSON:
 //!
 //! - `kind`: `exact` (if missing), `batched`, `bounded` or `unique`;
@@ -13,11 +16,13 @@ use axum::Form;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::FromRequest;
+use axum::extract::FromRequestParts;
 use axum::extract::Path;
 use axum::extract::Query;
 use axum::extract::Request;
 use axum::http::StatusCode;
 use axum::http::header;
+use axum::http::request::Parts;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use regatta::Counters;
@@ -25,6 +30,7 @@ use regatta::Error;
 use regatta::Reading;
 use serde::Deserialize;
 use serde::Serialize;
+use serde_json::json;
 
 /// A counter as it is told; what its kind does not have is left out.
 #[derive(Debug, Serialize)]
@@ -112,9 +118,37 @@ impl Wish {
     }
 }
 
+/// The counters that there are, of every kind.
+const NAMES: [&str; 10] = ["bell", "hits", "hot", "laps", "mine", "orders", "seats", "shared", "steps", "x"];
+
+/// The name of a counter that there is.
+#[derive(Debug)]
+pub(super) struct Known(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Known {
+    type Rejection = Response;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let name = Path::<String>::from_request_parts(parts, state).await;
+        let Path(name) = name.map_err(IntoResponse::into_response)?;
+        match NAMES.contains(&name.as_str()) {
+            true => Ok(Self(name)),
+            false => {
+                let names = NAMES.join(", ");
+                Err((StatusCode::NOT_FOUND, format!("there is no counter of this name; there are {names}"))
+                    .into_response())
+            }
+        }
+    }
+}
+
+pub(super) async fn list() -> Json<serde_json::Value> {
+    Json(json!({"counters": NAMES}))
+}
+
 pub(super) async fn read(
+    Known(name): Known,
     counters: Counters,
-    Path(name): Path<String>,
     Query(wish): Query<Wish>,
 ) -> Result<Json<Counter>, Error> {
     let kind = wish.kind();
@@ -130,8 +164,8 @@ pub(super) async fn read(
 }
 
 pub(super) async fn add(
+    Known(name): Known,
     counters: Counters,
-    Path(name): Path<String>,
     Query(asked): Query<Wish>,
     request: Request,
 ) -> Result<Response, Response> {

@@ -1,9 +1,9 @@
 //! A topic's messages as server-sent events: `GET /events?topic=`, `news` if none is named.
 
 use axum::extract::Query;
+use axum::response::IntoResponse;
 use axum::response::Response;
 use regatta::Broadcast;
-use regatta::Error;
 use regatta::Limit;
 use regatta::Resume;
 
@@ -14,6 +14,6 @@ pub(super) async fn events(
     resume: Resume,
     _limit: Limit,
     Query(asked): Query<Asked>,
-) -> Result<Response, Error> {
-    broadcast.events(asked.topic(), resume).await
+) -> Result<Response, Response> {
+    broadcast.events(asked.topic()?, resume).await.map_err(IntoResponse::into_response)
 }

@@ -54,7 +54,8 @@ pub(super) async fn home(worker: Worker, front: Front, Shared(state): Shared<Sta
         slot: worker.slot(),
         host: worker.host(),
         figures: visit.map(|visit| Figures {
-            views: grouped(visit.views()),
+            // In the digits that the line has, so that both say the same.
+            views: visit.views().to_string(),
             total: grouped(u64::try_from(visit.total()).unwrap_or(0)),
             new: visit.is_new(),
         }),

@@ -1,4 +1,7 @@
-//! Who the visitor is, and where else he is logged in.
+//! Who the visitor is, and where else the same name is logged in.
+//!
+//! In a demonstration anybody may enter any name, so other sessions of a name may be strangers': no address is told but
+//! that of the session itself.
 
 use askama::Template;
 use axum::Json;
@@ -25,7 +28,6 @@ use time::macros::format_description;
 
 use crate::app::assets;
 use crate::app::forms;
-use crate::app::forms::SameOrigin;
 use crate::app::forms::Sent;
 use crate::app::home::Wanted;
 use crate::app::login::rendered;
@@ -58,7 +60,9 @@ struct Shown {
     created_short: String,
     #[serde(skip)]
     last_seen_short: String,
-    address: String,
+    /// Of this session alone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    address: Option<String>,
     agent: String,
     current: bool,
 }
@@ -108,20 +112,12 @@ pub(super) struct Which {
 }
 
 /// Ends the session that the query names, or all of them.
-pub(super) async fn end(
-    _same: SameOrigin,
-    mut account: Account,
-    Query(Which { id }): Query<Which>,
-) -> Result<Response, Error> {
+pub(super) async fn end(mut account: Account, Query(Which { id }): Query<Which>) -> Result<Response, Error> {
     finish(&mut account, id.as_deref()).await
 }
 
 /// Ends the session that the path names.
-pub(super) async fn end_one(
-    _same: SameOrigin,
-    mut account: Account,
-    Path(id): Path<String>,
-) -> Result<Response, Error> {
+pub(super) async fn end_one(mut account: Account, Path(id): Path<String>) -> Result<Response, Error> {
     finish(&mut account, Some(&id)).await
 }
 
@@ -147,7 +143,6 @@ pub(super) struct Ending {
 }
 
 pub(super) async fn end_form(
-    _same: SameOrigin,
     mut account: Account,
     headers: HeaderMap,
     request: Request<Body>,
@@ -173,6 +168,7 @@ impl From<ListedSession> for Shown {
     fn from(session: ListedSession) -> Self {
         let ListedSession { handle, created_ms, last_seen_ms, address, agent, current } = session;
         let agent = if agent.is_empty() { "something without a name".to_owned() } else { agent };
+        let address = current.then_some(address);
         let (created, created_short) = written(created_ms);
         let (last_seen, last_seen_short) = written(last_seen_ms);
         Self { handle, created, last_seen, created_short, last_seen_short, address, agent, current }

@@ -27,7 +27,6 @@ use serde::Deserialize;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::app::forms::SameOrigin;
 use crate::app::forms::Sent;
 use crate::app::home::Wanted;
 use crate::app::task_pages;
@@ -124,7 +123,6 @@ pub(super) async fn page(wanted: Wanted) -> Response {
 }
 
 pub(super) async fn start(
-    _same: SameOrigin,
     _limit: Limit,
     tasks: Tasks,
     wanted: Wanted,
@@ -200,11 +198,7 @@ pub(super) async fn events(
     events.ok_or_else(unknown)
 }
 
-pub(super) async fn cancel(
-    _same: SameOrigin,
-    tasks: Tasks,
-    Path(id): Path<String>,
-) -> Result<StatusCode, Response> {
+pub(super) async fn cancel(tasks: Tasks, Path(id): Path<String>) -> Result<StatusCode, Response> {
     let id = id.parse::<TaskId>().map_err(|_| unknown())?;
     let failed = |error| Error::from(error).into_response();
     match tasks.cancel(&id).await.map_err(failed)? {
@@ -222,12 +216,8 @@ pub(super) async fn cancel(
 }
 
 /// The same for a form, which cannot send DELETE; its page shows what came of it.
-pub(super) async fn cancel_form(
-    same: SameOrigin,
-    tasks: Tasks,
-    Path(id): Path<String>,
-) -> Result<Redirect, Response> {
-    match cancel(same, tasks, Path(id.clone())).await {
+pub(super) async fn cancel_form(tasks: Tasks, Path(id): Path<String>) -> Result<Redirect, Response> {
+    match cancel(tasks, Path(id.clone())).await {
         Err(response) if response.status() != StatusCode::CONFLICT => Err(response),
         _ => Ok(Redirect::to(&format!("/tasks/{id}"))),
     }

@@ -1,9 +1,9 @@
 //! A topic over a WebSocket: `GET /ws?topic=&after=`.
 
 use axum::extract::Query;
+use axum::response::IntoResponse;
 use axum::response::Response;
 use regatta::Broadcast;
-use regatta::Error;
 use regatta::Limit;
 use regatta::Resume;
 use regatta::Upgrade;
@@ -16,6 +16,6 @@ pub(super) async fn socket(
     resume: Resume,
     _limit: Limit,
     Query(asked): Query<Asked>,
-) -> Result<Response, Error> {
-    broadcast.socket(upgrade, asked.topic(), resume).await
+) -> Result<Response, Response> {
+    broadcast.socket(upgrade, asked.topic()?, resume).await.map_err(IntoResponse::into_response)
 }

@@ -30,7 +30,7 @@ const PACE: Duration = Duration::from_millis(2);
 const AFTER_FAILURE: Duration = Duration::from_millis(20);
 
 /// The counter to which every posting client adds 1 per request.
-pub(crate) const COUNTER: &str = "volley";
+pub(crate) const COUNTER: &str = "laps";
 
 /// Bytes of a posted body.
 pub(crate) const POSTED: usize = 16 * 1024;

@@ -1,12 +1,14 @@
 //! A connection's bytes, with its entry's eyes on them.
 
+mod end;
+mod turn;
+
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
-use std::time::Instant;
 
 use tokio::io::AsyncRead;
 use tokio::io::AsyncWrite;
@@ -15,20 +17,18 @@ use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::scoreboard::refusal::Closing;
-use crate::scoreboard::refusal::Refusal;
 use crate::sys::fd;
-use crate::sys::socket;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Side;
 use crate::worker::frames::Budget;
 use crate::worker::frames::Frames;
-use crate::worker::frames::PREFACE;
-use crate::worker::gate::Arrival;
 use crate::worker::gate::Gate;
 use crate::worker::gate::Ticket;
-use crate::worker::gate::Verdict;
+use crate::worker::half_closed::HalfClosed;
+use crate::worker::linger;
+use crate::worker::linger::Linger;
 use crate::worker::refusals::Refusals;
-use crate::worker::refusals::Rendered;
+use crate::worker::stream::turn::Turn;
 
 /// A stream that reports what passes through it. It owns its connection's entry and place, which it therefore keeps
 /// when the connection is upgraded and leaves hyper's hands.
@@ -36,22 +36,26 @@ use crate::worker::refusals::Rendered;
 pub(super) struct Watched {
     pub(super) stream: TcpStream,
     pub(super) entry: Arc<Entry>,
-    pub(super) _place: OwnedSemaphorePermit,
+    place: Option<OwnedSemaphorePermit>,
     /// Where its requests wait; none: they never do.
     pub(super) gate: Option<Arc<Gate>>,
     pub(super) refusals: Arc<Refusals>,
     /// Its place in the queue, while a request waits unread.
     ticket: Option<Arc<Ticket>>,
-    /// Bytes discarded since it was refused; none: it was not.
-    discarded: Option<usize>,
+    /// What a client may still send once our side has ended.
+    discarded_max: linger::Bound,
+    /// Whether our side has ended.
+    has_ended: bool,
+    /// It has, and is waited for until the client's does.
+    linger: Option<Linger>,
+    /// Its client has ended its side, and waits for answers.
+    half_closed: Option<HalfClosed>,
+    /// Whether hyper has given it something since it last said that this was all.
+    unflushed: bool,
     incoming: Frames,
     /// Its answers and what its client may send beside requests, once it is known to speak HTTP/2.
     http2: Option<(Frames, Budget)>,
 }
-
-/// Bytes that a refused client may still send. Closing while something of it is unread would have the kernel reset the
-/// connection, and the refusal be lost with it (RFC 9112 §9.6).
-const DISCARDED_MAX: usize = 256 << 10;
 
 impl Watched {
     pub(super) fn new(
@@ -60,105 +64,22 @@ impl Watched {
         place: OwnedSemaphorePermit,
         gate: Option<Arc<Gate>>,
         refusals: Arc<Refusals>,
+        discarded_max: linger::Bound,
     ) -> Self {
-        let incoming = Frames::incoming();
-        let (ticket, discarded, http2) = (None, None, None);
-        Self { stream, entry, _place: place, gate, refusals, ticket, discarded, incoming, http2 }
-    }
-
-    /// Waits until the next request may be read; it stays in the kernel until then.
-    ///
-    /// Returns whether it was let in from the queue, or found the gate open; none: it was refused.
-    fn poll_turn(&mut self, context: &mut Context<'_>) -> Poll<io::Result<Turn>> {
-        let Some(gate) = &self.gate else { return Poll::Ready(Ok(Turn::Free)) };
-        let verdict = match &self.ticket {
-            Some(ticket) => {
-                let verdict = ready!(ticket.poll(context));
-                self.ticket = None;
-                self.entry.resume();
-                verdict
-            }
-            None if gate.is_open() => return Poll::Ready(Ok(Turn::Open)),
-            None => {
-                // Only what has something to read waits.
-                ready!(self.stream.poll_read_ready(context))?;
-                match gate.arrive() {
-                    Arrival::Refused => Verdict::Refused,
-                    Arrival::Waits(ticket) => {
-                        self.entry.wait();
-                        let waits = ticket.poll(context).map(|_| Ok(Turn::Admitted));
-                        self.ticket = Some(ticket);
-                        return waits;
-                    }
-                }
-            }
-        };
-        match verdict {
-            Verdict::Admitted => {
-                self.entry.connection.admit();
-                Poll::Ready(Ok(Turn::Admitted))
-            }
-            Verdict::Refused if self.refuse(Refusal::Overload) => Poll::Ready(Ok(Turn::Refused)),
-            Verdict::Refused => Poll::Ready(Ok(Turn::Open)),
-        }
-    }
-
-    /// Answers the request that waits unread, and says that nothing else will come; whether there was one.
-    ///
-    /// Not what is no request: an end, an error, or the beginning of HTTP/2, where hyper has to speak first.
-    fn refuse(&mut self, why: Refusal) -> bool {
-        let begun = Instant::now();
-        let mut bytes = [0; PREFACE.len()];
-        let request = match fd::peek_now(&self.stream, &mut bytes) {
-            Ok(count @ 1..) => &bytes[..count],
-            Ok(0) | Err(_) => return false,
-        };
-        if self.entry.connection.is_new() && PREFACE.starts_with(request) {
-            return false;
-        }
-        self.send_refusal(why, request.starts_with(b"HEAD "));
-        if let Some(gate) = &self.gate {
-            gate.refused(begun.elapsed());
-        }
-        true
-    }
-
-    fn send_refusal(&mut self, why: Refusal, head_only: bool) {
-        // Whatever of it does not fit into an empty buffer is for a client that reads nothing.
-        let _ = fd::send_now(&self.stream, self.refusals.get(why).bytes(head_only));
-        let _ = socket::finish_sending(&self.stream);
-        self.entry.refused(why);
-        self.discarded = Some(0);
-    }
-
-    /// Reads on until the client of a refused connection closes it, has sent too much, or is cut for lingering.
-    fn poll_discard(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let mut bytes = [0; 4096];
-        loop {
-            let mut buffer = ReadBuf::new(&mut bytes);
-            ready!(Pin::new(&mut self.stream).poll_read(context, &mut buffer))?;
-            let read = buffer.filled().len();
-            let discarded = self.discarded.unwrap_or(0) + read;
-            self.discarded = Some(discarded);
-            if read == 0 || discarded > DISCARDED_MAX {
-                return Poll::Ready(Ok(()));
-            }
-        }
-    }
-
-    /// A request begins that found the gate open.
-    fn begin(&self) {
-        if let Some(gate) = &self.gate {
-            gate.enter();
-            self.entry.connection.admit();
-        }
-    }
-
-    /// It does not wait for its turn any more.
-    fn give_up_waiting(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            ticket.give_up();
-            self.entry.resume();
+        Self {
+            stream,
+            entry,
+            place: Some(place),
+            gate,
+            refusals,
+            ticket: None,
+            discarded_max,
+            has_ended: false,
+            linger: None,
+            half_closed: None,
+            unflushed: false,
+            incoming: Frames::incoming(),
+            http2: None,
         }
     }
 
@@ -185,6 +106,9 @@ impl Watched {
             Poll::Ready(_) => return,
         };
         self.entry.sent(left);
+        if let Some(half_closed) = &mut self.half_closed {
+            half_closed.sent(self.entry.tick());
+        }
         let Some((outgoing, budget)) = &mut self.http2 else { return };
         for piece in bytes {
             let seen = outgoing.scan(&piece[..left.min(piece.len())]);
@@ -192,23 +116,6 @@ impl Watched {
             self.entry.body_sent(seen.data);
             left = left.saturating_sub(piece.len());
         }
-    }
-
-    /// Refuses a header that is too large to be waited for at the moment.
-    fn refuse_header(&mut self) -> io::Result<()> {
-        self.entry.header_spared();
-        if self.incoming.is_http2() {
-            // It has not even asked yet, so nothing of it is lost.
-            self.entry.turned_away(Refusal::HeaderMemory);
-            return Err(io::ErrorKind::ConnectionAborted.into());
-        }
-        self.send_refusal(Refusal::HeaderMemory, false);
-        // Its memory is what is short: it is not waited for until its client closes, only what has come is discarded, so
-        // that the kernel has nothing unread for which it would reset the connection.
-        let mut bytes = [0; 4096];
-        let discarded = (0..64).take_while(|_| matches!(fd::receive_now(&self.stream, &mut bytes), Ok(1..)));
-        tracing::debug!(pieces = discarded.count(), "a large unfinished header was refused");
-        Err(io::ErrorKind::ConnectionAborted.into())
     }
 
     /// Ends what has left HTTP and has to end, whichever task has it now.
@@ -219,46 +126,6 @@ impl Watched {
             false => Ok(()),
         }
     }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.give_up_waiting();
-    }
-}
-
-/// Under what terms a connection is read.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Turn {
-    /// Nothing of it has to wait.
-    Free,
-    /// The gate is open: what begins now is counted.
-    Open,
-    /// It waited and was let in.
-    Admitted,
-    /// It was refused.
-    Refused,
-}
-
-/// Answers the first request of a connection that was never served, and closes it.
-pub(super) async fn turn_away(stream: TcpStream, refusal: &Rendered) -> io::Result<()> {
-    let mut bytes = [0; 4096];
-    let read = stream.peek(&mut bytes).await?;
-    if read > 0 && !PREFACE.starts_with(&bytes[..read.min(PREFACE.len())]) {
-        fd::send_now(&stream, refusal.bytes(bytes.starts_with(b"HEAD ")))?;
-    }
-    socket::finish_sending(&stream)?;
-    let mut discarded = 0;
-    while discarded < DISCARDED_MAX {
-        stream.readable().await?;
-        match stream.try_read(&mut bytes) {
-            Ok(0) => break,
-            Ok(count) => discarded += count,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }
 
 /// Reads past the reactor, which may not have been told yet of what the kernel has; none when that is nothing.
@@ -280,8 +147,11 @@ impl AsyncRead for Watched {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         self.check(Side::Reader, context)?;
+        if self.half_closed.is_some() {
+            return self.poll_end(context);
+        }
         let mut turn = Turn::Free;
-        if self.discarded.is_none() && self.gate.is_some() {
+        if self.linger.is_none() && self.gate.is_some() {
             match self.entry.connection.may_wait() {
                 true => turn = ready!(self.poll_turn(context))?,
                 false => self.give_up_waiting(),
@@ -290,8 +160,8 @@ impl AsyncRead for Watched {
         if self.entry.connection.is_header_refused() {
             self.refuse_header()?;
         }
-        if self.discarded.is_some() {
-            return self.poll_discard(context);
+        if let Some(over) = self.poll_linger(context) {
+            return over.map(Ok);
         }
         let before = buffer.filled().len();
         let mut polled = Pin::new(&mut self.stream).poll_read(context, buffer);
@@ -303,6 +173,8 @@ impl AsyncRead for Watched {
             if turn == Turn::Open {
                 self.begin();
             }
+        } else if matches!(polled, Poll::Ready(Ok(()))) {
+            return self.poll_end(context);
         }
         polled
     }
@@ -315,17 +187,34 @@ impl AsyncWrite for Watched {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         self.check(Side::Writer, context)?;
+        self.unflushed = true;
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.note_written(&written, &[io::IoSlice::new(bytes)]);
         written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
+        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
+        self.unflushed = false;
+        if self.half_closed.is_some() && !self.incoming.is_http2() && !self.entry.connection.awaits_answer() {
+            // hyper reads once more, and finds the end.
+            context.waker().wake_by_ref();
+        }
+        Poll::Ready(Ok(()))
     }
 
+    /// The end of our side, and then, if its client may still be sending, of the connection.
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        if let Some(over) = self.poll_linger(context) {
+            return over.map(Ok);
+        }
+        ready!(Pin::new(&mut self.stream).poll_shutdown(context))?;
+        self.has_ended = true;
+        if self.entry.connection.is_upgraded() || !self.is_sent_to() {
+            return Poll::Ready(Ok(()));
+        }
+        self.begin_linger();
+        self.poll_linger(context).unwrap_or(Poll::Ready(())).map(Ok)
     }
 
     fn poll_write_vectored(
@@ -334,6 +223,7 @@ impl AsyncWrite for Watched {
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         self.check(Side::Writer, context)?;
+        self.unflushed = true;
         let written = Pin::new(&mut self.stream).poll_write_vectored(context, bytes);
         self.note_written(&written, bytes);
         written
@@ -369,7 +259,8 @@ mod tests {
         let entry = Arc::new(Arc::new(Connections::new(patience, scoreboard, 0, 0)).open(None).unwrap());
         let place = Arc::new(Semaphore::new(1)).acquire_owned().await.unwrap();
         let refusals = Arc::new(Refusals::new(1));
-        let mut watched = Watched::new(stream, Arc::clone(&entry), place, None, refusals);
+        let mut watched =
+            Watched::new(stream, Arc::clone(&entry), place, None, refusals, linger::Bound::new(0));
         let mut context = Context::from_waker(std::task::Waker::noop());
         let mut bytes = [0; 16];
         let mut read = |watched: &mut Watched| {

@@ -1,0 +1,347 @@
+//! Which variables of the environment are settings, which a platform has put there, and which are mistakes. Pure.
+//!
+//! Kubernetes and Docker describe every service that a container may use in variables that begin with the service's
+//! name. A service whose name begins with `regatta` must not keep the fleet from starting, and a mistake of an operator
+//! must not pass for such a variable: both name and value have to be what these platforms write.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::net::IpAddr;
+use std::net::SocketAddr;
+use std::os::unix::ffi::OsStrExt;
+
+use crate::config::Error;
+use crate::config::Inputs;
+use crate::config::Origin;
+use crate::config::keys;
+
+/// What every variable of ours begins with.
+const PREFIX: &str = "REGATTA_";
+
+/// The variable of the public port.
+const PORT: &str = "PORT";
+
+/// Conventional variables and the settings they stand for; the `REGATTA_` form of the same setting wins.
+const CONVENTIONAL: &[(&str, &str)] =
+    &[("REDIS_URL", "redis.url"), ("WEB_CONCURRENCY", "workers.count"), ("RUST_LOG", "log.level")];
+
+/// Protocols of a service's ports, as these platforms write them.
+const PROTOCOLS: [&str; 3] = ["tcp", "udp", "sctp"];
+
+/// A variable that is a setting.
+pub(super) struct Variable {
+    /// The setting's dotted path.
+    pub(super) path: String,
+    /// Its value.
+    pub(super) value: String,
+    /// The variable.
+    pub(super) origin: Origin,
+}
+
+/// What can be read of an environment, and the names of the variables of which something cannot.
+pub(super) fn split(
+    environment: impl IntoIterator<Item = (OsString, OsString)>,
+) -> (BTreeMap<String, String>, Vec<String>) {
+    let (mut readable, mut unreadable) = (BTreeMap::new(), Vec::new());
+    for (name, value) in environment {
+        match (name.into_string(), value.into_string()) {
+            (Ok(name), Ok(value)) => _ = readable.insert(name, value),
+            (Ok(name), Err(_)) => unreadable.push(name),
+            (Err(name), _) => unreadable.push(name.as_bytes().escape_ascii().to_string()),
+        }
+    }
+    unreadable.sort_unstable();
+    (readable, unreadable)
+}
+
+/// The settings in the environment, the weaker before the stronger.
+///
+/// # Errors
+/// A variable that looks like a setting and cannot be read, or is misspelt in a way that would have no effect.
+pub(super) fn settings(inputs: &Inputs) -> Result<Vec<Variable>, Error> {
+    let environment = &inputs.environment;
+    if let Some(name) = inputs.unreadable.iter().find(|name| is_ours(name)) {
+        return Err(Error::NotText { origin: Origin::Environment(name.clone()) });
+    }
+    if let Some((name, proper)) = environment.keys().find_map(|name| Some((name, proper_name(name)?))) {
+        return Err(Error::Unknown {
+            key: name.clone(),
+            origin: Origin::Environment(name.clone()),
+            hint: Some(proper),
+        });
+    }
+    let own = own(environment);
+    if let Some([one, other]) = given_twice(&own) {
+        return Err(Error::Twice {
+            key: path_of(one),
+            origins: [one, other].map(|name| Origin::Environment(name.to_owned())),
+        });
+    }
+    Ok(conventional(environment).chain(own.into_iter().map(variable)).collect())
+}
+
+/// The same without what would be an error.
+pub(super) fn readable(inputs: &Inputs) -> Vec<Variable> {
+    let own = own(&inputs.environment).into_iter().map(variable);
+    conventional(&inputs.environment).chain(own).collect()
+}
+
+/// Variables that begin as ours do and that Kubernetes or Docker has put there.
+pub fn injected(environment: &BTreeMap<String, String>) -> impl Iterator<Item = &str> {
+    let own = environment.iter().filter(|(name, _)| name.starts_with(PREFIX));
+    own.filter(|(name, value)| is_injected(name, value, environment)).map(|(name, _)| name.as_str())
+}
+
+fn variable((name, value): (&str, &str)) -> Variable {
+    Variable { path: path_of(name), value: value.to_owned(), origin: Origin::Environment(name.to_owned()) }
+}
+
+/// Where nothing is in a variable of these, nobody has chosen anything: platforms set them all.
+fn conventional(environment: &BTreeMap<String, String>) -> impl Iterator<Item = Variable> {
+    let given =
+        |name: &str| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());
+    let listen = given(PORT).map(|port| {
+        let is_number = port.bytes().all(|byte| byte.is_ascii_digit());
+        let value = if is_number { format!("0.0.0.0:{port}") } else { port.to_owned() };
+        Variable { path: "listen".to_owned(), value, origin: Origin::Environment(PORT.to_owned()) }
+    });
+    let others = CONVENTIONAL.iter().filter_map(move |(name, path)| {
+        let origin = Origin::Environment((*name).to_owned());
+        Some(Variable { path: (*path).to_owned(), value: given(name)?.to_owned(), origin })
+    });
+    listen.into_iter().chain(others)
+}
+
+/// Variables that begin as ours do, without those that a platform has put there.
+fn own(environment: &BTreeMap<String, String>) -> Vec<(&str, &str)> {
+    let named = environment.iter().filter(|(name, _)| name.starts_with(PREFIX));
+    let own = named.filter(|(name, value)| !is_injected(name, value, environment));
+    own.map(|(name, value)| (name.as_str(), value.as_str())).collect()
+}
+
+/// The setting that a variable of ours stands for.
+fn path_of(name: &str) -> String {
+    name[PREFIX.len()..].to_ascii_lowercase().replace("__", ".")
+}
+
+/// The variable of a setting.
+pub(super) fn variable_of(path: &str) -> String {
+    format!("{PREFIX}{}", path.replace('.', "__").to_ascii_uppercase())
+}
+
+/// Whether a variable concerns us.
+fn is_ours(name: &str) -> bool {
+    let conventional = CONVENTIONAL.iter().any(|(known, _)| *known == name) || name == PORT;
+    conventional || has_prefix(name)
+}
+
+fn has_prefix(name: &str) -> bool {
+    name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+}
+
+/// The name that was meant by one that begins in small letters, if it would be a setting's.
+fn proper_name(name: &str) -> Option<String> {
+    let misspelt = has_prefix(name) && !name.starts_with(PREFIX);
+    let path = misspelt.then(|| path_of(name))?;
+    keys::find(&path).map(|_| variable_of(&path))
+}
+
+/// Two variables that differ in their letters' case only, with different values.
+fn given_twice<'a>(own: &[(&'a str, &'a str)]) -> Option<[&'a str; 2]> {
+    let mut seen: BTreeMap<String, (&str, &str)> = BTreeMap::new();
+    own.iter().find_map(|(name, value)| match seen.insert(path_of(name), (name, value)) {
+        Some((other, before)) if before != *value => Some([other, *name]),
+        _ => None,
+    })
+}
+
+/// Whether Kubernetes (a Service) or Docker (a link) has written this.
+fn is_injected(name: &str, value: &str, environment: &BTreeMap<String, String>) -> bool {
+    if keys::find(&path_of(name)).is_some() {
+        return false;
+    }
+    let is_number = |text: &str| text.parse::<u16>().is_ok_and(|port| port > 0);
+    if name.ends_with("_SERVICE_HOST") {
+        return is_ip(value);
+    }
+    if let Some((_, port)) = name.split_once("_SERVICE_PORT") {
+        return is_number(value) && (port.is_empty() || port.len() > 1 && port.starts_with('_'));
+    }
+    // Of a link only: what the other container had in its environment, whatever that is.
+    if let Some((link, variable)) = name.split_once("_ENV_") {
+        let named = environment.get(&format!("{link}_NAME"));
+        return !variable.is_empty() && named.is_some_and(|value| is_link(value));
+    }
+    if name.ends_with("_NAME") {
+        return is_link(value);
+    }
+    name.ends_with("_PORT") && is_url(value) || is_of_port(name, value)
+}
+
+/// `…_PORT_6379_TCP`, and what stands behind it.
+fn is_of_port(name: &str, value: &str) -> bool {
+    let mut rest = name;
+    while let Some((_, behind)) = rest.split_once("_PORT_") {
+        let mut parts = behind.splitn(3, '_');
+        let (port, protocol, part) = (parts.next(), parts.next(), parts.next());
+        let is_port = port.is_some_and(|port| port.parse::<u16>().is_ok_and(|port| port > 0));
+        let is_protocol = |text: &str| PROTOCOLS.iter().any(|known| known.eq_ignore_ascii_case(text));
+        if is_port && protocol.is_some_and(is_protocol) {
+            return match part {
+                None | Some("START" | "END") => is_url(value),
+                Some("PROTO") => PROTOCOLS.contains(&value),
+                Some("PORT" | "PORT_START" | "PORT_END") => value.parse::<u16>().is_ok(),
+                Some("ADDR") => is_ip(value),
+                Some(_) => false,
+            };
+        }
+        rest = behind;
+    }
+    false
+}
+
+/// Such as `tcp://10.0.0.1:6379`: these platforms always write the address itself.
+fn is_url(value: &str) -> bool {
+    let address = PROTOCOLS.iter().find_map(|protocol| value.strip_prefix(protocol)?.strip_prefix("://"));
+    let address = address.and_then(|address| address.parse::<SocketAddr>().ok());
+    address.is_some_and(|address| !address.ip().is_unspecified() && address.port() > 0)
+}
+
+fn is_ip(value: &str) -> bool {
+    value.parse::<IpAddr>().is_ok_and(|ip| !ip.is_unspecified())
+}
+
+/// Such as `/app/regatta-redis`: the two ends of a link.
+fn is_link(value: &str) -> bool {
+    let ends = value.strip_prefix('/').and_then(|value| value.split_once('/'));
+    let is_name = |text: &str| {
+        !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+    };
+    ends.is_some_and(|(one, other)| is_name(one) && is_name(other))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn inputs(pairs: &[(&str, &str)]) -> Inputs {
+        let environment = pairs.iter().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        Inputs { environment, ..Inputs::default() }
+    }
+
+    fn paths(pairs: &[(&str, &str)]) -> Vec<String> {
+        let settings = settings(&inputs(pairs)).unwrap_or_else(|error| panic!("{error}"));
+        settings.into_iter().map(|variable| variable.path).collect()
+    }
+
+    #[test]
+    fn what_kubernetes_and_docker_inject_is_no_setting() {
+        let injected_ones = [
+            ("REGATTA_PORT", "tcp://10.0.0.1:80"),
+            ("REGATTA_PORT_80_TCP", "tcp://10.0.0.1:80"),
+            ("REGATTA_PORT_80_TCP_PROTO", "tcp"),
+            ("REGATTA_PORT_80_TCP_PORT", "80"),
+            ("REGATTA_PORT_80_TCP_ADDR", "10.0.0.1"),
+            ("REGATTA_SERVICE_HOST", "10.0.0.1"),
+            ("REGATTA_SERVICE_PORT", "80"),
+            ("REGATTA_SERVICE_PORT_HTTP", "80"),
+            ("REGATTA_REDIS_PORT", "tcp://10.96.0.7:6379"),
+            ("REGATTA_REDIS_PORT_6379_TCP", "tcp://[fd00::7]:6379"),
+            ("REGATTA_REDIS_PORT_6379_TCP_ADDR", "fd00::7"),
+            ("REGATTA_REDIS_SERVICE_HOST", "fd00::7"),
+            ("REGATTA_REDIS_SERVICE_PORT_REDIS", "6379"),
+            ("REGATTA_DNS_PORT", "udp://10.96.0.7:53"),
+            ("REGATTA_DNS_PORT_53_UDP_PROTO", "udp"),
+            ("REGATTA_SIG_PORT_9_SCTP", "sctp://10.96.0.7:9"),
+            ("REGATTA_PORT_80_PORT_80_TCP_PORT", "80"),
+            ("REGATTA_DB_NAME", "/app/regatta-db"),
+            ("REGATTA_DB_ENV_PASSWORD", "anything"),
+            ("REGATTA_DB_PORT_80_TCP_START", "tcp://172.17.0.2:80"),
+            ("REGATTA_DB_PORT_80_TCP_PORT_END", "90"),
+        ];
+        assert_eq!(paths(&injected_ones), [""; 0]);
+        let environment = inputs(&injected_ones).environment;
+        assert_eq!(injected(&environment).count(), injected_ones.len(), "they can be told");
+    }
+
+    #[test]
+    fn a_mistake_never_passes_for_an_injected_variable() {
+        let mistakes = [
+            ("REGATTA_PORT", "8080"),
+            ("REGATTA_PORT", "tcp://0.0.0.0:80"),
+            ("REGATTA_PORT", "tcp://regatta:80"),
+            ("REGATTA_REDIS_PORT", "6379"),
+            ("REGATTA_REDIS_PORT", "redis://10.0.0.1:6379"),
+            ("REGATTA_REDIS_PORT", ""),
+            ("REGATTA_REDIS_URL", "tcp://10.0.0.1:6379"),
+            ("REGATTA_REDIS_SERVICE_HOST", "redis.internal"),
+            ("REGATTA_SERVICE_PORT", "http"),
+            ("REGATTA_SERVICE_PORTS", "80"),
+            ("REGATTA_SERVICE_NAME", "shop"),
+            ("REGATTA_PORT_80_TCP_PROTO", "http"),
+            ("REGATTA_PORT_X_TCP", "tcp://10.0.0.1:80"),
+            ("REGATTA_APP_ENV_MODE", "production"),
+            ("REGATTA_WORKERS_COUNT", "4"),
+            ("REGATTA__WORKERS__COUNT", "4"),
+        ];
+        for (name, value) in mistakes {
+            assert_eq!(paths(&[(name, value)]), [path_of(name)], "{name}={value}");
+        }
+        // A link that is none: what would make it one is a setting's mistake itself.
+        assert_eq!(paths(&[("REGATTA_A_NAME", "shop"), ("REGATTA_A_ENV_B", "c")]).len(), 2);
+    }
+
+    #[test]
+    fn a_real_setting_is_never_taken_for_an_injected_variable() {
+        assert_eq!(paths(&[("REGATTA_LIMITS__A_PORT__RATE", "tcp://10.0.0.1:1")]), ["limits.a_port.rate"]);
+    }
+
+    #[test]
+    fn the_conventional_variables_come_first_and_may_be_empty() {
+        let given = [("PORT", " 80\n"), ("REDIS_URL", ""), ("WEB_CONCURRENCY", "2"), ("REGATTA_LISTEN", "x")];
+        let settings = settings(&inputs(&given)).unwrap();
+        let found: Vec<_> = settings.iter().map(|one| (one.path.as_str(), one.value.as_str())).collect();
+        assert_eq!(found, [("listen", "0.0.0.0:80"), ("workers.count", "2"), ("listen", "x")]);
+    }
+
+    #[test]
+    fn a_name_in_small_letters_is_told_if_it_would_be_a_setting() {
+        for name in ["regatta_workers__count", "Regatta_Workers__Count", "regatta_WORKERS__COUNT"] {
+            let told = settings(&inputs(&[(name, "4")])).err().unwrap().to_string();
+            assert!(told.contains(name) && told.contains("REGATTA_WORKERS__COUNT?"), "{told}");
+        }
+        assert!(paths(&[("regatta_home", "/srv"), ("regatta_", "")]).is_empty(), "a shell's own variables");
+        assert_eq!(paths(&[("REGATTA_workers__count", "4")]), ["workers.count"]);
+        let twice = [("REGATTA_WORKERS__COUNT", "4"), ("REGATTA_workers__count", "5")];
+        let told = settings(&inputs(&twice)).err().unwrap().to_string();
+        assert!(twice.iter().all(|(name, _)| told.contains(name)), "{told}");
+    }
+
+    #[test]
+    fn what_is_no_text_is_named_and_never_shown() {
+        use std::os::unix::ffi::OsStringExt;
+        let raw = |text: &[u8]| OsString::from_vec(text.to_vec());
+        let pairs: [(&[u8], &[u8], bool); 8] = [
+            (b"REGATTA_SESSION__SECRETS", b"hunter22\xff", true),
+            (b"REGATTA_\xff", b"hunter22", true),
+            (b"regatta_x", b"hunter22\xff", true),
+            (b"PORT", b"80\xff", true),
+            (b"REDIS_URL", b"redis://:hunter22\xff@h", true),
+            (b"WEB_CONCURRENCY", b"\xc3", true),
+            (b"RUST_LOG", b"\xf0\x9f", true),
+            (b"LS_COLORS", b"\xff", false),
+        ];
+        for (name, value, is_ours) in pairs {
+            let (environment, unreadable) = split([(raw(name), raw(value))]);
+            assert!(environment.is_empty() && unreadable.len() == 1);
+            match settings(&Inputs { unreadable, ..Inputs::default() }) {
+                Ok(settings) => assert!(!is_ours && settings.is_empty()),
+                Err(error) => {
+                    let told = error.to_string();
+                    assert!(told.contains(&name.escape_ascii().to_string()) && is_ours, "{told}");
+                    assert!(told.contains("UTF-8") && !told.contains("hunter"), "{told}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! What is kept of a response, and what a repetition gets of it.
+//!
+//! Guarantees that a cookie is never kept as it was sent: what the response did with the session is kept sealed, and a
+//! repetition that may have it is given a cookie anew.
+
+use std::time::Duration;
+
+use axum::body::Body;
+use axum::body::to_bytes;
+use axum::response::IntoResponse;
+use axum::response::Response;
+use bytes::Bytes;
+use http::HeaderMap;
+use http::HeaderName;
+use http::HeaderValue;
+use http::StatusCode;
+use http::header;
+use http_body::Body as _;
+use tower_sessions::session::Id;
+
+use crate::http::problem::Problem;
+use crate::redis::claim::Kept;
+use crate::session::user::UserTag;
+
+const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
+
+/// In front of the line that says what became of the session. No header's name begins so, and versions that do not know
+/// the line pass over it.
+const SESSION: &[u8] = b":session:";
+
+/// Headers that are the first response's own, or this response's.
+const NOT_KEPT: [HeaderName; 11] = [
+    header::SET_COOKIE,
+    header::CONNECTION,
+    header::TRANSFER_ENCODING,
+    header::DATE,
+    HeaderName::from_static("ratelimit"),
+    HeaderName::from_static("ratelimit-policy"),
+    HeaderName::from_static("x-ratelimit-limit"),
+    HeaderName::from_static("x-ratelimit-remaining"),
+    HeaderName::from_static("x-ratelimit-reset"),
+    HeaderName::from_static("session-commit"),
+    HeaderName::from_static("session-state"),
+];
+
+/// What a response did with its visitor's session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Change {
+    /// Hashed id that the request came with.
+    pub(super) before: Option<String>,
+    pub(super) now: Now,
+}
+
+/// The session afterwards.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Now {
+    /// The visitor has this one; its cookie may have a lifetime of its own.
+    Is { id: Id, user: Option<UserTag>, age: Option<Duration> },
+    /// None: it was ended.
+    Ended,
+}
+
+impl Change {
+    /// As text: four words, `-` where there is nothing, or two.
+    pub(super) fn encode(&self) -> String {
+        let word = |word: Option<String>| word.unwrap_or_else(|| "-".to_owned());
+        let before = word(self.before.clone());
+        match self.now {
+            Now::Ended => before,
+            Now::Is { id, user, age } => {
+                let user = word(user.map(|user| user.to_string()));
+                let age = word(age.map(|age| age.as_secs().to_string()));
+                format!("{before} {id} {user} {age}")
+            }
+        }
+    }
+
+    pub(super) fn decode(text: &str) -> Option<Self> {
+        let words: Vec<&str> = text.split(' ').collect();
+        let some = |word: &str| (word != "-").then(|| word.to_owned());
+        let (before, now) = match words.as_slice() {
+            [before] => (before, Now::Ended),
+            [before, id, user, age] => {
+                let user = some(user).map(|user| user.parse()).transpose().ok()?;
+                let age = some(age).map(|age| age.parse().map(Duration::from_secs)).transpose().ok()?;
+                (before, Now::Is { id: id.parse().ok()?, user, age })
+            }
+            _ => return None,
+        };
+        Some(Self { before: some(before), now })
+    }
+
+    /// Whether a repetition that comes with this session may have it: it is the one that the response was for, or the
+    /// client never got a cookie. Who has another session keeps it.
+    pub(super) fn is_for(&self, session: Option<&str>) -> bool {
+        match self.now {
+            Now::Is { .. } => session.is_none() || session == self.before.as_deref(),
+            Now::Ended => session.is_some() && session == self.before.as_deref(),
+        }
+    }
+}
+
+/// Whether a response is kept if its handler does not say: not one that may be another one at the next try, and not one
+/// that says who the client is not.
+pub(super) fn is_final(status: StatusCode) -> bool {
+    !matches!(status.as_u16(), 100..=199 | 401 | 403 | 408 | 409 | 421 | 425 | 429 | 500..)
+}
+
+/// The response and what is kept of it, at most `most` bytes; one that is larger or has no known end is only noted.
+pub(super) async fn copy(response: Response, most: u64, sealed: Option<&str>) -> (Response, Kept) {
+    let (parts, body) = response.into_parts();
+    let headers = pack(&parts.headers, sealed);
+    let fits = |length: u64| length + headers.len() as u64 <= most;
+    let nothing = Kept { status: 0, headers: pack(&HeaderMap::new(), sealed), body: Bytes::new() };
+    if !body.size_hint().exact().is_some_and(fits) {
+        return (Response::from_parts(parts, body), nothing);
+    }
+    // A body of known length is in memory already, or ends with an error that the client would have met as well.
+    let Ok(body) = to_bytes(body, usize::MAX).await else {
+        return (Response::from_parts(parts, Body::empty()), nothing);
+    };
+    let kept = Kept { status: parts.status.as_u16(), headers, body: body.clone() };
+    (Response::from_parts(parts, Body::from(body)), kept)
+}
+
+/// One line a header; a value has no line breaks.
+fn pack(headers: &HeaderMap, sealed: Option<&str>) -> Bytes {
+    let mut lines = Vec::new();
+    if let Some(sealed) = sealed {
+        lines.extend_from_slice(&[SESSION, sealed.as_bytes(), b"\n"].concat());
+    }
+    // Every response to a repetition says itself that it depends on the cookie.
+    let own = |name: &HeaderName, value: &HeaderValue| name == header::VARY && value == "Cookie";
+    for (name, value) in headers.iter().filter(|(name, value)| !NOT_KEPT.contains(name) && !own(name, value))
+    {
+        lines.extend_from_slice(name.as_str().as_bytes());
+        lines.push(b':');
+        lines.extend_from_slice(value.as_bytes());
+        lines.push(b'\n');
+    }
+    lines.into()
+}
+
+fn unpack(lines: &[u8]) -> HeaderMap {
+    let header = |line: &[u8]| {
+        let colon = line.iter().position(|byte| *byte == b':')?;
+        let name = HeaderName::from_bytes(&line[..colon]).ok()?;
+        Some((name, HeaderValue::from_bytes(&line[colon + 1..]).ok()?))
+    };
+    let mut headers = HeaderMap::new();
+    for (name, value) in lines.split(|byte| *byte == b'\n').filter_map(header) {
+        headers.append(name, value);
+    }
+    headers
+}
+
+/// What is kept, sealed, about the session.
+pub(super) fn sealed(kept: &Kept) -> Option<&str> {
+    let mut lines = kept.headers.split(|byte| *byte == b'\n');
+    lines.find_map(|line| std::str::from_utf8(line.strip_prefix(SESSION)?).ok())
+}
+
+/// The first response once more.
+pub(super) fn replay(kept: Kept) -> Response {
+    let Ok(status) = StatusCode::from_u16(kept.status) else {
+        return Problem::idempotency_not_kept().into_response();
+    };
+    let mut response = Response::new(Body::from(kept.body));
+    *response.status_mut() = status;
+    *response.headers_mut() = unpack(&kept.headers);
+    response.headers_mut().insert(REPLAYED, HeaderValue::from_static("true"));
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt;
+    use http_body_util::Full;
+
+    use super::*;
+    use crate::session::cookie::new_id;
+
+    #[tokio::test]
+    async fn what_is_kept_of_a_response_comes_back_without_its_cookies() {
+        let headers = [("set-cookie", "sid=1"), ("x-a", "1"), ("x-a", "2"), ("ratelimit", "x")];
+        let mut response = (StatusCode::CREATED, "made").into_response();
+        for (name, value) in headers.into_iter().chain([("vary", "Accept"), ("vary", "Cookie")]) {
+            response.headers_mut().append(name, HeaderValue::from_static(value));
+        }
+        let (response, kept) = copy(response, 1024, Some("c2VhbGVk")).await;
+        assert_eq!(response.headers()["set-cookie"], "sid=1");
+        assert_eq!(sealed(&kept), Some("c2VhbGVk"));
+        let again = replay(kept);
+        assert_eq!(
+            (again.status(), &again.headers()[REPLAYED]),
+            (StatusCode::CREATED, &HeaderValue::from_static("true"))
+        );
+        let values =
+            |name| again.headers().get_all(name).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+        assert_eq!((values("x-a"), values("vary")), (vec![&b"1"[..], b"2"], vec![&b"Accept"[..]]));
+        assert!(!again.headers().contains_key("set-cookie") && !again.headers().contains_key("ratelimit"));
+        assert_eq!(to_bytes(again.into_body(), 100).await.unwrap(), "made");
+    }
+
+    #[tokio::test]
+    async fn a_response_without_an_end_or_too_large_is_only_noted() {
+        let unbounded = Full::new(Bytes::from_static(b"x")).map_frame(|frame| frame);
+        let endless = Response::new(Body::new(unbounded));
+        let (_, kept) = copy(endless, 1024, Some("x")).await;
+        assert_eq!((kept.status, sealed(&kept)), (0, Some("x")));
+        assert_eq!(replay(kept).status(), StatusCode::CONFLICT);
+        let (response, kept) = copy(Response::new(Body::from(vec![0; 70_000])), 65_536, None).await;
+        assert_eq!((kept.status, response.body().size_hint().exact()), (0, Some(70_000)));
+        let wordy = [("x-long", "x".repeat(4_000))];
+        let (_, kept) = copy((wordy, "x".repeat(200)).into_response(), 4_096, None).await;
+        assert_eq!(kept.status, 0, "headers count as well");
+    }
+
+    #[test]
+    fn only_what_will_not_change_is_kept() {
+        for status in [200, 201, 202, 204, 301, 303, 400, 402, 404, 410, 422] {
+            assert!(is_final(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+        for status in [100, 401, 403, 408, 409, 421, 425, 429, 500, 501, 502, 503, 507] {
+            assert!(!is_final(StatusCode::from_u16(status).unwrap()), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_change_is_read_back_and_is_for_its_own_client() {
+        let id = new_id().unwrap();
+        let user = Some(UserTag::of(b"key", "ann"));
+        let age = Some(Duration::from_secs(60));
+        for before in [None, Some("before".to_owned())] {
+            for now in [Now::Is { id, user, age }, Now::Is { id, user: None, age: None }, Now::Ended] {
+                let change = Change { before: before.clone(), now };
+                assert_eq!(Change::decode(&change.encode()).as_ref(), Some(&change));
+                let here = before.as_deref();
+                assert_eq!(change.is_for(here), here.is_some() || now != Now::Ended, "{change:?}");
+                assert!(!change.is_for(Some("another")), "{change:?}");
+            }
+        }
+        for bad in ["a b", "", "a b c d e", "- x - -", "- x - y"] {
+            assert!(Change::decode(bad).is_none_or(|change| change.now == Now::Ended), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,211 @@
+//! The addresses that a fleet listens on, from which any number of slots can be opened.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::net::IpAddr;
+use std::net::Ipv4Addr;
+use std::net::Ipv6Addr;
+use std::net::SocketAddr;
+use std::net::TcpListener;
+use std::sync::Arc;
+
+use crate::listener::Error;
+use crate::listener::Listener;
+use crate::listener::Owner;
+use crate::listener::SlotListeners;
+use crate::listener::activation::Lent;
+use crate::sys::socket;
+use crate::sys::socket::Families;
+use crate::sys::socket::Share;
+
+/// Connections that may wait in one listener's queue; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// The settings that name addresses.
+const PUBLIC: &str = "listen";
+const ADMIN: &str = "admin.listen";
+
+/// The addresses of a fleet, with real ports, from which any number of slots can be opened.
+#[derive(Debug, Clone)]
+pub struct Addresses {
+    /// Public addresses.
+    pub public: Vec<SocketAddr>,
+    /// The operators' addresses.
+    pub admin: Vec<SocketAddr>,
+    /// Those that serve clients of IPv4 at an address of IPv6.
+    dual: BTreeSet<SocketAddr>,
+    /// Sockets that are lent and not opened.
+    lent: Arc<Lent>,
+}
+
+/// Opens the listeners of `slots` slots; what is lent replaces the addresses of the same kind.
+///
+/// `[::]` serves clients of IPv4 too, unless an IPv4 address with the same port is named: that one has them then, and
+/// a second socket for them would clash with it.
+///
+/// A port that anything else serves is refused, although `SO_REUSEPORT` alone would silently share it between two
+/// fleets of one user: each address is first bound and listened on exclusively, as a probe.
+///
+/// # Errors
+/// When an address is taken or refused; no listener stays open.
+pub fn open(
+    public: &[SocketAddr],
+    admin: &[SocketAddr],
+    lent: Arc<Lent>,
+    slots: usize,
+) -> Result<(Addresses, Vec<SlotListeners>), Error> {
+    let mut dual = BTreeSet::new();
+    let mut found = [Vec::new(), Vec::new()];
+    let kinds = [(public, &lent.public, PUBLIC), (admin, &lent.admin, ADMIN)];
+    let opened = kinds.iter().filter(|(_, lent, _)| lent.is_empty()).flat_map(|(named, ..)| *named);
+    let opened: Vec<SocketAddr> = opened.copied().collect();
+    for ((named, lent, setting), found) in kinds.into_iter().zip(&mut found) {
+        if !lent.is_empty() {
+            *found =
+                lent.iter().map(TcpListener::local_addr).collect::<Result<_, _>>().map_err(Error::Lent)?;
+            continue;
+        }
+        for address in named {
+            let families = families(*address, &opened);
+            let Some(real) = probe(*address, families, setting)? else { continue };
+            if real.is_ipv6() && families == Families::Both {
+                dual.insert(real);
+            }
+            found.push(real);
+        }
+    }
+    let [public, admin] = found;
+    let addresses = Addresses { public, admin, dual, lent };
+    let listeners = (0..slots).map(|_| addresses.open_slot()).collect::<Result<_, _>>()?;
+    Ok((addresses, listeners))
+}
+
+impl Addresses {
+    /// The addresses of slots that are open already, as a supervisor needs them that takes a fleet over.
+    ///
+    /// # Errors
+    /// When the kernel does not say where a socket listens, or no descriptor is left.
+    pub fn of(slot: &SlotListeners) -> io::Result<Self> {
+        let lent = |listeners: &[Listener]| {
+            let lent = listeners.iter().filter(|listener| listener.owner == Owner::Systemd);
+            lent.map(|listener| listener.socket.try_clone()).collect::<Result<_, _>>()
+        };
+        let addresses = |listeners: &[Listener]| {
+            listeners.iter().map(Listener::local_addr).collect::<Result<Vec<_>, _>>()
+        };
+        let dual = slot.all().filter(|listener| listener.is_dual_stack());
+        Ok(Self {
+            public: addresses(&slot.public)?,
+            admin: addresses(&slot.admin)?,
+            dual: dual.map(Listener::local_addr).collect::<Result<_, _>>()?,
+            lent: Arc::new(Lent { public: lent(&slot.public)?, admin: lent(&slot.admin)? }),
+        })
+    }
+
+    /// Opens the listeners of one more slot; they take connections at once, unless [`SlotListeners::steer`] has said
+    /// before that the new last slot is closed.
+    ///
+    /// # Errors
+    /// When an address is refused.
+    pub fn open_slot(&self) -> Result<SlotListeners, Error> {
+        let own = |address: SocketAddr, setting| {
+            let families = if self.dual.contains(&address) { Families::Both } else { Families::Own };
+            let opened = socket::bind(address, families, Share::Group)
+                .and_then(|socket| socket::listen(socket, BACKLOG));
+            let opened = opened.map(|socket| Listener { socket, owner: Owner::Slot });
+            opened.map_err(|source| explain(address, setting, source))
+        };
+        let lent = |socket: &TcpListener| {
+            let socket = socket.try_clone().map_err(Error::Lent)?;
+            Ok(Listener { socket, owner: Owner::Systemd })
+        };
+        let all = |addresses: &[SocketAddr], sockets: &[TcpListener], setting| match sockets {
+            [] => addresses.iter().map(|address| own(*address, setting)).collect::<Result<_, _>>(),
+            sockets => sockets.iter().map(lent).collect(),
+        };
+        Ok(SlotListeners {
+            public: all(&self.public, &self.lent.public, PUBLIC)?,
+            admin: all(&self.admin, &self.lent.admin, ADMIN)?,
+        })
+    }
+}
+
+/// Whom an address serves among these.
+fn families(address: SocketAddr, named: &[SocketAddr]) -> Families {
+    let taken = named.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+    match address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !taken {
+        true => Families::Both,
+        false => Families::Own,
+    }
+}
+
+/// Finds out that nothing else serves the address, and which port the kernel chooses for 0.
+///
+/// Without IPv6 every address of the machine is one of IPv4: `[::]` is then taken for `0.0.0.0`, or for nothing where
+/// that is named beside it.
+fn probe(
+    address: SocketAddr,
+    families: Families,
+    setting: &'static str,
+) -> Result<Option<SocketAddr>, Error> {
+    let try_on = |address, families| {
+        let opened = socket::bind(address, families, Share::Exclusive);
+        let opened = opened.and_then(|socket| socket::listen(socket, 1));
+        opened.and_then(|listener| listener.local_addr())
+    };
+    match try_on(address, families) {
+        Ok(real) => Ok(Some(real)),
+        Err(source) if socket::is_without_ipv6(&source) => match instead(address, families) {
+            Some(instead) => {
+                tracing::warn!(%address, setting, "there is no IPv6 here: {address} ({setting}) serves IPv4 alone");
+                let real = instead.map(|instead| try_on(instead, Families::Own)).transpose();
+                real.map_err(|source| explain(address, setting, source))
+            }
+            None => Err(Error::NoIpv6 { address, setting }),
+        },
+        Err(source) => Err(explain(address, setting, source)),
+    }
+}
+
+/// What serves an IPv6 address's clients where there is no IPv6; none if nothing does.
+fn instead(address: SocketAddr, families: Families) -> Option<Option<SocketAddr>> {
+    let every = address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED);
+    let four = SocketAddr::new(Ipv4Addr::UNSPECIFIED.into(), address.port());
+    every.then_some(if families == Families::Both { Some(four) } else { None })
+}
+
+fn explain(address: SocketAddr, setting: &'static str, source: io::Error) -> Error {
+    match source.kind() {
+        io::ErrorKind::AddrInUse => Error::InUse { address, setting },
+        io::ErrorKind::AddrNotAvailable => Error::Absent { address, setting },
+        _ => Error::Refused { address, setting, source },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn every_address_is_of_both_families_unless_one_of_ipv4_is_named() {
+        let of = |address: &str, named: &[&str]| {
+            families(parsed(address), &named.iter().map(|text| parsed(text)).collect::<Vec<_>>())
+        };
+        assert_eq!(of("[::]:80", &["[::]:80", "127.0.0.1:81"]), Families::Both);
+        assert_eq!(of("[::]:80", &["0.0.0.0:80", "[::]:80"]), Families::Own);
+        assert_eq!(of("[::]:80", &["127.0.0.1:80"]), Families::Own);
+        assert_eq!(of("[::1]:80", &[]), Families::Own);
+        assert_eq!(of("0.0.0.0:80", &[]), Families::Own);
+    }
+
+    #[test]
+    fn without_ipv6_every_address_is_one_of_ipv4_and_no_other_is() {
+        assert_eq!(instead(parsed("[::]:80"), Families::Both), Some(Some(parsed("0.0.0.0:80"))));
+        assert_eq!(instead(parsed("[::]:80"), Families::Own), Some(None), "0.0.0.0 is named beside it");
+        assert_eq!(instead(parsed("[::1]:80"), Families::Own), None);
+    }
+}

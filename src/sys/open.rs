@@ -1,0 +1,165 @@
+//! Which descriptors are whose: what the program had open before its fleet began stays open in the workers, and what
+//! the supervisor opened is closed there.
+//!
+//! No list of the supervisor's own descriptors is kept, because one that is forgotten would leak into every worker. The
+//! application's are remembered instead: whatever is open when [`remember`] is called, less what is taken over from
+//! systemd or from the program before an upgrade.
+
+use std::io;
+use std::os::fd::BorrowedFd;
+use std::os::fd::RawFd;
+use std::sync::Mutex;
+use std::sync::MutexGuard;
+use std::sync::PoisonError;
+
+use nix::errno::Errno;
+use nix::sys::resource::Resource;
+use nix::sys::resource::getrlimit;
+
+/// Descriptors that are not this program's, and what was behind them: a number that has changed hands is told by that.
+static FOREIGN: Mutex<Vec<Foreign>> = Mutex::new(Vec::new());
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Foreign {
+    number: RawFd,
+    /// Device and inode.
+    file: (u64, u64),
+}
+
+fn foreign() -> MutexGuard<'static, Vec<Foreign>> {
+    FOREIGN.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Remembers what is open now as the application's; to be called before this program opens anything for itself.
+///
+/// # Errors
+/// When the open descriptors cannot be found out.
+pub fn remember() -> io::Result<()> {
+    let found = all()?.into_iter().filter_map(|number| Some(Foreign { number, file: file(number)? }));
+    *foreign() = found.collect();
+    Ok(())
+}
+
+/// A descriptor that was open already is this program's from now on.
+pub(super) fn take_over(number: RawFd) {
+    foreign().retain(|one| one.number != number);
+}
+
+/// Numbers of the application's descriptors.
+pub fn applications() -> Vec<RawFd> {
+    let known = foreign();
+    known.iter().filter(|one| file(one.number) == Some(one.file)).map(|one| one.number).collect()
+}
+
+/// Closes every descriptor of this process but standard ones, the application's, and those in `keep`.
+///
+/// Only for a child right after the fork: whatever owned a closed descriptor must never be used or dropped.
+///
+/// # Errors
+/// When the open descriptors cannot be found out.
+pub fn close_all_but(keep: &[RawFd]) -> io::Result<()> {
+    let mut kept = applications();
+    kept.extend_from_slice(keep);
+    kept.sort_unstable();
+    let mut first = libc::STDERR_FILENO + 1;
+    for number in kept.iter().copied().chain([RawFd::MAX]) {
+        // The last gap ends with the largest number there is, and no descriptor has that.
+        if first < number && !close_range(first, number - 1) {
+            return close_one_by_one(&kept);
+        }
+        first = first.max(number.saturating_add(1));
+    }
+    Ok(())
+}
+
+/// False where the kernel is older than `close_range(2)` (5.9), or a filter refuses it.
+fn close_range(first: RawFd, last: RawFd) -> bool {
+    // SAFETY: what owned these numbers is never used again in this copy of the process, as the contract above demands.
+    unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) == 0 }
+}
+
+fn close_one_by_one(kept: &[RawFd]) -> io::Result<()> {
+    for number in all()?.into_iter().filter(|number| !kept.contains(number)) {
+        // SAFETY: as above. The descriptor of the listing itself is closed already; that fails and does nothing.
+        unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
+/// Every descriptor beyond the standard ones that is open.
+fn all() -> io::Result<Vec<RawFd>> {
+    let Ok(entries) = std::fs::read_dir("/proc/self/fd") else { return probed() };
+    let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<RawFd>().ok());
+    let mut numbers: Vec<_> = numbers.filter(|number| *number > libc::STDERR_FILENO).collect();
+    // Less that of the listing, which is closed by now.
+    numbers.retain(|number| is_open(*number));
+    Ok(numbers)
+}
+
+/// The same without `/proc`: every number that there may be is tried.
+fn probed() -> io::Result<Vec<RawFd>> {
+    let (soft, _) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    let end = RawFd::try_from(soft).unwrap_or(RawFd::MAX).min(1 << 20);
+    Ok((libc::STDERR_FILENO + 1..end).filter(|number| is_open(*number)).collect())
+}
+
+fn is_open(number: RawFd) -> bool {
+    // SAFETY: asks for a flag; a number that is no descriptor is refused.
+    unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
+}
+
+fn file(number: RawFd) -> Option<(u64, u64)> {
+    if !is_open(number) {
+        return None;
+    }
+    // SAFETY: it is open, as just seen, and borrowed for one call.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    nix::sys::stat::fstat(borrowed).ok().map(|stat| (stat.st_dev, stat.st_ino))
+}
+
+/// Opens `/dev/null` under each standard number that is closed: the next socket would get it, and whatever is printed
+/// would go to its client.
+///
+/// The runtime does so before `main`; this is for a program that has closed one since.
+///
+/// # Errors
+/// When `/dev/null` cannot be opened.
+pub fn fill_standard() -> io::Result<()> {
+    for number in [libc::STDIN_FILENO, libc::STDOUT_FILENO, libc::STDERR_FILENO] {
+        if is_open(number) {
+            continue;
+        }
+        // SAFETY: the path is a constant that ends with zero.
+        let opened = unsafe { libc::open(c"/dev/null".as_ptr(), libc::O_RDWR) };
+        // The lowest free number is this one, because those below it are open.
+        Errno::result(opened)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::fd::AsRawFd;
+
+    use super::*;
+
+    #[test]
+    fn what_is_open_is_found_with_and_without_proc() {
+        let file = File::open("/dev/null").unwrap();
+        for found in [all().unwrap(), probed().unwrap()] {
+            assert!(found.contains(&file.as_raw_fd()), "{found:?}");
+        }
+        assert!(!is_open(1_000_000));
+    }
+
+    #[test]
+    fn a_number_that_names_another_file_by_now_is_not_the_applications() {
+        let one = File::open("/dev/null").unwrap();
+        let foreign = Foreign { number: one.as_raw_fd(), file: file(one.as_raw_fd()).unwrap() };
+        assert_eq!(file(foreign.number), Some(foreign.file));
+        let other = File::open("/dev/zero").unwrap();
+        assert_ne!(file(other.as_raw_fd()), Some(foreign.file));
+        assert_eq!(file(1_000_000), None);
+    }
+}

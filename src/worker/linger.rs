@@ -1,0 +1,70 @@
+//! How a connection is closed whose client may still be sending (RFC 9112 §9.6).
+//!
+//! To close with something unread would have the kernel reset the connection, and the last answer be lost with it. So
+//! only our side ends first; what still comes is read and thrown away, until the client closes or a bound is reached.
+
+use std::pin::Pin;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+
+use tokio::io::AsyncRead;
+use tokio::io::ReadBuf;
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tokio::time::sleep;
+
+/// Longest time for which is read on.
+pub(super) const TIME: Duration = Duration::from_secs(2);
+
+/// Bytes that may be thrown away at least; more where a handler would take a larger body.
+const BYTES_MIN: usize = 1 << 20;
+
+/// Read at once.
+const PIECE: usize = 16 << 10;
+
+/// How much is thrown away before a connection is closed whatever comes.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bound(usize);
+
+impl Bound {
+    /// What any handler would take costs no more when none takes it.
+    pub(super) fn new(body_limit: usize) -> Self {
+        Self(body_limit.max(BYTES_MIN))
+    }
+}
+
+/// A connection's last moments, from the end of our side on.
+#[derive(Debug)]
+pub(super) struct Linger {
+    left: usize,
+    over: Pin<Box<Sleep>>,
+}
+
+impl Linger {
+    pub(super) fn new(Bound(left): Bound) -> Self {
+        Self { left, over: Box::pin(sleep(TIME)) }
+    }
+
+    /// Waits until the stream may be closed.
+    ///
+    /// Beyond the bound in bytes nothing is read any more, and the client still has the rest of the time: one that
+    /// reads while it sends finds the answer, and that there is nothing else.
+    pub(super) fn poll(&mut self, stream: &mut TcpStream, context: &mut Context<'_>) -> Poll<()> {
+        if self.over.as_mut().poll(context).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut bytes = [0; PIECE];
+        while self.left > 0 {
+            let mut buffer = ReadBuf::new(&mut bytes);
+            let read = ready!(Pin::new(&mut *stream).poll_read(context, &mut buffer));
+            let count = buffer.filled().len();
+            if read.is_err() || count == 0 {
+                return Poll::Ready(());
+            }
+            self.left = self.left.saturating_sub(count);
+        }
+        Poll::Pending
+    }
+}
