@@ -160,7 +160,7 @@ impl Tasks {
             places: Arc::new(Semaphore::new(settings.running)),
             wake: Notify::new(),
             // By the operating system: workers forked from one supervisor share the state of any other generator.
-            waker: format!("{:016x}", OsRng.try_next_u64().unwrap_or_else(|_| rand::random())),
+            waker: format!("{:016x}", OsRng.try_next_u64().unwrap_or_else(|_| u64::from(std::process::id()))),
             due: Mutex::new(time::monotonic()),
             order: watch::Sender::new(Order::Serve),
             busy: watch::Sender::new(0),

@@ -124,6 +124,8 @@ fn check_and_readyz_say_what_is_missing() {
     let url = limited(&server, &["resetchannels"]);
     let plan = |args: &[&str]| {
         let plan = Plan::new().set("REGATTA_REDIS__URL", url.expose()).set("REGATTA_REDIS__PREFIX", "p");
+        // With tasks, which every fleet listens for.
+        let plan = plan.set("REGATTA_TASKS__RUNNING", "1");
         if args.is_empty() { plan } else { plan.args(args) }
     };
     let (code, said) = plan(&["check"]).run();

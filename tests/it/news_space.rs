@@ -1,6 +1,5 @@
 //! A fleet hears its own news and no others, whatever database it has; and what strangers tell costs it nothing.
 
-use std::path::Path;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::time::Duration;
@@ -14,8 +13,9 @@ use fred::interfaces::ServerInterface;
 use fred::types::config::Config;
 use fred::types::config::ServerConfig;
 use regatta::broadcast::Hub;
+use regatta::config;
+use regatta::config::Inputs;
 use regatta::config::schema::Mode;
-use regatta::config::schema::RedisUrl;
 use regatta::redis::Health;
 use regatta::redis::Redis;
 use regatta::redis::keys;
@@ -30,7 +30,9 @@ use crate::support::redis::eventually;
 
 /// A worker's connection to a database of this server.
 async fn worker(server: &RedisServer, database: u8) -> Redis {
-    let url = RedisUrl::unix(Path::new(&format!("{}?db={database}", server.socket().display())));
+    let url = format!("unix://{}?db={database}", server.socket().display());
+    let flags = vec![("redis.url".to_owned(), url, "test".to_owned())];
+    let url = config::load(&Inputs { flags, ..Inputs::default() }).unwrap().redis.url.unwrap();
     let redis = Redis::new(&server.settings("p", Mode::Auto), &url, "test").unwrap();
     redis.start();
     assert_eq!(redis.first_attempt().await, Health::Up);

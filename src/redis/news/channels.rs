@@ -87,7 +87,7 @@ impl Channels {
 
     /// How many are subscribed to, and which are to be besides, at most so many; the answer goes to [`Channels::heard`] or
     /// [`Channels::lost`].
-    pub(super) fn to_ask(&mut self, most: usize) -> (usize, Vec<String>) {
+    pub(super) fn ask_for(&mut self, most: usize) -> (usize, Vec<String>) {
         let heard = self.all.values().filter(|channel| channel.state == State::Heard).count();
         let wanted = self.all.iter_mut().filter(|(_, channel)| channel.state == State::Wanted);
         let ask = |(name, channel): (&String, &mut Channel)| {
@@ -107,7 +107,7 @@ impl Channels {
     }
 
     /// Channels that nobody wants any more, which are no longer known from here on.
-    pub(super) fn to_leave(&mut self, now: Instant) -> Vec<String> {
+    pub(super) fn give_up(&mut self, now: Instant) -> Vec<String> {
         let is_over = |channel: &Channel| match channel.left {
             // What was asked for is answered first: an answer must not be taken for that of a later subscription.
             Some(left) => channel.state != State::Asked && (!channel.lingers || now >= left + LINGER),
@@ -157,17 +157,17 @@ mod tests {
         let (mut channels, now) = (Channels::default(), Instant::now());
         channels.want("a", nothing(), true);
         channels.want("a", nothing(), true);
-        assert_eq!(channels.to_ask(9), (0, vec!["a".into()]));
-        assert!(channels.to_ask(9).1.is_empty() && !channels.is_heard("a"), "it is asked for once");
+        assert_eq!(channels.ask_for(9), (0, vec!["a".into()]));
+        assert!(channels.ask_for(9).1.is_empty() && !channels.is_heard("a"), "it is asked for once");
         channels.heard(&["a".into()]);
         channels.leave("a", now);
-        assert!(channels.is_wanted("a") && channels.to_leave(now + LINGER).is_empty());
+        assert!(channels.is_wanted("a") && channels.give_up(now + LINGER).is_empty());
         channels.leave("a", now);
-        assert!(channels.to_leave(now).is_empty() && channels.is_heard("a"));
+        assert!(channels.give_up(now).is_empty() && channels.is_heard("a"));
         channels.want("a", nothing(), true);
-        assert!(channels.to_leave(now + 2 * LINGER).is_empty());
+        assert!(channels.give_up(now + 2 * LINGER).is_empty());
         channels.leave("a", now);
-        assert_eq!(channels.to_leave(now + LINGER), ["a"]);
+        assert_eq!(channels.give_up(now + LINGER), ["a"]);
         assert!(!channels.is_heard("a") && channels.listener("a").is_none());
     }
 
@@ -176,12 +176,12 @@ mod tests {
         let (mut channels, now) = (Channels::default(), Instant::now());
         let names: Vec<String> = (0..2 * LINGERING_MAX).map(|number| number.to_string()).collect();
         names.iter().for_each(|name| channels.want(name, nothing(), true));
-        assert_eq!(channels.to_ask(100).1.len(), 100);
-        assert!(channels.to_ask(usize::MAX).1.len() == names.len() - 100);
+        assert_eq!(channels.ask_for(100).1.len(), 100);
+        assert!(channels.ask_for(usize::MAX).1.len() == names.len() - 100);
         channels.heard(&names);
         names.iter().for_each(|name| channels.leave(name, now));
-        assert_eq!(channels.to_leave(now).len(), LINGERING_MAX);
-        assert_eq!((channels.to_leave(now + LINGER).len(), channels.all.len()), (LINGERING_MAX, 0));
+        assert_eq!(channels.give_up(now).len(), LINGERING_MAX);
+        assert_eq!((channels.give_up(now + LINGER).len(), channels.all.len()), (LINGERING_MAX, 0));
         assert_eq!(channels.lingering, 0);
     }
 
@@ -191,16 +191,16 @@ mod tests {
         for name in ["a", "b", "c"] {
             channels.want(name, nothing(), false);
         }
-        let (_, asked) = channels.to_ask(2);
+        let (_, asked) = channels.ask_for(2);
         channels.heard(&asked);
         channels.leave("c", now);
         channels.lost();
-        assert_eq!(sorted(channels.to_ask(9).1), ["a", "b"]);
+        assert_eq!(sorted(channels.ask_for(9).1), ["a", "b"]);
         assert!(!channels.is_heard(&asked[0]) && channels.lingering == 0);
         // What was asked for and left meanwhile is left when the answer has come.
         channels.leave("a", now);
-        assert!(channels.to_leave(now).is_empty());
+        assert!(channels.give_up(now).is_empty());
         channels.heard(&["a".into(), "b".into()]);
-        assert_eq!(channels.to_leave(now), ["a"]);
+        assert_eq!(channels.give_up(now), ["a"]);
     }
 }

@@ -132,14 +132,7 @@ async fn listen(inner: &Arc<Inner>, client: &Client) -> Result<std::convert::Inf
     // Known soon or not at all: what it changes is put right at a later look.
     let _ = timeout(SETUP_TIMEOUT, redis.earlier()).await.is_ok();
     mind_earlier(inner);
-    loop {
-        let (before, batch) = inner.news.channels().to_ask(BATCH);
-        if batch.is_empty() {
-            break;
-        }
-        subscribe(client.clone(), batch.clone(), before).await?;
-        inner.news.hears(&batch);
-    }
+    subscribe_to_all(inner, client).await?;
     let mut may_tell = may_tell(client.clone(), inner).await?;
     trust(inner, may_tell);
     let mut ticks = interval_at(Instant::now() + time::until_tick(PING_EVERY), PING_EVERY);
@@ -190,6 +183,18 @@ async fn listen(inner: &Arc<Inner>, client: &Client) -> Result<std::convert::Inf
     }
 }
 
+/// Subscribes to everything that is wanted now.
+async fn subscribe_to_all(inner: &Inner, client: &Client) -> Result<(), Error> {
+    loop {
+        let (before, batch) = inner.news.channels().ask_for(BATCH);
+        if batch.is_empty() {
+            return Ok(());
+        }
+        subscribe(client.clone(), batch.clone(), before).await?;
+        inner.news.hears(&batch);
+    }
+}
+
 /// Everything is heard, if there is anybody who can tell.
 fn trust(inner: &Inner, may_tell: bool) {
     match may_tell {
@@ -219,7 +224,7 @@ fn mind_earlier(inner: &Inner) {
 async fn tune(inner: &Inner, client: &Client) -> Result<Option<Step>, Error> {
     let (left, (before, wanted)) = {
         let mut channels = inner.news.channels();
-        (channels.to_leave(Instant::now()), channels.to_ask(BATCH))
+        (channels.give_up(Instant::now()), channels.ask_for(BATCH))
     };
     for batch in left.chunks(BATCH) {
         timeout(SETUP_TIMEOUT, client.unsubscribe(batch.to_vec())).await.map_err(|_| Error::Timeout)??;
