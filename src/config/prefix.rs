@@ -7,7 +7,7 @@
 //!
 //! **Room for more.** A family that is added must have a name that this rule refuses already, or that no prefix can
 //! contain, because prefixes that were valid stay so: one small letter, or a word that begins with `{` or `@`. A test in
-//! `redis/keys.rs` holds it to that.
+//! `redis/keys/tests.rs` holds it to that.
 
 use crate::config::parse::Reason;
 use crate::config::parse::word;

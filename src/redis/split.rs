@@ -26,8 +26,9 @@ use crate::redis::topology;
 
 /// News that quota of a rate limit was given back.
 const GIVEN_BACK: char = 'l';
-/// How long it is known that something was taken back, ms: longer than a call is sent again.
-const MARK_MS: i64 = 180_000;
+/// How long it is known that something was taken back, ms: longer than a call is sent again, which is `redis.patience` and
+/// a minute at most.
+const MARK_MS: i64 = 65_000;
 
 /// What of a request lies in one slot, and where in the request it stands.
 #[derive(Debug, Default)]

@@ -132,8 +132,8 @@ async fn listen(inner: &Arc<Inner>, client: &Client) -> Result<std::convert::Inf
     // Known soon or not at all: what it changes is put right at a later look.
     let _ = timeout(SETUP_TIMEOUT, redis.earlier()).await.is_ok();
     mind_earlier(inner);
-    subscribe_to_all(inner, client).await?;
     let mut may_tell = may_tell(client.clone(), inner).await?;
+    subscribe_to_all(inner, client).await?;
     trust(inner, may_tell);
     let mut ticks = interval_at(Instant::now() + time::until_tick(PING_EVERY), PING_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
