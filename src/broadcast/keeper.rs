@@ -1,14 +1,14 @@
 //! What keeps a worker's topics whole: it asks the stream wherever something may be missing.
 //!
 //! One question at a time, for as many topics as one answer has room for. It asks when news did not follow on what was passed on, after the
-//! connection on which news come was away, every few seconds (news may be lost between the nodes of a cluster), and every
-//! second while there is no such connection.
+//! connection on which news come was away, every few seconds (news may be lost between the nodes of a cluster), and four
+//! times a second while nothing can be heard, be there no connection or no right to listen or to tell.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use tokio::time::MissedTickBehavior;
+use tokio::time::sleep;
 
 use crate::broadcast::Inner;
 use crate::broadcast::chain::Page;
@@ -21,11 +21,15 @@ use crate::broadcast::pause;
 use crate::redis::Error;
 use crate::redis::Refusal;
 use crate::redis::live::Stored;
+use crate::sys::time;
 
 /// How often is asked while no news are heard.
-const BLIND: Duration = Duration::from_secs(1);
-/// Every how many of these while they are.
-const CHECK: u64 = 5;
+const BLIND: Duration = Duration::from_millis(250);
+/// Topics that are asked about that often; the more there are, the less often, and each once a second at least.
+const BLIND_TOPICS: usize = 64;
+const BLIND_MOST: usize = 4;
+/// How often while they are.
+const SEEING: Duration = Duration::from_secs(5);
 /// A question for many topics asks for few messages of each: most have none.
 const FEW: usize = 4;
 /// One message proves that nothing was taken away, and only another one leads on.
@@ -36,11 +40,13 @@ pub(super) async fn keep(inner: Arc<Inner>) {
     let mut news = inner.redis.news_changes();
     let mut heard = news.borrow_and_update().is_some();
     let mut ever = heard;
-    let mut ticks = tokio::time::interval(BLIND);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut tick = 0_u64;
+    let mut checked = time::monotonic();
     loop {
-        let idle = inner.lines().is_empty();
+        let topics = inner.lines().len();
+        let every = match heard {
+            true => SEEING,
+            false => BLIND * u32::try_from(topics.div_ceil(BLIND_TOPICS).clamp(1, BLIND_MOST)).unwrap_or(1),
+        };
         tokio::select! {
             () = inner.doubt.notified() => {}
             changed = news.changed() => {
@@ -52,11 +58,9 @@ pub(super) async fn keep(inner: Arc<Inner>) {
                 }
                 ever |= heard;
             }
-            _ = ticks.tick(), if !idle => {
-                tick += 1;
-                if !heard || tick.is_multiple_of(CHECK) {
-                    check(&inner).await;
-                }
+            () = sleep(time::until(checked + every)), if topics > 0 => {
+                check(&inner).await;
+                checked = time::monotonic();
             }
         }
         catch_up(&inner).await;
@@ -99,7 +103,7 @@ async fn catch_up(inner: &Inner) {
         }
         if let Err(error) = ask(inner, &questions).await {
             tracing::debug!(%error, "topics cannot be read: {error}");
-            tokio::time::sleep(pause()).await;
+            sleep(pause()).await;
         }
     }
 }

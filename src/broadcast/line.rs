@@ -6,6 +6,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use tokio::sync::watch;
 
@@ -24,6 +25,9 @@ use crate::redis::live::Stored;
 
 /// News that wait for what is missing before them take at most this part of a topic's room, on top of it.
 const WAITING: usize = 4;
+
+/// Shortest time between two looks at a stream for the sake of news that are not this fleet's.
+const SUSPECT: Duration = Duration::from_secs(1);
 
 /// What comes of a stream: a message, unless somebody else wrote it.
 pub(super) type Body = Option<Arc<Message>>;
@@ -51,6 +55,8 @@ struct Core {
     settled: u64,
     /// Questions to the stream so far.
     asked: u64,
+    /// When news came last that were not this fleet's, and the stream was asked for it.
+    suspected: Option<Duration>,
 }
 
 /// A question to the stream.
@@ -70,7 +76,7 @@ impl Question {
 impl Line {
     pub(super) fn new(topic: &Topic, count_max: usize, room: &Arc<AtomicUsize>) -> Self {
         let ring = Ring::new(count_max);
-        let core = Core { chain: Chain::new(), settled: ring.end(), ring, asked: 0 };
+        let core = Core { chain: Chain::new(), settled: ring.end(), ring, asked: 0, suspected: None };
         Self {
             topic: topic.clone(),
             core: Mutex::new(core),
@@ -109,6 +115,18 @@ impl Line {
     pub(super) fn hear(&self, before: Id, id: Id, text: &str) -> bool {
         let body = Some(Arc::new(Message::new(&self.topic, id, text)));
         self.pass(|chain, mut emit| chain.hear(Link { before, id, body }, &mut emit))
+    }
+
+    /// Something came that is not this fleet's news; returns whether the stream is to be asked, which it is once a second
+    /// at most, however much of it comes.
+    pub(super) fn suspect(&self, now: Duration) -> bool {
+        let mut core = self.core();
+        if core.suspected.is_some_and(|last| now.saturating_sub(last) < SUSPECT) {
+            return false;
+        }
+        core.suspected = Some(now);
+        core.chain.doubt(false);
+        core.chain.is_doubtful()
     }
 
     /// Whether it is known where the stream stands.
@@ -292,6 +310,14 @@ mod tests {
         assert_eq!((tip.has_changed().unwrap(), looked.has_changed().unwrap()), (false, true));
         line.hear(id(1), id(2), "x");
         assert!(tip.has_changed().unwrap());
+    }
+
+    #[test]
+    fn what_strangers_tell_is_a_reason_to_look_once_a_second() {
+        let (line, now) = (line(1 << 20), Duration::from_secs(9));
+        let looks = (0..30).filter(|tenth| line.suspect(now + Duration::from_millis(100 * tenth)));
+        assert_eq!(looks.collect::<Vec<_>>(), [0, 10, 20]);
+        assert_eq!(line.newest(), id(1), "nothing of it is passed on");
     }
 
     #[test]

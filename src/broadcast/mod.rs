@@ -3,10 +3,12 @@
 //! A topic is a capped stream in Redis, which is the truth; news only wake workers up. Guarantees each subscriber every
 //! message after the one he begins with, once and in the order of ids, whatever happens to connections, workers and Redis
 //! itself, or tells him that there is a gap; and that nobody who is slow holds up another or takes memory without bound.
-//! A topic to which nobody subscribes costs a worker nothing but hearing of it.
+//! A topic to which nobody subscribes here costs a worker nothing: each has a channel of its own, which is heard only
+//! where somebody does. What comes there is believed if it bears the fleet's mark.
 
 mod chain;
 mod error;
+mod hearing;
 mod id;
 mod keeper;
 mod line;
@@ -36,9 +38,9 @@ use tokio::sync::Semaphore;
 use crate::config::schema;
 use crate::redis;
 use crate::redis::Redis;
-use crate::redis::live;
 use crate::redis::live::Publish;
 use crate::redis::live::Stored;
+use crate::redis::news::Heard;
 pub use error::Error;
 pub use id::Id;
 pub use id::InvalidId;
@@ -94,6 +96,7 @@ struct Inner {
 struct Table {
     line: Arc<Line>,
     seats: usize,
+    _heard: Heard,
 }
 
 /// A subscriber's right to his topic.
@@ -204,22 +207,6 @@ impl Hub {
         Ok(Subscription::new(seat, after))
     }
 
-    /// Finds out where the topic stands; one does so for all who wait.
-    async fn begin(&self, line: &Line) -> Result<(), Error> {
-        self.listen();
-        let _turn = line.turn.lock().await;
-        if line.has_begun() {
-            return Ok(());
-        }
-        let newest = match self.inner.reads.acquire().await {
-            Ok(_permit) => self.inner.redis.live_newest(line.topic.as_str()).await?,
-            Err(_) => live::Stamp::default(),
-        };
-        line.begin(newest.into());
-        self.inner.doubt.notify_one();
-        Ok(())
-    }
-
     /// How many subscribe to a topic in the whole fleet.
     pub fn here(&self, topic: &Topic) -> Here {
         Here::new(&self.inner, topic)
@@ -251,20 +238,6 @@ impl Hub {
     pub async fn leave(&self) {
         presence::leave(&self.inner).await;
     }
-
-    /// Listens to news from the first subscriber on.
-    fn listen(&self) {
-        if self.inner.listens.swap(true, Relaxed) {
-            return;
-        }
-        let inner = Arc::downgrade(&self.inner);
-        let hear = move |text: &str| {
-            if let Some(inner) = inner.upgrade() {
-                inner.hear(text);
-            }
-        };
-        self.inner.redis.listen(live::NEWS, Arc::new(hear));
-    }
 }
 
 impl Inner {
@@ -278,14 +251,6 @@ impl Inner {
 
     fn counts(&self) -> Vec<(Topic, u64)> {
         self.topics().iter().map(|(topic, table)| (topic.clone(), table.seats as u64)).collect()
-    }
-
-    fn hear(&self, text: &str) {
-        let Some((topic, before, id, text)) = live::heard(text) else { return };
-        let line = self.topics().get(topic).map(|table| Arc::clone(&table.line));
-        if line.is_some_and(|line| line.hear(before.into(), id.into(), text)) {
-            self.doubt.notify_one();
-        }
     }
 
     /// Takes a seat at a topic's table, which is set up for the first one.
@@ -304,7 +269,8 @@ impl Inner {
             let history = usize::try_from(history).unwrap_or(usize::MAX);
             let count = history.max(buffer).saturating_add(chain::PENDING_MAX + 2 * PAGE_MAX);
             let line = Arc::new(Line::new(topic, count, &self.room));
-            topics.insert(topic.clone(), Table { line, seats: 0 });
+            let heard = self.listen_to(&line);
+            topics.insert(topic.clone(), Table { line, seats: 0, _heard: heard });
             self.share(&topics);
             self.presence.wake();
         }

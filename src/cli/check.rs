@@ -15,12 +15,14 @@ use crate::config::limit::Limit;
 use crate::config::limit::Measure;
 use crate::config::limit::Scope;
 use crate::config::limit::When;
+use crate::config::place::Place;
 use crate::config::schema::Config;
 use crate::config::schema::Count;
 use crate::config::schema::RedisUrl;
 use crate::listener;
 use crate::redis;
 use crate::redis::migrations::SHIPPED;
+use crate::redis::migrations::Step;
 use crate::supervisor::redis_server;
 use crate::supervisor::redis_server::PROGRAMS;
 use crate::supervisor::run_dir;
@@ -93,10 +95,12 @@ fn ports(config: &Config) -> Result<(), Failure> {
 
 fn shared(config: &Config, url: &RedisUrl) -> Result<(), Failure> {
     let asked = redis::once(&config.redis, url, "regatta-check", |redis| async move {
-        let steps = SHIPPED.plan(&redis).await?;
-        let pending = steps.iter().filter(|step| step.keys.is_none() && !step.is_applied()).count();
+        let rights = redis.missing_rights().await?;
+        let steps = SHIPPED.plan(&redis).await;
+        let pending =
+            |steps: Vec<Step>| steps.iter().filter(|step| step.keys.is_none() && !step.is_applied()).count();
         // A user may be forbidden to ask: what is not told is not warned of.
-        Ok((pending, redis.inspect_once().await.ok()))
+        Ok((rights, steps.map(pending), redis.inspect_once().await.ok()))
     });
     let missing = |error: &dyn std::error::Error| {
         let failure = Failure::new(exit::UNAVAILABLE, error);
@@ -105,7 +109,15 @@ fn shared(config: &Config, url: &RedisUrl) -> Result<(), Failure> {
             ..failure
         }
     };
-    let (pending, told) = asked.flatten().map_err(|error| missing(&error))?;
+    let (rights, pending, told) = asked.flatten().map_err(|error| missing(&error))?;
+    if !rights.is_empty() {
+        say(format_args!(
+            "rights    Redis allows this user too little; what it needs besides: ACL SETUSER {} {}",
+            user(url),
+            rights.join(" ")
+        ));
+    }
+    let pending = pending.map_err(|error| missing(&error))?;
     say(format_args!("redis     {url} answers; {pending} migrations pending, applied at the start"));
     let (findings, memory) = told.unwrap_or_default();
     for finding in findings.iter() {
@@ -115,6 +127,12 @@ fn shared(config: &Config, url: &RedisUrl) -> Result<(), Failure> {
         say(format_args!("warning   {UNBOUNDED}"));
     }
     Ok(())
+}
+
+/// The name of the ACL user in an address.
+fn user(url: &RedisUrl) -> String {
+    let user = Place::read(url.expose()).ok().and_then(|place| place.login.user);
+    user.unwrap_or_else(|| "default".to_owned())
 }
 
 fn private(config: &Config, inputs: &Inputs) -> Result<(), Failure> {

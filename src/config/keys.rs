@@ -96,7 +96,12 @@ pub const KEYS: &[Key] = &[
     key("redis.tls_ca", "", "a PEM file", "authorities that are trusted; none: the system's"),
     key("redis.tls_cert", "", "a PEM file", "our certificate, if the server wants one"),
     key("redis.tls_key", "", "a PEM file", "its private key"),
-    key("redis.prefix", "regatta", "1 to 64 letters, digits, - _ . or :", "first part of every key"),
+    key(
+        "redis.prefix",
+        "regatta",
+        "1 to 64 letters, digits, - _ . or :, no part behind a : being one of our own",
+        "first part of every key",
+    ),
     key(
         "redis.mode",
         "auto",

@@ -14,6 +14,7 @@ mod near;
 mod parse;
 pub mod path;
 pub mod place;
+pub(crate) mod prefix;
 pub mod schema;
 mod sections;
 pub mod text;

@@ -7,6 +7,7 @@ use crate::config::parse;
 use crate::config::parse::Reason;
 use crate::config::place::Kind;
 use crate::config::place::Place;
+use crate::config::prefix;
 use crate::config::schema::Access;
 use crate::config::schema::Broadcast;
 use crate::config::schema::Dashboard;
@@ -153,7 +154,7 @@ pub(super) fn dashboard(layers: &Layers) -> Result<Dashboard, Error> {
 pub(super) fn redis(layers: &Layers) -> Result<Redis, Error> {
     let redis = Redis {
         url: layers.optional("redis.url", parse::redis_url)?,
-        prefix: layers.one("redis.prefix", parse::prefix)?,
+        prefix: layers.one("redis.prefix", prefix::prefix)?,
         mode: layers.one("redis.mode", parse::mode)?,
         command_timeout: layers.one("redis.command_timeout", parse::positive_duration)?,
         patience: layers.one("redis.patience", parse::patience)?,

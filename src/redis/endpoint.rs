@@ -48,6 +48,11 @@ impl Endpoint {
         Ok(Self { place, access: access.clone() })
     }
 
+    /// Number of the database.
+    pub(super) fn database(&self) -> u8 {
+        self.place.database
+    }
+
     /// The nodes of a cluster that are known from the start; `None` when there is no cluster.
     pub(super) fn cluster(&self) -> Option<&[Peer]> {
         match &self.place.kind {

@@ -31,12 +31,24 @@ pub enum Finding {
     Replica,
     /// It is too old for functions.
     Old,
+    /// Its user may not subscribe to the fleet's channels.
+    Deaf,
+    /// Its user may not publish on them.
+    Mute,
 }
 
 impl Finding {
     /// Every finding, in the order of the enum.
-    pub const ALL: [Self; 6] =
-        [Self::Evicts, Self::Evicted, Self::ForgetsAll, Self::ForgetsSome, Self::Replica, Self::Old];
+    pub const ALL: [Self; 8] = [
+        Self::Evicts,
+        Self::Evicted,
+        Self::ForgetsAll,
+        Self::ForgetsSome,
+        Self::Replica,
+        Self::Old,
+        Self::Deaf,
+        Self::Mute,
+    ];
 
     /// What it means and what to change, in one sentence.
     pub fn advice(self) -> &'static str {
@@ -62,6 +74,16 @@ impl Finding {
             }
             Self::Old => {
                 "Redis is older than 7 and has no functions, so scripts are used in their place: upgrade it"
+            }
+            Self::Deaf => {
+                "Redis does not let this user subscribe to the fleet's channels, so that broadcasts, log-outs and tasks \
+                 are noticed later: add +subscribe +unsubscribe &PREFIX:* to its ACL rules, where PREFIX is redis.prefix \
+                 (&regatta:* by default; Redis 7 gives new users no channels)"
+            }
+            Self::Mute => {
+                "Redis does not let this user publish on the fleet's channels, so that broadcasts, log-outs and tasks \
+                 are noticed later: add +publish &PREFIX:* to its ACL rules, where PREFIX is redis.prefix (&regatta:* by \
+                 default)"
             }
         }
     }
@@ -92,6 +114,12 @@ impl Findings {
         Finding::ALL.into_iter().filter(move |finding| self.contains(*finding))
     }
 
+    /// These and those.
+    #[must_use]
+    pub fn and(self, others: Self) -> Self {
+        Self(self.0 | others.0)
+    }
+
     fn insert(&mut self, finding: Finding, found: bool) {
         self.0 |= u64::from(found) << finding as u8;
     }
@@ -119,6 +147,14 @@ impl Findings {
     }
 }
 
+impl FromIterator<Finding> for Findings {
+    fn from_iter<I: IntoIterator<Item = Finding>>(findings: I) -> Self {
+        let mut found = Self::default();
+        findings.into_iter().for_each(|finding| found.insert(finding, true));
+        found
+    }
+}
+
 impl fmt::Debug for Findings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_set().entries(self.iter()).finish()
@@ -132,7 +168,7 @@ impl Redis {
     /// See [`Error`]; a server that does not tell its settings is judged by the rest.
     pub async fn inspect(&self) -> Result<Findings, Error> {
         let told = |live: Live| async move { look(&live.caller).await.map(|(findings, _)| findings) };
-        self.guard_as(Kind::Read, told).await
+        Ok(self.guard_as(Kind::Read, told).await?.and(self.news_findings()))
     }
 
     /// The same over a connection for this alone, and how full the server is. Needs no started connection.

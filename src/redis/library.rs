@@ -45,17 +45,20 @@ pub const ALL: &[Library] = &[
     library!("0004", "regatta_limit_v1", false),
     library!("0005", "regatta_counter_v1", true),
     library!("0006", "regatta_fleet_v1", true),
-    library!("0007", "regatta_cluster_v1", true),
-    library!("0008", "regatta_live_v1", true),
-    library!("0009", "regatta_task_v1", true),
+    library!("0007", "regatta_cluster_v1", false),
+    library!("0008", "regatta_live_v1", false),
+    library!("0009", "regatta_task_v1", false),
     library!("0010", "regatta_v3", false),
     library!("0011", "regatta_counter_v2", true),
     library!("0012", "regatta_fleet_v2", true),
     library!("0013", "regatta_live_v2", true),
-    library!("0014", "regatta_task_v2", true),
+    library!("0014", "regatta_task_v2", false),
     library!("0015", "regatta_v4", true),
     library!("0016", "regatta_once_v1", true),
     library!("0017", "regatta_limit_v2", true),
+    library!("0018", "regatta_live_v3", true),
+    library!("0019", "regatta_task_v3", true),
+    library!("0020", "regatta_cluster_v2", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -107,6 +110,7 @@ pub(super) enum Entry {
     LiveHere,
     TaskEnqueue,
     TaskTake,
+    TaskRest,
     TaskBegin,
     TaskRenew,
     TaskEnd,
@@ -145,18 +149,19 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Renew, "regatta_counter_v1", "regatta_counter_v1_renew"),
     (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
     (Entry::Forget, "regatta_counter_v1", "regatta_counter_v1_forget"),
-    (Entry::Undo, "regatta_cluster_v1", "regatta_cluster_v1_undo"),
-    (Entry::LivePublish, "regatta_live_v1", "regatta_live_v1_publish"),
+    (Entry::Undo, "regatta_cluster_v2", "regatta_cluster_v2_undo"),
+    (Entry::LivePublish, "regatta_live_v3", "regatta_live_v3_publish"),
     (Entry::LiveHere, "regatta_live_v2", "regatta_live_v2_here"),
-    (Entry::TaskEnqueue, "regatta_task_v1", "regatta_task_v1_enqueue"),
-    (Entry::TaskTake, "regatta_task_v2", "regatta_task_v2_take"),
-    (Entry::TaskBegin, "regatta_task_v1", "regatta_task_v1_begin"),
-    (Entry::TaskRenew, "regatta_task_v1", "regatta_task_v1_renew"),
-    (Entry::TaskEnd, "regatta_task_v1", "regatta_task_v1_end"),
-    (Entry::TaskCancel, "regatta_task_v1", "regatta_task_v1_cancel"),
-    (Entry::TaskOverdue, "regatta_task_v1", "regatta_task_v1_overdue"),
-    (Entry::TaskExpire, "regatta_task_v1", "regatta_task_v1_expire"),
-    (Entry::TaskSurvey, "regatta_task_v1", "regatta_task_v1_survey"),
+    (Entry::TaskEnqueue, "regatta_task_v3", "regatta_task_v3_enqueue"),
+    (Entry::TaskTake, "regatta_task_v3", "regatta_task_v3_take"),
+    (Entry::TaskRest, "regatta_task_v3", "regatta_task_v3_rest"),
+    (Entry::TaskBegin, "regatta_task_v3", "regatta_task_v3_begin"),
+    (Entry::TaskRenew, "regatta_task_v3", "regatta_task_v3_renew"),
+    (Entry::TaskEnd, "regatta_task_v3", "regatta_task_v3_end"),
+    (Entry::TaskCancel, "regatta_task_v3", "regatta_task_v3_cancel"),
+    (Entry::TaskOverdue, "regatta_task_v3", "regatta_task_v3_overdue"),
+    (Entry::TaskExpire, "regatta_task_v3", "regatta_task_v3_expire"),
+    (Entry::TaskSurvey, "regatta_task_v3", "regatta_task_v3_survey"),
 ];
 
 /// A function as a script of its own.
@@ -219,6 +224,7 @@ impl Entry {
                 | Self::LimitMerge
                 | Self::LimitRenew
                 | Self::SessionList
+                | Self::Undo
         )
     }
 
@@ -283,24 +289,9 @@ pub(super) async fn found(caller: &Caller, name: &str) -> Result<Option<String>,
     Ok(code(&listed, name))
 }
 
-/// The names of our libraries that are on the server, of whatever version.
-pub(super) async fn names(caller: &Caller) -> Result<Vec<String>, Error> {
-    let listed = caller.call("FUNCTION", ["LIST", "LIBRARYNAME", OURS]).await?;
-    let Value::Array(libraries) = listed else { return Ok(Vec::new()) };
-    Ok(libraries.iter().filter_map(|library| field(library, "library_name")).collect())
-}
-
 /// Replaces a library under its name, for everybody who calls it: only ever one that was not released.
 pub(super) async fn replace(caller: &Caller, text: &str) -> Result<(), Error> {
     caller.call("FUNCTION", ["LOAD", "REPLACE", text]).await.map(|_| ())
-}
-
-/// Deletes a library; that it is gone already is as well.
-pub(super) async fn delete(caller: &Caller, name: &str) -> Result<(), Error> {
-    match caller.call("FUNCTION", ["DELETE", name]).await {
-        Err(Error::Refused { reason, .. }) if reason.contains("not found") => Ok(()),
-        other => other.map(|_| ()),
-    }
 }
 
 /// Loads the code that this program calls. Another worker that does so at the same time does no harm: it is the same.

@@ -62,11 +62,11 @@ impl Redis {
     /// See [`Error`]; after [`Error::Timeout`] it may have been done.
     pub async fn refund(&self, amount: &Amount) -> Result<u64, Error> {
         if self.is_plain() {
-            let channel = self.channel();
+            let channel = self.channel().await;
             let work = async |caller: &Caller| plain::give_back(caller, &channel, amount).await;
             return self.plainly(Kind::Commit, work).await;
         }
-        let channel = Value::from(self.channel());
+        let channel = Value::from(self.channel().await);
         let reply = self
             .run(Entry::LimitRefund, |entry| {
                 let [interval, tolerance, requests] = amount.args();
@@ -83,11 +83,11 @@ impl Redis {
     /// See [`Error`].
     pub async fn reset_limit(&self, key: &str) -> Result<bool, Error> {
         if self.is_plain() {
-            let channel = self.channel();
+            let channel = self.channel().await;
             let work = async |caller: &Caller| plain::reset(caller, &channel, key).await;
             return self.plainly(Kind::Commit, work).await;
         }
-        let channel = Value::from(self.channel());
+        let channel = Value::from(self.channel().await);
         let reply = self.run(Entry::LimitReset, |entry| call(entry, &[key], [channel.clone()])).await?;
         Ok(reply.as_u64() == Some(1))
     }

@@ -1,7 +1,7 @@
 //! Broadcasts as Redis has them: a stream a topic, the news that wakes workers up, and who subscribes where.
 //!
-//! Plain data and its wire form, described at the head of `migrations/0008_regatta_live_v1.lua`. What only reads is plain
-//! commands, so that it goes on while the server takes no writes.
+//! Plain data and its wire form, described at the head of `migrations/0016_regatta_live_v3.lua` (who is here:
+//! `0013_regatta_live_v2.lua`). What only reads is plain commands, so that it goes on while the server takes no writes.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ use crate::redis::library::Entry;
 use crate::redis::library::Form;
 use crate::redis::link::Live;
 
-/// The letter of a broadcast's news.
+/// The letter of a broadcast's news on the common channel, where workers of earlier releases tell them.
 pub const NEWS: char = 'b';
 
 /// A message's id: milliseconds and a number, rising within a topic. No time of day: a new topic begins a second ahead.
@@ -50,7 +50,7 @@ pub struct Publish<'a> {
 }
 
 impl Redis {
-    /// Adds a message to its topic and wakes up every worker; returns its id.
+    /// Adds a message to its topic and tells the workers that have subscribers to it; returns its id.
     ///
     /// # Errors
     /// See [`Error`]; after [`Error::Timeout`] and [`Error::Lost`] it may have been published.
@@ -58,12 +58,16 @@ impl Redis {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was published.
     pub async fn live_publish(&self, message: &Publish<'_>) -> Result<Stamp, Error> {
-        let (key, channel) = (keys::topic(&self.inner.prefix, message.topic), self.channel());
+        let inner = &self.inner;
+        let (key, channel) =
+            (keys::topic(&inner.prefix, message.topic), keys::topic_news(&inner.space, message.topic));
+        let (mark, earlier) = (inner.mark(), self.earlier_channel().await);
         let reply = self
             .run(Entry::LivePublish, |entry| {
                 let mut args = with_keys(entry, [key.as_str()]);
-                args.extend([channel.as_str(), message.topic, message.text].map(Value::from));
+                args.extend([channel.as_str(), mark.as_str(), message.text].map(Value::from));
                 args.extend([number(message.history), number(millis(message.keep))]);
+                args.extend([earlier.as_str(), message.topic].map(Value::from));
                 args
             })
             .await?;
@@ -188,6 +192,16 @@ impl Redis {
         sums.map(|sum| Ok(u64::try_from(signed(Some(sum))?).unwrap_or(0))).collect()
     }
 
+    /// What came on a topic's channel: id of the message before, id, and the message; none if it is not of this fleet,
+    /// whoever told it and whatever it looks like.
+    pub fn live_heard<'a>(&self, text: &'a str) -> Option<(Stamp, Stamp, &'a str)> {
+        let (mark, news) = text.split_once(' ')?;
+        if mark.is_empty() || !self.inner.knows_mark(mark) {
+            return None;
+        }
+        told(news)
+    }
+
     fn range(
         &self,
         command: &'static str,
@@ -210,10 +224,16 @@ fn with_code(live: &Live) -> Result<&Live, Error> {
     }
 }
 
-/// A news text: topic, id of the message before, id, and the message.
+/// News as workers of earlier releases tell them: topic, id of the message before, id, and the message.
 pub fn heard(text: &str) -> Option<(&str, Stamp, Stamp, &str)> {
-    let mut parts = text.splitn(4, ' ');
-    Some((parts.next()?, read(parts.next()?)?, read(parts.next()?)?, parts.next()?))
+    let (topic, news) = text.split_once(' ')?;
+    let (before, id, message) = told(news)?;
+    Some((topic, before, id, message))
+}
+
+fn told(news: &str) -> Option<(Stamp, Stamp, &str)> {
+    let mut parts = news.splitn(3, ' ');
+    Some((read(parts.next()?)?, read(parts.next()?)?, parts.next()?))
 }
 
 /// Reads `ms-seq`.

@@ -10,6 +10,7 @@ pub mod claim;
 mod cluster;
 pub mod commit;
 pub mod count;
+mod earlier;
 mod endpoint;
 mod error;
 pub mod figures;
@@ -35,6 +36,7 @@ mod peek;
 mod plain;
 mod reach;
 mod repeat;
+mod rights;
 mod secret;
 mod seen;
 pub mod sessions;
@@ -114,6 +116,8 @@ struct Inner {
     endpoint: Endpoint,
     mode: schema::Mode,
     prefix: String,
+    /// What the names of its channels begin with.
+    space: String,
     name: String,
     /// Longest silence of a connection on which calls wait.
     command_timeout: Duration,
@@ -141,8 +145,12 @@ struct Inner {
     doubt: Notify,
     /// What the workers tell each other.
     news: news::Listeners,
+    /// Whether workers of an earlier release live.
+    earlier: earlier::Earlier,
     /// Signing keys that were the fleet's, the present one first.
     secrets: RwLock<Vec<Vec<u8>>>,
+    /// What this fleet's broadcasts are marked with, made of these keys.
+    marks: RwLock<Vec<String>>,
     /// Whether somebody was told what mode plain loses.
     warned: AtomicBool,
     /// Grows with each new key.
@@ -162,8 +170,10 @@ impl Redis {
     /// # Errors
     /// [`Error::Setting`] when the URL cannot be used.
     pub fn new(settings: &schema::Redis, url: &RedisUrl, name: &str) -> Result<Self, Error> {
+        let endpoint = Endpoint::new(url, &settings.access)?;
         let inner = Inner {
-            endpoint: Endpoint::new(url, &settings.access)?,
+            space: keys::space(&settings.prefix, endpoint.database()),
+            endpoint,
             mode: settings.mode,
             prefix: settings.prefix.clone(),
             name: name.to_owned(),
@@ -182,7 +192,9 @@ impl Redis {
             healing: tokio::sync::Mutex::new(()),
             doubt: Notify::new(),
             news: news::Listeners::default(),
+            earlier: earlier::Earlier::default(),
             secrets: RwLock::default(),
+            marks: RwLock::default(),
             warned: AtomicBool::new(false),
             secrets_version: AtomicU64::new(0),
         };
@@ -259,7 +271,8 @@ impl Redis {
                 .await
                 .map(|_| ());
         }
-        let call = |live: Live| async move { live.caller.call("DEL", [key]).await };
+        // What is large is freed beside the server's one thread.
+        let call = |live: Live| async move { live.caller.call("UNLINK", [key]).await };
         self.guard_as(Kind::Delete, call).await.map(|_| ())
     }
 

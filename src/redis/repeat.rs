@@ -68,6 +68,11 @@ impl Numbers {
         Self { life: format!("{life:016x}"), next: AtomicU64::new(0), armed: Mutex::new(None) }
     }
 
+    /// A name that nothing else has, on whatever worker.
+    pub(super) fn name(&self) -> String {
+        format!("{}-{}", self.life, self.take())
+    }
+
     fn take(&self) -> u64 {
         self.next.fetch_add(1, Relaxed)
     }

@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use fred::types::Value;
+use ring::hmac;
 use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 
@@ -13,6 +14,7 @@ use crate::redis::Inner;
 use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
+use crate::redis::library;
 
 /// Size of a key, bytes: the digest's, as RFC 2104 §3 asks.
 const LENGTH: usize = 32;
@@ -34,7 +36,20 @@ impl Inner {
         known.retain(|old| *old != secret);
         known.insert(0, secret);
         known.truncate(KEPT);
+        let marks = known.iter().map(|secret| mark(secret)).collect();
+        *self.marks.write().unwrap_or_else(PoisonError::into_inner) = marks;
         self.secrets_version.fetch_add(1, Relaxed);
+    }
+
+    /// What this fleet's broadcasts are marked with, for those who hear them: whoever has not read this database's key
+    /// cannot know it. Empty until Redis was reached.
+    pub(super) fn mark(&self) -> String {
+        self.marks.read().unwrap_or_else(PoisonError::into_inner).first().cloned().unwrap_or_default()
+    }
+
+    /// Whether it is a mark of this fleet's, now or before Redis lost its key.
+    pub(super) fn knows_mark(&self, mark: &str) -> bool {
+        self.marks.read().unwrap_or_else(PoisonError::into_inner).iter().any(|known| known == mark)
     }
 }
 
@@ -68,6 +83,12 @@ pub(super) async fn offer(caller: &Caller, inner: &Inner) -> Result<Option<Error
     let decoded = theirs.and_then(|text| STANDARD.decode(text).ok()).filter(|key| key.len() >= LENGTH);
     inner.set_secret(decoded.ok_or_else(|| Error::protocol(format!("{key} holds no signing key")))?);
     Ok(refused)
+}
+
+/// Eight bytes, hex, from which nobody learns the key.
+fn mark(secret: &[u8]) -> String {
+    let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"regatta: broadcasts");
+    library::hex(tag.as_ref().get(..8).unwrap_or_default())
 }
 
 fn random() -> Result<Vec<u8>, Error> {

@@ -168,8 +168,9 @@ impl Redis {
 
     /// Tells the workers that keep copies; one that does not hear it keeps its copy for its short time.
     pub(super) fn tell(&self, kind: char, whose: &str) {
-        let (redis, channel, news) = (self.clone(), self.channel(), format!("{kind} {whose}"));
+        let (redis, news) = (self.clone(), format!("{kind} {whose}"));
         tokio::spawn(async move {
+            let channel = redis.channel().await;
             let (channel, news) = (channel.as_str(), news.as_str());
             let told = |live: Live| async move { live.caller.call("PUBLISH", [channel, news]).await };
             if let Err(error) = redis.guard_as(Kind::Read, told).await {

@@ -5,6 +5,7 @@
 //! that is under way somebody else may see a charge or a view that will be gone: he may be refused too early, never
 //! allowed too much.
 
+use fred::types::Value;
 use futures_util::future::join_all;
 
 use crate::redis::Redis;
@@ -25,6 +26,9 @@ use crate::redis::topology;
 
 /// News that quota of a rate limit was given back.
 const GIVEN_BACK: char = 'l';
+/// How long it is known that something was taken back, ms: longer than a call is sent again, which is `redis.patience` and
+/// a minute at most.
+const MARK_MS: i64 = 65_000;
 
 /// What of a request lies in one slot, and where in the request it stands.
 #[derive(Debug, Default)]
@@ -38,6 +42,14 @@ struct Part<'a> {
 }
 
 impl<'a> Part<'a> {
+    /// The key of a mark of this name in the part's slot: beside any of its keys.
+    fn mark(&self, name: &str) -> String {
+        let limit = self.limits.first().map(|limit| limit.key.as_str());
+        let session = self.session.map(|session| session.key.as_str());
+        let counter = self.counters.first().map(|counter| counter.key.as_str());
+        keys::beside(limit.or(session).or(counter).unwrap_or_default(), name)
+    }
+
     fn request<'b>(&'b self, token: &'b str) -> Request<'b>
     where
         'a: 'b,
@@ -131,11 +143,24 @@ fn unheard(_: &LimitArg) -> LimitReply {
     LimitReply { allowed: true, remaining: 0, retry_after_us: None, reset_us: 0 }
 }
 
+/// The call's arguments: those of the call that is undone, and the mark that keeps it from being undone twice.
+fn encode(request: &Request<'_>, mark: &str, entry: Value) -> Vec<Value> {
+    let mut args = begin::encode(request, None, entry);
+    let keys = args.get(1).and_then(Value::as_u64).and_then(|keys| usize::try_from(keys).ok()).unwrap_or(0);
+    if let Some(count) = args.get_mut(1) {
+        *count = Value::Integer(i64::try_from(keys + 1).unwrap_or(i64::MAX));
+    }
+    args.insert(2 + keys, Value::from(mark));
+    args.push(Value::Integer(MARK_MS));
+    args
+}
+
 async fn take_back(redis: &Redis, part: &Part<'_>, token: &str) {
     // A view is taken back, and a session that was made for a ticket stays: the ticket has come back.
     let session = part.session.map(|session| SessionArg { ticket: None, ..session.clone() });
     let request = Request { session: session.as_ref(), ..part.request(token) };
-    if let Err(error) = redis.run(Entry::Undo, |entry| begin::encode(&request, None, entry)).await {
+    let mark = part.mark(&redis.inner.numbers.name());
+    if let Err(error) = redis.run(Entry::Undo, |entry| encode(&request, &mark, entry)).await {
         tracing::warn!(cause = %error, "what a request was granted before it was refused stays: {error}");
     }
     // Whoever was denied meanwhile on account of it may ask again.

@@ -11,6 +11,11 @@ pub fn monotonic() -> Duration {
     read(ClockId::CLOCK_MONOTONIC)
 }
 
+/// Time until a moment of the monotonic clock; zero if it has passed.
+pub fn until(moment: Duration) -> Duration {
+    moment.saturating_sub(monotonic())
+}
+
 /// Unix time; only for people to read, because it can step.
 pub fn unix() -> Duration {
     read(ClockId::CLOCK_REALTIME)

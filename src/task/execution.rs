@@ -20,9 +20,11 @@ use crate::redis;
 use crate::redis::Refusal;
 use crate::redis::task::Begun;
 use crate::redis::task::Execution;
+use crate::redis::task::Idler;
 use crate::redis::task::Outcome;
 use crate::redis::task::Taken;
 use crate::sys::cpu;
+use crate::sys::time;
 use crate::task::Inner;
 use crate::task::Order;
 use crate::task::kinds::Ended;
@@ -32,7 +34,8 @@ use crate::task::taker::Busy;
 /// Renewals in the time of a lease: two may be lost.
 const RENEWALS: u32 = 3;
 
-/// Shortest pause between two small steps that are told.
+/// Shortest pause between two steps that are told, and before the first: those who follow look no more often, and what
+/// is done sooner costs no call.
 const QUIET: Duration = Duration::from_millis(100);
 
 /// Pause before the second attempt, doubled before each later one; never longer than a lease.
@@ -46,6 +49,15 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What a job's thread sends when it ends.
 type Thread = oneshot::Receiver<Ended>;
+
+/// What becomes of an execution's place at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// The next task may have it.
+    Free,
+    /// A thread goes on in it, or the worker takes no more.
+    Kept,
+}
 
 /// Why an execution is over.
 enum Over {
@@ -69,10 +81,10 @@ impl Inner {
         let Some((attempt, input)) = self.begin(&execution).await else { return };
         let progress = Progress::new(attempt);
         if self.is_leaving() {
-            return self.end(&execution, &Outcome::Back).await;
+            return self.end(&execution, &Outcome::Back, Place::Kept).await;
         }
         let Some(mut thread) = self.thread(&execution, input, &progress) else {
-            self.end(&execution, &Outcome::Back).await;
+            self.end(&execution, &Outcome::Back, Place::Kept).await;
             // This worker is not to be the first to try again.
             return sleep(TRY_AGAIN[1]).await;
         };
@@ -82,14 +94,16 @@ impl Inner {
         let over = self.accompany(&execution, &progress, &mut thread, deadline.as_mut()).await;
         self.present().remove(&execution.taken.id);
         let outcome = match over {
-            Over::Ended(ended) => return self.end(&execution, &self.outcome(ended, attempt)).await,
+            Over::Ended(ended) => {
+                return self.end(&execution, &self.outcome(ended, attempt), Place::Free).await;
+            }
             Over::Back => Some(Outcome::Back),
             Over::Dropped => None,
             Over::TooLong => Some(Outcome::Failed(self.too_long(&execution))),
         };
         progress.stop();
         if let Some(outcome) = outcome {
-            self.end(&execution, &outcome).await;
+            self.end(&execution, &outcome, Place::Kept).await;
         }
         // What is told is told: who leaves need not wait for a thread that goes on.
         drop(busy);
@@ -104,7 +118,7 @@ impl Inner {
         let kind = execution.taken.kind.as_str();
         let begun = async {
             loop {
-                match self.redis.begin_task(execution, &self.worker, &self.rules).await {
+                match self.redis.begin_task_for(execution, &self.worker, &self.waker, &self.rules).await {
                     Ok(begun) => return begun,
                     Err(error) => self.failed("a task cannot be begun", &error),
                 }
@@ -155,35 +169,44 @@ impl Inner {
         let mut renewals = interval(self.rules.lease / RENEWALS);
         renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
         renewals.tick().await;
-        let quiet = sleep(QUIET);
-        tokio::pin!(quiet);
-        let (mut told, mut waits) = (0, false);
+        let begun = time::monotonic();
+        let (mut doubted, mut asked) = (false, begun.saturating_sub(QUIET));
+        let (mut told, mut waits, mut quiet_until) = (0, false, time::monotonic() + QUIET);
         loop {
             let percent = tokio::select! {
+                // First, because the end says more than any step.
+                biased;
                 ended = &mut *thread => {
                     let died = |_| Ended::Again("its thread ended without a word".to_owned());
                     return Over::Ended(ended.unwrap_or_else(died));
                 }
                 _ = order.wait_for(|order| *order == Order::Back) => return Over::Back,
-                () = progress.stopped() => return Over::Dropped,
                 () = &mut deadline => return Over::TooLong,
                 _ = renewals.tick() => None,
-                () = progress.moved() => {
-                    let due = progress.due(told, quiet.is_elapsed());
-                    waits = due.is_none();
-                    if waits {
-                        continue;
-                    }
-                    due
+                // However often it is said that it was cancelled, it is asked ten times a second at most.
+                () = progress.doubted() => {
+                    doubted = true;
+                    continue;
                 }
-                () = &mut quiet, if waits => {
+                () = sleep(time::until(asked + QUIET)), if doubted => {
+                    (doubted, asked) = (false, time::monotonic());
+                    None
+                }
+                () = progress.moved() => {
+                    waits = true;
+                    continue;
+                }
+                () = sleep(time::until(quiet_until)), if waits => {
                     waits = false;
-                    progress.due(told, true)
+                    match progress.due(told) {
+                        None => continue,
+                        due => due,
+                    }
                 }
             };
             if let Some(percent) = percent {
                 told = percent;
-                quiet.set(sleep(QUIET));
+                quiet_until = time::monotonic() + QUIET;
             }
             match self.redis.renew_task(execution, percent).await {
                 Ok(true) => {}
@@ -208,13 +231,24 @@ impl Inner {
     }
 
     /// Tells how an execution ended, for as long as it takes: a lost answer is asked for again.
-    async fn end(&self, execution: &Execution, outcome: &Outcome) {
+    async fn end(&self, execution: &Execution, outcome: &Outcome, place: Place) {
         let [mut pause, longest] = TRY_AGAIN;
+        let kinds: Vec<&str> = self.kinds().keys().copied().collect();
         loop {
-            let error = match self.redis.end_task(execution, outcome, &self.rules).await {
-                Ok(true) => return,
-                Ok(false) => {
-                    tracing::debug!("a task's end is not taken: it was cancelled, or another worker has it");
+            // Whoever leaves, or has a thread that goes on, takes nothing for it.
+            let waits = place == Place::Free && !self.is_leaving();
+            let (worker, kinds) = if waits { (self.waker.as_str(), kinds.as_slice()) } else { ("", &[][..]) };
+            let idler = Idler { worker, kinds, has_place: waits };
+            let error = match self.redis.end_task_for(execution, outcome, &self.rules, &idler).await {
+                Ok(ended) => {
+                    if !ended.taken {
+                        tracing::debug!(
+                            "a task's end is not taken: it was cancelled, or another worker has it"
+                        );
+                    }
+                    if waits {
+                        self.freed(ended.next);
+                    }
                     return;
                 }
                 Err(error) => error,

@@ -14,14 +14,18 @@ use tokio::time::timeout;
 
 use crate::redis;
 use crate::redis::Redis;
+use crate::redis::news::Channel;
 use crate::redis::task::Task;
 use crate::redis::task::TaskId;
 
 /// Shortest time between two looks at one task.
 const PAUSE: Duration = Duration::from_millis(100);
 
-/// Longest time between two looks: news may be lost.
+/// Longest time between two looks: news may be lost. Shorter while none can be heard.
 const BACKSTOP: Duration = Duration::from_secs(1);
+const BLIND: Duration = Duration::from_millis(250);
+/// Longest wait for a task's channel to be heard before the first look.
+const CONFIRM: Duration = Duration::from_millis(250);
 
 /// A task as it was seen last.
 #[derive(Debug, Clone)]
@@ -128,6 +132,10 @@ impl Follows {
 
     /// Looks at a task until it ends or nobody follows it.
     async fn watch(self: Arc<Self>, redis: Redis, id: TaskId, followed: Followed) {
+        let (news, name) = (Arc::clone(&followed.news), id.to_string());
+        let _heard = redis.hear(Channel::Task(&name), Arc::new(move |_: &str| news.notify_one()));
+        // What changes after the first look has to be heard; what is not is seen at the next one.
+        let _ = timeout(CONFIRM, redis.confirmed(Channel::Task(&name))).await.is_ok();
         loop {
             let ended = tell(&followed.seen, redis.look_at_task(id).await);
             {
@@ -139,7 +147,8 @@ impl Follows {
                 }
             }
             sleep(PAUSE).await;
-            let _ = timeout(BACKSTOP, followed.news.notified()).await.is_ok();
+            let most = if redis.news_since().is_some() { BACKSTOP } else { BLIND };
+            let _ = timeout(most, followed.news.notified()).await.is_ok();
         }
     }
 }

@@ -6,6 +6,7 @@
 
 mod execution;
 mod follow;
+mod hearing;
 mod kinds;
 mod progress;
 mod taker;
@@ -20,9 +21,10 @@ use std::sync::RwLock;
 use std::sync::RwLockReadGuard;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use rand::TryRngCore;
+use rand::rngs::OsRng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -33,14 +35,13 @@ use tokio::time::timeout;
 use crate::config::schema;
 use crate::redis;
 use crate::redis::Redis;
-use crate::redis::task::CHANGED;
 use crate::redis::task::Cancelled;
 use crate::redis::task::Enqueued;
 use crate::redis::task::Rules;
 use crate::redis::task::Survey;
 use crate::redis::task::Task;
 use crate::redis::task::TaskId;
-use crate::redis::task::TaskState;
+use crate::sys::time;
 pub use follow::Following;
 use follow::Follows;
 pub use kinds::Failure;
@@ -109,6 +110,10 @@ struct Inner {
     places: Arc<Semaphore>,
     /// Told when there is something to take.
     wake: Notify,
+    /// Where this worker is told so, unlike every other one.
+    waker: String,
+    /// When it looks by itself.
+    due: Mutex<Duration>,
     order: watch::Sender<Order>,
     /// Takings and executions under way.
     busy: watch::Sender<usize>,
@@ -154,6 +159,9 @@ impl Tasks {
             running: settings.running,
             places: Arc::new(Semaphore::new(settings.running)),
             wake: Notify::new(),
+            // By the operating system: workers forked from one supervisor share the state of any other generator.
+            waker: format!("{:016x}", OsRng.try_next_u64().unwrap_or_else(|_| u64::from(std::process::id()))),
+            due: Mutex::new(time::monotonic()),
             order: watch::Sender::new(Order::Serve),
             busy: watch::Sender::new(0),
             hung: watch::Sender::new(0),
@@ -376,25 +384,5 @@ impl Inner {
         let mut busy = self.busy.subscribe();
         // The sender is here, so it is not gone.
         let _ = busy.wait_for(|busy| *busy == 0).await.is_ok();
-    }
-
-    /// Hears from now on which tasks change.
-    fn hear(self: &Arc<Self>) {
-        if self.hears.swap(true, Relaxed) {
-            return;
-        }
-        let inner = Arc::downgrade(self);
-        let listener = move |text: &str| {
-            let Some(inner) = inner.upgrade() else { return };
-            let Some((id, state)) = text.split_once(' ') else { return };
-            let Ok(id) = id.parse() else { return };
-            if state == TaskState::Cancelled.name()
-                && let Some(progress) = inner.present().get(&id)
-            {
-                progress.stop();
-            }
-            inner.follows.changed(id);
-        };
-        self.redis.listen(CHANGED, Arc::new(listener));
     }
 }

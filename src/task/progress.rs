@@ -7,9 +7,6 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use tokio::sync::Notify;
 
-/// A step that is told at once, in percent; smaller ones wait for the pause after the last one.
-const STEP: u8 = 5;
-
 /// A job's side of its execution.
 ///
 /// A job that runs for more than a moment says how far it is and asks now and then whether it is still needed: a thread
@@ -25,7 +22,7 @@ struct Shared {
     percent: AtomicU8,
     stopped: AtomicBool,
     moved: Notify,
-    stop: Notify,
+    doubted: Notify,
 }
 
 impl Progress {
@@ -56,14 +53,16 @@ impl Progress {
     /// Tells the job that nobody needs it.
     pub(super) fn stop(&self) {
         self.shared.stopped.store(true, Relaxed);
-        self.shared.stop.notify_one();
     }
 
-    /// Returns when the job was told; one waits at a time.
-    pub(super) async fn stopped(&self) {
-        if !self.is_cancelled() {
-            self.shared.stop.notified().await;
-        }
+    /// Has it found out whether the job is still needed.
+    pub(super) fn ask(&self) {
+        self.shared.doubted.notify_one();
+    }
+
+    /// Returns when that is to be found out; one waits at a time.
+    pub(super) async fn doubted(&self) {
+        self.shared.doubted.notified().await;
     }
 
     /// Returns when the job has said something new since the last time; one waits at a time.
@@ -71,11 +70,10 @@ impl Progress {
         self.shared.moved.notified().await;
     }
 
-    /// What is to be told now, if anything: `told` was last, and `quiet` says whether the pause after it is over.
-    pub(super) fn due(&self, told: u8, quiet: bool) -> Option<u8> {
+    /// What is to be told, if anything: `told` was last.
+    pub(super) fn due(&self, told: u8) -> Option<u8> {
         let percent = self.shared.percent.load(Relaxed);
-        let step = if quiet { 1 } else { STEP };
-        (percent >= told.saturating_add(step)).then_some(percent)
+        (percent > told).then_some(percent)
     }
 }
 
@@ -84,27 +82,24 @@ mod tests {
     use super::*;
 
     #[test]
-    fn large_steps_are_told_at_once_and_small_ones_after_a_pause() {
+    fn what_is_told_is_more_than_was_told() {
         let progress = Progress::new(1);
-        assert_eq!(progress.due(0, true), None);
+        assert_eq!(progress.due(0), None);
         progress.percent(4);
-        assert_eq!((progress.due(0, false), progress.due(0, true)), (None, Some(4)));
+        assert_eq!(progress.due(0), Some(4));
         progress.percent(2);
-        assert_eq!(progress.due(4, true), None, "it never goes back");
-        progress.percent(9);
-        assert_eq!(progress.due(4, false), Some(9));
+        assert_eq!(progress.due(4), None, "it never goes back");
         progress.percent(200);
-        assert_eq!(progress.due(9, false), Some(100));
-        assert_eq!(progress.due(100, true), None);
+        assert_eq!((progress.due(4), progress.due(100)), (Some(100), None));
     }
 
     #[tokio::test]
-    async fn a_stop_is_heard_whenever_it_was_said() {
+    async fn a_doubt_is_heard_whenever_it_was_said() {
         let progress = Progress::new(1);
-        let other = progress.clone();
-        other.stop();
-        progress.stopped().await;
+        progress.clone().ask();
+        progress.doubted().await;
+        assert!(!progress.is_cancelled(), "what was only said stops nothing");
+        progress.clone().stop();
         assert!(progress.is_cancelled());
-        progress.stopped().await;
     }
 }

@@ -1,6 +1,7 @@
 //! Takes tasks as long as there is a place for one, and looks after those that nobody takes.
 
 use std::sync::Arc;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
@@ -8,14 +9,20 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 
 use crate::redis;
+use crate::redis::task::Idler;
+use crate::redis::task::Next;
 use crate::redis::task::TO_TAKE;
 use crate::redis::task::Taken;
 use crate::sys::time;
 use crate::task::Inner;
 use crate::task::WAIT_MAX;
 
-/// Longest time between two looks into the queues: news may be lost, and of an overdue task there is none.
-const POLL: Duration = time::TICK.saturating_mul(20);
+/// Time between two looks into the queues while nobody can be woken, and after a failed one. Otherwise Redis says whose
+/// turn it is, because wakes may be lost, and of an overdue task there is none.
+const POLL: Duration = time::TICK.saturating_mul(10);
+
+/// Shortest time from a look that found nothing to the next one, however often somebody says that there is something.
+const SPACING: Duration = Duration::from_millis(20);
 
 /// Time between two looks whether all goes well.
 const LOOK: Duration = time::TICK.saturating_mul(20);
@@ -50,30 +57,47 @@ impl Inner {
     /// Takes tasks until the worker leaves, never more than it has places for.
     pub(super) async fn take(self: Arc<Self>) {
         let kinds: Vec<&'static str> = self.kinds().keys().copied().collect();
-        let (waker, known) = (Arc::downgrade(&self), kinds.clone());
+        let waker = Arc::downgrade(&self);
         let listener = move |kind: &str| {
-            if let Some(inner) = waker.upgrade().filter(|_| known.contains(&kind)) {
-                inner.wake.notify_one();
+            if let Some(inner) = waker.upgrade() {
+                inner.woken(kind);
             }
         };
         self.redis.listen(TO_TAKE, Arc::new(listener));
+        let _heard = self.hear_own();
         let mut order = self.order.subscribe();
         // Before the first connection every call fails, which would say that others had no word either.
         self.redis.first_attempt().await;
         loop {
             let place = tokio::select! {
                 place = Arc::clone(&self.places).acquire_owned() => place,
-                _ = order.changed() => return,
+                _ = order.changed() => break,
             };
-            let (Ok(place), Some((taken, busy))) = (place, self.next(&kinds).await) else { return };
+            let (Ok(place), Some((taken, busy))) = (place, self.next(&kinds).await) else { break };
             tokio::spawn(Arc::clone(&self).execute(taken, place, busy));
         }
+        let idler = Idler { worker: &self.waker, kinds: &kinds, has_place: false };
+        if let Err(error) = self.redis.rest_from_tasks(&idler).await {
+            tracing::debug!(%error, "it is not told that this worker takes no more tasks: {error}");
+        }
+        // Whoever runs tasks is told when one is cancelled.
+        self.idle().await;
     }
 
     /// The next task; `None`: the worker leaves.
     async fn next(&self, kinds: &[&str]) -> Option<(Taken, Busy)> {
         let mut order = self.order.subscribe();
+        let mut spaced = time::monotonic();
         loop {
+            if !self.is_leaving() {
+                tokio::select! {
+                    // First, because a look answers whatever woke it.
+                    biased;
+                    () = self.wake.notified() => sleep(time::until(spaced)).await,
+                    () = sleep(time::until(self.due())) => {}
+                    _ = order.changed() => return None,
+                }
+            }
             // A taking that is under way is not broken off: what it takes would have to wait for a lease.
             let busy = Busy::new(&self.busy);
             if self.is_leaving() {
@@ -81,14 +105,24 @@ impl Inner {
             }
             let lease = (self.calm.load(Relaxed) >= CALM).then_some(self.rules.lease);
             let before = self.redis.absences();
-            let taken = self.redis.take_task(kinds, lease).await;
+            let has_place = self.places.available_permits() > 0;
+            let idler = Idler { worker: &self.waker, kinds, has_place };
+            let taken = self.redis.take_task_for(&idler, lease).await;
             let after = self.redis.absences();
             if (after.silences, after.waited) != (before.silences, before.waited) {
                 self.away();
             }
             let pause = match taken {
-                Ok(Some(taken)) => return Some((taken, busy)),
-                Ok(None) => POLL,
+                Ok((Some(taken), next)) => {
+                    // Without another place it looks when one is free, unless the end of what has it says otherwise.
+                    self.look_in(if next.left || !has_place {
+                        Duration::ZERO
+                    } else {
+                        self.turn(next.pause)
+                    });
+                    return Some((taken, busy));
+                }
+                Ok((None, next)) => self.turn(next.pause),
                 Err(redis::Error::Unsupported { .. }) => UNSUPPORTED,
                 Err(error) => {
                     self.failed("no task can be taken", &error);
@@ -96,11 +130,34 @@ impl Inner {
                 }
             };
             drop(busy);
-            tokio::select! {
-                () = self.wake.notified() => {}
-                () = sleep(time::until_tick(pause)) => {}
-                _ = order.changed() => return None,
-            }
+            spaced = time::monotonic() + SPACING;
+            self.look_in(pause);
+        }
+    }
+
+    fn due(&self) -> Duration {
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look_in(&self, pause: Duration) {
+        let pause = if pause.is_zero() { pause } else { time::after_tick(pause) };
+        *self.due.lock().unwrap_or_else(PoisonError::into_inner) = time::monotonic() + pause;
+    }
+
+    /// Where nobody can be woken each looks for itself.
+    fn turn(&self, pause: Duration) -> Duration {
+        match self.redis.news_since() {
+            Some(_) => pause,
+            None => pause.min(POLL),
+        }
+    }
+
+    /// A place is free again, and Redis has said what to do with it.
+    pub(super) fn freed(&self, next: Next) {
+        if next.left {
+            self.wake.notify_one();
+        } else if self.due() <= time::monotonic() {
+            self.look_in(self.turn(next.pause));
         }
     }
 

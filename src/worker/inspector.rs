@@ -41,11 +41,17 @@ pub(super) async fn inspect(scoreboard: Arc<Scoreboard>, redis: Redis) {
     };
     tell(&scoreboard, Findings::default(), known);
     let mut known = known;
+    let mut rights = redis.news_rights();
     let mut ticks = tokio::time::interval(EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     ticks.tick().await;
     loop {
-        ticks.tick().await;
+        tokio::select! {
+            _ = ticks.tick() => {}
+            changed = rights.changed() => if changed.is_err() {
+                ticks.tick().await;
+            }
+        }
         // A Redis that is away is told of elsewhere.
         if let Ok(found) = redis.inspect().await {
             tell(&scoreboard, known, found);

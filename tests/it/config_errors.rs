@@ -52,6 +52,8 @@ fn a_wrong_setting_is_one_sentence_with_key_value_and_source() {
         ("REGATTA_REDIS__COMMIT_TIMEOUT", "1s", &["redis.commit_timeout", "no more", "redis.patience"]),
         ("REGATTA_REDIS__PATIENCE", "61s", &["redis.patience", "61s", "more than a minute", "1m"]),
         ("REGATTA_REDIS__PREFIX", "a b", &["redis.prefix", "a b"]),
+        ("REGATTA_REDIS__PREFIX", "shop:c", &["redis.prefix", "shop:c", "shop-c"]),
+        ("REGATTA_REDIS__PREFIX", "shop:", &["redis.prefix", "empty"]),
         (
             "REGATTA_SESSION__SECRETS",
             "too short",

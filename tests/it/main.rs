@@ -18,6 +18,7 @@ mod broadcast_cluster; // over a cluster
 mod broadcast_faults; // whatever happens to Redis and to connections
 mod broadcast_fleet; // as clients and operators of a fleet see them
 mod broadcast_hub; // messages to everybody, and who comes back
+mod broadcast_topics; // a worker hears the topics of its clients, and no others
 mod browser; // the page in a real browser
 mod browser_live; // what moves on the page, in real browsers
 mod cleaner; // what a cleaner of temporary files removes
@@ -79,6 +80,8 @@ mod migrations_cli; // `regatta migrate`
 mod migrations_fence; // who lost the lock writes nothing more
 mod migrations_rolling; // two releases on one Redis
 mod migrations_walk; // long walks over keys
+mod news_rights; // a user who may not listen, or not tell
+mod news_space; // a fleet hears its own news, and believes no others
 mod nginx; // the shipped proxy configuration
 mod not_redis; // what answers where Redis should
 mod odd; // odd requests and their right answers
@@ -123,11 +126,13 @@ mod task_fleet; // tasks over real workers that are killed, leave, hang and come
 mod task_model; // any order of steps of a task, against a model
 mod task_room; // the application's face of tasks
 mod task_steps; // each step of a task, in both forms of the code
+mod task_wakes; // a task wakes one worker
 mod topology_access; // who may do what in Redis, and how a password changes
 mod topology_cluster; // a real cluster
 mod topology_sentinel; // a primary that changes
 mod topology_tls; // encryption to Redis
 mod toxics; // the fault proxy itself
+mod undo; // what is taken back is taken back once
 mod upgrade; // another program in the same process, and back
 mod watch; // what changes on disk is followed
 mod zero_loss; // what an operator may do to a fleet without costing a visitor anything

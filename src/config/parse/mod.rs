@@ -28,7 +28,7 @@ pub(super) use state::*;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Why a text is not a value; completes the sentence "… is X, but …".
-pub(super) type Reason = String;
+pub(in crate::config) type Reason = String;
 
 fn not_allowed() -> Reason {
     "that is not allowed".into()
@@ -188,7 +188,7 @@ pub(super) fn networks(items: &[String]) -> Result<Vec<IpNet>, Reason> {
     items.iter().map(network).collect()
 }
 
-fn word(text: &str, max: usize, also: &str) -> Result<String, Reason> {
+pub(in crate::config) fn word(text: &str, max: usize, also: &str) -> Result<String, Reason> {
     let fits = |c: char| c.is_ascii_alphanumeric() || also.contains(c);
     match text.len() {
         0 => Err("it is empty".into()),

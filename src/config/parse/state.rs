@@ -22,10 +22,6 @@ pub(in crate::config) fn redis_url(text: &str) -> Result<RedisUrl, Reason> {
     Place::read(text).map(|_| RedisUrl(text.to_owned()))
 }
 
-pub(in crate::config) fn prefix(text: &str) -> Result<String, Reason> {
-    word(text, 64, "-_.:")
-}
-
 pub(in crate::config) fn cookie_name(text: &str) -> Result<String, Reason> {
     word(text, 32, "-_")
 }

@@ -55,7 +55,8 @@ pub(in crate::http) async fn readyz(Shared(State(core)): Shared<State>) -> Respo
             (StatusCode::SERVICE_UNAVAILABLE, "unready", Some("connecting to Redis".to_owned()))
         }
     };
-    let findings = Findings::from_bits(core.scoreboard.redis_findings());
+    // What this worker found out itself is told at once, the rest as the machine's inspector found it.
+    let findings = Findings::from_bits(core.scoreboard.redis_findings()).and(core.redis.news_findings());
     let proxy = core.scoreboard.untrusted_proxy().filter(|peer| !core.config.proxy.trusts(*peer));
     let warnings = findings.iter().map(|finding| finding.advice().to_owned());
     let warnings = warnings.chain(proxy.map(unheard::advice)).collect();

@@ -5,7 +5,6 @@
 //! are two kinds: a **library** of server-side code, which every worker needs before it serves and loads itself, and
 //! a **walk** over keys, which takes its time and is run by `regatta migrate`.
 
-mod collect;
 mod ledger;
 mod repair;
 mod run;
@@ -232,8 +231,7 @@ impl Series {
             run.record(migration, State::Applied, None).await?;
             tracing::info!(file = %migration.file(), by = %at.by, "migration applied");
         }
-        run.holding(library::ensure(at.caller, at.form)).await?;
-        self.collect(run, at).await
+        run.holding(library::ensure(at.caller, at.form)).await
     }
 
     /// Walks what is not walked.

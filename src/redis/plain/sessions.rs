@@ -272,7 +272,7 @@ pub(in crate::redis) async fn commit(caller: &Caller, request: &commit::Request<
 /// Deletes what lies under a key, be it a session, which is elsewhere, or anything else; whether there was something.
 pub(in crate::redis) async fn delete(caller: &Caller, key: &str) -> Result<bool, Error> {
     let names = [id(key).to_string(), key.to_owned(), keys::views(key)];
-    let answers = caller.together(names.iter().map(|name| command("DEL", [text(name)])).collect()).await?;
+    let answers = caller.together(names.iter().map(|name| command("UNLINK", [text(name)])).collect()).await?;
     let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
     Ok(answers.iter().take(2).any(|deleted| deleted.as_u64() == Some(1)))
 }

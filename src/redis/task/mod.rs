@@ -1,14 +1,13 @@
-//! Tasks as Redis has them: plain data and its wire form, described at the head of `migrations/0009_regatta_task_v1.lua`
-//! (taking: `0014_regatta_task_v2.lua`).
+//! Tasks as Redis has them: plain data and its wire form, described at the head of `migrations/0017_regatta_task_v3.lua`.
 //!
 //! Without server-side code there are none: every call is [`Error::Unsupported`].
 
+mod idle;
 mod record;
 mod step;
 mod survey;
 
 use std::time::Duration;
-use std::time::Instant;
 
 use fred::types::Value;
 
@@ -22,6 +21,9 @@ use crate::redis::keys;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
 use crate::redis::link::Live;
+pub use idle::Ended;
+pub use idle::Idler;
+pub use idle::Next;
 pub use record::NoRandomness;
 pub use record::NoTaskId;
 pub use record::Task;
@@ -39,18 +41,16 @@ pub use survey::RunningTask;
 pub use survey::Survey;
 pub use survey::TaskTotals;
 
-/// News: there is something to take; its text is the kind.
+/// News of workers of earlier releases, and the first letter of what is told to one worker: there is something to take;
+/// its text is the kind.
 pub const TO_TAKE: char = 't';
 
-/// News: a task has changed; its text is the id, a space, and the state.
+/// The same: a task has changed; its text is the id, a space, and the state.
 pub const CHANGED: char = 'p';
 
 fn millis(time: Duration) -> Value {
     number(u64::try_from(time.as_millis()).unwrap_or(u64::MAX))
 }
-
-/// A call that took longer than this to be sent was held for an absence of Redis, and not for a busy moment.
-const HELD: Duration = Duration::from_millis(300);
 
 impl Redis {
     /// Makes a task. Repeating it changes nothing.
@@ -69,13 +69,19 @@ impl Redis {
     ) -> Result<Enqueued, Error> {
         let prefix = &self.inner.prefix;
         let id = id.to_string();
-        let keys = [keys::task(prefix, &id), keys::task_queue(prefix, kind), keys::tasks_waiting(prefix)];
-        let channel = self.channel();
+        let keys = [
+            keys::task(prefix, &id),
+            keys::task_queue(prefix, kind),
+            keys::tasks_waiting(prefix),
+            keys::tasks_idle(prefix, kind),
+        ];
+        let words = self.words().await;
         let reply = self
             .run(Entry::TaskEnqueue, |entry| {
                 let mut args = with_keys(entry, keys.iter().map(String::as_str));
+                args.extend_from_slice(&words);
                 args.extend([id.as_str(), kind, input].map(Value::from));
-                args.extend([number(rules.queue), millis(rules.life), Value::from(channel.as_str())]);
+                args.extend([number(rules.queue), millis(rules.life)]);
                 args
             })
             .await?;
@@ -85,39 +91,23 @@ impl Redis {
         }
     }
 
-    /// Takes the next entry of these kinds: one that is overdue if `lease` is given, else the oldest.
+    /// Begins an execution for a worker that is told nothing of it.
     ///
     /// # Errors
-    /// See [`Error`]; what was taken by a call that was not answered is overdue after a lease.
+    /// As [`Redis::begin_task_for`].
     ///
     /// # Cancel safety
-    /// As after an error.
-    pub async fn take_task(&self, kinds: &[&str], lease: Option<Duration>) -> Result<Option<Taken>, Error> {
-        let queues: Vec<_> = kinds.iter().map(|kind| keys::task_queue(&self.inner.prefix, kind)).collect();
-        let asked = Instant::now();
-        let reply = self
-            .run(Entry::TaskTake, |entry| {
-                let mut args = with_keys(entry, queues.iter().map(String::as_str));
-                // Made for each sending: a call that was held while Redis was away must take nothing over, because those
-                // who run tasks could renew nothing meanwhile.
-                let lease = lease.filter(|_| asked.elapsed() < HELD);
-                args.push(lease.map_or(number(0), millis));
-                args
-            })
-            .await?;
-        let mut parts = list(reply, 0)?;
-        let Some(queue) = parts.next() else { return Ok(None) };
-        let odd = || Error::protocol("an entry of a queue of tasks has another form");
-        let queue = usize::try_from(signed(Some(queue))?).map_err(|_| odd())?;
-        let kind = queue.checked_sub(1).and_then(|at| kinds.get(at)).ok_or_else(odd)?;
-        let mut text = || parts.next().and_then(|part| part.as_string());
-        let (Some(entry), Some(id)) = (text(), text()) else { return Err(odd()) };
-        let id = id.parse().map_err(|_| odd())?;
-        let times = u64::try_from(signed(parts.next())?).map_err(|_| odd())?;
-        Ok(Some(Taken { id, kind: (*kind).to_owned(), entry, times }))
+    /// As there.
+    pub async fn begin_task(
+        &self,
+        execution: &Execution,
+        worker: &str,
+        rules: &Rules,
+    ) -> Result<Begun, Error> {
+        self.begin_task_for(execution, worker, "", rules).await
     }
 
-    /// Begins an execution; `worker` is what people know it by. Repeating it with the same number changes nothing, and
+    /// Begins an execution; `worker` is what people know it by, `told` where it hears that the task was cancelled. Repeating it with the same number changes nothing, and
     /// neither does one that comes after others have taken the entry.
     ///
     /// # Errors
@@ -125,15 +115,18 @@ impl Redis {
     ///
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it has begun; the task is overdue after a lease.
-    pub async fn begin_task(
+    pub async fn begin_task_for(
         &self,
         execution: &Execution,
         worker: &str,
+        told: &str,
         rules: &Rules,
     ) -> Result<Begun, Error> {
         let [attempts, times] = [rules.attempts, execution.taken.times].map(number);
-        let rest = [Value::from(worker), attempts, millis(rules.life), millis(rules.keep), times];
-        let reply = self.of_execution(Entry::TaskBegin, execution, &rest).await?;
+        let names = [worker, told].map(Value::from);
+        let numbers = [attempts, millis(rules.life), millis(rules.keep), times];
+        let rest: Vec<Value> = names.into_iter().chain(numbers).collect();
+        let reply = self.of_execution(Entry::TaskBegin, execution, &rest, &[]).await?;
         let mut parts = list(reply, 1)?;
         match signed(parts.next())? {
             0 => Ok(Begun::Ended),
@@ -159,41 +152,16 @@ impl Redis {
         let Taken { id, kind, .. } = &execution.taken;
         let id = id.to_string();
         let keys = [keys::task(prefix, &id), keys::task_queue(prefix, kind), keys::tasks_running(prefix)];
-        let head = self.head(execution);
+        let (words, head) = (self.words().await, head(execution));
         let reply = self
             .run(Entry::TaskRenew, |entry| {
                 let mut args = with_keys(entry, keys.iter().map(String::as_str));
+                args.extend_from_slice(&words);
                 args.extend_from_slice(&head);
                 args.push(Value::Integer(percent.map_or(-1, i64::from)));
                 args
             })
             .await?;
-        Ok(signed(Some(reply))? == 1)
-    }
-
-    /// Ends an execution; false: the task has not ended so, nothing was changed. Repeating it does no harm.
-    ///
-    /// # Errors
-    /// See [`Error`]; after [`Error::Timeout`] it may have ended, and saying it once more answers as the first time.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves it unknown whether it has ended.
-    pub async fn end_task(
-        &self,
-        execution: &Execution,
-        outcome: &Outcome,
-        rules: &Rules,
-    ) -> Result<bool, Error> {
-        let (name, value, pause) = match outcome {
-            Outcome::Done(result) => ("done", result.as_str(), Duration::ZERO),
-            Outcome::Failed(reason) => ("failed", reason.as_str(), Duration::ZERO),
-            Outcome::Retry(reason, pause) => ("retry", reason.as_str(), *pause),
-            Outcome::Back => ("back", "", Duration::ZERO),
-        };
-        let words = [Value::from(name), Value::from(value)];
-        let numbers = [number(rules.attempts), millis(rules.keep), millis(pause), millis(rules.lease)];
-        let rest: Vec<Value> = words.into_iter().chain(numbers).collect();
-        let reply = self.of_execution(Entry::TaskEnd, execution, &rest).await?;
         Ok(signed(Some(reply))? == 1)
     }
 
@@ -211,8 +179,8 @@ impl Redis {
         rules: &Rules,
     ) -> Result<Option<Cancelled>, Error> {
         let id = id.to_string();
-        let rest = [Value::from(self.channel()), millis(rules.keep)];
-        let reply = self.of_task(Entry::TaskCancel, &id, kind, &rest).await?;
+        let rest = [millis(rules.keep)];
+        let reply = self.of_task(Entry::TaskCancel, &id, kind, &rest, &[]).await?;
         Ok(match signed(Some(reply))? {
             0 => None,
             1 => Some(Cancelled::Queued),
@@ -253,8 +221,8 @@ impl Redis {
         (longest, reason): (Duration, &str),
         rules: &Rules,
     ) -> Result<bool, Error> {
-        let rest = [Value::from(self.channel()), millis(longest), millis(rules.keep), Value::from(reason)];
-        let reply = self.of_task(Entry::TaskExpire, &id.to_string(), kind, &rest).await?;
+        let rest = [millis(longest), millis(rules.keep), Value::from(reason)];
+        let reply = self.of_task(Entry::TaskExpire, &id.to_string(), kind, &rest, &[]).await?;
         Ok(signed(Some(reply))? == 1)
     }
 
@@ -294,11 +262,11 @@ impl Redis {
         Survey::read(&self.run(Entry::TaskSurvey, |entry| with_keys(entry, keys())).await?)
     }
 
-    /// What every call about an execution begins with: id, kind, entry, number, channel.
-    fn head(&self, execution: &Execution) -> [Value; 5] {
-        let Taken { id, kind, entry, .. } = &execution.taken;
-        let number = format!("{:016x}", execution.number);
-        [id.to_string(), kind.clone(), entry.clone(), number, self.channel()].map(Value::from)
+    /// What every call that tells something begins with: what channels begin with, the channel of earlier releases, and
+    /// whether the answer to PUBLISH counts every listener.
+    async fn words(&self) -> [Value; 3] {
+        let counts = if self.inner.endpoint.cluster().is_none() { "1" } else { "0" };
+        [self.inner.space.clone().into(), self.earlier_channel().await.into(), counts.into()]
     }
 
     async fn of_execution(
@@ -306,15 +274,23 @@ impl Redis {
         entry: Entry,
         execution: &Execution,
         rest: &[Value],
+        more_keys: &[String],
     ) -> Result<Value, Error> {
         let Taken { id, kind, .. } = &execution.taken;
-        let [_, _, words @ ..] = self.head(execution);
+        let [_, _, words @ ..] = head(execution);
         let rest: Vec<Value> = words.into_iter().chain(rest.iter().cloned()).collect();
-        self.of_task(entry, &id.to_string(), kind, &rest).await
+        self.of_task(entry, &id.to_string(), kind, &rest, more_keys).await
     }
 
     /// A call that may change everything that is known of a task: id and kind, and the rest.
-    async fn of_task(&self, entry: Entry, id: &str, kind: &str, rest: &[Value]) -> Result<Value, Error> {
+    async fn of_task(
+        &self,
+        entry: Entry,
+        id: &str,
+        kind: &str,
+        rest: &[Value],
+        more_keys: &[String],
+    ) -> Result<Value, Error> {
         let prefix = &self.inner.prefix;
         let keys = [
             keys::task(prefix, id),
@@ -324,12 +300,21 @@ impl Redis {
             keys::tasks_dead(prefix),
             keys::tasks_totals(prefix),
         ];
+        let words = self.words().await;
         self.run(entry, |entry| {
-            let mut args = with_keys(entry, keys.iter().map(String::as_str));
+            let mut args = with_keys(entry, keys.iter().chain(more_keys).map(String::as_str));
+            args.extend_from_slice(&words);
             args.extend([id, kind].map(Value::from));
             args.extend_from_slice(rest);
             args
         })
         .await
     }
+}
+
+/// What every call about an execution names: id, kind, entry, number.
+fn head(execution: &Execution) -> [Value; 4] {
+    let Taken { id, kind, entry, .. } = &execution.taken;
+    let number = format!("{:016x}", execution.number);
+    [id.to_string(), kind.clone(), entry.clone(), number].map(Value::from)
 }

@@ -1,6 +1,8 @@
-//! The name of every key this program writes, and nowhere else.
+//! The name of every key this program writes and of every channel it tells news on, and nowhere else.
 //!
-//! Every name begins with the configured prefix: fleets with the same prefix share everything, others nothing.
+//! Every name begins with the configured prefix: fleets with the same prefix share everything, others nothing. Behind it
+//! stands the name of a family; no prefix nests in another one as long as `config/prefix.rs` knows all of them. Channels
+//! carry the database's number besides, because pub/sub knows no databases.
 
 /// A session's hash; `digest` is the hashed id, never the id itself.
 pub fn session(prefix: &str, digest: &str) -> String {
@@ -32,14 +34,14 @@ pub fn limit(prefix: &str, policy: &str, version: &str, subject: &str) -> String
     join(&[prefix, "l", policy, version, subject])
 }
 
-/// That a batch of an outage was merged into a limit; it lies beside the limit, whatever decides where that lies.
+/// That a batch of an outage was merged into a limit.
 pub fn limit_mark(limit: &str, batch: &str) -> String {
-    join(&[limit, "m", batch])
+    beside(limit, batch)
 }
 
-/// The channel on which workers tell each other what they must know at once.
-pub fn news(prefix: &str) -> String {
-    join(&[prefix, "news"])
+/// A mark that lies beside a key, whatever decides where that lies: that something was done to it, once.
+pub fn beside(key: &str, mark: &str) -> String {
+    join(&[key, "m", mark])
 }
 
 /// A shared counter.
@@ -146,6 +148,11 @@ pub fn views(session: &str) -> String {
     join(&[session, "v"])
 }
 
+/// A key that is never written: on it is tried what this program may do.
+pub fn check(prefix: &str) -> String {
+    join(&[prefix, "{check}"])
+}
+
 /// The fleet's cookie signing key, when none is configured.
 pub fn secret(prefix: &str) -> String {
     join(&[prefix, "secret"])
@@ -214,6 +221,43 @@ pub fn here(prefix: &str, name: &str) -> String {
     join(&[prefix, "{b}", "here", name])
 }
 
+/// The workers that wait for tasks of one kind: a sorted set, scores ms by Redis's clock at which each looks by itself.
+pub fn tasks_idle(prefix: &str, kind: &str) -> String {
+    join(&[prefix, "{t}", "idle", kind])
+}
+
+/// What all channels of a fleet begin with. No prefix contains an `@`.
+///
+/// Redis hands a message to whoever subscribes, whatever database it was published from: without the number fleets with
+/// one prefix on two databases of one server would hear each other. A cluster has database 0 only; behind Sentinels the
+/// number is that of the primary's.
+pub fn space(prefix: &str, database: u8) -> String {
+    match database {
+        0 => prefix.to_owned(),
+        number => format!("{prefix}:@{number}"),
+    }
+}
+
+/// The channel of what every worker must know at once: sessions that ended, limits that have quota again.
+pub fn news(space: &str) -> String {
+    join(&[space, "news"])
+}
+
+/// The channel of a topic's messages, for workers that have subscribers to it.
+pub fn topic_news(space: &str, topic: &str) -> String {
+    join(&[space, "b", topic])
+}
+
+/// The channel of a task's changes, for workers on which it is followed.
+pub fn task_news(space: &str, id: &str) -> String {
+    join(&[space, "p", id])
+}
+
+/// The channel of one worker: that there is something to take, that a task it runs was cancelled.
+pub fn worker_news(space: &str, worker: &str) -> String {
+    join(&[space, "w", worker])
+}
+
 /// The name under which a key lies in a cluster; `None` if that is the same.
 ///
 /// What one call touches together has to lie in one slot, so each family of keys has a hash tag: sessions and their
@@ -258,70 +302,4 @@ fn join(parts: &[&str]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn every_key_begins_with_the_prefix() {
-        let keys = [
-            session("p", "d"),
-            quarantine("p", "d"),
-            sessions_of("p", "t"),
-            generation("p", "t"),
-            new_sessions("p", "10.0.0.1"),
-            limit("p", "default", "v", "10.0.0.1"),
-            counter("p", "hits"),
-            journals("p", 7),
-            unique("p", "visitors", None),
-            unique("p", "visitors", Some((1000, 7))),
-            bounded("p", "seats"),
-            bounded_token("p", "seats", "d"),
-            idempotency("p", "d"),
-            idempotency_name("p", "k", "d"),
-            limit_mark("p:l:default:v:10.0.0.1", "b"),
-            once("p", "5eed", 7),
-            news("p"),
-            ledger("p"),
-            migration_lock("p"),
-            migration_fence("p"),
-            walk_lock("p"),
-            walk_fence("p"),
-            below("p", "*"),
-            secret("p"),
-            machines("p"),
-            deaths("p"),
-            libraries_seen("p"),
-            task("p", "0a"),
-            task_queue("p", "fibonacci"),
-            tasks_waiting("p"),
-            tasks_running("p"),
-            tasks_dead("p"),
-            tasks_totals("p"),
-            topic("p", "chat"),
-            here("p", "chat"),
-        ];
-        assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
-        assert_eq!(keys[5], "p:l:default:v:10.0.0.1");
-    }
-
-    #[test]
-    fn in_a_cluster_what_belongs_together_has_one_tag() {
-        let name = |key: &str| in_cluster("a:b", key).unwrap_or_else(|| key.to_owned());
-        assert_eq!(name("a:b:s:digest"), "a:b:{s}:s:digest");
-        assert_eq!(name("a:b:g:user"), "a:b:{s}:g:user");
-        assert_eq!(name("a:b:n:10.0.0.1"), "a:b:{s}:n:10.0.0.1");
-        assert_eq!(name("a:b:c:total"), "a:b:{c}:c:total");
-        assert_eq!(name("a:b:mig:lock"), "a:b:{mig}:mig:lock");
-        assert_eq!(name("a:b:mig"), "a:b:{mig}:mig");
-        assert_eq!(name("a:b:l:m:v:2001:db8::"), "a:b:{l:m:v:2001:db8::}");
-        assert_eq!(name("a:b:l:m:v:10.0.0.1:m:batch"), "a:b:{l:m:v:10.0.0.1}:m:batch");
-        let limit = "a:b:l:m:v:2001:db8::";
-        assert_eq!(out_of_cluster("a:b", &name(limit)).as_deref(), Some(limit));
-        assert_eq!(out_of_cluster("a:b", "a:b:c:x"), None);
-        for same in
-            ["a:b:{fleet}:machines", "a:b:{b}:topic:l:m:v:x", "a:b:secret", "other:s:x", "a:b:i:digest"]
-        {
-            assert_eq!(name(same), same);
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,191 @@
+//! That names are each fleet's own, whatever things are called.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::prefix;
+
+/// The names of one fleet for things of this name: every key, as it is with and without a cluster, and every channel.
+fn names(prefix: &str, name: &str, other: &str) -> Vec<String> {
+    let limit = limit(prefix, "default", "v", name);
+    let space = [space(prefix, 0), space(prefix, 1), space(prefix, 255)];
+    let channels = space.iter().flat_map(|space| {
+        [news(space), topic_news(space, name), task_news(space, name), worker_news(space, name)]
+    });
+    let channels: Vec<String> = channels.collect();
+    let session = session(prefix, name);
+    let mut names = vec![
+        views(&session),
+        session,
+        quarantine(prefix, name),
+        sessions_of(prefix, name),
+        generation(prefix, name),
+        new_sessions(prefix, name),
+        limit_mark(&limit, other),
+        window(&limit),
+        limit,
+        counter(prefix, name),
+        journals(prefix, 7),
+        unique(prefix, name, None),
+        unique(prefix, name, Some((1000, 7))),
+        sessions_seen(prefix, 7),
+        bounded(prefix, name),
+        bounded_token(prefix, name, other),
+        idempotency(prefix, name),
+        idempotency_name(prefix, name, other),
+        once(prefix, name, 7),
+        ledger(prefix),
+        migration_lock(prefix),
+        migration_fence(prefix),
+        walk_lock(prefix),
+        walk_fence(prefix),
+        secret(prefix),
+        check(prefix),
+        machines(prefix),
+        deaths(prefix),
+        libraries_seen(prefix),
+        task(prefix, name),
+        task_queue(prefix, name),
+        tasks_waiting(prefix),
+        tasks_running(prefix),
+        tasks_dead(prefix),
+        tasks_totals(prefix),
+        tasks_idle(prefix, name),
+        topic(prefix, name),
+        here(prefix, name),
+    ];
+    let in_cluster: Vec<String> = names.iter().filter_map(|key| in_cluster(prefix, key)).collect();
+    names.extend(in_cluster);
+    names.extend(channels);
+    names
+}
+
+/// Prefixes that are valid, and made to nest: their segments are names of families, and what comes close to them.
+fn prefixes() -> impl Strategy<Value = String> {
+    let families = prefix::FAMILIES.iter().copied().chain(["s", "c", "l", "t", "b", "w", "p", "i"]);
+    let near: Vec<String> =
+        families.flat_map(|it| [it.to_owned(), format!("{it}x"), it.to_uppercase()]).collect();
+    let segment = prop_oneof![proptest::sample::select(near), "[a-z]{1,2}", "[A-Za-z0-9._-]{1,4}"];
+    let path = proptest::collection::vec(segment, 1..5).prop_map(|segments| segments.join(":"));
+    path.prop_filter("valid", |prefix| prefix.split(':').skip(1).all(|segment| !prefix::is_family(segment)))
+}
+
+/// Names as hostile as any: those of keys, with colons, braces, spaces, wildcards.
+fn hostile() -> impl Strategy<Value = String> {
+    const PARTS: &[&str] =
+        &["secret", "s", "c", "mig", "news", ":", "{", "}", "@1", "*", " ", "b", "w", "{t}", "x", "é"];
+    proptest::collection::vec(proptest::sample::select(PARTS), 0..7).prop_map(|parts| parts.concat())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(400))]
+
+    #[test]
+    fn no_name_of_a_fleet_is_one_of_a_fleet_with_another_prefix(
+        one in prefixes(),
+        other in prefixes(),
+        names_of_things in proptest::collection::vec(hostile(), 4),
+        tail in hostile(),
+    ) {
+        // The second one nests in the first one, as far as it may: what is left of it is tried as a name.
+        let nested = format!("{one}:{other}");
+        let nests = nested.split(':').skip(1).all(|segment| !prefix::is_family(segment));
+        for pair in [Some((&one, &other)), nests.then_some((&one, &nested))].into_iter().flatten() {
+            if pair.0 == pair.1 {
+                continue;
+            }
+            let mut things = names_of_things.clone();
+            for rest in [pair.1.strip_prefix(pair.0.as_str()), pair.0.strip_prefix(pair.1.as_str())] {
+                things.extend(rest.iter().flat_map(|rest| [format!("{rest}:{tail}"), rest[1..].to_owned()]));
+            }
+            let all = |prefix: &str| -> std::collections::HashSet<String> {
+                things.iter().flat_map(|thing| names(prefix, thing, &tail)).collect()
+            };
+            let (left, right) = (all(pair.0), all(pair.1));
+            let both: Vec<_> = left.intersection(&right).collect();
+            prop_assert!(both.is_empty(), "{pair:?}: {both:?}");
+        }
+    }
+}
+
+#[test]
+fn every_family_is_one_that_no_prefix_may_end_with() {
+    for name in names("p", "x", "y") {
+        let family = name.strip_prefix("p:").unwrap().split(':').next().unwrap();
+        let free = prefix::is_family(family) || family.starts_with('{') || family.starts_with('@');
+        assert!(free, "{name}: a prefix p:{family} would nest in p; see config/prefix.rs");
+    }
+}
+
+#[test]
+fn what_a_visitor_names_is_no_other_fleet_s_signing_key() {
+    assert_eq!(counter("shop", "secret"), secret("shop:c"), "so shop:c is refused");
+    assert!(prefix::is_family("c"));
+}
+
+#[test]
+fn channels_of_two_databases_differ_and_those_of_the_first_are_as_ever() {
+    assert_eq!(news(&space("p", 0)), "p:news");
+    assert_eq!(news(&space("p", 1)), "p:@1:news");
+    assert_eq!(topic_news(&space("p", 12), "a:b"), "p:@12:b:a:b");
+}
+
+#[test]
+fn every_key_begins_with_the_prefix() {
+    let keys = [
+        session("p", "d"),
+        quarantine("p", "d"),
+        sessions_of("p", "t"),
+        generation("p", "t"),
+        limit("p", "default", "v", "10.0.0.1"),
+        counter("p", "hits"),
+        journals("p", 7),
+        unique("p", "visitors", None),
+        unique("p", "visitors", Some((1000, 7))),
+        bounded("p", "seats"),
+        bounded_token("p", "seats", "d"),
+        idempotency("p", "d"),
+        idempotency_name("p", "k", "d"),
+        limit_mark("p:l:default:v:10.0.0.1", "b"),
+        once("p", "5eed", 7),
+        ledger("p"),
+        migration_lock("p"),
+        migration_fence("p"),
+        walk_lock("p"),
+        walk_fence("p"),
+        below("p", "*"),
+        secret("p"),
+        machines("p"),
+        deaths("p"),
+        libraries_seen("p"),
+        task("p", "0a"),
+        task_queue("p", "fibonacci"),
+        tasks_waiting("p"),
+        tasks_running("p"),
+        tasks_dead("p"),
+        tasks_totals("p"),
+        topic("p", "chat"),
+        here("p", "chat"),
+        tasks_idle("p", "fibonacci"),
+    ];
+    assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
+    assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
+}
+
+#[test]
+fn in_a_cluster_what_belongs_together_has_one_tag() {
+    let name = |key: &str| in_cluster("a:b", key).unwrap_or_else(|| key.to_owned());
+    assert_eq!(name("a:b:s:digest"), "a:b:{s}:s:digest");
+    assert_eq!(name("a:b:g:user"), "a:b:{s}:g:user");
+    assert_eq!(name("a:b:c:total"), "a:b:{c}:c:total");
+    assert_eq!(name("a:b:mig:lock"), "a:b:{mig}:mig:lock");
+    assert_eq!(name("a:b:mig"), "a:b:{mig}:mig");
+    assert_eq!(name("a:b:l:m:v:2001:db8::"), "a:b:{l:m:v:2001:db8::}");
+    assert_eq!(name("a:b:l:m:v:10.0.0.1:m:batch"), "a:b:{l:m:v:10.0.0.1}:m:batch");
+    let limit = "a:b:l:m:v:2001:db8::";
+    assert_eq!(out_of_cluster("a:b", &name(limit)).as_deref(), Some(limit));
+    assert_eq!(out_of_cluster("a:b", "a:b:c:x"), None);
+    for same in ["a:b:{fleet}:machines", "a:b:{b}:topic:l:m:v:x", "a:b:secret", "other:s:x", "a:b:i:digest"] {
+        assert_eq!(name(same), same);
+    }
+}
