@@ -42,7 +42,7 @@ fn a_counter_hammered_from_all_workers_is_exact() {
     assert_eq!(values, (1..=400).collect(), "every increment has its own value");
     assert_eq!(added.iter().map(|(pid, _)| pid).collect::<BTreeSet<_>>().len(), 4, "all workers took part");
     let read = fleet.get("/counters/hits").json();
-    assert_eq!((&read["name"], &read["value"]), (&"hammered".into(), &400.into()));
+    assert_eq!((&read["name"], &read["value"]), (&"hits".into(), &400.into()));
 }
 
 #[test]

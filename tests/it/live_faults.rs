@@ -142,7 +142,7 @@ fn scaling_moves_streams_and_loses_none() {
         settled(&fleet, 3);
         stage.more(60);
         // Somebody is to sit where the cut comes: new connections are spread over three.
-        let extra = Stage::with(&[fleet.listen], &["extra", "more"], 30);
+        let extra = Stage::with(&[fleet.listen], &["x", "y"], 30);
         fleet.signal(Signal::SIGTTOU);
         settled(&fleet, 2);
         stage.more(60);

@@ -40,6 +40,7 @@ use crate::http::idempotency::names::Standing;
 use crate::http::problem::Problem;
 use crate::http::state::Core;
 use crate::redis;
+use crate::redis::begin::SessionReply;
 use crate::redis::claim;
 use crate::redis::claim::Claim;
 use crate::redis::claim::Claimed;
@@ -146,10 +147,18 @@ async fn names(exchange: &Exchange, headers: &HeaderMap, key: &str) -> Result<Na
         user: user.as_deref(),
         authorization: headers.get(AUTHORIZATION).map(http::HeaderValue::as_bytes),
         session: exchange.visitor.digest(),
-        lineage: session.as_ref().and_then(redis::begin::SessionReply::lineage),
+        lineage: session.as_ref().and_then(lineage),
         client: &client,
     };
     Ok(Namer { prefix: &exchange.core.prefix, key }.of(&sender))
+}
+
+/// The first hashed id of a session that was given another one since.
+fn lineage(session: &SessionReply) -> Option<&str> {
+    match session {
+        SessionReply::Live { own: Some(own), .. } => own.lineage.as_deref(),
+        _ => None,
+    }
 }
 
 impl Execution {

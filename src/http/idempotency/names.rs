@@ -120,6 +120,10 @@ impl Namer<'_> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::option;
+    use proptest::prelude::*;
+    use proptest::sample::select;
+
     use super::*;
 
     const LONG: &str = "8e03978e-40d5-43e8-bc93-6894a57f9324";
@@ -212,5 +216,56 @@ mod tests {
         assert_eq!(names("1", NOBODY).keys, Vec::<String>::new());
         let namer = Namer { prefix: "p", key: "1" };
         assert_eq!((namer.afterwards(None), namer.afterwards(Some("a"))), (None, Some(namer.session("a"))));
+    }
+
+    fn senders() -> impl Strategy<Value = Sender<'static>> {
+        let session = option::of(select(vec!["a", "b", "c"]));
+        let more = (option::of(select(vec!["a", "b"])), option::of(select(vec!["ann", "bob"])));
+        let authorization = option::of(select(vec![&b"one"[..], b"two"]));
+        let client = select(vec!["192.0.2.1", "192.0.2.2"]);
+        (session, more, authorization, client).prop_map(
+            |(session, (lineage, user), authorization, client)| {
+                let (lineage, user) = (session.and(lineage), session.and(user));
+                Sender { user, authorization, session, lineage, client }
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn whoever_is_somebody_else_finds_nothing(
+            first in senders(),
+            second in senders(),
+            key in select(vec!["1", LONG]),
+        ) {
+            prop_assert!(meet(key, first, first));
+            let met = meet(key, first, second);
+            let same_cookie = first.session.is_some() && first.session == second.session;
+            match (first.user, second.user) {
+                // A cookie names one user, so the same cookie with another is no case.
+                (Some(one), Some(other)) if one != other && !same_cookie => prop_assert!(!met),
+                (Some(_), None) if !same_cookie => prop_assert!(!met),
+                (None, None) if first.authorization != second.authorization && first.authorization.is_some() => {
+                    prop_assert!(!met);
+                }
+                (None, None) if key == "1" && first.session.is_none() && second.session.is_none()
+                    && first.authorization.is_none() && second.authorization.is_none() => {
+                    prop_assert_eq!(met, first.client == second.client);
+                }
+                _ => {}
+            }
+        }
+
+        /// The records of sessions and addresses are those of versions before names.
+        #[test]
+        fn workers_of_an_older_release_know_the_same_record(sender in senders(), key in select(vec!["1", LONG])) {
+            let whose = match sender.session {
+                Some(digest) => format!("session {digest}"),
+                None => format!("client {}", sender.client),
+            };
+            let older = keys::idempotency("p", &sha256(&[whose.as_bytes(), key.as_bytes()]));
+            let is_bearer = sender.user.is_none() && sender.authorization.is_some();
+            prop_assert_eq!(names(key, sender).record == older, !is_bearer);
+        }
     }
 }
