@@ -19,7 +19,7 @@ use http::request::Parts;
 use crate::http::problem::Problem;
 
 /// Most header fields of a request, over whichever protocol: hyper's bound for HTTP/1, which it reads them within
-/// without a heap. Apache and Tomcat have the same, HAProxy 101, gunicorn 100, actix 96.
+/// without a heap. Apache and Tomcat have the same, `HAProxy` 101, gunicorn 100, actix 96.
 const FIELDS_MAX: usize = 100;
 
 /// Checks a head, and has `Host` say what the target says; `has_body`: something comes behind it.
