@@ -35,18 +35,11 @@ struct Opened {
     tcp: TcpListener,
 }
 
-fn main() -> ExitCode {
-    let opened = std::env::var_os("HEIRS_LOG").map(open);
-    let opened = match opened.transpose() {
-        Ok(opened) => opened.map(Arc::new),
-        Err(error) => {
-            eprintln!("cannot open what was to be opened: {error}");
-            return ExitCode::FAILURE;
-        }
-    };
+fn main() -> std::io::Result<ExitCode> {
+    let opened = std::env::var_os("HEIRS_LOG").map(open).transpose()?.map(Arc::new);
     // From here on each of them has a state, which a fork copies.
     drawn();
-    Fleet::new(move |_: State| {
+    let fleet = Fleet::new(move |_: State| {
         let routes = Router::new()
             .route("/hello", get(|| async { "hello\n" }))
             .route("/drawn", get(|| async { Json(drawn()) }))
@@ -56,8 +49,8 @@ fn main() -> ExitCode {
             Some(opened) => routes.merge(heirlooms(Arc::clone(opened))),
             None => routes,
         }
-    })
-    .run()
+    });
+    Ok(fleet.run())
 }
 
 fn open(log: std::ffi::OsString) -> std::io::Result<Opened> {

@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
-use std::process::ExitCode;
 
 use seccompiler::BpfProgram;
 use seccompiler::SeccompAction;
@@ -18,24 +17,13 @@ use seccompiler::SeccompFilter;
 use seccompiler::SeccompRule;
 use seccompiler::TargetArch;
 
-fn main() -> ExitCode {
+fn main() -> Result<(), Failure> {
     let words: Vec<String> = std::env::args().collect();
     let [_, error, calls, program, rest @ ..] = words.as_slice() else {
-        eprintln!("without ERROR CALL[,CALL…] PROGRAM WORDS…");
-        return ExitCode::from(64);
+        return Err("without ERROR CALL[,CALL…] PROGRAM WORDS…".into());
     };
-    let refused = filter(error, calls).and_then(|filter| {
-        seccompiler::apply_filter(&filter)?;
-        Err(Command::new(program).args(rest).exec().into())
-    });
-    match refused {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let error: Box<dyn std::error::Error> = error;
-            eprintln!("without: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    seccompiler::apply_filter(&filter(error, calls)?)?;
+    Err(Command::new(program).args(rest).exec().into())
 }
 
 type Failure = Box<dyn std::error::Error>;

@@ -53,12 +53,14 @@ pub(crate) struct Client {
     address: SocketAddr,
     patience: Duration,
     connection: Option<BufReader<TcpStream>>,
+    /// Whom it asks for, as a proxy does.
+    pub(crate) forwarded_for: Option<String>,
 }
 
 impl Client {
     /// Nothing is opened before the first request.
     pub(crate) fn new(address: SocketAddr) -> Self {
-        Self { address, patience: PATIENCE, connection: None }
+        Self { address, patience: PATIENCE, connection: None, forwarded_for: None }
     }
 
     /// Asks for a path, with a cookie if there is one.
@@ -68,7 +70,9 @@ impl Client {
             None => connect(self.address, self.patience)?,
         };
         let cookie = cookie.map(|cookie| format!("Cookie: {cookie}\r\n")).unwrap_or_default();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n{cookie}\r\n");
+        let client = self.forwarded_for.as_ref();
+        let client = client.map(|client| format!("X-Forwarded-For: {client}\r\n")).unwrap_or_default();
+        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n{client}{cookie}\r\n");
         connection.get_mut().write_all(request.as_bytes())?;
         let answer = read_answer(&mut connection)?;
         if answer.header("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {
@@ -85,7 +89,7 @@ pub(crate) fn ask_once(address: SocketAddr, path: &str) -> io::Result<Answer> {
 
 /// One request on a connection of its own, given up when nothing comes for this long.
 pub(crate) fn ask_within(address: SocketAddr, path: &str, patience: Duration) -> io::Result<Answer> {
-    Client { address, patience, connection: None }.ask(path, None)
+    Client { address, patience, connection: None, forwarded_for: None }.ask(path, None)
 }
 
 fn connect(address: SocketAddr, patience: Duration) -> io::Result<BufReader<TcpStream>> {

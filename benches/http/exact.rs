@@ -23,6 +23,8 @@ const HANDS: usize = 8;
 pub(crate) fn parallel(contender: &Contender) -> Outcome<u64> {
     let cookie = visit(&mut Client::new(contender.address), None)?.1;
     let cookie = cookie.ok_or_else(|| format!("{} set no cookie", contender.name))?;
+    // A first visit's cookie may be replaced by the session's.
+    let cookie = visit(&mut Client::new(contender.address), Some(&cookie))?.1.unwrap_or(cookie);
     thread::scope(|scope| {
         let visitors: Vec<_> =
             (0..VISITORS).map(|_| scope.spawn(|| visitor(contender.address, &cookie))).collect();
@@ -31,8 +33,8 @@ pub(crate) fn parallel(contender: &Contender) -> Outcome<u64> {
             .try_for_each(|visitor| visitor.join().map_err(|_| "a visitor panicked".to_owned())?)
     })?;
     let (views, _) = visit(&mut Client::new(contender.address), Some(&cookie))?;
-    // Without the first visit, which made the cookie, and this last one.
-    Ok(views.saturating_sub(2))
+    // Without the two visits that made the cookie, and this last one.
+    Ok(views.saturating_sub(3))
 }
 
 fn visitor(address: SocketAddr, cookie: &str) -> Result<(), String> {
@@ -43,13 +45,19 @@ fn visitor(address: SocketAddr, cookie: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Makes a session for each place of the pool, by a real first visit.
+/// Visits of each place of the pool while it is made.
+pub(crate) const POOL_VISITS: u64 = 2;
+
+/// Makes a session for each place of the pool, by a real first visit and a real return. Each has an address of its own,
+/// because one address is not allowed as many sessions.
 pub(crate) fn pool(contender: &Contender, size: usize) -> Outcome<Vec<String>> {
     let made = spread(
-        &vec![(); size],
-        |client, ()| {
-            let (_, cookie) = visit(client, None)?;
-            cookie.ok_or_else(|| "a first visit set no cookie".into())
+        &(0..size).collect::<Vec<_>>(),
+        |client, place| {
+            let [.., a, b, c] = place.to_be_bytes();
+            client.forwarded_for = Some(format!("10.{a}.{b}.{c}"));
+            let cookie = visit(client, None)?.1.ok_or("a first visit set no cookie")?;
+            Ok(visit(client, Some(&cookie))?.1.unwrap_or(cookie))
         },
         contender.address,
     )?;

@@ -83,7 +83,7 @@ fn method(options: &Options) -> String {
 
 Each contender has {workers} workers and a Redis of its own {place}, append-only file {file}. wrk drives \
 {connections} connections from {threads} thread(s) on the same machine; a request takes the next of {sessions} \
-session cookies, each made by a real first visit. Each figure is the median of {rounds} round(s) of {seconds} s \
+session cookies, each made by a real first visit and a return. Each figure is the median of {rounds} round(s) of {seconds} s \
 after {warm_up} s of warm-up; within a round the contenders take turns, so that a slow minute of the machine meets \
 all of them. Workers killed: {kills}. Regatta runs with its defaults and a limit that is checked and never reached.
 

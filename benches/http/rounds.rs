@@ -97,7 +97,7 @@ pub(crate) fn prepare(contender: &Contender, options: &Options) -> Outcome<Figur
     let cookies = exact::pool(contender, options.sessions)?;
     let sample = cookies.get(..SAMPLE).unwrap_or(&cookies);
     let mut accounting = Vec::new();
-    let mut answered = options.sessions as u64;
+    let mut answered = options.sessions as u64 * exact::POOL_VISITS;
     for route in [Route::Hello, Route::Visit] {
         accounting.push((route, accounting::count(contender, route, sample)?));
         if route == Route::Visit {

@@ -315,7 +315,7 @@ fn complaint(error: &clap::Error, arguments: &[OsString]) -> String {
         let shown = format!("{}{}…", before.unwrap_or_default(), name(&word));
         return format!("error: the argument {shown} is not valid UTF-8\n");
     }
-    let urls = arguments.iter().filter_map(|word| word.to_str()).filter(|word| word.contains("://"));
+    let urls = arguments.iter().filter_map(|word| word.to_str()).filter(|word| word.contains(['@', ':']));
     urls.fold(error.to_string(), |told, url| told.replace(url, &RedisUrl::hidden(url)))
 }
 

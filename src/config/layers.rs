@@ -138,6 +138,11 @@ impl Layers {
         Ok(())
     }
 
+    /// Whether anything gives it, be it the default.
+    pub(super) fn has(&self, path: &str) -> bool {
+        self.given.contains_key(path)
+    }
+
     /// Every value as text.
     pub(super) fn texts(&self) -> BTreeMap<String, String> {
         self.given.iter().map(|(path, given)| (path.clone(), given.text())).collect()

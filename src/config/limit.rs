@@ -212,6 +212,11 @@ fn measure(layers: &Layers, name: &str) -> Result<Measure, Error> {
     }
 }
 
+/// A rate, or `off` for none.
+pub(super) fn rate_or_off(text: &str) -> Result<Option<Rate>, Reason> {
+    if text == "off" { Ok(None) } else { rate(text).map(Some) }
+}
+
 fn rate(text: &str) -> Result<Rate, Reason> {
     const DAY: Duration = Duration::from_secs(24 * 60 * 60);
     let (count, period) = text.split_once('/').ok_or_else(|| "the time is missing".to_owned())?;

@@ -79,6 +79,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
             stats_interval: layers.one("log.stats_interval", parse::duration)?,
         },
     };
+    folders_are_text(inputs, &layers)?;
     agree(&layers, &config)?;
     Ok(config)
 }
@@ -105,6 +106,16 @@ pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
 /// Why it is no token, in a sentence without it.
 pub fn operators_token(text: &str) -> Result<schema::Secret, String> {
     parse::token(text)
+}
+
+/// That the variables which name folders where no setting does can be read.
+fn folders_are_text(inputs: &Inputs, layers: &Layers) -> Result<(), Error> {
+    let wanted = [("XDG_RUNTIME_DIR", "run_dir"), ("STATE_DIRECTORY", "data_dir")];
+    let missing = wanted.into_iter().filter(|(_, setting)| !layers.has(setting));
+    match missing.into_iter().find(|(name, _)| inputs.unreadable.iter().any(|known| known == name)) {
+        Some((name, _)) => Err(Error::NotText { origin: Origin::Environment(name.to_owned()) }),
+        None => Ok(()),
+    }
 }
 
 /// What no single value can be blamed for.
@@ -247,6 +258,14 @@ mod tests {
         assert_eq!(found(&inputs), "/run/there");
         inputs.flags.push(("run_dir".into(), "/run/flag".into(), "--run-dir".into()));
         assert_eq!(found(&inputs), "/run/flag");
+    }
+
+    #[test]
+    fn a_folder_of_the_environment_s_that_is_no_text_is_told_where_it_would_be_used() {
+        let inputs = Inputs { unreadable: vec!["XDG_RUNTIME_DIR".into()], ..Inputs::default() };
+        assert!(load(&inputs).unwrap_err().to_string().contains("XDG_RUNTIME_DIR"));
+        let flags = vec![("run_dir".into(), "/run/here".into(), "--run-dir".into())];
+        assert!(load(&Inputs { flags, ..inputs }).is_ok());
     }
 
     #[test]

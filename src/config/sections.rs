@@ -68,6 +68,9 @@ pub(super) fn session(layers: &Layers) -> Result<Session, Error> {
     Ok(Session {
         cookie: layers.one("session.cookie", parse::cookie_name)?,
         secrets: layers.list("session.secrets", parse::secrets)?,
+        create: layers.one("session.create", parse::create)?,
+        create_rate: layers.one("session.create_rate", limit::rate_or_off)?,
+        create_burst: layers.one("session.create_burst", |text| parse::number(text, 100_000))?,
         idle: layers.one("session.idle", parse::positive_duration)?,
         absolute: layers.one("session.absolute", parse::positive_duration)?,
         secure: layers.one("session.secure", parse::secure)?,

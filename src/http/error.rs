@@ -2,6 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
 
 use axum::response::IntoResponse;
 use axum::response::Response;
@@ -61,6 +62,17 @@ pub enum Error {
     /// The session would hold more than is allowed: 507, nothing was stored.
     #[error("the session would hold more than is allowed")]
     SessionFull,
+    /// The client has made more new sessions than `session.create_rate` allows: 429, nothing was stored.
+    #[error("more new sessions were made from this client than is allowed; try again later")]
+    SessionLimit {
+        /// Seconds after which the client may try again.
+        retry_after: u64,
+    },
+    /// More cookies have the session's name and form than can be checked: 431.
+    #[error(
+        "too many cookies have the name of the session's, and none of those that were checked is genuine"
+    )]
+    TooManyCookies,
     /// Another request changed the same field of the session: 409, nothing was stored.
     #[error("another request changed the same field of the session; try again")]
     SessionConflict,
@@ -132,6 +144,10 @@ impl Error {
             Self::SessionGone => Problem::session_gone(),
             Self::SessionFull => Problem::session_full(),
             Self::SessionConflict => Problem::session_conflict(),
+            Self::SessionLimit { retry_after } => Problem::too_many_sessions(self.to_string(), *retry_after),
+            Self::TooManyCookies => {
+                Problem::new(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, self.to_string())
+            }
             Self::Unsupported { .. } => Problem::new(StatusCode::NOT_IMPLEMENTED, self.to_string()),
             Self::Failed | Self::NoFleet => {
                 tracing::error!(error = %self, "a handler could not do its work: {self}");
@@ -171,6 +187,10 @@ pub(super) enum Refusal {
     SessionFull,
     /// Another request changed the same strict field.
     SessionConflict,
+    /// The client has made too many sessions, seconds until it may make one more.
+    SessionLimit(u64),
+    /// Which of its cookies is ours cannot be told.
+    TooManyCookies,
 }
 
 impl Refusal {
@@ -182,6 +202,8 @@ impl Refusal {
             Self::SessionGone => Error::SessionGone,
             Self::SessionFull => Error::SessionFull,
             Self::SessionConflict => Error::SessionConflict,
+            Self::SessionLimit(retry_after) => Error::SessionLimit { retry_after: *retry_after },
+            Self::TooManyCookies => Error::TooManyCookies,
         }
     }
 
@@ -202,6 +224,11 @@ impl From<&redis::Error> for Refusal {
     }
 }
 
+/// Whole seconds that are not too few.
+pub(super) fn whole_seconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis().div_ceil(1000)).unwrap_or(u64::MAX).max(1)
+}
+
 /// When to come again: spread over some seconds, so that all who were refused together do not come back together.
 fn retry_after(error: &redis::Error) -> u64 {
     const SPREAD: u64 = 3;
@@ -216,6 +243,9 @@ impl From<session::Error> for Error {
             session::Error::Gone | session::Error::Rotated => Self::SessionGone,
             session::Error::TooLarge => Self::SessionFull,
             session::Error::Conflict => Self::SessionConflict,
+            session::Error::TooMany { retry_after } => {
+                Self::SessionLimit { retry_after: whole_seconds(retry_after) }
+            }
             session::Error::NoSum | session::Error::Form => Self::SessionField,
             session::Error::NoRandomness => Self::Failed,
             session::Error::Redis(error) => Refusal::from(&error).error(),

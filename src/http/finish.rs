@@ -15,6 +15,7 @@ use tower_sessions::Session;
 
 use crate::http::body;
 use crate::http::error::Refusal;
+use crate::http::error::whole_seconds;
 use crate::http::exchange::Begun;
 use crate::http::exchange::Exchange;
 use crate::http::exchange::Origin;
@@ -115,7 +116,14 @@ pub(super) async fn settle(
     session: Option<(&Session, &Store)>,
 ) -> Response {
     let stored = match session {
-        Some((session, store)) => store_changes(response.status(), session, store).await,
+        Some((session, store)) => {
+            let stored = store_changes(response.status(), exchange, session, store).await;
+            if exchange.visitor.is_exposed() {
+                // Boxed: every request would be as large as this, which next to none needs.
+                Box::pin(exchange.leave_exposed_id(store)).await;
+            }
+            stored
+        }
         None => Stored::Well,
     };
     let lost = match &stored {
@@ -130,7 +138,7 @@ pub(super) async fn settle(
             }
             let mut response = refusal.problem().into_response();
             // Whatever else failed, the session has another id now: whoever is not told has lost it.
-            if begun.current.is_some() && begun.current != exchange.visitor.id() {
+            if begun.stored().is_some() && begun.current != exchange.visitor.id() {
                 tell_session(response.headers_mut(), exchange, &begun);
             }
             response
@@ -169,8 +177,18 @@ enum Stored {
 ///
 /// A failed request's changes are not stored, as tower-sessions has it, unless its handler replaced the session's id or
 /// ended the session: whoever asked for that must not be left with the old one.
-async fn store_changes(status: StatusCode, session: &Session, store: &Store) -> Stored {
-    let changed = session.is_modified() && !session.is_empty().await && !status.is_server_error();
+///
+/// A stranger's changes are not stored by a request for what is not there, or that was refused.
+async fn store_changes(status: StatusCode, exchange: &Exchange, session: &Session, store: &Store) -> Stored {
+    let mut changed = session.is_modified() && !session.is_empty().await && !status.is_server_error();
+    let is_refusal = matches!(
+        status,
+        StatusCode::NOT_FOUND | StatusCode::METHOD_NOT_ALLOWED | StatusCode::TOO_MANY_REQUESTS
+    );
+    if changed && is_refusal {
+        let begun = exchange.begun().await;
+        changed = begun.stored().is_some() && begun.ticket.is_none();
+    }
     if (changed || store.has_left())
         && let Err(error) = session.save().await
     {
@@ -181,6 +199,7 @@ async fn store_changes(status: StatusCode, session: &Session, store: &Store) -> 
         Outcome::Gone => Stored::Refused(Refusal::SessionGone),
         Outcome::TooLarge => Stored::Refused(Refusal::SessionFull),
         Outcome::Conflict => Stored::Refused(Refusal::SessionConflict),
+        Outcome::Limited(retry_after) => Stored::Refused(Refusal::SessionLimit(whole_seconds(retry_after))),
         Outcome::Failed(error) => Stored::Refused(Refusal::from(&error)),
         Outcome::Unstored(error) => {
             tracing::warn!(cause = %error, "a response goes out without its session changes: {error}");
@@ -199,9 +218,15 @@ fn tell_session(headers: &mut HeaderMap, exchange: &Exchange, begun: &Begun) {
     }
     headers.append(header::VARY, HeaderValue::from_static("Cookie"));
     forbid_storing(headers);
-    let old_key = begun.degraded.is_none() && matches!(exchange.visitor, Visitor::Known { renew: true, .. });
-    let renew = old_key || begun.cookie_age.is_some();
-    let cookie = match (begun.current, exchange.visitor.id()) {
+    let visitor = &exchange.visitor;
+    // An id that others may know gets no cookie under the secure name.
+    let kept = begun.degraded.is_none() && !visitor.is_exposed();
+    let old_key = kept && matches!(visitor, Visitor::Known { renew: true, .. });
+    let confirmed = kept && visitor.ticket().is_some() && begun.ticket.is_none();
+    let renew = old_key || confirmed || begun.cookie_age.is_some();
+    let cookie = match (begun.current, visitor.id()) {
+        // A ticket is not worth a request that makes nothing.
+        (Some(_), _) if begun.origin == Origin::Issued && exchange.makes_nothing => None,
         (Some(now), before) if Some(now) != before || renew => {
             let keyring = exchange.core.keyring();
             keyring.and_then(|keyring| visitor::give(&keyring, exchange, begun, now))
@@ -210,7 +235,9 @@ fn tell_session(headers: &mut HeaderMap, exchange: &Exchange, begun: &Begun) {
         // A session that ended by itself: its cookie says nothing any more and is replaced when there is a new one.
         _ => None,
     };
-    if let Some(cookie) = cookie {
+    let replaced = visitor.is_exposed() && cookie.is_some();
+    let plain = (exchange.leftover || replaced).then(|| visitor::take(&exchange.core, false)).flatten();
+    for cookie in cookie.into_iter().chain(plain) {
         headers.append(header::SET_COOKIE, cookie);
     }
 }

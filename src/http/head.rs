@@ -114,21 +114,35 @@ fn is_host(bytes: &[u8]) -> bool {
     is_host && (rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port))
 }
 
-/// `reg-name`, of which an IPv4 address is one.
-fn is_name(mut bytes: &[u8]) -> bool {
-    loop {
-        bytes = match bytes {
-            [] => return true,
-            [b'%', a, b, rest @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() => rest,
-            [byte, rest @ ..] if byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(byte) => rest,
-            _ => return false,
-        }
+/// Letters, digits and signs that a name is made of.
+const NAME: [bool; 256] = {
+    let mut table = [false; 256];
+    let letters = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~!$&'()*+,;=";
+    let mut at = 0;
+    while at < letters.len() {
+        table[letters[at] as usize] = true;
+        at += 1;
     }
+    table
+};
+
+/// `reg-name`, of which an IPv4 address is one.
+fn is_name(bytes: &[u8]) -> bool {
+    let plain = |bytes: &[u8]| bytes.iter().all(|byte| NAME[usize::from(*byte)]);
+    if plain(bytes) {
+        return true;
+    }
+    let mut pieces = bytes.split(|byte| *byte == b'%');
+    let encoded = |piece: &[u8]| matches!(piece, [a, b, rest @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() && plain(rest));
+    pieces.next().is_some_and(plain) && pieces.all(encoded)
 }
 
 fn is_port(digits: &[u8]) -> bool {
-    digits.iter().all(u8::is_ascii_digit)
-        && (digits.is_empty() || std::str::from_utf8(digits).is_ok_and(|text| text.parse::<u16>().is_ok()))
+    let more = |port: u32, digit: u8| digit.is_ascii_digit().then(|| port * 10 + u32::from(digit - b'0'));
+    let port = digits
+        .iter()
+        .try_fold(0, |port, digit| more(port, *digit).filter(|port| *port <= u32::from(u16::MAX)));
+    port.is_some()
 }
 
 /// A body comes as it is or in chunks: whatever else was done to it is not undone here (RFC 9112 §6.1).

@@ -159,6 +159,16 @@ impl Problem {
     }
 
     /// Two requests changed the same field at the same time, and this one came second.
+    pub fn too_many_sessions(detail: impl Into<String>, retry_after: u64) -> Self {
+        Self {
+            kind: "urn:regatta:problem:too-many-sessions",
+            title: "Too many new sessions",
+            retry_after: Some(retry_after),
+            ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail)
+        }
+    }
+
+    /// Another request changed the same part of the session.
     pub fn session_conflict() -> Self {
         let detail = "another request changed the same part of the session; nothing of this one was stored";
         Self {

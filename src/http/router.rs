@@ -104,7 +104,7 @@ pub(super) fn operators(core: &Arc<Core>) -> Router {
 /// A visitor's request, in the only order. There are no layers: each would box a future for every request.
 ///
 /// 1. scoreboard, first, so that whatever happens is counted and timed;
-///    and whether its head is one at all (some 200 instructions): what is not touches nothing of the state;
+///    and whether its head is one at all (some 500 instructions): what is not touches nothing of the state;
 /// 2. client identity, because all that follows is per client, and whether an incoming request id is believed;
 /// 3. request id, before anything that might be logged with it;
 /// 4. state, prepared but not begun: it costs a round trip only once it is used, except that

@@ -223,6 +223,8 @@ pub(super) struct Core {
     /// First part of every key.
     pub(super) prefix: Arc<str>,
     pub(super) lifetimes: Lifetimes,
+    /// New sessions of one client: time one costs and time that may be spent at once, µs.
+    pub(super) new_sessions: Option<(u64, u64)>,
     /// Sessions as last read, for when Redis is away.
     pub(super) last_known: Arc<Mutex<LastKnown>>,
     /// Whether this worker hears of sessions that end.
@@ -278,6 +280,12 @@ impl Core {
             prefix,
             limits: Desk::new(policies, parts.redis.clone(), config.redis.command_timeout, Instant::now),
             lifetimes,
+            new_sessions: config.session.create_rate.map(|rate| {
+                let period_us = u64::try_from(rate.period.as_micros()).unwrap_or(u64::MAX);
+                let interval_us = (period_us / rate.count.max(1)).max(1);
+                // Redis counts exactly below 2^53.
+                (interval_us, interval_us.saturating_mul(config.session.create_burst).min(1 << 52))
+            }),
             last_known: Arc::new(Mutex::new(LastKnown::new(config.session.stale))),
             hears_of_ends: AtomicBool::new(false),
             setup: Arc::new(setup),

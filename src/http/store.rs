@@ -18,6 +18,7 @@ use crate::http::exchange::Origin;
 use crate::redis;
 use crate::redis::begin::SessionReply;
 use crate::session;
+use crate::session::store::Newcomer;
 use crate::session::store::Outcome;
 use crate::session::store::RequestStore;
 use crate::session::store::Source;
@@ -39,6 +40,10 @@ impl Source for Begin {
             Error::Denied => session::Error::Denied,
             other => session::Error::Redis(redis::Error::Unavailable { reason: other.to_string() }),
         })
+    }
+
+    async fn newcomer(&self) -> Newcomer {
+        self.0.newcomer().await
     }
 }
 
@@ -68,6 +73,10 @@ impl SessionStore for Store {
             let begun = self.exchange.begun().await;
             if begun.is_rotated() {
                 return Err(self.inner.refuse());
+            }
+            // A new session's data of such a request are not kept, as if its client had no cookies.
+            if self.exchange.makes_nothing && begun.stored().is_none() && !self.has_left() {
+                return Ok(());
             }
             begun.current.filter(|_| begun.origin == Origin::Made)
         };

@@ -17,6 +17,7 @@ use crate::session;
 use crate::session::LIFETIME_MAX;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
+use crate::session::cookie_header;
 use crate::session::user::UserTag;
 
 /// Who sent the cookie.
@@ -24,9 +25,11 @@ use crate::session::user::UserTag;
 pub(super) enum Visitor {
     /// The signing keys are not known yet, so nobody can be told from anybody.
     Unverifiable,
+    /// Among so many cookies of our name that not all are checked; a stranger would get a new session each time.
+    TooManyCookies,
     /// No genuine cookie.
     Anonymous,
-    /// We once gave this visitor a session.
+    /// We once gave this visitor a cookie.
     Known {
         /// The session's id.
         id: Id,
@@ -34,43 +37,70 @@ pub(super) enum Visitor {
         digest: String,
         /// Who logged in with it, if anybody.
         user: Option<UserTag>,
-        /// Signed with an old key or under the other name: signed anew when the session is used.
+        /// Signed with an old key: signed anew when the session is used.
         renew: bool,
+        /// It is a ticket, issued then, ms since 1970 by Redis's clock: its session may not be made yet.
+        ticket: Option<u64>,
+        /// It came over TLS under the name that goes without: whoever listened before knows it, so its session gets
+        /// another id when it is used.
+        exposed: bool,
     },
 }
 
-impl Visitor {
-    /// Reads the request's cookies. Under TLS the plain name is accepted too, for visitors from before TLS; without
-    /// TLS only the plain one, because browsers never send a `__Host-` cookie there.
-    pub(super) fn read(core: &Core, headers: &HeaderMap, secure: bool) -> Self {
-        let Some(keyring) = core.keyring() else { return Self::Unverifiable };
+/// What a request's cookies say.
+#[derive(Debug)]
+pub(super) struct Cookies {
+    pub(super) visitor: Visitor,
+    /// Whether the cookie that this client is to have is a secure one.
+    pub(super) secure: bool,
+    /// Whether there is a genuine one under the plain name beside the secure one that counts.
+    pub(super) leftover: bool,
+}
+
+impl Cookies {
+    /// Reads a request's cookies.
+    ///
+    /// The secure one counts first: browsers never send a `__Host-` cookie without TLS, so where one comes over a
+    /// connection that is said to be plain, it is not. Over TLS the plain one is accepted too, for visitors from before
+    /// TLS, and is replaced. With `secure = always` the plain one is never read, with `never` the secure one.
+    pub(super) fn read(core: &Core, headers: &HeaderMap, client: &Client) -> Self {
+        let (rule, tls) = (core.config.session.secure, client.transport == Transport::Tls);
+        let secure = rule == Secure::Always || rule == Secure::Auto && tls;
+        let of = |visitor, secure, leftover| Self { visitor, secure, leftover };
+        let Some(keyring) = core.keyring() else { return of(Visitor::Unverifiable, secure, false) };
         if !headers.contains_key(COOKIE) {
-            return Self::Anonymous;
+            return of(Visitor::Anonymous, secure, false);
         }
-        let cookies = || headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-        let known = |visitor: cookie::Visitor, renew: bool| Self::Known {
-            id: visitor.id,
-            digest: session::digest(visitor.id),
-            user: visitor.user,
-            renew,
+        let named = |name: &str, not_by: Secure| match rule == not_by {
+            true => Ok(None),
+            false => {
+                let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+                cookie_header::read(&keyring, lines, name)
+            }
         };
-        let right = if secure { &core.cookies.secure } else { &core.cookies.plain };
-        if let Some(visitor) = keyring.read(cookies(), right) {
-            return known(visitor, visitor.renew);
+        let hosts = named(&core.cookies.secure, Secure::Never);
+        let plain = named(&core.cookies.plain, Secure::Always);
+        match (hosts, plain) {
+            (Ok(Some(visitor)), plain) => {
+                of(Visitor::known(visitor, false), true, matches!(plain, Ok(Some(_))))
+            }
+            (Ok(None), Ok(Some(visitor))) => of(Visitor::known(visitor, secure), secure, false),
+            (Ok(None), Ok(None)) => of(Visitor::Anonymous, secure, false),
+            (Err(_), _) | (_, Err(_)) => of(Visitor::TooManyCookies, secure, false),
         }
-        if secure
-            && core.config.session.secure == Secure::Auto
-            && let Some(visitor) = keyring.read(cookies(), &core.cookies.plain)
-        {
-            return known(visitor, true);
-        }
-        Self::Anonymous
+    }
+}
+
+impl Visitor {
+    fn known(visitor: cookie::Visitor, exposed: bool) -> Self {
+        let cookie::Visitor { id, user, renew, ticket } = visitor;
+        Self::Known { id, digest: session::digest(id), user, renew, ticket, exposed }
     }
 
     pub(super) fn id(&self) -> Option<Id> {
         match self {
             Self::Known { id, .. } => Some(*id),
-            Self::Unverifiable | Self::Anonymous => None,
+            Self::Unverifiable | Self::TooManyCookies | Self::Anonymous => None,
         }
     }
 
@@ -78,34 +108,51 @@ impl Visitor {
     pub(super) fn user(&self) -> Option<UserTag> {
         match self {
             Self::Known { user, .. } => *user,
-            Self::Unverifiable | Self::Anonymous => None,
+            Self::Unverifiable | Self::TooManyCookies | Self::Anonymous => None,
         }
     }
 
     pub(super) fn digest(&self) -> Option<&str> {
         match self {
             Self::Known { digest, .. } => Some(digest),
-            Self::Unverifiable | Self::Anonymous => None,
+            Self::Unverifiable | Self::TooManyCookies | Self::Anonymous => None,
         }
     }
-}
 
-/// Whether this client's cookie is a secure one.
-pub(super) fn is_secure(core: &Core, client: &Client) -> bool {
-    match core.config.session.secure {
-        Secure::Auto => client.transport == Transport::Tls,
-        Secure::Always => true,
-        Secure::Never => false,
+    /// The digest of a session that was made: a stranger's ticket names none, and whoever collects tickets is one
+    /// client all the same.
+    pub(super) fn confirmed(&self) -> Option<&str> {
+        match self {
+            Self::Known { digest, ticket: None, .. } => Some(digest),
+            _ => None,
+        }
+    }
+
+    /// When its ticket was issued, if it is one.
+    pub(super) fn ticket(&self) -> Option<u64> {
+        match self {
+            Self::Known { ticket, .. } => *ticket,
+            _ => None,
+        }
+    }
+
+    /// Whether its session gets another id when it is used.
+    pub(super) fn is_exposed(&self) -> bool {
+        matches!(self, Self::Known { exposed: true, .. })
     }
 }
 
 /// A `Set-Cookie` that gives the visitor this session.
 ///
 /// It lasts as long as a session can: what ends earlier, Redis ends, so the cookie need not be sent again and again.
+/// A ticket is a session's cookie like any other to the browser.
 pub(super) fn give(keyring: &Keyring, exchange: &Exchange, begun: &Begun, id: Id) -> Option<HeaderValue> {
     let (core, secure) = (&exchange.core, exchange.secure);
     let name = if secure { &core.cookies.secure } else { &core.cookies.plain };
-    let value = keyring.sign(name, id, begun.user);
+    let value = match begun.ticket {
+        Some(issued_ms) => keyring.sign_ticket(name, id, issued_ms),
+        None => keyring.sign(name, id, begun.user),
+    };
     let age = begun.cookie_age.unwrap_or_else(|| match begun.lives_on_its_own() {
         true => LIFETIME_MAX,
         false => core.lifetimes.absolute,

@@ -72,7 +72,7 @@ pub enum Measured {
 pub struct Subject<'a> {
     /// The client's address as text (IPv6: its /64).
     pub client: &'a str,
-    /// Digest of the session whose cookie was genuine.
+    /// Digest of the session whose cookie was genuine and no ticket: those can be had in any number.
     pub session: Option<&'a str>,
     /// Tag of the user who is logged in.
     pub user: Option<&'a str>,

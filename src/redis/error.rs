@@ -122,6 +122,9 @@ pub enum Refusal {
     Other,
 }
 
+/// Words of a connection that only ended.
+const UNCLEAR: &[&str] = &["closed", "reset", "broken pipe", "no answer", "eof"];
+
 impl Error {
     pub(super) fn unavailable(reason: impl Into<String>) -> Self {
         Self::Unavailable { reason: reason.into() }
@@ -174,10 +177,10 @@ impl Error {
             // Those of the operating system and of TLS tell.
             Self::Unavailable { reason } => {
                 let reason = reason.to_ascii_lowercase();
-                ["closed", "reset", "broken pipe", "no answer", "eof"]
-                    .iter()
-                    .any(|word| reason.contains(word))
+                UNCLEAR.iter().any(|word| reason.contains(word))
             }
+            // The client's own words where a Sentinel gave no answer, or one that it cannot read.
+            Self::Refused { reason, .. } => reason.starts_with("Missing primary"),
             _ => false,
         }
     }
@@ -247,10 +250,12 @@ fn advised(words: &str, advice: Option<&str>) -> String {
     advice.map_or_else(|| words.to_owned(), |advice| format!("{words} ({advice})"))
 }
 
-/// What the operating system said, out of the debug form in which the client passes it on.
+/// What the operating system or TLS said, out of the debug form in which the client passes it on.
 fn sentence(details: &str) -> &str {
     let quoted = details.split_once("message: \"").and_then(|(_, rest)| rest.split_once('"'));
-    quoted.map_or(details, |(message, _)| message).trim()
+    let custom = details.strip_prefix("Custom { kind: ").and_then(|rest| rest.split_once("error: "));
+    let custom = custom.map(|(_, error)| error.trim_end_matches([' ', '}']).trim_matches('"'));
+    quoted.map(|(message, _)| message).or(custom).unwrap_or(details).trim()
 }
 
 impl Refusal {
@@ -307,6 +312,9 @@ mod tests {
         let details = "Os { code: 111, kind: ConnectionRefused, message: \"Connection refused\" }";
         assert_eq!(of(ErrorKind::IO, details), Error::unavailable("Connection refused"));
         assert_eq!(of(ErrorKind::IO, "Connection closed."), Error::unavailable("Connection closed."));
+        let details = "Custom { kind: UnexpectedEof, error: \"tls handshake eof\" }";
+        let Error::Unavailable { reason } = of(ErrorKind::IO, details) else { panic!() };
+        assert!(reason.starts_with("tls handshake eof (it closed the connection"), "{reason}");
     }
 
     #[test]

@@ -25,8 +25,14 @@ const ANSWER: Duration = Duration::from_millis(250);
 const ALL: Duration = Duration::from_secs(1);
 
 /// What a worker sends before it can serve, in this order; none of it changes anything.
-const GREETING: &[&[&str]] =
-    &[&["CLIENT", "ID"], &["INFO", "server"], &["FUNCTION", "LIST"], &["SCRIPT", "EXISTS", "x"], &["TIME"]];
+const GREETING: &[&[&str]] = &[
+    &["CLIENT", "ID"],
+    &["INFO", "server"],
+    &["EVAL", "return 1", "0"],
+    &["FUNCTION", "LIST"],
+    &["SCRIPT", "EXISTS", "x"],
+    &["TIME"],
+];
 
 /// How a record of TLS begins that makes every server of TLS answer, be it with an alert.
 const TLS_HELLO: &[u8] = &[0x16, 0x03, 0x01, 0x00, 0x05, 0x01, 0x00, 0x00, 0x01, 0x00];
@@ -98,7 +104,7 @@ async fn refused_word(
             return Some(format!(
                 "it closed the connection after {}: a proxy, such as twemproxy, that passes on some commands only; \
                  redis.url has to lead to Redis itself",
-                words.join(" ")
+                words[..words.len().min(2)].join(" ")
             ));
         }
     }
@@ -204,7 +210,11 @@ mod tests {
         let cases: [(&[&[u8]], bool, &str); 10] = [
             (&[b"+PONG\r\n"], false, "after CLIENT ID: a proxy"),
             (&[b"+PONG\r\n", b":1\r\n"], false, "after INFO server: a proxy"),
-            (&[b"-NOAUTH x\r\n", b"+OK\r\n", b":1\r\n", b"$-1\r\n"], false, "after FUNCTION LIST: a proxy"),
+            (
+                &[b"-NOAUTH x\r\n", b"+OK\r\n", b":1\r\n", b"$-1\r\n", b":1\r\n"],
+                false,
+                "after FUNCTION LIST: a proxy",
+            ),
             (&[b"HTTP/1.1 400 Bad Request\r\n\r\n"], false, "speaks HTTP"),
             (&[b"SSH-2.0-OpenSSH_9.2p1\r\n"], false, "begins with \"SSH-2.0-OpenSSH_\""),
             (&[b"ERROR\r\n"], false, "begins with \"ERROR"),

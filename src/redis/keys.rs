@@ -22,6 +22,11 @@ pub fn generation(prefix: &str, user: &str) -> String {
     join(&[prefix, "g", user])
 }
 
+/// How many sessions one client may still have made. It lies beside sessions, because both change in one step.
+pub fn new_sessions(prefix: &str, client: &str) -> String {
+    join(&[prefix, "n", client])
+}
+
 /// One subject's rate limit under one version of one policy.
 pub fn limit(prefix: &str, policy: &str, version: &str, subject: &str) -> String {
     join(&[prefix, "l", policy, version, subject])
@@ -125,7 +130,7 @@ pub fn kind(prefix: &str, key: &str) -> &'static str {
     let below = key.strip_prefix(prefix).and_then(|rest| rest.strip_prefix(':')).unwrap_or_default();
     match below.split(':').next().unwrap_or_default() {
         "s" => "sessions",
-        "l" => "limits",
+        "l" | "n" => "limits",
         "c" => "counters",
         _ => "other",
     }
@@ -221,7 +226,7 @@ pub(super) fn in_cluster(prefix: &str, key: &str) -> Option<String> {
     }
     let tagged = |tag: &str| Some(format!("{prefix}:{{{tag}}}:{rest}"));
     match rest.split(':').next().unwrap_or_default() {
-        "s" | "q" | "u" | "g" => tagged("s"),
+        "s" | "q" | "u" | "g" | "n" => tagged("s"),
         "c" | "j" | "b" | "bt" => tagged("c"),
         "mig" => tagged("mig"),
         "l" => {
@@ -263,6 +268,7 @@ mod tests {
             quarantine("p", "d"),
             sessions_of("p", "t"),
             generation("p", "t"),
+            new_sessions("p", "10.0.0.1"),
             limit("p", "default", "v", "10.0.0.1"),
             counter("p", "hits"),
             journals("p", 7),
@@ -295,7 +301,7 @@ mod tests {
             here("p", "chat"),
         ];
         assert!(keys.iter().all(|key| key.starts_with("p:")), "{keys:?}");
-        assert_eq!(keys[4], "p:l:default:v:10.0.0.1");
+        assert_eq!(keys[5], "p:l:default:v:10.0.0.1");
     }
 
     #[test]
@@ -303,6 +309,7 @@ mod tests {
         let name = |key: &str| in_cluster("a:b", key).unwrap_or_else(|| key.to_owned());
         assert_eq!(name("a:b:s:digest"), "a:b:{s}:s:digest");
         assert_eq!(name("a:b:g:user"), "a:b:{s}:g:user");
+        assert_eq!(name("a:b:n:10.0.0.1"), "a:b:{s}:n:10.0.0.1");
         assert_eq!(name("a:b:c:total"), "a:b:{c}:c:total");
         assert_eq!(name("a:b:mig:lock"), "a:b:{mig}:mig:lock");
         assert_eq!(name("a:b:mig"), "a:b:{mig}:mig");

@@ -48,12 +48,13 @@ pub const ALL: &[Library] = &[
     library!("0007", "regatta_cluster_v1", true),
     library!("0008", "regatta_live_v1", true),
     library!("0009", "regatta_task_v1", true),
-    library!("0010", "regatta_v3", true),
+    library!("0010", "regatta_v3", false),
     library!("0011", "regatta_counter_v2", true),
     library!("0012", "regatta_fleet_v2", true),
     library!("0013", "regatta_live_v2", true),
     library!("0014", "regatta_task_v2", true),
-    library!("0015", "regatta_once_v1", true),
+    library!("0015", "regatta_v4", true),
+    library!("0016", "regatta_once_v1", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -116,13 +117,13 @@ pub(super) enum Entry {
 
 /// Every entry, in the order of the enum, with its library's and its own name.
 const ENTRIES: &[(Entry, &str, &str)] = &[
-    (Entry::Begin, "regatta_v3", "regatta_v3_begin"),
+    (Entry::Begin, "regatta_v4", "regatta_v4_begin"),
     (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
-    (Entry::SessionMove, "regatta_session_v1", "regatta_session_v1_move"),
-    (Entry::SessionEnd, "regatta_session_v1", "regatta_session_v1_end"),
-    (Entry::SessionList, "regatta_session_v1", "regatta_session_v1_list"),
-    (Entry::SessionEverywhere, "regatta_session_v1", "regatta_session_v1_everywhere"),
-    (Entry::SessionRemember, "regatta_session_v1", "regatta_session_v1_remember"),
+    (Entry::SessionMove, "regatta_v4", "regatta_v4_move"),
+    (Entry::SessionEnd, "regatta_v4", "regatta_v4_end"),
+    (Entry::SessionList, "regatta_v4", "regatta_v4_list"),
+    (Entry::SessionEverywhere, "regatta_v4", "regatta_v4_everywhere"),
+    (Entry::SessionRemember, "regatta_v4", "regatta_v4_remember"),
     (Entry::SessionQuarantine, "regatta_session_v1", "regatta_session_v1_quarantine"),
     (Entry::LimitRefund, "regatta_limit_v1", "regatta_limit_v1_refund"),
     (Entry::LimitReset, "regatta_limit_v1", "regatta_limit_v1_reset"),

@@ -123,9 +123,37 @@ impl Link {
     /// # Errors
     /// Why it could not, e.g. refused or wrong password.
     pub(super) async fn open(inner: &Inner, node: Option<&Peer>) -> Result<Self, Error> {
-        match Self::attempt(inner, node).await {
-            Ok(link) => Ok(link),
-            Err(error) => Err(explained(inner, node, inner.endpoint.explained(error)).await),
+        let error = match Self::attempt(inner, node).await {
+            Ok(link) if inner.greeted.load(Relaxed) => return Ok(link),
+            // The client takes a connection that was closed in its greeting for one that is there.
+            Ok(link) => match link.greet(inner.mode).await {
+                Err(error) if error.is_unclear() => error,
+                Ok(()) | Err(_) => {
+                    inner.greeted.store(true, Relaxed);
+                    return Ok(link);
+                }
+            },
+            Err(error) => inner.endpoint.explained(error),
+        };
+        // What was Redis once is Redis, and a Redis in trouble is not to be asked more than need be.
+        if !error.is_unclear() || inner.greeted.load(Relaxed) {
+            return Err(error);
+        }
+        let (tls, login) = inner.endpoint.manner();
+        let Some(door) = inner.endpoint.door(node) else { return Err(error) };
+        Err(greeting::diagnose(&door, tls, login).await.map_or(error, Error::unavailable))
+    }
+
+    /// Asks what a worker's first questions are, to learn whether there are answers at all; nothing that a user of this
+    /// mode may not ask, because the server writes that down (`ACL LOG`).
+    async fn greet(&self, mode: Mode) -> Result<(), Error> {
+        let caller = self.patient();
+        caller.call("PING", []).await?;
+        match mode {
+            Mode::Auto => self.form(mode).await.map(|_| ()),
+            Mode::Fcall => caller.call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*"]).await.map(|_| ()),
+            Mode::Evalsha => caller.call("EVAL", ["return 1", "0"]).await.map(|_| ()),
+            Mode::Plain => Ok(()),
         }
     }
 
@@ -326,21 +354,7 @@ async fn live(inner: &Arc<Inner>, mut ready: Ready) -> (Instant, Error) {
 }
 
 async fn establish(inner: &Inner) -> Result<Ready, Error> {
-    match Link::open(inner, None).await?.prepare(inner).await {
-        Ok(ready) => Ok(ready),
-        Err(error) => Err(explained(inner, None, error).await),
-    }
-}
-
-/// What a failed attempt means, found out by asking what answers there. Only where no attempt ever succeeded: what was
-/// Redis once is Redis, and a Redis in trouble is not to be asked more than need be.
-async fn explained(inner: &Inner, node: Option<&Peer>, error: Error) -> Error {
-    if !error.is_unclear() || inner.connections.load(Relaxed) > 0 {
-        return error;
-    }
-    let (tls, login) = inner.endpoint.manner();
-    let Some(door) = inner.endpoint.door(node) else { return error };
-    greeting::diagnose(&door, tls, login).await.map_or(error, Error::unavailable)
+    Link::open(inner, None).await?.prepare(inner).await
 }
 
 /// Whether a server that said this no longer takes what it took: a new connection may find the new primary.

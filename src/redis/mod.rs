@@ -17,6 +17,7 @@ pub mod fleet;
 mod form;
 mod greeting;
 mod guard;
+pub mod index;
 mod inspect;
 pub mod keys;
 mod lanes;
@@ -129,6 +130,8 @@ struct Inner {
     lanes: Lanes,
     /// Connections made so far.
     connections: AtomicU64,
+    /// Whether any connection was answered as Redis answers.
+    greeted: AtomicBool,
     health: watch::Sender<Health>,
     /// One healer at a time: 500 requests that miss the code must not load it 500 times.
     healing: tokio::sync::Mutex<()>,
@@ -172,6 +175,7 @@ impl Redis {
             origin: Instant::now(),
             lanes: Lanes::new(),
             connections: AtomicU64::new(0),
+            greeted: AtomicBool::new(false),
             health: watch::Sender::new(Health::Connecting),
             healing: tokio::sync::Mutex::new(()),
             doubt: Notify::new(),
@@ -311,7 +315,9 @@ impl Redis {
             Entry::Take | Entry::Give | Entry::See | Entry::OnceFind | Entry::Claim => Kind::Begin,
             Entry::ReadBatched | Entry::TaskOverdue | Entry::TaskSurvey => Kind::Read,
             // A full server takes these, and repeated they do the same.
-            Entry::TaskRenew | Entry::TaskEnd | Entry::TaskCancel | Entry::TaskExpire => Kind::Delete,
+            Entry::TaskRenew | Entry::TaskEnd | Entry::TaskCancel | Entry::TaskExpire | Entry::SessionEnd => {
+                Kind::Delete
+            }
             _ => Kind::Commit,
         };
         let encode = &encode;

@@ -51,8 +51,9 @@ fn peeked(listed: Value, generation: u64) -> Result<SessionReply, Error> {
         let mut pairs = flat.chunks_exact(2);
         pairs.find(|pair| pair[0].as_str().as_deref() == Some(wanted)).map(|pair| &pair[1])
     };
-    if reserved("_r").is_some() {
-        return Ok(SessionReply::Rotated);
+    // 0: it ended, and its ticket is not to make it anew.
+    if let Some(mark) = reserved("_r") {
+        return Ok(if mark.as_u64() == Some(0) { SessionReply::Gone } else { SessionReply::Rotated });
     }
     let number = |name: &str| reserved(name).and_then(Value::as_u64);
     let Some(created_ms) = number("_c") else { return Ok(SessionReply::Damaged) };
@@ -85,6 +86,7 @@ mod tests {
         assert_eq!(peeked(stored, 3), Ok(SessionReply::Revoked));
         assert_eq!(peeked(list(&[]), 0), Ok(SessionReply::Gone));
         assert_eq!(peeked(list(&["_r", "1", "_c", "5"]), 0), Ok(SessionReply::Rotated));
+        assert_eq!(peeked(list(&["_r", "0"]), 0), Ok(SessionReply::Gone));
         assert_eq!(peeked(list(&["cart", "[1]"]), 0), Ok(SessionReply::Damaged));
         assert!(peeked(Value::Null, 0).is_err());
     }

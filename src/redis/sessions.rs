@@ -1,4 +1,4 @@
-//! Whole sessions: their ids, their users and their ends, as `migrations/0003_regatta_session_v1.lua` has them.
+//! Whole sessions: their ids, their users and their ends, as `migrations/0015_regatta_v4.lua` has them.
 //!
 //! Plain data, its wire form, and the calls. Every call is one step in Redis and one round trip.
 
@@ -6,6 +6,8 @@ use bytes::Bytes;
 use fred::types::Value;
 
 use crate::redis::Redis;
+use crate::redis::begin::NewSessions;
+use crate::redis::begin::TICKET_TERM;
 use crate::redis::begin::stored_field;
 use crate::redis::caller::Caller;
 use crate::redis::count::number;
@@ -54,6 +56,19 @@ pub struct Move<'a> {
     pub remove: &'a [String],
     /// Encrypted fields as they must still be, because `set` has them encrypted for the new id.
     pub expect: &'a [(String, Bytes)],
+    /// What a session that is made begins with.
+    pub made: Made,
+    /// The client's limit on new sessions; one that is made, or was not confirmed, counts.
+    pub limit: Option<&'a NewSessions>,
+}
+
+/// What a session that is made begins with.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Views.
+    pub views: u64,
+    /// When it was created, ms since 1970 by Redis's clock; 0: now.
+    pub created_ms: u64,
 }
 
 /// Where a session with a new id comes from.
@@ -97,19 +112,11 @@ pub enum Moved {
     Full,
     /// An encrypted field changed meanwhile; nothing was changed.
     Conflict,
-}
-
-/// One of a user's sessions.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Listed {
-    /// Its hashed id.
-    pub digest: String,
-    /// When its user logged in, ms since 1970 by Redis's clock.
-    pub created_ms: u64,
-    /// When it was last used, ms since 1970; exact to a tenth of its idle lifetime.
-    pub touched_ms: u64,
-    /// Details of the login, as stored.
-    pub details: Bytes,
+    /// The client has made as many sessions as it may; nothing was changed.
+    Limited {
+        /// When it may make one more, ms from now.
+        retry_after_ms: u64,
+    },
 }
 
 impl Redis {
@@ -135,7 +142,7 @@ impl Redis {
 
     /// Ends one session; with `only_his` only if it is this user's. Returns whether there was one.
     ///
-    /// Ending one's own works on a server that is full, too: it takes no functions then, but deletes.
+    /// It works on a server that is full, too. A session that is young leaves a mark, so that no ticket makes it anew.
     ///
     /// # Errors
     /// As [`Redis::move_session`].
@@ -148,36 +155,15 @@ impl Redis {
     ) -> Result<bool, Error> {
         let mut keys = vec![keys::session(prefix, digest)];
         if self.is_plain() && !only_his {
-            return self.plainly(Kind::Delete, async |caller| plain::delete(caller, &keys[0]).await).await;
+            return self.plainly(Kind::Delete, async |caller| plain::end(caller, &keys[0]).await).await;
         }
         keys.extend(user.map(|user| keys::sessions_of(prefix, user)));
         let tag = user.filter(|_| only_his).unwrap_or_default();
-        let args = [digest, tag].map(Value::from);
-        let ended = match self.run(Entry::SessionEnd, |entry| call(entry, &keys, args.to_vec())).await {
-            Err(error) if error.is_about_writes() => self.end_plainly(&keys, digest, tag).await?,
-            reply => reply?.as_i64() == Some(1),
-        };
+        let args = [Value::from(digest), Value::from(tag), number(term_ms())];
+        let reply = self.run(Entry::SessionEnd, |entry| call(entry, &keys, args.to_vec())).await?;
+        let ended = reply.as_i64() == Some(1);
         self.tell(ENDED, digest);
         Ok(ended)
-    }
-
-    /// Ends a session by commands that a full server takes, where functions count as writes: what frees memory must
-    /// not wait for memory.
-    async fn end_plainly(&self, keys: &[String], digest: &str, tag: &str) -> Result<bool, Error> {
-        let call = |live: Live| async move {
-            let Some(key) = keys.first() else { return Ok(false) };
-            if !tag.is_empty()
-                && live.caller.call("HGET", [key, "_u"]).await?.as_string().as_deref() != Some(tag)
-            {
-                return Ok(false);
-            }
-            let ended = live.caller.call("DEL", [key]).await?;
-            if let Some(index) = keys.get(1) {
-                live.caller.call("ZREM", [index, digest]).await?;
-            }
-            Ok(ended.as_i64() == Some(1))
-        };
-        self.guard_as(Kind::Delete, call).await
     }
 
     /// Tells the workers that keep copies; one that does not hear it keeps its copy for its short time.
@@ -192,65 +178,6 @@ impl Redis {
         });
     }
 
-    /// A user's latest 256 sessions, in the order of their logins. With `most` > 0 the oldest 256 instead, and those
-    /// beyond so many in all end now.
-    ///
-    /// Two round trips: the index is read first, because a call names every key it touches.
-    ///
-    /// # Errors
-    /// As [`Redis::move_session`].
-    pub async fn sessions_of(&self, prefix: &str, user: &str, most: u64) -> Result<Vec<Listed>, Error> {
-        let index = keys::sessions_of(prefix, user);
-        let (first, last) = if most > 0 { ("0", "255") } else { ("-256", "-1") };
-        let range = [index.as_str(), first, last];
-        let named =
-            self.guard_as(Kind::Read, |live| async move { live.caller.call("ZRANGE", range).await }).await?;
-        let Value::Array(named) = named else {
-            return Err(Error::protocol("the index of a user's sessions is no list"));
-        };
-        let named: Vec<String> = named.iter().filter_map(Value::as_string).collect();
-        if named.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut keys = vec![index, keys::generation(prefix, user)];
-        keys.extend(named.iter().map(|digest| keys::session(prefix, digest)));
-        let mut args = vec![Value::from(user), number(most)];
-        args.extend(named.iter().map(|digest| Value::from(digest.as_str())));
-        let reply = self.run(Entry::SessionList, |entry| call(entry, &keys, args.clone())).await?;
-        let Value::Array(found) = reply else {
-            return Err(Error::protocol("the list of a user's sessions is no list"));
-        };
-        let mut lives = Vec::with_capacity(named.len());
-        for (digest, found) in named.into_iter().zip(found) {
-            match listed(&digest, found) {
-                Some(session) => lives.push(session),
-                None if most > 0 => self.tell(ENDED, &digest),
-                None => {}
-            }
-        }
-        Ok(lives)
-    }
-
-    /// Makes a session the user's latest one, which it may not be by the time of its login: the server's clock may have
-    /// stepped back since an earlier one, and the oldest are those that end.
-    ///
-    /// # Errors
-    /// See [`Error`]; doing it once more does no harm.
-    pub async fn make_latest(&self, prefix: &str, user: &str, digest: &str) -> Result<(), Error> {
-        let index = &keys::sessions_of(prefix, user);
-        let call = async |live: Live| {
-            let last = live.caller.call("ZREVRANGE", [index.as_str(), "0", "0", "WITHSCORES"]).await?;
-            let Value::Array(last) = last else { return Ok(()) };
-            let [latest, at] = &last[..] else { return Ok(()) };
-            if latest.as_str().as_deref() == Some(digest) {
-                return Ok(());
-            }
-            let after = format!("{:.0}", at.as_f64().unwrap_or(0.0) + 1.0);
-            live.caller.call("ZADD", [index.as_str(), "XX", &after, digest]).await.map(|_| ())
-        };
-        self.guard_as(Kind::Commit, call).await
-    }
-
     /// Logs a user out everywhere, except in the session `stays`.
     ///
     /// # Errors
@@ -261,10 +188,11 @@ impl Redis {
         user: &str,
         stays: Option<&str>,
         kept_ms: u64,
+        absolute_ms: u64,
     ) -> Result<(), Error> {
         let mut keys = vec![keys::generation(prefix, user), keys::sessions_of(prefix, user)];
         keys.extend(stays.map(|digest| keys::session(prefix, digest)));
-        let args = [number(kept_ms), Value::from(stays.unwrap_or_default())];
+        let args = [number(kept_ms), Value::from(stays.unwrap_or_default()), number(absolute_ms)];
         self.run(Entry::SessionEverywhere, |entry| call(entry, &keys, args.to_vec())).await?;
         self.tell(ENDED_ALL, user);
         Ok(())
@@ -284,7 +212,7 @@ impl Redis {
     ) -> Result<bool, Error> {
         let mut keys = vec![keys::session(prefix, digest)];
         keys.extend(user.map(|user| keys::sessions_of(prefix, user)));
-        let args = [number(idle_ms), number(absolute_ms)];
+        let args = [Value::from(digest), number(idle_ms), number(absolute_ms), number(term_ms())];
         let reply = self.run(Entry::SessionRemember, |entry| call(entry, &keys, args.to_vec())).await?;
         Ok(reply.as_i64() == Some(1))
     }
@@ -303,33 +231,19 @@ impl Redis {
             self.run(Entry::SessionQuarantine, |entry| call(entry, &keys, vec![number(kept_ms)])).await?;
         Ok(reply.as_i64() == Some(1))
     }
-
-    /// The mark of an id that was replaced ends after so long at the latest, also if the server's clock has stepped
-    /// back since it was made: until it ends its visitor has no session.
-    ///
-    /// # Errors
-    /// See [`Error`]; doing it once more does no harm.
-    pub async fn bound_mark(&self, prefix: &str, digest: &str, grace_ms: u64) -> Result<(), Error> {
-        let key = &keys::session(prefix, digest);
-        let left = |live: Live| async move { live.caller.call("PTTL", [key.as_str()]).await };
-        let left = self.guard_as(Kind::Read, left).await?;
-        if left.as_u64().is_none_or(|left_ms| left_ms <= grace_ms) {
-            return Ok(());
-        }
-        let grace = &grace_ms.to_string();
-        let cut =
-            |live: Live| async move { live.caller.call("PEXPIRE", [key.as_str(), grace.as_str()]).await };
-        self.guard_as(Kind::Commit, cut).await.map(|_| ())
-    }
 }
 
 /// A call's arguments in wire order: the entry's name, the number of keys, keys, arguments.
-fn call(entry: Value, keys: &[String], args: Vec<Value>) -> Vec<Value> {
+pub(super) fn call(entry: Value, keys: &[String], args: Vec<Value>) -> Vec<Value> {
     let mut all = Vec::with_capacity(2 + keys.len() + args.len());
     all.extend([entry, number(keys.len() as u64)]);
     all.extend(keys.iter().map(|key| Value::from(key.as_str())));
     all.extend(args);
     all
+}
+
+fn term_ms() -> u64 {
+    u64::try_from(TICKET_TERM.as_millis()).unwrap_or(u64::MAX)
 }
 
 impl Move<'_> {
@@ -341,8 +255,10 @@ impl Move<'_> {
         };
         let mut keys = vec![keys::session(self.prefix, self.new)];
         keys.extend(old.map(|old| keys::session(self.prefix, old)));
-        let of = |user| [keys::sessions_of(self.prefix, user), keys::generation(self.prefix, user)];
-        keys.extend(self.user.into_iter().flat_map(of));
+        if let Some(user) = self.user {
+            keys.extend([keys::sessions_of(self.prefix, user), keys::generation(self.prefix, user)]);
+        }
+        keys.extend(self.limit.map(|limit| limit.key.clone()));
         let words = [
             if self.login { "login" } else { "cycle" },
             how,
@@ -353,11 +269,16 @@ impl Move<'_> {
         let details = Value::Bytes(self.details.cloned().unwrap_or_default());
         let mut args: Vec<Value> = words.into_iter().map(Value::from).chain([details]).collect();
         // The function counts whatever is set as the application's: the lineage, which is ours, takes no room of theirs.
-        let ours = self.lineage.map_or(0, |first| "_l".len() as u64 + first.len() as u64);
-        let (fields, bytes) = (self.max_fields + ours.min(1), self.max_bytes + ours);
-        args.extend([self.idle_ms, self.absolute_ms, self.grace_ms, fields, bytes].map(number));
-        args.push(number(self.set.len() as u64 + ours.min(1)));
-        args.extend(self.lineage.into_iter().flat_map(|first| ["_l", first]).map(Value::from));
+        let lineage = self.lineage.map(|first| ["_l", first]);
+        let (fields, bytes) = lineage.map_or((0, 0), |[name, first]| (1, name.len() + first.len()));
+        let bounds = [self.max_fields + fields, self.max_bytes + bytes as u64];
+        args.extend([self.idle_ms, self.absolute_ms, self.grace_ms].into_iter().chain(bounds).map(number));
+        let [interval_us, tolerance_us] =
+            self.limit.map_or([0, 0], |limit| [limit.interval_us, limit.tolerance_us]);
+        let made = [interval_us, tolerance_us, term_ms(), self.made.views, self.made.created_ms];
+        args.extend(made.map(number));
+        args.push(number(self.set.len() as u64 + fields));
+        args.extend(lineage.into_iter().flatten().map(Value::from));
         args.extend(pairs(self.set));
         args.push(number(self.remove.len() as u64));
         args.extend(self.remove.iter().map(|name| Value::from(stored_field(name))));
@@ -378,6 +299,12 @@ fn moved(reply: &Value) -> Result<Moved, Error> {
     {
         return Ok(Moved::Done { created_ms, sessions });
     }
+    if let Value::Array(parts) = reply
+        && let [_, retry] = parts.as_slice()
+        && let Some(retry_after_ms) = retry.as_u64()
+    {
+        return Ok(Moved::Limited { retry_after_ms });
+    }
     match reply.as_i64() {
         Some(0) => Ok(Moved::Gone),
         Some(-1) => Ok(Moved::Taken),
@@ -386,15 +313,4 @@ fn moved(reply: &Value) -> Result<Moved, Error> {
         Some(-4) => Ok(Moved::Conflict),
         _ => Err(Error::protocol("a session's move did not answer with what it should")),
     }
-}
-
-fn listed(digest: &str, found: Value) -> Option<Listed> {
-    let Value::Array(parts) = found else { return None };
-    let [created, touched, details] = <[Value; 3]>::try_from(parts).ok()?;
-    Some(Listed {
-        digest: digest.to_owned(),
-        created_ms: created.as_u64()?,
-        touched_ms: touched.as_u64()?,
-        details: details.into_bytes().unwrap_or_default(),
-    })
 }

@@ -114,7 +114,7 @@ fn undo<'a>(part: &Part<'a>, reply: &Reply) -> Option<Part<'a>> {
     let Reply::Granted { limits, session, .. } = reply else { return None };
     let charged =
         |(limit, reply): (&LimitArg, &LimitReply)| (reply.allowed && limit.cost > 0).then(|| limit.clone());
-    let used = |session: &&SessionArg| session.create || session.mode == SessionMode::Visit;
+    let used = |session: &&SessionArg| session.mode == SessionMode::Visit;
     let undo = Part {
         slot: part.slot,
         limits: part.limits.iter().zip(limits).filter_map(charged).collect(),
@@ -132,7 +132,9 @@ fn unheard(_: &LimitArg) -> LimitReply {
 }
 
 async fn take_back(redis: &Redis, part: &Part<'_>, token: &str) {
-    let request = part.request(token);
+    // A view is taken back, and a session that was made for a ticket stays: the ticket has come back.
+    let session = part.session.map(|session| SessionArg { ticket: None, ..session.clone() });
+    let request = Request { session: session.as_ref(), ..part.request(token) };
     if let Err(error) = redis.run(Entry::Undo, |entry| begin::encode(&request, None, entry)).await {
         tracing::warn!(cause = %error, "what a request was granted before it was refused stays: {error}");
     }
@@ -149,11 +151,12 @@ fn join(
 ) -> Result<Reply, Error> {
     let mut limits: Vec<Option<LimitReply>> = vec![None; request.limits.len()];
     let mut counters = vec![0; request.counters.len()];
-    let mut session = SessionReply::None;
+    let (mut session, mut now_ms) = (SessionReply::None, 0);
     for (part, reply) in parts.iter().zip(replies) {
         let decided = match reply {
             Reply::Denied { limits } => limits,
-            Reply::Granted { limits, session: found, counters: values } => {
+            Reply::Granted { limits, session: found, counters: values, now_ms: now } => {
+                now_ms = now_ms.max(now);
                 for (at, value) in part.counters_at.iter().zip(values) {
                     counters[*at] = value;
                 }
@@ -174,7 +177,10 @@ fn join(
     }
     let limits: Option<Vec<_>> = limits.into_iter().collect();
     let limits = limits.ok_or_else(|| Error::protocol("begin did not answer for every limit"))?;
-    Ok(if granted { Reply::Granted { limits, session, counters } } else { Reply::Denied { limits } })
+    Ok(match granted {
+        true => Reply::Granted { limits, session, counters, now_ms },
+        false => Reply::Denied { limits },
+    })
 }
 
 /// What an allowing limit says once its charge is taken back.
@@ -213,7 +219,7 @@ mod tests {
             key: "p:s:d".into(),
             generation: Some("p:g:u".into()),
             mode: SessionMode::Visit,
-            create: false,
+            ticket: None,
             idle_ms: 1,
             absolute_ms: 1,
         }
@@ -246,7 +252,8 @@ mod tests {
         };
         let refused = LimitReply { allowed: false, ..allowed(0, 0) };
         let limits = vec![allowed(1, 1), allowed(1, 1), refused];
-        let gone = Reply::Granted { limits: limits.clone(), session: SessionReply::Gone, counters: vec![1] };
+        let session = SessionReply::Gone;
+        let gone = Reply::Granted { limits: limits.clone(), session, counters: vec![1], now_ms: 7 };
         let undone = undo(&part, &gone).unwrap();
         assert_eq!(undone.limits, [limit("a", 1)]);
         assert!(undone.session.is_none() && undone.counters.is_empty());
@@ -260,7 +267,12 @@ mod tests {
         let parts = parts("p", &request);
         let refused = LimitReply { allowed: false, remaining: 0, retry_after_us: Some(5), reset_us: 100 };
         let replies = vec![
-            Reply::Granted { limits: vec![allowed(8, 20)], session: SessionReply::None, counters: vec![] },
+            Reply::Granted {
+                limits: vec![allowed(8, 20)],
+                session: SessionReply::None,
+                counters: vec![],
+                now_ms: 7,
+            },
             Reply::Denied { limits: vec![refused] },
         ];
         let joined = join(&request, &parts, replies, false).unwrap();

@@ -99,6 +99,11 @@ pub(super) fn advice(details: &str) -> Option<&'static str> {
     if said(&["CertificateRequired", "HandshakeFailure", "BadCertificate"]) {
         return Some("the server wants a certificate of ours: redis.tls_cert and redis.tls_key");
     }
+    if said(&["handshake eof"]) {
+        return Some(
+            "it closed the connection; if nothing speaks TLS there, redis.url begins with redis, not rediss",
+        );
+    }
     if said(&["InvalidContentType", "corrupt message"]) {
         return Some("nothing speaks TLS there; without it redis.url begins with redis, not rediss");
     }

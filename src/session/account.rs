@@ -21,6 +21,7 @@ use crate::session::fields::Delta;
 use crate::session::handle;
 use crate::session::millis;
 use crate::session::store::Known;
+use crate::session::store::Newcomer;
 use crate::session::store::RequestStore;
 use crate::session::store::Source;
 use crate::session::user::Details;
@@ -83,17 +84,13 @@ impl<S: Source> RequestStore<S> {
             },
         };
         let (id, sessions) = self.relocate(known, &Cause::Login(login)).await?;
-        let most = self.setup.max_per_user;
-        if most > 0 {
-            // The user is logged in; if the oldest cannot be ended now, the next login or list ends it. Which one that is
-            // depends on the order of logins, also of those within one millisecond.
-            let (prefix, user) = (&self.setup.prefix, login.user.to_string());
-            let ended = match self.redis.make_latest(prefix, &user, &digest(id)).await {
-                Ok(()) if sessions > most => self.redis.sessions_of(prefix, &user, most).await.map(|_| ()),
-                other => other,
-            };
-            if let Err(error) = ended {
-                tracing::warn!(%error, "a user's oldest session was not ended: {error}");
+        let most = self.setup.sessions_max();
+        if sessions > most {
+            // The user is logged in; if another session cannot be ended now, the next login ends it.
+            let (prefix, user, stays) = (&self.setup.prefix, login.user.to_string(), digest(id));
+            let absolute_ms = self.setup.lifetimes.absolute_ms();
+            if let Err(error) = self.redis.end_surplus(prefix, &user, absolute_ms, most, &stays).await {
+                tracing::warn!(%error, "a user's surplus session was not ended: {error}");
             }
         }
         Ok(id)
@@ -122,9 +119,11 @@ impl<S: Source> RequestStore<S> {
     /// Moves a session that is known, or makes one; returns the new id and how many sessions its user has.
     pub(super) async fn relocate(&self, known: Option<Known>, cause: &Cause<'_>) -> Result<(Id, u64), Error> {
         let mut known = known;
+        let mut newcomer = self.source.newcomer().await;
         for _ in 0..ATTEMPTS {
-            let id = cookie::new_id()?;
-            let (moved, after) = self.try_move(id, known.as_ref(), cause).await?;
+            let own = newcomer.id.take().filter(|_| known.is_none());
+            let id = own.map_or_else(cookie::new_id, Ok)?;
+            let (moved, after) = self.try_move(id, known.as_ref(), cause, &newcomer).await?;
             let old = known.as_ref().map(|known| known.id);
             match moved {
                 Moved::Done { created_ms, sessions } => {
@@ -142,6 +141,9 @@ impl<S: Source> RequestStore<S> {
                 Moved::Gone => return Err(Error::Gone),
                 Moved::Rotated => return Err(Error::Rotated),
                 Moved::Full => return Err(Error::TooLarge),
+                Moved::Limited { retry_after_ms } => {
+                    return Err(Error::TooMany { retry_after: Duration::from_millis(retry_after_ms) });
+                }
             }
         }
         Err(Error::Conflict)
@@ -152,6 +154,7 @@ impl<S: Source> RequestStore<S> {
         id: Id,
         known: Option<&Known>,
         cause: &Cause<'_>,
+        newcomer: &Newcomer,
     ) -> Result<(Moved, Known), Error> {
         let setup = &self.setup;
         let new = digest(id);
@@ -199,10 +202,14 @@ impl<S: Source> RequestStore<S> {
             set: &delta.wire(),
             remove: &delta.remove,
             expect: &expect,
+            made: newcomer.made,
+            limit: newcomer.limit.as_ref().filter(|_| login || known.is_none_or(|known| known.unconfirmed)),
         };
         let moved = self.redis.move_session(&request).await?;
         let created_ms = known.map_or(0, |known| known.created_ms);
-        Ok((moved, Known { id, digest: new, user, details, created_ms, lineage, fields: after }))
+        let known =
+            Known { id, digest: new, user, details, created_ms, lineage, unconfirmed: false, fields: after };
+        Ok((moved, known))
     }
 
     /// Ends a session of this request; one that is not there is ended already.
@@ -227,7 +234,8 @@ impl<S: Source> RequestStore<S> {
     /// `Redis`.
     pub async fn sessions_of(&self, user: UserTag, current: Option<Id>) -> Result<Vec<Listed>, Error> {
         let current = current.map(digest);
-        let found = self.redis.sessions_of(&self.setup.prefix, &user.to_string(), 0).await?;
+        let absolute_ms = self.setup.lifetimes.absolute_ms();
+        let found = self.redis.sessions_of(&self.setup.prefix, &user.to_string(), absolute_ms).await?;
         let mut listed: Vec<Listed> = found
             .into_iter()
             .map(|found| {
@@ -252,7 +260,7 @@ impl<S: Source> RequestStore<S> {
     /// `Redis`.
     pub async fn revoke(&self, user: UserTag, wanted: &str) -> Result<bool, Error> {
         let (prefix, tag) = (&self.setup.prefix, user.to_string());
-        let found = self.redis.sessions_of(prefix, &tag, 0).await?;
+        let found = self.redis.sessions_of(prefix, &tag, self.setup.lifetimes.absolute_ms()).await?;
         match found.iter().find(|found| handle(&found.digest) == wanted) {
             None => Ok(false),
             Some(found) => Ok(self.redis.end_session(prefix, &found.digest, Some(&tag), true).await?),
@@ -267,7 +275,9 @@ impl<S: Source> RequestStore<S> {
         let kept = LIFETIME_MAX.max(self.setup.lifetimes.absolute) + Duration::from_secs(60);
         let stays = stays.map(digest);
         let tag = user.to_string();
-        Ok(self.redis.end_sessions_of(&self.setup.prefix, &tag, stays.as_deref(), millis(kept)).await?)
+        let (kept_ms, absolute_ms) = (millis(kept), self.setup.lifetimes.absolute_ms());
+        let (prefix, stays) = (&self.setup.prefix, stays.as_deref());
+        Ok(self.redis.end_sessions_of(prefix, &tag, stays, kept_ms, absolute_ms).await?)
     }
 
     /// Gives a session a lifetime of its own, from now; none is longer than [`LIFETIME_MAX`].

@@ -37,6 +37,7 @@ impl<S: Source> RequestStore<S> {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added.
     pub async fn add(&self, id: Id, name: &str, by: i64) -> Result<i64, Error> {
+        self.known(id).await?.takes_data()?;
         let key = keys::session(&self.setup.prefix, &crate::session::digest(id));
         let request = commit::Request {
             key: &key,

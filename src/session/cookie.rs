@@ -1,9 +1,10 @@
 //! The session cookie, signed over its name and value with HMAC-SHA256 (RFC 2104).
 //!
-//! `v1.<key>.<id>.<signature>` names a session, `v2.<key>.<id>.<user>.<signature>` one of a user who logged in: his tag
-//! is known before the session is read, so that limits and the question whether he was logged out need no second trip.
-//! The name is signed too, so a value cannot be moved to another cookie. Whatever is not genuine counts as no cookie;
-//! reading never fails and is bounded, however many cookies a client sends (RFC 6265 §5.4, and §4.1.2 for writing).
+//! `v1.<key>.<id>.<signature>` names a session, `v2.<key>.<id>.<user>.<signature>` one of a user who logged in: the tag
+//! is known before the session is read, so that limits and the question whether the user was logged out need no second
+//! trip. `v3.<key>.<id>.<issued>.<signature>` is a ticket: the id of a session that is made when it comes back.
+//! The name is signed too, so a value cannot be moved to another cookie. Whatever is not genuine counts as no cookie
+//! (RFC 6265 §5.4, and §4.1.2 for writing). Which of a request's cookies is ours: [`crate::session::cookie_header`].
 
 use std::time::Duration;
 
@@ -21,10 +22,8 @@ use crate::session::user::UserTag;
 const VALUE_LEN: usize = 76;
 /// With a user: `v2` and 11 characters and a dot more.
 const USER_VALUE_LEN: usize = 88;
-/// Most bytes of cookie headers that are looked at.
-const HEADER_MAX: usize = 16 * 1024;
-/// Most cookies of our name whose signature is checked: duplicates are legal, floods are not.
-const CANDIDATES_MAX: usize = 4;
+/// A ticket: `v3` and 8 characters and a dot more.
+const TICKET_LEN: usize = 85;
 
 /// Signing keys: the first signs, all are accepted, so that keys can be replaced without logging anybody out.
 #[derive(Clone)]
@@ -54,6 +53,35 @@ pub struct Visitor {
     pub user: Option<UserTag>,
     /// It was signed with an older key: sign it anew when a cookie is sent anyway.
     pub renew: bool,
+    /// It is a ticket, issued then, ms since 1970 by Redis's clock; the session may not be made.
+    pub ticket: Option<u64>,
+}
+
+/// What a value says, before its signature was checked.
+struct Parts<'a> {
+    key_name: &'a str,
+    id: &'a str,
+    user: Option<&'a str>,
+    issued: Option<&'a str>,
+    /// All but the signature,
+    signed: &'a str,
+    /// and the signature.
+    tag: &'a str,
+}
+
+impl<'a> Parts<'a> {
+    fn of(value: &'a str) -> Option<Self> {
+        let (signed, tag) = value.rsplit_once('.')?;
+        let (version, rest) = signed.split_once('.')?;
+        let (key_name, rest) = rest.split_once('.')?;
+        let (id, user, issued) = match (version, value.len()) {
+            ("v1", VALUE_LEN) => (rest, None, None),
+            ("v2", USER_VALUE_LEN) => rest.split_once('.').map(|(id, user)| (id, Some(user), None))?,
+            ("v3", TICKET_LEN) => rest.split_once('.').map(|(id, issued)| (id, None, Some(issued)))?,
+            _ => return None,
+        };
+        Some(Self { key_name, id, user, issued, signed, tag })
+    }
 }
 
 /// An id from the operating system's generator, safe in forked processes.
@@ -90,15 +118,30 @@ impl Keyring {
 
     /// The value of the cookie `name` for this session, and its user if somebody logged in.
     pub fn sign(&self, name: &str, id: Id, user: Option<UserTag>) -> String {
+        match user {
+            Some(user) => self.write(name, "v2", id, Some(&user.to_string())),
+            None => self.write(name, "v1", id, None),
+        }
+    }
+
+    /// The value of the cookie `name` that is a ticket for a session with this id.
+    pub fn sign_ticket(&self, name: &str, id: Id, issued_ms: u64) -> String {
+        // 48 bits of milliseconds last until the year 10889.
+        let issued = URL_SAFE_NO_PAD.encode(&issued_ms.to_be_bytes()[2..]);
+        self.write(name, "v3", id, Some(&issued))
+    }
+
+    fn write(&self, name: &str, version: &str, id: Id, more: Option<&str>) -> String {
         let mut value = String::with_capacity(USER_VALUE_LEN);
         let Some(key) = self.keys.first() else { return value };
-        value.push_str(if user.is_some() { "v2." } else { "v1." });
+        value.push_str(version);
+        value.push('.');
         value.push_str(&key.name);
         value.push('.');
         URL_SAFE_NO_PAD.encode_string(id.0.to_le_bytes(), &mut value);
-        if let Some(user) = user {
+        if let Some(more) = more {
             value.push('.');
-            value.push_str(&user.to_string());
+            value.push_str(more);
         }
         let tag = signature(&key.key, &[name, "=", &value]);
         value.push('.');
@@ -106,25 +149,25 @@ impl Keyring {
         value
     }
 
+    /// Whether a value has the form of ours and names a key of ours, so that its signature is worth checking.
+    pub(super) fn may_be_ours(&self, value: &str) -> bool {
+        Parts::of(value).is_some_and(|parts| self.keys.iter().any(|key| key.name == parts.key_name))
+    }
+
     /// The visitor that a value of the cookie `name` stands for, if we signed it.
     pub fn verify(&self, name: &str, value: &str) -> Option<Visitor> {
-        let (signed, tag) = value.rsplit_once('.')?;
-        let (key_name, id, user) = match (value.len(), signed.strip_prefix("v1."), signed.strip_prefix("v2."))
-        {
-            (VALUE_LEN, Some(rest), _) => {
-                let (key_name, id) = rest.split_once('.')?;
-                (key_name, id, None)
+        let parts = Parts::of(value)?;
+        let index = self.position(parts.key_name, parts.tag, &[name, "=", parts.signed])?;
+        let user = parts.user.map(str::parse).transpose().ok()?;
+        let ticket = match parts.issued {
+            None => None,
+            Some(issued) => {
+                let mut bytes = [0; 8];
+                URL_SAFE_NO_PAD.decode_slice(issued, &mut bytes[2..]).ok()?;
+                Some(u64::from_be_bytes(bytes))
             }
-            (USER_VALUE_LEN, _, Some(rest)) => {
-                let (key_name, rest) = rest.split_once('.')?;
-                let (id, user) = rest.split_once('.')?;
-                (key_name, id, Some(user))
-            }
-            _ => return None,
         };
-        let index = self.position(key_name, tag, &[name, "=", signed])?;
-        let user = user.map(str::parse).transpose().ok()?;
-        Some(Visitor { id: id.parse().ok()?, user, renew: index > 0 })
+        Some(Visitor { id: parts.id.parse().ok()?, user, renew: index > 0, ticket })
     }
 
     /// The parts signed with each key, the one that signs first, and the keys' names. No cookie's name has a space in it,
@@ -146,32 +189,6 @@ impl Keyring {
         };
         self.keys.iter().position(|key| key.name == key_name && genuine(key))
     }
-
-    /// The visitor that the request's `Cookie` headers name; the first genuine cookie of that name counts.
-    pub fn read<'a>(&self, headers: impl IntoIterator<Item = &'a [u8]>, name: &str) -> Option<Visitor> {
-        let mut budget = HEADER_MAX;
-        let mut candidates = 0;
-        for header in headers {
-            budget = budget.checked_sub(header.len())?;
-            for pair in header.split(|byte| *byte == b';') {
-                let Some(value) = value_of(pair.trim_ascii(), name) else { continue };
-                candidates += 1;
-                if candidates > CANDIDATES_MAX {
-                    return None;
-                }
-                if let Some(visitor) =
-                    std::str::from_utf8(value).ok().and_then(|text| self.verify(name, text))
-                {
-                    return Some(visitor);
-                }
-            }
-        }
-        None
-    }
-}
-
-fn value_of<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
-    pair.strip_prefix(name.as_bytes())?.strip_prefix(b"=")
 }
 
 fn signature(key: &hmac::Key, parts: &[&str]) -> hmac::Tag {
@@ -218,7 +235,7 @@ mod tests {
         let value = ring.sign("sid", id, None);
         let lengths: Vec<usize> = value.split('.').map(str::len).collect();
         assert_eq!((value.len(), lengths), (VALUE_LEN, vec![2, 6, 22, 43]));
-        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, user: None, renew: false }));
+        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, user: None, renew: false, ticket: None }));
     }
 
     #[test]
@@ -228,7 +245,10 @@ mod tests {
         let value = ring.sign("sid", id, Some(user));
         let lengths: Vec<usize> = value.split('.').map(str::len).collect();
         assert_eq!((value.len(), lengths), (USER_VALUE_LEN, vec![2, 6, 22, 11, 43]));
-        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, user: Some(user), renew: false }));
+        assert_eq!(
+            ring.verify("sid", &value),
+            Some(Visitor { id, user: Some(user), renew: false, ticket: None })
+        );
         let other = value.replace(&user.to_string(), &UserTag::of(b"key", "bob").to_string());
         assert_eq!(ring.verify("sid", &other), None);
         let parts: Vec<&str> = value.split('.').collect();
@@ -239,7 +259,10 @@ mod tests {
     fn keys_rotate_without_losing_a_session() {
         let id = new_id().unwrap();
         let value = ring(&[OLD]).sign("sid", id, None);
-        assert_eq!(ring(&[NEW, OLD]).verify("sid", &value), Some(Visitor { id, user: None, renew: true }));
+        assert_eq!(
+            ring(&[NEW, OLD]).verify("sid", &value),
+            Some(Visitor { id, user: None, renew: true, ticket: None })
+        );
         assert_eq!(ring(&[NEW]).verify("sid", &value), None);
         assert!(Keyring::new([]).is_none());
     }
@@ -257,17 +280,22 @@ mod tests {
     }
 
     #[test]
-    fn the_first_genuine_cookie_counts_among_duplicates() {
+    fn a_ticket_says_when_it_was_issued_and_nothing_of_it_can_be_changed() {
         let ring = ring(&[NEW]);
         let id = new_id().unwrap();
-        let header = format!("a=1; sid=forged; xsid=2;sid={}; sid=", ring.sign("sid", id, None));
-        assert_eq!(
-            ring.read([&b"sid=%00\xff"[..], header.as_bytes()], "sid").map(|found| found.id),
-            Some(id)
-        );
-        let flood = format!("{} sid={}", "sid=x;".repeat(CANDIDATES_MAX), ring.sign("sid", id, None));
-        assert_eq!(ring.read([flood.as_bytes()], "sid"), None);
-        assert_eq!(ring.read([vec![b'a'; HEADER_MAX + 1].as_slice()], "sid"), None);
+        let value = ring.sign_ticket("sid", id, 1_763_694_494_000);
+        let lengths: Vec<usize> = value.split('.').map(str::len).collect();
+        assert_eq!((value.len(), lengths), (TICKET_LEN, vec![2, 6, 22, 8, 43]));
+        let ticket = Some(1_763_694_494_000);
+        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, user: None, renew: false, ticket }));
+        for index in 0..value.len() {
+            let mut forged = value.clone().into_bytes();
+            forged[index] = if forged[index] == b'A' { b'B' } else { b'A' };
+            assert_eq!(ring.verify("sid", std::str::from_utf8(&forged).unwrap()), None, "{index}");
+        }
+        // Neither is a ticket a session, nor a session a ticket.
+        let parts: Vec<&str> = value.split('.').collect();
+        assert_eq!(ring.verify("sid", &format!("v1.{}.{}.{}", parts[1], parts[2], parts[4])), None);
     }
 
     #[test]
@@ -284,10 +312,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_a_client_sends_is_accepted_or_panics(header: Vec<u8>, value in ".{0,100}") {
-            let ring = ring(&[NEW, OLD]);
-            prop_assert_eq!(ring.read([header.as_slice()], "sid"), None);
-            prop_assert_eq!(ring.verify("sid", &value), None);
+        fn nothing_a_client_sends_is_accepted_or_panics(value in ".{0,100}") {
+            prop_assert_eq!(ring(&[NEW, OLD]).verify("sid", &value), None);
         }
     }
 }

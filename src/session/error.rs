@@ -1,5 +1,7 @@
 //! Why a session could not be read or changed.
 
+use std::time::Duration;
+
 use crate::redis;
 
 /// Why a session could not be read or changed; nothing was changed unless it says otherwise.
@@ -29,6 +31,12 @@ pub enum Error {
     /// The operating system gave no random bytes.
     #[error("the operating system has no random bytes")]
     NoRandomness,
+    /// The client has made as many sessions as it may, and this one may not hold data before that has changed.
+    #[error("more new sessions were made from this client than is allowed")]
+    TooMany {
+        /// When it is worth trying again.
+        retry_after: Duration,
+    },
     /// Redis did not do it; after a timeout it is unknown whether it did.
     #[error("the session is not reachable")]
     Redis(#[from] redis::Error),

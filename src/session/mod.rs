@@ -8,6 +8,7 @@ pub mod account;
 mod change;
 pub mod cipher;
 pub mod cookie;
+pub mod cookie_header;
 mod error;
 mod fields;
 pub mod last_known;
@@ -24,6 +25,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::digest;
 use tower_sessions::session::Id;
 
+use crate::redis::begin::TICKET_TERM;
 use crate::redis::keys;
 use crate::session::cipher::Cipher;
 pub use error::Error;
@@ -36,6 +38,8 @@ pub const FIELDS_MAX: u64 = 64;
 pub const LIFETIME_MAX: Duration = Duration::from_secs(400 * 24 * 60 * 60);
 /// How long an id that was replaced stays marked: longer than any request that was sent with it is under way.
 pub(crate) const GRACE: Duration = Duration::from_secs(10);
+/// Most sessions of one user: beyond that the one that ends first ends now.
+const SESSIONS_MAX: u64 = 1000;
 /// Characters of a session's public handle.
 const HANDLE_LEN: usize = 10;
 
@@ -50,8 +54,15 @@ pub struct Setup {
     pub cipher: Option<Cipher>,
     /// Fields of which no change is ever lost: who comes second is told so.
     pub strict: Vec<String>,
-    /// Most sessions a user may have; 0: any number.
+    /// Most sessions a user may have; 0: as many as an index has room for.
     pub max_per_user: u64,
+}
+
+impl Setup {
+    /// Most sessions of one user.
+    fn sessions_max(&self) -> u64 {
+        if self.max_per_user == 0 { SESSIONS_MAX } else { self.max_per_user.min(SESSIONS_MAX) }
+    }
 }
 
 /// How long sessions live.
@@ -72,6 +83,12 @@ impl Lifetimes {
     /// Lifetime in all, ms, ≥ 1.
     pub fn absolute_ms(&self) -> u64 {
         millis(self.absolute)
+    }
+
+    /// For how long a ticket makes a session, ms: no longer than that session would have lived without use, or the
+    /// ticket could make it anew.
+    pub fn ticket_ms(&self) -> u64 {
+        millis(TICKET_TERM.min(self.idle).min(self.absolute))
     }
 }
 

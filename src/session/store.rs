@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::Value;
@@ -17,12 +18,14 @@ use tower_sessions::session::Id;
 use crate::redis;
 use crate::redis::Redis;
 use crate::redis::begin;
+use crate::redis::begin::NewSessions;
 use crate::redis::begin::Own;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
 use crate::redis::commit;
 use crate::redis::keys;
+use crate::redis::sessions::Made;
 use crate::session::BYTES_MAX;
 use crate::session::Error;
 use crate::session::FIELDS_MAX;
@@ -38,6 +41,22 @@ use crate::session::user::UserTag;
 pub trait Source: fmt::Debug + Send + Sync + 'static {
     /// The session with this id, as it was at the request's begin.
     fn begun(&self, id: &Id) -> impl Future<Output = Result<SessionReply, Error>> + Send;
+
+    /// What a session begins with that this request makes.
+    fn newcomer(&self) -> impl Future<Output = Newcomer> + Send {
+        std::future::ready(Newcomer::default())
+    }
+}
+
+/// What a session begins with that a request makes.
+#[derive(Debug, Clone, Default)]
+pub struct Newcomer {
+    /// Its id, if it has been used for something already; it was not sent yet.
+    pub id: Option<Id>,
+    /// Its views and creation.
+    pub made: Made,
+    /// The limit on new sessions of the request's client.
+    pub limit: Option<NewSessions>,
 }
 
 /// What became of what a request did to its session through tower-sessions' `Session`.
@@ -56,6 +75,8 @@ pub enum Outcome {
     TooLarge,
     /// Another request changed the same strict field; nothing was stored.
     Conflict,
+    /// The client has made too many sessions; nothing was stored. It may try again after so long.
+    Limited(Duration),
     /// Redis did not store it, or it is unknown whether it did; the response may go out without.
     Unstored(redis::Error),
     /// The same of something that the client must not believe to be done: a new id, an end, a strict field.
@@ -95,7 +116,22 @@ pub(super) struct Known {
     pub(super) created_ms: u64,
     /// Its first hashed id, if it was given another one since.
     pub(super) lineage: Option<String>,
+    /// Its client has made too many sessions: nothing is stored in it.
+    pub(super) unconfirmed: bool,
     pub(super) fields: Fields,
+}
+
+impl Known {
+    /// Whether anything may be stored in it.
+    ///
+    /// # Errors
+    /// `TooMany`.
+    pub(super) fn takes_data(&self) -> Result<(), Error> {
+        match self.unconfirmed {
+            true => Err(Error::TooMany { retry_after: Duration::from_secs(1) }),
+            false => Ok(()),
+        }
+    }
 }
 
 impl<S: Source> RequestStore<S> {
@@ -148,7 +184,7 @@ impl<S: Source> RequestStore<S> {
             key: keys::session(&self.setup.prefix, &digest(id)),
             generation: None,
             mode: SessionMode::Read,
-            create: false,
+            ticket: None,
             idle_ms: self.setup.lifetimes.idle_ms(),
             absolute_ms: self.setup.lifetimes.absolute_ms(),
         };
@@ -166,13 +202,14 @@ impl<S: Source> RequestStore<S> {
             _ => return Err(Error::Gone),
         };
         let digest = digest(id);
-        let Own { user, details, lineage, .. } = own.map(|own| *own).unwrap_or_default();
+        let Own { user, details, lineage, unconfirmed, .. } = own.map(|own| *own).unwrap_or_default();
         let known = Known {
             id,
             user,
             details: details.and_then(|stored| self.read_details(&digest, stored)),
             created_ms,
             lineage,
+            unconfirmed,
             fields: fields::open(self.setup.cipher.as_ref(), &digest, stored),
             digest,
         };
@@ -187,6 +224,7 @@ impl<S: Source> RequestStore<S> {
         delta: &Delta,
         certain: &[String],
     ) -> Result<Known, Error> {
+        known.takes_data()?;
         let mut after = known.fields.clone();
         delta.apply(&mut after);
         let size = fields::size(&after);

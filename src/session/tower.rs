@@ -34,6 +34,7 @@ impl<S: Source> RequestStore<S> {
             Error::Conflict | Error::NoSum => Outcome::Conflict,
             Error::Redis(error) if must => Outcome::Failed(error.clone()),
             Error::Redis(error) => Outcome::Unstored(error.clone()),
+            Error::TooMany { retry_after } => Outcome::Limited(*retry_after),
             Error::Denied => Outcome::Untouched,
             Error::Form | Error::NoRandomness => {
                 Outcome::Unstored(redis::Error::Unavailable { reason: error.to_string() })

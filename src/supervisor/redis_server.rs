@@ -1,6 +1,7 @@
 //! The private Redis of a fleet that was given none: a child like any other, started first, stopped last.
 
 use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::DirBuilder;
 use std::fs::File;
 use std::fs::OpenOptions;
@@ -13,6 +14,7 @@ use std::path::Path;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::config;
 use crate::sys::fd;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
@@ -22,6 +24,9 @@ pub const PROGRAMS: &[&str] = &["redis-server", "valkey-server"];
 
 /// Longest path of a Unix socket, without the final zero; unix(7).
 const SOCKET_PATH_MAX: usize = 107;
+
+/// What of the environment it may have, besides the locale.
+const ENVIRONMENT: &[&str] = &["PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
 
 /// Longest wait for one answer.
 const PATIENCE: Duration = Duration::from_millis(200);
@@ -150,7 +155,12 @@ impl RedisServer {
             "--logfile".as_ref(),
             log.as_ref(),
         ];
-        proc::spawn_program(&self.program, arguments, &self.folder, &log, &self.lock)
+        let needed = |(name, _): &(OsString, OsString)| {
+            ENVIRONMENT.iter().any(|known| name == known) || name.as_encoded_bytes().starts_with(b"LC_")
+        };
+        // The fleet's own has secrets in it, which a program beside it has no need of.
+        let environment = config::environment_of_process().into_iter().filter(needed).collect();
+        proc::spawn_program(&self.program, arguments, &self.folder, &log, &self.lock, environment)
     }
 
     /// Whether it has read its data and answers; until then it says LOADING.

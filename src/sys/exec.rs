@@ -50,7 +50,7 @@ const BLOB_MAX: u64 = 64 << 20;
 pub fn blob(name: &CStr, bytes: &[u8]) -> io::Result<OwnedFd> {
     let create = |flags| nix::sys::memfd::memfd_create(name, MFdFlags::MFD_CLOEXEC | flags);
     let memory = create(MFdFlags::MFD_ALLOW_SEALING).or_else(|_| create(MFdFlags::empty()));
-    let mut file = File::from(memory.map_err(|error| named("memfd_create", error.into()))?);
+    let mut file = File::from(memory.map_err(named("memfd_create"))?);
     file.write_all(bytes)?;
     let seals =
         SealFlag::F_SEAL_SEAL | SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_WRITE;

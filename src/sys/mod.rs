@@ -30,8 +30,11 @@ pub mod unix;
 pub mod watch;
 
 /// The same error, with the name of what the kernel refused: an error number alone tells nobody what is missing.
-fn named(what: &str, error: std::io::Error) -> std::io::Error {
-    std::io::Error::new(error.kind(), format!("{what}: {error}"))
+fn named<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> std::io::Error {
+    move |error| {
+        let error = error.into();
+        std::io::Error::new(error.kind(), format!("{what}: {error}"))
+    }
 }
 
 /// Whether the kernel does not know what it was asked for, or a filter (seccomp(2)) does not let it be asked.

@@ -1,6 +1,7 @@
 //! Processes: who ended and how, ties to the supervisor, memory, programs of others.
 
 use std::ffi::OsStr;
+use std::ffi::OsString;
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::AsFd;
@@ -245,7 +246,7 @@ pub fn find_program(names: &[&str], path: &OsStr) -> Option<PathBuf> {
 ///
 /// It inherits `kept`, a descriptor it knows nothing of, so that a lock is held as long as it runs. What it complains
 /// goes to the end of the file `complaints`, or nowhere if that cannot be opened: the standard error of this process
-/// may have a reader that stands still, and the program would with it.
+/// may have a reader that stands still, and the program would with it. `environment` is all that it gets of that.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -255,12 +256,13 @@ pub fn spawn_program(
     folder: &Path,
     complaints: &Path,
     kept: &impl AsFd,
+    environment: Vec<(OsString, OsString)>,
 ) -> io::Result<Pid> {
     let kept = kept.as_fd().as_raw_fd();
     let supervisor = pid();
     let mut command = Command::new(program);
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).stdout(Stdio::null());
-    keep_to_itself(&mut command);
+    command.env_clear().envs(environment);
     let complaints = OpenOptions::new().append(true).create(true).open(complaints);
     command.stderr(complaints.map_or_else(|_| Stdio::null(), Stdio::from));
     // A process group of its own: Ctrl-C on the terminal must not stop it before the workers that need it.

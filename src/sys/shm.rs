@@ -37,7 +37,7 @@ impl Words {
     /// When the kernel refuses the memory.
     pub fn create(name: &CStr, len: NonZeroUsize) -> io::Result<Self> {
         let file = nix::sys::memfd::memfd_create(name, MFdFlags::MFD_CLOEXEC);
-        let file = file.map_err(|error| crate::sys::named("memfd_create", error.into()))?;
+        let file = file.map_err(crate::sys::named("memfd_create"))?;
         let bytes = len.checked_mul(NonZeroUsize::new(size_of::<AtomicU64>()).unwrap_or(NonZeroUsize::MIN));
         let bytes = bytes.ok_or_else(|| io::Error::from(io::ErrorKind::OutOfMemory))?;
         let file = File::from(file);

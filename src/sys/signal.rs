@@ -42,7 +42,7 @@ impl Signals {
         nix::sys::signal::sigprocmask(SigmaskHow::SIG_SETMASK, Some(&set), None)?;
         forget_ignored();
         let opened = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
-        let fd = opened.map_err(|error| super::named("signalfd", error.into()))?;
+        let fd = opened.map_err(super::named("signalfd"))?;
         Ok(Self { fd })
     }
 

@@ -51,7 +51,7 @@ pub fn bind(address: SocketAddr, families: Families, share: Share) -> io::Result
         socket.set_only_v6(families == Families::Own)?;
     }
     if share == Share::Group {
-        socket.set_reuse_port(true).map_err(|error| named("SO_REUSEPORT", error))?;
+        socket.set_reuse_port(true).map_err(named("SO_REUSEPORT"))?;
     }
     answer_at_once(&socket)?;
     socket.bind(&address.into())?;
@@ -119,8 +119,8 @@ pub fn inherited(number: RawFd) -> io::Result<TcpListener> {
 /// When the kernel does not take one of them; the other holds all the same.
 pub fn bound_unsent(listener: &impl AsFd, unsent: u32, untaken: Duration) -> io::Result<()> {
     let socket = SockRef::from(listener);
-    let bytes = socket.set_tcp_notsent_lowat(unsent).map_err(|error| named("TCP_NOTSENT_LOWAT", error));
-    let time = socket.set_tcp_user_timeout(Some(untaken)).map_err(|error| named("TCP_USER_TIMEOUT", error));
+    let bytes = socket.set_tcp_notsent_lowat(unsent).map_err(named("TCP_NOTSENT_LOWAT"));
+    let time = socket.set_tcp_user_timeout(Some(untaken)).map_err(named("TCP_USER_TIMEOUT"));
     bytes.and(time)
 }
 
@@ -154,8 +154,7 @@ pub fn family(listener: &TcpListener) -> io::Result<Family> {
 /// # Errors
 /// When the kernel refuses the program.
 pub fn refuse_new(listener: &impl AsFd) -> io::Result<()> {
-    attach(listener, libc::SO_ATTACH_FILTER, &Program::refuse_new())
-        .map_err(|error| named("SO_ATTACH_FILTER", error))
+    attach(listener, libc::SO_ATTACH_FILTER, &Program::refuse_new()).map_err(named("SO_ATTACH_FILTER"))
 }
 
 /// Ends listening for every process that shares the socket: from now on connections are refused, not ignored.
@@ -185,8 +184,7 @@ pub fn finish_sending(connection: &impl AsFd) -> io::Result<()> {
 /// # Errors
 /// When the kernel refuses the program, or the socket is of no group.
 pub fn steer(listener: &impl AsFd, program: &Program) -> io::Result<()> {
-    attach(listener, libc::SO_ATTACH_REUSEPORT_CBPF, program)
-        .map_err(|error| named("SO_ATTACH_REUSEPORT_CBPF", error))
+    attach(listener, libc::SO_ATTACH_REUSEPORT_CBPF, program).map_err(named("SO_ATTACH_REUSEPORT_CBPF"))
 }
 
 /// Takes the program away again: the kernel's hash decides. False where the kernel knows no way to do so (before Linux
@@ -198,7 +196,7 @@ pub fn unsteer(listener: &impl AsFd) -> io::Result<bool> {
     match set(listener, libc::SO_DETACH_REUSEPORT_BPF, &0_i32) {
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(true),
         Err(error) if is_missing(&error) => Ok(false),
-        other => other.map(|()| true).map_err(|error| named("SO_DETACH_REUSEPORT_BPF", error)),
+        other => other.map(|()| true).map_err(named("SO_DETACH_REUSEPORT_BPF")),
     }
 }
 

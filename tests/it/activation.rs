@@ -64,12 +64,25 @@ fn lent_sockets_outlive_scaling() {
 }
 
 #[test]
+fn operators_may_be_lent_several_sockets() {
+    let redis = RedisServer::start();
+    let [one, other] = [(); 2].map(|()| TcpListener::bind(any()).unwrap());
+    let addresses = [&one, &other].map(|socket| socket.local_addr().unwrap());
+    let plan =
+        Plan::on(&redis).workers(2).lend("admin", OwnedFd::from(one)).lend("admin", OwnedFd::from(other));
+    let fleet = plan.start();
+    for address in addresses {
+        assert_eq!(client::get(address, "/readyz").status, 200);
+    }
+    assert_eq!(fleet.get("/hello").status, 200);
+}
+
+#[test]
 fn what_cannot_be_served_is_one_sentence() {
     let web = || OwnedFd::from(TcpListener::bind(any()).unwrap());
     let udp = || OwnedFd::from(std::net::UdpSocket::bind(any()).unwrap());
     let plans = [
         (Plan::new().lend("web", udp()), "descriptor 3 (web)"),
-        (Plan::new().lend("admin", web()).lend("admin", web()), "two sockets are named"),
         (
             Plan::new().set("REGATTA_LISTEN__STEERING", "client-ip").lend("web", web()),
             "listen.steering cannot steer",

@@ -275,8 +275,18 @@ fn what_a_program_that_was_asked_leaves_behind_ends_with_it() {
 #[test]
 fn what_a_service_manager_says_is_not_for_the_private_redis() {
     let plan = Plan::new();
-    let socket = plan.folder().join("notify").display().to_string();
-    let fleet = plan.set("NOTIFY_SOCKET", &socket).start();
-    let said = fs::read_to_string(format!("/proc/{}/environ", fleet.others()[0])).unwrap();
+    let below = |name: &str| plan.folder().join(name).display().to_string();
+    let (socket, noted, bin) = (below("notify"), below("environment"), below("bin"));
+    let path = plan.setting("PATH").to_owned();
+    let real = path.split(':').chain(["/usr/bin", "/usr/local/bin"]);
+    let real =
+        real.map(|folder| format!("{folder}/redis-server")).find(|file| fs::exists(file).unwrap()).unwrap();
+    fs::create_dir(&bin).unwrap();
+    let script = format!("#!/bin/sh\nenv > {noted}\nexec {real} \"$@\"\n");
+    fs::write(format!("{bin}/redis-server"), script).unwrap();
+    fs::set_permissions(format!("{bin}/redis-server"), fs::Permissions::from_mode(0o755)).unwrap();
+    let fleet = plan.set("NOTIFY_SOCKET", &socket).set("PATH", &format!("{bin}:{path}")).start();
+    assert!(fleet.others().len() == 1);
+    let said = fs::read_to_string(&noted).unwrap();
     assert!(!said.contains("NOTIFY_SOCKET") && said.contains("PATH="), "{said}");
 }

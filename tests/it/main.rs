@@ -5,8 +5,13 @@
     clippy::print_stderr,
     reason = "a test that cannot go on says so by panicking, also from the harness"
 )]
+#![allow(
+    clippy::disallowed_methods,
+    reason = "no test forks its own process: a thread's random numbers are its own"
+)]
 
 mod activation; // sockets that a service manager opened
+mod addresses; // both families, several operators' addresses, and their names
 mod autoscale; // the load decides how many workers there are
 mod bad_lines; // Redis over bad lines
 mod broadcast_cluster; // over a cluster
@@ -33,6 +38,8 @@ mod dashboard; // the operators' page in a real browser
 mod dashboard_http; // who may do what there, over HTTP
 mod demo; // what the shipped application lets strangers do
 mod deploy; // manifests and compose agree with each other and with the settings
+mod early_answers; // answers before the request was read, and who sends for ever
+mod environment; // variables that are mistakes, no text, or injected
 mod exact; // counts are exact
 mod faults; // every fault of Redis is a defined state
 mod fleet_beats; // heartbeats in Redis itself
@@ -41,6 +48,7 @@ mod fleet_nginx; // the upstream of all hosts that live
 mod fred_claims; // what was said of the client library
 mod fuzz; // what strangers may send, mutated
 mod gcra; // rates are decided alike on both sides
+mod half_closed; // clients that end their side and wait, and clients that are gone
 mod heal; // what Redis forgets is put back
 mod healing; // hung workers are found and replaced
 mod heirs; // what was made before the fleet began
@@ -69,6 +77,7 @@ mod migrations_fence; // who lost the lock writes nothing more
 mod migrations_rolling; // two releases on one Redis
 mod migrations_walk; // long walks over keys
 mod nginx; // the shipped proxy configuration
+mod not_redis; // what answers where Redis should
 mod odd; // odd requests and their right answers
 mod once_names; // the names of a request that is carried out once, in Redis
 mod once_who; // and who finds it, and who does not
@@ -90,7 +99,10 @@ mod serve; // the main job
 mod service; // what systemd is told
 mod session_account; // logins, users' sessions, lifetimes, encryption
 mod session_app; // the application's pages for it
+mod session_cookies; // which cookie counts
+mod session_index; // a user's sessions, however many are gone
 mod session_merge; // sessions under concurrency
+mod session_tickets; // strangers store nothing
 mod short_absence; // a short absence of Redis is invisible
 mod slow_clients; // clients that take their time, or too many places
 mod state_begin;

@@ -22,11 +22,17 @@ use regatta::redis::commit;
 use regatta::redis::fleet;
 use regatta::redis::fleet::Machine;
 use regatta::redis::keys;
+use regatta::redis::library;
 use regatta::redis::migrations::SHIPPED;
+use regatta::redis::sessions::Made;
+use regatta::redis::sessions::Move;
+use regatta::redis::sessions::Moved;
+use regatta::redis::sessions::Source;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
+use crate::support::redis::ticket;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -44,16 +50,21 @@ impl Old {
 
     /// Counts a view; `None` if the session is gone.
     async fn visit(&self, key: &str) -> Option<u64> {
+        self.visit_by("regatta_v2_begin", key).await
+    }
+
+    /// The same by another version, which takes the same.
+    async fn visit_by(&self, function: &str, key: &str) -> Option<u64> {
         let numbers = [86_400_000f64, 2_592_000_000.0, 0.0].map(f64::to_le_bytes).concat();
         let args = vec![Bytes::from_static(b"v"), numbers.into(), Bytes::new()];
-        let reply: fred::types::Value = self.0.fcall("regatta_v2_begin", vec![key], args).await.unwrap();
+        let reply: fred::types::Value = self.0.fcall(function, vec![key], args).await.unwrap();
         let packed = match reply {
             fred::types::Value::Array(parts) => parts[0].clone().into_bytes().unwrap(),
             packed => packed.into_bytes().unwrap(),
         };
         let number = |at: usize| f64::from_le_bytes(packed[8 * at..][..8].try_into().unwrap());
         assert_eq!(number(0).to_string(), "1", "no limit was asked");
-        (number(1) > 0.0).then(|| number(3) as u64)
+        (number(1).to_string() == "1").then(|| number(3) as u64)
     }
 
     async fn set(&self, key: &str, field: &str, value: &str) -> i64 {
@@ -66,8 +77,9 @@ async fn visit(redis: &Redis, key: &str, create: bool) -> Option<(u64, usize)> {
     let session = SessionArg {
         key: key.into(),
         generation: None,
-        mode: SessionMode::Visit,
-        create,
+        // One that is made has its ticket's view.
+        mode: if create { SessionMode::Read } else { SessionMode::Visit },
+        ticket: create.then(ticket),
         idle_ms: DAY_MS,
         absolute_ms: 30 * DAY_MS,
     };
@@ -120,6 +132,47 @@ async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
     assert_eq!(old.visit("p:s:one").await, None);
     assert_eq!(old.set("p:s:one", "late", "1").await, 0);
     assert_eq!(set(&new, "p:s:one", "late").await, commit::Reply::Gone);
+}
+
+#[tokio::test]
+async fn a_session_whose_cookie_never_came_back_is_confirmed_by_any_release_and_what_ended_by_none() {
+    let server = RedisServer::start();
+    let new = connect(&server, "p", Mode::Fcall).await;
+    let old = Old::start(&server).await;
+    server.cli(&["FUNCTION", "LOAD", library::named("regatta_v3").unwrap().text]);
+    for function in ["regatta_v2_begin", "regatta_v3_begin"] {
+        let set = [("cart".to_owned(), Bytes::from_static(b"1"))];
+        let made = Move {
+            prefix: "p",
+            new: function,
+            from: Source::Nothing,
+            user: None,
+            login: false,
+            details: None,
+            idle_ms: DAY_MS,
+            absolute_ms: 30 * DAY_MS,
+            grace_ms: 10_000,
+            max_fields: 64,
+            max_bytes: 0x4000,
+            lineage: None,
+            set: &set,
+            remove: &[],
+            expect: &[],
+            made: Made { views: 1, created_ms: 0 },
+            limit: None,
+        };
+        assert!(matches!(new.move_session(&made).await, Ok(Moved::Done { .. })));
+        let key = keys::session("p", function);
+        let left = || server.cli(&["PTTL", &key]).parse::<u64>().unwrap();
+        assert!(left() <= 600_000, "{function}");
+        assert_eq!(old.visit_by(function, &key).await, Some(2));
+        assert!(left() > DAY_MS - 60_000, "{function}");
+        assert_eq!(visit(&new, &key, false).await, Some((3, 1)), "{function}");
+
+        assert_eq!(new.end_session("p", function, None, false).await, Ok(true));
+        assert_eq!(old.visit_by(function, &key).await, None, "{function}");
+        assert_eq!(visit(&new, &key, true).await, None, "nor by its ticket");
+    }
 }
 
 #[tokio::test]

@@ -19,6 +19,7 @@ use regatta::redis::begin::SessionReply;
 use regatta::redis::commit;
 use regatta::redis::commit::Create;
 use regatta::redis::keys;
+use regatta::redis::sessions::Made;
 use regatta::redis::sessions::Move;
 use regatta::redis::sessions::Moved;
 use regatta::redis::sessions::Source;
@@ -31,12 +32,16 @@ use crate::support::load;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
+use crate::support::redis::ticket;
 
 const DAY_MS: u64 = 86_400_000;
 
 fn session(key: &str, create: bool) -> SessionArg {
     let (idle_ms, absolute_ms) = (DAY_MS, 30 * DAY_MS);
-    SessionArg { key: key.into(), generation: None, mode: SessionMode::Visit, create, idle_ms, absolute_ms }
+    // One that is made has its ticket's view.
+    let mode = if create { SessionMode::Read } else { SessionMode::Visit };
+    let ticket = create.then(ticket);
+    SessionArg { key: key.into(), generation: None, mode, ticket, idle_ms, absolute_ms }
 }
 
 fn limit(key: &str, burst: u64) -> LimitArg {
@@ -269,6 +274,8 @@ async fn another_id_keeps_age_views_and_fields_and_a_login_is_refused_by_name() 
         set: &set,
         remove: &[],
         expect: &[],
+        made: Made::default(),
+        limit: None,
     };
     let moved = redis.move_session(&cycle("two", Source::Session("one"))).await.unwrap();
     assert!(matches!(moved, Moved::Done { created_ms, .. } if created_ms > 0), "{moved:?}");
@@ -281,7 +288,11 @@ async fn another_id_keeps_age_views_and_fields_and_a_login_is_refused_by_name() 
     assert!(matches!(redis.move_session(&login).await, Err(Error::Unsupported { .. })));
     assert_eq!(redis.end_session("p", "two", None, false).await, Ok(true));
     assert_eq!(redis.end_session("p", "two", None, false).await, Ok(false));
-    assert_eq!(server.keys(), ["p:secret"]);
+    // Marks, by which no ticket makes either anew.
+    assert_eq!(server.keys(), ["p:s:one", "p:s:two", "p:secret"]);
+    assert_eq!(visit(&redis, &session("p:s:two", true)).await, SessionReply::Gone);
+    let left: u64 = server.cli(&["PTTL", "p:s:two"]).parse().unwrap();
+    assert!((590_000..=600_000).contains(&left), "{left}");
 }
 
 #[tokio::test]

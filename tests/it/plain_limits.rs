@@ -17,6 +17,7 @@ use crate::support::load;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
+use crate::support::redis::ticket;
 
 fn limit(key: &str, burst: u64) -> LimitArg {
     let interval_us = 3_600_000_000;
@@ -61,7 +62,7 @@ async fn a_limit_admits_its_burst_and_a_denied_call_changes_nothing() {
     let before = server.cli(&["DEBUG", "DIGEST"]);
     let (key, idle_ms, absolute_ms) = ("p:s:new".into(), 1000, 1000);
     let mode = SessionMode::Visit;
-    let arg = SessionArg { key, generation: None, mode, create: true, idle_ms, absolute_ms };
+    let arg = SessionArg { key, generation: None, mode, ticket: Some(ticket()), idle_ms, absolute_ms };
     let request = begin::Request { limits: &limits, session: Some(&arg), ..Default::default() };
     assert!(matches!(redis.begin(&request).await, Ok(Reply::Denied { .. })));
     assert_eq!(server.cli(&["DEBUG", "DIGEST"]), before);

@@ -274,6 +274,7 @@ fn a_damaged_session_is_put_aside_once_and_the_visitor_gets_a_new_one() {
     {
         let mut visitor = Visitor::default();
         visitor.visit(fleet.listen);
+        visitor.visit(fleet.listen);
         let key = sessions(&redis).remove(0);
         redis.cli(&["DEL", &key]);
         let damage: Vec<&str> = damage.iter().map(|word| if *word == "KEY" { &key } else { *word }).collect();

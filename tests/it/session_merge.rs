@@ -139,7 +139,7 @@ fn a_logout_ends_the_session_whatever_is_under_way_in_it() {
             assert!(matches!(answer.status, 200 | 401), "{answer:?}");
         }
         assert!(late.iter().any(|answer| answer.status == 401), "some were too late");
-        resurrected += usize::from(redis.cli(&["EXISTS", &before[0]]) == "1");
+        resurrected += usize::from(redis.cli(&["HEXISTS", &before[0], "_c"]) == "1");
         // Whoever came after the end was a new visitor and got a session of his own.
         for key in sessions(&redis) {
             redis.cli(&["DEL", &key]);

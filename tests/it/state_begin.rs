@@ -19,13 +19,17 @@ use tokio::task::JoinSet;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
+use crate::support::redis::ticket;
 
 const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
 const DAY_MS: u64 = 86_400_000;
 
 fn session(key: &str, create: bool) -> SessionArg {
     let (idle_ms, absolute_ms) = (DAY_MS, 30 * DAY_MS);
-    SessionArg { key: key.into(), generation: None, mode: SessionMode::Visit, create, idle_ms, absolute_ms }
+    // One that is made has its ticket's view.
+    let mode = if create { SessionMode::Read } else { SessionMode::Visit };
+    let ticket = create.then(ticket);
+    SessionArg { key: key.into(), generation: None, mode, ticket, idle_ms, absolute_ms }
 }
 
 fn limit(key: &str, burst: u64) -> LimitArg {
@@ -76,7 +80,7 @@ async fn one_call_decides_counts_and_reads_everything() {
             counters: &[counter("p:c:x", 2), counter("p:c:y", 0)],
             token: "",
         };
-        let Reply::Granted { limits, session, counters } = redis.begin(&request).await.unwrap() else {
+        let Reply::Granted { limits, session, counters, .. } = redis.begin(&request).await.unwrap() else {
             panic!("denied")
         };
         assert_eq!(limits.iter().map(|limit| limit.remaining).collect::<Vec<_>>(), [4, 2]);
@@ -340,8 +344,8 @@ fn the_arithmetic_on_the_server_agrees_with_throttled_in_both_forms() {
     // The numbers come as text here, because a command line carries no doubles: lifetimes, limit, time.
     let at = "local now = tonumber(table.remove(args))
         return { struct.unpack('<ddddd', begin_at(now, keys, { '-', struct.pack('<ddddddd', unpack(args)), '' })) }";
-    let source = library::named("regatta_v3").unwrap().text;
-    let as_library = source.replace("regatta_v3", "regatta_test")
+    let source = library::named("regatta_v4").unwrap().text;
+    let as_library = source.replace("regatta_v4", "regatta_test")
         + &format!("redis.register_function('regatta_at', function(keys, args) {at} end)\n");
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &as_library]), "regatta_test");
     let as_script = library::script(source, &format!("local keys, args = KEYS, ARGV {at}"));

@@ -54,7 +54,7 @@ async fn read(redis: &Redis, generation: Option<&str>) -> SessionReply {
         key: KEY.into(),
         generation: generation.map(str::to_owned),
         mode: SessionMode::Read,
-        create: false,
+        ticket: None,
         idle_ms: 60_000,
         absolute_ms: 600_000,
     };
@@ -162,7 +162,11 @@ async fn rotated_and_revoked_sessions_are_told_and_never_changed() {
     for mode in MODES {
         let server = RedisServer::start();
         let redis = connect(&server, "p", mode).await;
+        // An id is told apart for ten seconds from one whose session ended.
         server.cli(&["HSET", KEY, "_r", "1"]);
+        assert_eq!(read(&redis, None).await, SessionReply::Gone);
+        let now: u64 = server.cli(&["TIME"]).lines().next().unwrap().parse().unwrap();
+        server.cli(&["HSET", KEY, "_r", &(now * 1000).to_string()]);
         assert_eq!(read(&redis, None).await, SessionReply::Rotated);
         let set = [named("a", "1")];
         assert_eq!(commit(&redis, commit::Request { set: &set, ..change() }).await, commit::Reply::Rotated);

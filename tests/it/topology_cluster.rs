@@ -24,6 +24,7 @@ use tokio::task::JoinSet;
 
 use crate::support::fleet::Plan;
 use crate::support::redis::eventually;
+use crate::support::redis::ticket;
 use crate::support::redis_cluster::RedisCluster;
 
 const DAY_MS: u64 = 86_400_000;
@@ -58,8 +59,9 @@ fn session(digest: &str, create: bool) -> SessionArg {
     SessionArg {
         key: keys::session("p", digest),
         generation: None,
-        mode: SessionMode::Visit,
-        create,
+        // One that is made has its ticket's view.
+        mode: if create { SessionMode::Read } else { SessionMode::Visit },
+        ticket: create.then(ticket),
         idle_ms: DAY_MS,
         absolute_ms: 30 * DAY_MS,
     }
@@ -100,8 +102,9 @@ async fn a_request_s_keys_lie_on_several_nodes_and_are_one_round_trip() {
             token: "",
         };
         redis.begin(&request(&new)).await.unwrap();
-        let Reply::Granted { limits: decided, session: SessionReply::Live { views, .. }, counters: sums } =
-            redis.begin(&request(&old)).await.unwrap()
+        let Reply::Granted {
+            limits: decided, session: SessionReply::Live { views, .. }, counters: sums, ..
+        } = redis.begin(&request(&old)).await.unwrap()
         else {
             panic!("denied or gone")
         };

@@ -8,6 +8,7 @@ use crate::config::parse::choice;
 use crate::config::parse::number;
 use crate::config::parse::word;
 use crate::config::place::Place;
+use crate::config::schema::Create;
 use crate::config::schema::Mode;
 use crate::config::schema::RedisUrl;
 use crate::config::schema::Secret;
@@ -42,6 +43,10 @@ pub(in crate::config) fn secret(text: &str) -> Result<Secret, Reason> {
         len if len < SECRET_MIN => Err(format!("a key has {len} bytes, fewer than {SECRET_MIN}")),
         _ => Ok(Secret(bytes)),
     }
+}
+
+pub(in crate::config) fn create(text: &str) -> Result<Create, Reason> {
+    choice(text, &[("return", Create::Return), ("write", Create::Write)])
 }
 
 /// Sessions of one user, or 0 for any number.

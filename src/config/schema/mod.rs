@@ -22,6 +22,7 @@ pub use live::Broadcast;
 pub use live::Tasks;
 pub use live::WebSocket;
 pub use state::Access;
+pub use state::Create;
 pub use state::Idempotency;
 pub use state::Mode;
 pub use state::Redis;

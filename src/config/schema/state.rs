@@ -9,6 +9,7 @@ use percent_encoding::AsciiSet;
 use percent_encoding::CONTROLS;
 use percent_encoding::percent_encode;
 
+use crate::config::limit::Rate;
 use crate::config::place::Place;
 
 /// Where the shared state lives and how long requests wait for it.
@@ -108,6 +109,12 @@ pub struct Session {
     pub cookie: String,
     /// Signing keys: the first signs, all are accepted. Empty: one is generated and kept in Redis.
     pub secrets: Vec<Secret>,
+    /// What a visitor's session is made by.
+    pub create: Create,
+    /// New sessions that one client may have made; `None`: any number.
+    pub create_rate: Option<Rate>,
+    /// As many of them at once.
+    pub create_burst: u64,
     /// A session nobody used for this long is gone.
     pub idle: Duration,
     /// A session this old is gone, however much it is used.
@@ -122,6 +129,15 @@ pub struct Session {
     pub strict: Vec<String>,
     /// Keys that encrypt fields at rest: the first encrypts, all decrypt. Empty: fields are stored as they are.
     pub encryption_keys: Vec<Secret>,
+}
+
+/// What a visitor's session is made by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Create {
+    /// By the first visit's cookie, when it comes back: until then nothing is stored.
+    Return,
+    /// By the first data: until then there is no cookie, and each visit is a first one.
+    Write,
 }
 
 /// A signing key of at least 32 bytes; `Debug` hides it.

@@ -102,7 +102,7 @@ impl Exchange {
         }
         let client = self.client.subject();
         let user = self.visitor.user().map(|user| user.to_string());
-        let subject = Subject { client: &client, session: self.visitor.digest(), user: user.as_deref() };
+        let subject = Subject { client: &client, session: self.visitor.confirmed(), user: user.as_deref() };
         let limits = &mut begun.limits;
         match self.core.limits.admit(&limits.set, limits.decided.len(), &subject).await {
             Admission::Ask(asked) => Ok(Some(asked)),

@@ -15,6 +15,7 @@ use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
 use http::HeaderValue;
+use http::Method;
 use http::request::Parts;
 use tokio::sync::Mutex;
 use tokio::sync::MutexGuard;
@@ -28,7 +29,7 @@ use crate::http::exchange::limits::Limits;
 use crate::http::identity::Client;
 use crate::http::state::Core;
 use crate::http::timeout::Time;
-use crate::http::visitor;
+use crate::http::visitor::Cookies;
 use crate::http::visitor::Visitor;
 use crate::limiter::asked::Asked;
 use crate::redis;
@@ -55,6 +56,10 @@ pub(super) struct Exchange {
     /// Whether a cookie for this client is a secure one.
     pub(super) secure: bool,
     pub(super) visitor: Visitor,
+    /// Whether the visitor has a cookie under the plain name beside the one that counts.
+    pub(super) leftover: bool,
+    /// Whether its method makes no session and no ticket, whatever its handler does.
+    pub(super) makes_nothing: bool,
     /// Whether a policy names the path: limits are decided before the handler.
     pub(super) is_named: bool,
     /// Whether its method only looks.
@@ -75,8 +80,10 @@ pub(super) struct Begun {
     pub(super) limits: Limits,
     /// What the client will be told instead of the handler's response.
     pub(super) refusal: Option<Refusal>,
-    /// The session the visitor has now.
+    /// The session the visitor has now, or is to have.
     pub(super) current: Option<Id>,
+    /// The visitor's cookie is, or is to be, a ticket for it, issued then, ms.
+    pub(super) ticket: Option<u64>,
     /// The user who is logged in with it.
     pub(super) user: Option<UserTag>,
     /// The cookie is sent again, to last this long.
@@ -87,6 +94,8 @@ pub(super) struct Begun {
     session: Option<SessionReply>,
     /// How the session was come by, if not as usual.
     pub(super) degraded: Option<Degraded>,
+    /// What time it is by Redis's clock, as it was last told, ms.
+    now_ms: Option<u64>,
     /// The view, once counted.
     visited: Option<Visited>,
     /// Where the session of this request came from.
@@ -99,7 +108,9 @@ pub(super) enum Origin {
     /// From the visitor's cookie, or there is none.
     #[default]
     Cookie,
-    /// Made for a view; nobody but this request knows it yet.
+    /// There is none: the visitor gets a ticket for one, and nothing is stored.
+    Issued,
+    /// Made by this request, and nobody but it knows it yet.
     Made,
     /// The visitor's session was deleted by the handler.
     Deleted,
@@ -121,8 +132,7 @@ enum Failure {
 impl Exchange {
     pub(super) fn new(core: Arc<Core>, client: Client, parts: &Parts) -> Self {
         let headers = &parts.headers;
-        let secure = visitor::is_secure(&core, &client);
-        let visitor = Visitor::read(&core, headers, secure);
+        let Cookies { visitor, secure, leftover } = Cookies::read(&core, headers, &client);
         let header = |name: &str| headers.get(name).map(HeaderValue::as_bytes);
         let set = core.limits.policies().select(parts.method.as_str(), parts.uri.path(), header);
         let is_named = set.names_path();
@@ -131,11 +141,13 @@ impl Exchange {
             limits: Limits::new(set),
             refusal: None,
             current: visitor.id(),
+            ticket: visitor.ticket(),
             user: visitor.user(),
             cookie_age: None,
             looked: false,
             session: None,
             degraded: None,
+            now_ms: None,
             visited: None,
             origin: Origin::Cookie,
         };
@@ -144,6 +156,8 @@ impl Exchange {
             client,
             secure,
             visitor,
+            leftover,
+            makes_nothing: matches!(parts.method, Method::HEAD | Method::OPTIONS),
             is_named,
             only_looks: stale::only_looks(&parts.method),
             body_fault: AtomicU8::new(0),
@@ -166,8 +180,12 @@ impl Exchange {
     /// What is known now, unless the request was refused.
     async fn open(&self) -> Result<MutexGuard<'_, Begun>, Error> {
         let mut begun = self.begun.lock().await;
-        if begun.refusal.is_none() && self.visitor == Visitor::Unverifiable {
-            begun.refusal = Some(Refusal::Unavailable(1));
+        if begun.refusal.is_none() {
+            begun.refusal = match self.visitor {
+                Visitor::Unverifiable => Some(Refusal::Unavailable(1)),
+                Visitor::TooManyCookies => Some(Refusal::TooManyCookies),
+                Visitor::Anonymous | Visitor::Known { .. } => None,
+            };
         }
         match &begun.refusal {
             Some(refusal) => Err(refusal.error()),
@@ -181,12 +199,13 @@ impl Exchange {
         if !begun.limits.are_open() {
             return Ok(());
         }
-        // A named path's handler most likely uses the session it is sent, and the call is made anyway.
-        let unread = begun.current.filter(|_| begun.session.is_none());
-        let session = unread.map(|id| self.session_arg(id, begun.user, SessionMode::Read, false));
+        // A named path's handler most likely uses the session it is sent, and the call is made anyway. That makes none:
+        // there may be no such page.
+        let unread = begun.stored().filter(|_| begun.session.is_none());
+        let session = unread.map(|id| self.session_arg(&begun, id, SessionMode::Read, false));
         match (self.round_trip(&mut begun, session.as_ref(), &[]).await, unread) {
-            (Ok((reply, _)), Some(id)) => self.found(&mut begun, id, reply).await,
-            (Ok(_), None) => {}
+            (Ok((reply, _)), Some(id)) if !reply.is_unconfirmed() => self.found(&mut begun, id, reply).await,
+            (Ok(_), _) => {}
             // The limits allow it; whoever needs the session is told what is known, or asks again.
             (Err(Failure::Away(error)), unread) => {
                 let known = Box::pin(self.in_place_of_begin(session.as_ref(), &error)).await;
@@ -223,11 +242,11 @@ impl Exchange {
     /// The visitor's session for the store; one that is not this request's any more is gone.
     pub(super) async fn session(&self, id: Id) -> Result<SessionReply, Error> {
         let mut begun = self.open().await?;
-        if begun.current != Some(id) {
+        if begun.stored() != Some(id) {
             return Ok(if begun.is_rotated() { SessionReply::Rotated } else { SessionReply::Gone });
         }
         if begun.session.is_none() {
-            let arg = self.session_arg(id, begun.user, SessionMode::Read, false);
+            let arg = self.session_arg(&begun, id, SessionMode::Read, !self.makes_nothing);
             let (reply, _) = self.call(&mut begun, Some(&arg), &[]).await?;
             self.found(&mut begun, id, reply).await;
         }
@@ -276,7 +295,8 @@ impl Exchange {
         let token = asked.as_ref().map_or("", Asked::token);
         let request = begin::Request { limits, session, counters, token };
         match (self.core.redis.begin(&request).await, asked) {
-            (Ok(begin::Reply::Granted { limits, session: found, counters }), asked) => {
+            (Ok(begin::Reply::Granted { limits, session: found, counters, now_ms }), asked) => {
+                begun.now_ms = Some(now_ms).filter(|now_ms| *now_ms > 0).or(begun.now_ms);
                 if let Some(asked) = asked {
                     self.granted(&mut begun.limits, asked, &limits);
                 }

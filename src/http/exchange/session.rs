@@ -6,43 +6,108 @@ use tower_sessions::session::Id;
 
 use crate::http::error::Error;
 use crate::http::error::Refusal;
+use crate::http::error::whole_seconds;
 use crate::http::exchange::Begun;
 use crate::http::exchange::Exchange;
+use crate::http::exchange::Failure;
 use crate::http::exchange::Origin;
+use crate::http::exchange::TOTAL;
+use crate::http::store::Store;
 use crate::http::visitor::Visitor;
+use crate::redis::begin::CounterArg;
+use crate::redis::begin::NewSessions;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
+use crate::redis::begin::TicketArg;
 use crate::redis::keys;
+use crate::redis::sessions::Made;
 use crate::session;
+use crate::session::cookie;
+use crate::session::store::Newcomer;
 use crate::session::user::UserTag;
 
 /// How long what lay under a session's key and was none is kept.
 const QUARANTINE: Duration = Duration::from_secs(60 * 60);
 
 impl Exchange {
-    /// What is asked of this session, whose user is the one that its cookie names.
-    pub(super) fn session_arg(
-        &self,
-        id: Id,
-        user: Option<UserTag>,
-        mode: SessionMode,
-        create: bool,
-    ) -> SessionArg {
+    /// What is asked of this session, whose user is the one that its cookie names. `makes`: if that is a ticket, the
+    /// session is made.
+    pub(super) fn session_arg(&self, begun: &Begun, id: Id, mode: SessionMode, makes: bool) -> SessionArg {
         let prefix = &self.core.config.redis.prefix;
         let key = match &self.visitor {
             Visitor::Known { id: known, digest, .. } if *known == id => keys::session(prefix, digest),
             _ => session::key(prefix, id),
         };
         let lifetimes = &self.core.lifetimes;
+        let ticket = |issued_ms| TicketArg {
+            issued_ms,
+            term_ms: lifetimes.ticket_ms(),
+            makes,
+            limit: self.new_sessions().filter(|_| makes),
+        };
         SessionArg {
             key,
-            generation: user.map(|user| keys::generation(prefix, &user.to_string())),
+            generation: begun.user.map(|user| keys::generation(prefix, &user.to_string())),
             mode,
-            create,
+            ticket: begun.ticket.map(ticket),
             idle_ms: lifetimes.idle_ms(),
             absolute_ms: lifetimes.absolute_ms(),
         }
+    }
+
+    /// The client's limit on new sessions.
+    fn new_sessions(&self) -> Option<NewSessions> {
+        let (interval_us, tolerance_us) = self.core.new_sessions?;
+        let key = keys::new_sessions(&self.core.prefix, &self.client.subject());
+        Some(NewSessions { key, interval_us, tolerance_us })
+    }
+
+    /// What a session begins with that this request makes: the view that it counted, and the id that a text of its page
+    /// may depend on.
+    pub(in crate::http) async fn newcomer(&self) -> Newcomer {
+        let begun = self.begun().await;
+        let issued = begun.origin == Origin::Issued;
+        let views = u64::from(begun.visited.is_some_and(|visited| visited.new));
+        let created_ms = begun.ticket.filter(|_| issued).unwrap_or(0);
+        Newcomer {
+            id: begun.current.filter(|_| issued),
+            made: Made { views, created_ms },
+            limit: self.new_sessions(),
+        }
+    }
+
+    /// Gives a visitor without a session the ticket for one, of which nothing is stored; it has the id from now on.
+    pub(super) async fn issue(&self, begun: &mut Begun) -> Result<Id, Failure> {
+        let now_ms = match begun.now_ms {
+            Some(now_ms) => now_ms,
+            None => {
+                let total = keys::counter(&self.core.config.redis.prefix, TOTAL);
+                self.round_trip(begun, None, &[CounterArg { key: total, by: 0 }]).await?;
+                begun.now_ms.ok_or(Failure::Own(Error::Unavailable { retry_after: 1 }))?
+            }
+        };
+        let id = cookie::new_id().map_err(|_| Failure::Own(Error::Failed))?;
+        begun.current = Some(id);
+        begun.ticket = Some(now_ms);
+        begun.origin = Origin::Issued;
+        Ok(id)
+    }
+
+    /// The id of the visitor's session, which is made later if there is none.
+    ///
+    /// # Errors
+    /// As [`Exchange::present`].
+    pub(in crate::http) async fn present_or_issued(&self) -> Result<Id, Error> {
+        if let Some(id) = self.present().await? {
+            return Ok(id);
+        }
+        let mut begun = self.open().await?;
+        if let Some(id) = begun.current {
+            return Ok(id);
+        }
+        let issued = self.issue(&mut begun).await;
+        issued.map_err(|failure| begun.fail(failure))
     }
 
     /// Takes note of what was found under the session's key. What is no session is put aside: the visitor gets a new
@@ -52,22 +117,17 @@ impl Exchange {
             // Boxed: every request would be as large as this, which next to none needs.
             Box::pin(self.put_aside(id)).await;
         }
-        if reply == SessionReply::Rotated {
-            let (redis, prefix) = (&self.core.redis, &self.core.prefix);
-            let grace_ms = u64::try_from(session::GRACE.as_millis()).unwrap_or(u64::MAX);
-            let digest = session::digest(id);
-            if let Err(error) = Box::pin(redis.bound_mark(prefix, &digest, grace_ms)).await {
-                tracing::debug!(%error, "the end of a replaced id's mark was not looked at: {error}");
+        match &reply {
+            SessionReply::Live { .. } => {
+                begun.ticket = begun.ticket.filter(|_| reply.is_unconfirmed());
+                match &self.visitor {
+                    Visitor::Known { id: known, digest, .. } if *known == id => self.core.seen.note(digest),
+                    _ => self.core.seen.note(&session::digest(id)),
+                }
             }
-        }
-        if matches!(reply, SessionReply::Live { .. }) {
-            match &self.visitor {
-                Visitor::Known { id: known, digest, .. } if *known == id => self.core.seen.note(digest),
-                _ => self.core.seen.note(&session::digest(id)),
-            }
-        } else {
-            begun.current = None;
-            begun.user = None;
+            // Its session is made when it is used.
+            SessionReply::Ticket => return,
+            _ => (begun.current, begun.user, begun.ticket) = (None, None, None),
         }
         begun.session = Some(reply);
     }
@@ -92,12 +152,16 @@ impl Exchange {
     /// `SessionGone` if he came with an id that was replaced: nothing may be done in its name.
     pub(in crate::http) async fn present(&self) -> Result<Option<Id>, Error> {
         self.decide().await?;
-        let current = self.begun().await.current;
-        if let Some(id) = current {
+        let stored = self.begun().await.stored();
+        if let Some(id) = stored {
             self.session(id).await?;
         }
         let begun = self.begun().await;
-        if begun.is_rotated() { Err(Error::SessionGone) } else { Ok(begun.current) }
+        match begun.is_rotated() {
+            true => Err(Error::SessionGone),
+            // A ticket of which nothing was made, because this request makes nothing, is no session.
+            false => Ok(begun.stored().filter(|_| begun.session.is_some() || begun.ticket.is_none())),
+        }
     }
 
     /// The visitor's session is another one now, or none, by what this request did.
@@ -106,21 +170,53 @@ impl Exchange {
         if let Some(before) = begun.current {
             self.forget(before);
         }
-        begun.current = id;
-        begun.user = user;
+        (begun.current, begun.user, begun.ticket) = (id, user, None);
         begun.origin = if id.is_some() { Origin::Made } else { Origin::Deleted };
+    }
+
+    /// Gives a session that was used another id, because its cookie went where others could listen.
+    pub(in crate::http) async fn leave_exposed_id(&self, store: &Store) {
+        let (id, user) = {
+            let begun = self.begun().await;
+            let used = matches!(begun.session, Some(SessionReply::Live { .. })) && begun.degraded.is_none();
+            match begun.stored().filter(|id| used && Some(*id) == self.visitor.id()) {
+                Some(id) => (id, begun.user),
+                None => return,
+            }
+        };
+        match store.inner.regenerate(id).await {
+            Ok(new) => self.became(Some(new), user).await,
+            // Another request did it at the same moment, and has the cookie.
+            Err(session::Error::Gone | session::Error::Rotated) => {
+                let mut begun = self.begun().await;
+                (begun.current, begun.user, begun.ticket) = (None, None, None);
+            }
+            Err(error) => tracing::warn!(%error, "a session from before TLS keeps its id for now: {error}"),
+        }
     }
 
     /// An error of something that the client must not believe to be done, whatever the handler says of it.
     pub(in crate::http) async fn fail(&self, error: session::Error) -> Error {
-        if let session::Error::Redis(cause) = &error {
-            self.begun().await.refusal = Some(Refusal::from(cause));
+        let refusal = match &error {
+            session::Error::Redis(cause) => Some(Refusal::from(cause)),
+            session::Error::TooMany { retry_after } => {
+                Some(Refusal::SessionLimit(whole_seconds(*retry_after)))
+            }
+            _ => None,
+        };
+        if refusal.is_some() {
+            self.begun().await.refusal = refusal;
         }
         error.into()
     }
 }
 
 impl Begun {
+    /// The session the visitor has now, as far as one may be stored.
+    pub(in crate::http) fn stored(&self) -> Option<Id> {
+        self.current.filter(|_| self.origin != Origin::Issued)
+    }
+
     /// Whether the visitor came with an id that was replaced a moment ago.
     pub(in crate::http) fn is_rotated(&self) -> bool {
         self.session == Some(SessionReply::Rotated) && self.current.is_none()

@@ -70,8 +70,8 @@ impl Exchange {
         if begun.degraded.is_some() {
             return;
         }
-        let unread = begun.current.filter(|_| begun.session.is_none());
-        let session = unread.map(|id| self.session_arg(id, begun.user, SessionMode::Read, false));
+        let unread = begun.stored().filter(|_| begun.session.is_none());
+        let session = unread.map(|id| self.session_arg(begun, id, SessionMode::Read, false));
         match (self.in_place_of_begin(session.as_ref(), error).await, unread) {
             (Some((how, reply)), Some(id)) => {
                 begun.degraded = Some(how);

@@ -1,18 +1,18 @@
-//! The request's view: counted at most once, in the visitor's session and in the total, or not at all.
+//! The request's view: counted at most once, in the visitor's session or ticket and in the total, or not at all.
 
+use crate::config::schema::Create;
 use crate::http::error::Error;
+use crate::http::error::Refusal;
 use crate::http::exchange::Begun;
 use crate::http::exchange::Degraded;
 use crate::http::exchange::Exchange;
 use crate::http::exchange::Failure;
-use crate::http::exchange::Origin;
 use crate::http::exchange::TOTAL;
 use crate::http::visitor::Visitor;
 use crate::redis::begin::CounterArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
 use crate::redis::keys;
-use crate::session::cookie;
 
 /// A counted view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -23,7 +23,8 @@ pub(in crate::http) struct Visited {
 }
 
 impl Exchange {
-    /// Counts a view in the visitor's session, which is made if there is none, and in the total.
+    /// Counts a view in the visitor's session and in the total. A visitor without one gets a ticket for it, whose view it
+    /// is; the session is made when the ticket comes back.
     pub(in crate::http) async fn visit(&self) -> Result<Visited, Error> {
         let mut begun = self.open().await?;
         let counted = self.counted(&mut begun).await;
@@ -37,6 +38,9 @@ impl Exchange {
             return self.visit().await.map(Some);
         }
         let mut begun = self.begun.lock().await;
+        if self.visitor == Visitor::TooManyCookies {
+            begun.refusal.get_or_insert(Refusal::TooManyCookies);
+        }
         if let Some(refusal) = &begun.refusal {
             return Err(refusal.error());
         }
@@ -63,36 +67,35 @@ impl Exchange {
         if let Some(visited) = begun.visited {
             return Ok(visited);
         }
-        let mut counters =
-            vec![CounterArg { key: keys::counter(&self.core.config.redis.prefix, TOTAL), by: 1 }];
-        let mut total = None;
-        if let Some(id) = begun.current {
-            let arg = self.session_arg(id, begun.user, SessionMode::Visit, false);
+        let counter = CounterArg { key: keys::counter(&self.core.config.redis.prefix, TOTAL), by: 1 };
+        let counters = [counter];
+        let (mut total, mut views) = (None, None);
+        if let Some(id) = begun.stored() {
+            let arg = self.session_arg(begun, id, SessionMode::Visit, !self.makes_nothing);
             let (reply, sums) = self.round_trip(begun, Some(&arg), &counters).await?;
             total = sums.first().copied();
+            views = match reply {
+                SessionReply::Live { views, .. } => Some(views),
+                // As for any other visitor without a session: it is the first of those that can be told apart.
+                SessionReply::Rotated => Some(1),
+                // The ticket's own view: this request makes nothing, and does not count.
+                SessionReply::Ticket => Some(1),
+                _ => None,
+            };
             self.found(begun, id, reply).await;
-            // The total counted this view already; only the session is missing.
-            counters.clear();
-        }
-        // Whoever comes with an id that was replaced has another session, whose cookie is not to be overwritten.
-        let new = begun.current.is_none() && !begun.is_rotated();
-        if new {
-            let id = cookie::new_id().map_err(|_| Failure::Own(Error::Failed))?;
-            let arg = self.session_arg(id, None, SessionMode::Visit, true);
-            let (reply, sums) = self.round_trip(begun, Some(&arg), &counters).await?;
-            total = total.or(sums.first().copied());
-            begun.current = Some(id);
-            self.found(begun, id, reply).await;
-            begun.origin = Origin::Made;
         }
         let unknown = || Failure::Own(Error::Unavailable { retry_after: 1 });
-        let views = match begun.session {
-            Some(SessionReply::Live { views, .. }) => views,
-            // As for any other visitor without a session: it is the first of those that can be told apart.
-            Some(SessionReply::Rotated) => 1,
-            _ => return Err(unknown()),
-        };
-        let visited = Visited { views, total: total.ok_or_else(unknown)?, new };
+        // Nothing is stored for whoever comes for the first time: the view is the ticket's.
+        let new = views.is_none();
+        if new {
+            if total.is_none() {
+                total = self.round_trip(begun, None, &counters).await?.1.first().copied();
+            }
+            if begun.current.is_none() && self.core.config.session.create == Create::Return {
+                self.issue(begun).await?;
+            }
+        }
+        let visited = Visited { views: views.unwrap_or(1), total: total.ok_or_else(unknown)?, new };
         self.core.cell().viewed();
         // What was read before, while Redis was away, is read anew with the view.
         begun.degraded = None;

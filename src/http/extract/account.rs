@@ -171,7 +171,8 @@ impl Account {
     /// A text for a hidden field of a form: only pages of this session have it, so no other site can send the form.
     ///
     /// Every call makes another one, and all of them are good as long as the session keeps its id: a constant text could
-    /// be guessed from the lengths of compressed pages. A visitor without a session gets one.
+    /// be guessed from the lengths of compressed pages. A visitor without a session gets
+    /// the cookie for one, of which nothing is stored before it comes back.
     ///
     /// # Errors
     /// [`Error::SessionGone`] if the session was given another id a moment ago, [`Error::Denied`],
@@ -184,14 +185,7 @@ impl Account {
         let id = match away {
             // Redis cannot be asked, or make a session: the text follows from the id, and is checked when it comes back.
             Some(current) => current.ok_or(Error::Unavailable { retry_after: 1 })?,
-            None => match self.exchange.present().await? {
-                Some(id) => id,
-                None => {
-                    let id = self.store.inner.make(Vec::new()).await?;
-                    self.exchange.became(Some(id), None).await;
-                    id
-                }
-            },
+            None => self.exchange.present_or_issued().await?,
         };
         let keyring = self.exchange.core.keyring().ok_or(Error::Unavailable { retry_after: 1 })?;
         keyring.form_token(id).map_err(|_| Error::Failed)

@@ -50,7 +50,7 @@ impl Fields {
     /// # Cancel safety
     /// Dropping the future leaves it unknown whether it was added.
     pub async fn incr(&self, name: &str, by: i64) -> Result<i64, Error> {
-        let id = self.session().await?;
+        let Some(id) = self.session().await? else { return Ok(by) };
         let sum = self.store.inner.add(id, name, by).await;
         self.exchange.forget(id);
         Ok(sum?)
@@ -68,22 +68,26 @@ impl Fields {
     pub async fn update<T: DeserializeOwned + Serialize>(
         &self,
         name: &str,
-        change: impl FnMut(Option<T>) -> T,
+        mut change: impl FnMut(Option<T>) -> T,
     ) -> Result<T, Error> {
-        let id = self.session().await?;
+        let Some(id) = self.session().await? else { return Ok(change(None)) };
         let value = self.store.inner.update(id, name, change).await;
         self.exchange.forget(id);
         Ok(value?)
     }
 
-    /// The visitor's session, which is made if there is none.
-    async fn session(&self) -> Result<Id, Error> {
+    /// The visitor's session, which is made if there is none; a HEAD or OPTIONS request makes none, and nothing of it is
+    /// stored then.
+    async fn session(&self) -> Result<Option<Id>, Error> {
         if let Some(id) = self.exchange.present().await? {
-            return Ok(id);
+            return Ok(Some(id));
+        }
+        if self.exchange.makes_nothing {
+            return Ok(None);
         }
         let id = self.store.inner.make(Vec::<(String, Bytes)>::new()).await?;
         self.exchange.became(Some(id), None).await;
-        Ok(id)
+        Ok(Some(id))
     }
 }
 

@@ -67,7 +67,9 @@ fn outdated(there: &[String], ours: &[&str], seen: &HashMap<String, u64>, now_ms
     };
     let old = |name: &&String| {
         let Some((family, version)) = version(name) else { return false };
-        let old = present(family).is_some_and(|present| version + KEPT <= present);
+        // Of one that this program calls, only a part has a newer version.
+        let called = library::named(name).is_some_and(|library| library.current);
+        let old = !called && present(family).is_some_and(|present| version + KEPT <= present);
         old && seen.get(*name).is_none_or(|at| at.saturating_add(UNSEEN_MS) < now_ms)
     };
     there.iter().filter(old).cloned().collect()

@@ -11,6 +11,7 @@
 pub(super) mod fleet;
 mod limits;
 mod sessions;
+mod tickets;
 
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -37,6 +38,7 @@ pub(super) use sessions::delete;
 pub(super) use sessions::move_to;
 pub(super) use sessions::peek;
 pub(super) use sessions::quarantine;
+pub(super) use tickets::end;
 
 impl Redis {
     /// Whether this server or user allows no server-side code, and plain commands do what they can.
@@ -108,8 +110,8 @@ pub(super) async fn begin(caller: &Caller, request: &begin::Request<'_>) -> Resu
     if !granted {
         return Ok(begin::Reply::Denied { limits });
     }
-    let counters = match count(caller, request.counters).await {
-        Ok(counters) => counters,
+    let (counters, mut now_ms) = match count(caller, request.counters).await {
+        Ok(counted) => counted,
         Err(error) => {
             limits::refund(caller, request.limits).await?;
             return Err(error);
@@ -117,22 +119,30 @@ pub(super) async fn begin(caller: &Caller, request: &begin::Request<'_>) -> Resu
     };
     let session = match request.session {
         None => SessionReply::None,
-        Some(arg @ SessionArg { create: true, .. }) => sessions::make(caller, arg).await?,
+        Some(arg @ SessionArg { ticket: Some(ticket), .. }) => {
+            tickets::of_ticket(caller, arg, ticket).await?
+        }
         Some(arg) => sessions::read(caller, arg).await?,
     };
-    Ok(begin::Reply::Granted { limits, session, counters })
+    if let SessionReply::Live { .. } = session {
+        now_ms = 0;
+    }
+    Ok(begin::Reply::Granted { limits, session, counters, now_ms })
 }
 
-/// Adds to every counter or, as far as that can be undone, to none.
-async fn count(caller: &Caller, counters: &[CounterArg]) -> Result<Vec<i64>, Error> {
+/// Adds to every counter or, as far as that can be undone, to none; what time it is besides, if there are any.
+async fn count(caller: &Caller, counters: &[CounterArg]) -> Result<(Vec<i64>, u64), Error> {
     if counters.is_empty() {
-        return Ok(Vec::new());
+        return Ok((Vec::new(), 0));
     }
     let add = |counter: &CounterArg| match counter.by {
         0 => command("GET", [text(&counter.key)]),
         by => command("INCRBY", [text(&counter.key), Value::Integer(by)]),
     };
-    let answers = caller.together(counters.iter().map(add).collect()).await?;
+    let mut commands: Vec<Command> = counters.iter().map(add).collect();
+    commands.push(command("TIME", []));
+    let mut answers = caller.together(commands).await?;
+    let now_ms = time_ms(&answers.pop().unwrap_or(Ok(Value::Null))?)?;
     let sum = |answer: &Result<Value, Error>| match answer {
         Ok(Value::Null) => Ok(0),
         Ok(answer) => integer(answer),
@@ -146,7 +156,7 @@ async fn count(caller: &Caller, counters: &[CounterArg]) -> Result<Vec<i64>, Err
         };
         caller.together(added.map(undo).collect()).await?;
     }
-    sums.into_iter().collect()
+    Ok((sums.into_iter().collect::<Result<_, _>>()?, now_ms))
 }
 
 /// Bytes as a value of the store's records, which are JSON inside.

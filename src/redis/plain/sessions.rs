@@ -19,6 +19,7 @@ use tower_sessions::session_store::SessionStore;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
+use crate::redis::begin::TICKET_TERM;
 use crate::redis::caller::Caller;
 use crate::redis::commit;
 use crate::redis::commit::Reply;
@@ -32,6 +33,8 @@ use crate::redis::plain::number;
 use crate::redis::plain::restored;
 use crate::redis::plain::stored;
 use crate::redis::plain::text;
+use crate::redis::plain::tickets::end;
+use crate::redis::plain::tickets::has_room;
 use crate::redis::plain::time_ms;
 use crate::redis::sessions::Move;
 use crate::redis::sessions::Moved;
@@ -44,7 +47,7 @@ const IDLE: &str = "_i";
 const ABSOLUTE: &str = "_x";
 
 /// The id under which the store keeps the session with this key.
-fn id(key: &str) -> Id {
+pub(super) fn id(key: &str) -> Id {
     let digest = digest::digest(&digest::SHA256, key.as_bytes());
     let mut bytes = [0; 16];
     bytes.copy_from_slice(&digest.as_ref()[..16]);
@@ -53,12 +56,12 @@ fn id(key: &str) -> Id {
 
 /// A session's record, in our words.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Session {
-    created_ms: u64,
-    idle_ms: u64,
-    absolute_ms: u64,
+pub(super) struct Session {
+    pub(super) created_ms: u64,
+    pub(super) idle_ms: u64,
+    pub(super) absolute_ms: u64,
     /// Fields by the names the application knows.
-    fields: HashMap<String, Bytes>,
+    pub(super) fields: HashMap<String, Bytes>,
 }
 
 impl Session {
@@ -68,7 +71,7 @@ impl Session {
     }
 
     /// Lifetime left, ms: the shorter of idle and absolute; 0 if it is over.
-    fn left_ms(&self, now_ms: u64) -> u64 {
+    pub(super) fn left_ms(&self, now_ms: u64) -> u64 {
         self.idle_ms.min(self.created_ms.saturating_add(self.absolute_ms).saturating_sub(now_ms))
     }
 
@@ -78,12 +81,12 @@ impl Session {
         self.fields.len() as u64 > max_fields || max_bytes > 0 && bytes as u64 > max_bytes
     }
 
-    fn record(&self, id: Id, now_ms: u64) -> Record {
+    fn record(&self, id: Id, now_ms: u64, left_ms: u64) -> Record {
         let numbers = [(CREATED, self.created_ms), (IDLE, self.idle_ms), (ABSOLUTE, self.absolute_ms)];
         let own = numbers.into_iter().map(|(name, number)| (name.to_owned(), number.into()));
         let fields = self.fields.iter().map(|(name, bytes)| (field(name), stored(bytes)));
         // The store's ends are whole seconds. One too many does no harm: what is over is told by the numbers.
-        let ends = now_ms.saturating_add(self.left_ms(now_ms)).div_ceil(1000);
+        let ends = now_ms.saturating_add(left_ms).div_ceil(1000);
         let ends = OffsetDateTime::from_unix_timestamp(i64::try_from(ends).unwrap_or(i64::MAX));
         Record {
             id,
@@ -191,29 +194,22 @@ pub(super) async fn read(caller: &Caller, arg: &SessionArg) -> Result<SessionRep
     Ok(session.reply(views))
 }
 
-/// Makes a session whose id was made just now.
-pub(super) async fn make(caller: &Caller, arg: &SessionArg) -> Result<SessionReply, Error> {
-    let now = time_ms(&caller.call("TIME", []).await?)?;
-    let session = Session {
-        created_ms: now,
-        idle_ms: arg.idle_ms,
-        absolute_ms: arg.absolute_ms,
-        fields: HashMap::new(),
-    };
-    let views = u64::from(arg.mode == SessionMode::Visit);
-    match create(caller, &arg.key, &session, views, now).await? {
-        Reply::Committed { .. } => Ok(session.reply(views)),
-        _ => Ok(SessionReply::Gone),
-    }
-}
-
-async fn create(caller: &Caller, key: &str, session: &Session, views: u64, now: u64) -> Result<Reply, Error> {
-    let left = session.left_ms(now);
+/// Makes a session with so many views, that lives for so long, ms, until it is read.
+pub(super) async fn create(
+    caller: &Caller,
+    key: &str,
+    session: &Session,
+    (views, left): (u64, u64),
+    now: u64,
+) -> Result<Reply, Error> {
     if left == 0 {
         return Ok(Reply::Gone);
     }
+    // Before the session is there: whoever finds it counts on.
+    let args = [text(&keys::views(key)), number(views), text("PX"), number(left), text("NX")];
+    caller.send("SET", args.into()).await?;
     let id = id(key);
-    let mut record = session.record(id, now);
+    let mut record = session.record(id, now, left);
     if let Err(error) = caller.stored(async |store| store.create(&mut record).await).await? {
         return if unparsed(&error) { Ok(Reply::Exists) } else { Err(sorted(&error)) };
     }
@@ -223,8 +219,6 @@ async fn create(caller: &Caller, key: &str, session: &Session, views: u64, now: 
         deleted.map_err(|error| sorted(&error))?;
         return Ok(Reply::Exists);
     }
-    let args = [text(&keys::views(key)), number(views), text("PX"), number(left)];
-    caller.send("SET", args.into()).await?;
     Ok(Reply::Committed { sums: Vec::new() })
 }
 
@@ -251,7 +245,10 @@ pub(in crate::redis) async fn commit(caller: &Caller, request: &commit::Request<
         };
         return match session.exceeds(request.max_fields, request.max_bytes) {
             true => Ok(Reply::Full),
-            false => create(caller, request.key, &session, create_as.views, now).await,
+            false => {
+                let left = session.left_ms(now);
+                create(caller, request.key, &session, (create_as.views, left), now).await
+            }
         };
     }
     let Found::Session(mut session) = found? else { return Ok(Reply::Gone) };
@@ -264,7 +261,7 @@ pub(in crate::redis) async fn commit(caller: &Caller, request: &commit::Request<
     if !request.set.is_empty() && session.exceeds(request.max_fields, request.max_bytes) {
         return Ok(Reply::Full);
     }
-    let record = session.record(id, now);
+    let record = session.record(id, now, left);
     if let Err(error) = caller.stored(async |store| store.save(&record).await).await? {
         return if unparsed(&error) { Ok(Reply::Gone) } else { Err(sorted(&error)) };
     }
@@ -294,6 +291,7 @@ pub(in crate::redis) async fn quarantine(
     let commands = vec![
         command("RENAME", [text(&own.to_string()), text(aside)]),
         command("PEXPIRE", [text(aside), number(kept_ms)]),
+        command("DEL", [text(&keys::views(key))]),
     ];
     let answers = caller.together(commands).await?;
     // Somebody else may have moved it meanwhile.
@@ -316,12 +314,12 @@ pub(in crate::redis) async fn move_to(caller: &Caller, request: &Move<'_>) -> Re
     let now = time_ms(&caller.call("TIME", []).await?)?;
     let (mut session, mut views) = (
         Session {
-            created_ms: now,
+            created_ms: if request.made.created_ms == 0 { now } else { request.made.created_ms },
             idle_ms: request.idle_ms,
             absolute_ms: request.absolute_ms,
             fields: HashMap::new(),
         },
-        0,
+        request.made.views,
     );
     if let Some(old) = &old {
         let Found::Session(found) = load(caller, id(old)).await? else { return Ok(Moved::Gone) };
@@ -336,13 +334,21 @@ pub(in crate::redis) async fn move_to(caller: &Caller, request: &Move<'_>) -> Re
     if session.exceeds(request.max_fields, request.max_bytes) {
         return Ok(Moved::Full);
     }
-    match create(caller, &new, &session, views, now).await? {
+    let mut left = session.left_ms(now);
+    if old.is_none() {
+        if let Some(retry_after_ms) = has_room(caller, request.limit).await? {
+            return Ok(Moved::Limited { retry_after_ms });
+        }
+        // Nobody knows whether its cookie comes back.
+        left = left.min(u64::try_from(TICKET_TERM.as_millis()).unwrap_or(u64::MAX));
+    }
+    match create(caller, &new, &session, (views, left), now).await? {
         Reply::Committed { .. } => {}
         Reply::Exists => return Ok(Moved::Taken),
         _ => return Ok(Moved::Gone),
     }
     if let Some(old) = &old {
-        delete(caller, old).await?;
+        end(caller, old).await?;
     }
     Ok(Moved::Done { created_ms: session.created_ms, sessions: 0 })
 }
@@ -372,7 +378,7 @@ mod tests {
     #[test]
     fn a_session_survives_the_way_through_a_record_whatever_its_fields_are_called() {
         let session = session();
-        assert_eq!(Session::read(&session.record(Id(1), 1000)), Some(session));
+        assert_eq!(Session::read(&session.record(Id(1), 1000, 500)), Some(session));
     }
 
     #[test]

@@ -222,16 +222,16 @@ impl Connection {
         self.unread.load(Relaxed) || self.is(Pause::Begun)
     }
 
-    /// Its client has ended its side: whether it is still there is found out by what is sent to it.
-    pub(super) fn half_close(&self) {
+    /// Its client has ended its side: whether it is still there is found out by what is sent to it, now and again.
+    pub(super) fn ask_for_signs(&self) {
         self.half_closed.store(true, Relaxed);
-        self.signs().drain(..).for_each(|sign| sign.give());
+        self.signs().iter().for_each(SignOfLife::give);
     }
 
     /// A stream is under way that can be told to give a sign of life.
     pub(super) fn keep_sign(&self, sign: SignOfLife) {
         if self.half_closed.load(Relaxed) {
-            return sign.give();
+            sign.give();
         }
         let mut signs = self.signs();
         signs.retain(SignOfLife::is_awaited);

@@ -57,14 +57,11 @@ impl Watched {
         if is_answered || connection.is_receiving() || connection.is_upgraded() {
             return Poll::Ready(Ok(()));
         }
-        let half_closed = self.half_closed.get_or_insert_with(|| {
-            connection.half_close();
-            HalfClosed::new(tick)
-        });
+        let half_closed = self.half_closed.get_or_insert_with(|| HalfClosed::new(tick));
         if awaits {
             half_closed.awaits(tick);
         }
-        half_closed.poll_gone(&self.stream, tick, context).map(Err)
+        half_closed.poll_gone(&self.stream, &self.entry, context).map(Err)
     }
 
     /// Refuses a header that is too large to be waited for at the moment.

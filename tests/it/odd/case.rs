@@ -2,7 +2,7 @@
 //!
 //! `[name] source`, with `@all` if it means the same over HTTP/2. Then what is sent: `> a line`, `>> no whole line`, and
 //! `|fin` if the client ends its side behind it; `\r \n \t \0 \\ \xHH` are bytes, `{3*text}` is text three times,
-//! `{cookie}` a known visitor's. A case that looks at a counter's value has a counter of its own. Then the right answers, `|` between those that are:
+//! `{cookie}` a known visitor's. What is refused would have added to the counter `orders`. Then the right answers, `|` between those that are:
 //! `=` for all, `nginx =` behind nginx: statuses in their order (`h`: an answer to HEAD; `/`: either), and `open` (the
 //! connection answers the next request), `close` (without a reset), or `wait` (for more). `~ text` is in what comes,
 //! `!~ text` is not. Frames of HTTP/2 are described in `frames.rs`.
@@ -58,13 +58,9 @@ pub(super) fn read(file: &str) -> Vec<Case> {
 impl Case {
     /// What is sent, over HTTP/1.
     pub(super) fn bytes(&self, cookie: &str) -> Vec<u8> {
-        let line = |(text, ends): &(String, bool)| [expand(&self.fill(text, cookie)), end(*ends)].concat();
+        let line =
+            |(text, ends): &(String, bool)| [expand(&text.replace("{cookie}", cookie)), end(*ends)].concat();
         self.lines.iter().flat_map(line).collect()
-    }
-
-    /// The text with what differs from run to run.
-    pub(super) fn fill(&self, text: &str, cookie: &str) -> String {
-        text.replace("{cookie}", cookie)
     }
 }
 

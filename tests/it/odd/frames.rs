@@ -101,7 +101,7 @@ fn repeated(line: &str) -> String {
 
 /// What comes of a case of frames, if it is wrong.
 pub(super) fn ask(case: &Case, address: SocketAddr) -> Option<String> {
-    let frames: Vec<u8> = case.lines.iter().flat_map(|(line, _)| written(&case.fill(line, ""))).collect();
+    let frames: Vec<u8> = case.lines.iter().flat_map(|(line, _)| written(line)).collect();
     converse(case, &frames, &case.right, address)
 }
 

@@ -76,7 +76,7 @@ impl Witness {
     #[track_caller]
     fn saw_nothing(mut self, fleet: &Fleet) {
         assert_eq!(self.0.visit(fleet.listen).1, 2, "a refused request is no visit");
-        assert_eq!(fleet.get("/counters/bell").json()["value"], 0, "what is refused counts nothing");
+        assert_eq!(fleet.get("/counters/orders").json()["value"], 0, "what is refused counts nothing");
         assert_eq!(fleet.ready().len(), 2, "no worker ended: {}", fleet.log());
     }
 }
@@ -103,14 +103,14 @@ fn every_odd_request_gets_its_answer_over_http_2() {
 }
 
 /// The shipped nginx before a fleet.
-struct Front {
+pub(crate) struct Front {
     _folder: TempDir,
-    address: SocketAddr,
+    pub(crate) address: SocketAddr,
     process: Child,
 }
 
 impl Front {
-    fn start(fleet: &Fleet) -> Self {
+    pub(crate) fn start(fleet: &Fleet) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let upstream = std::fs::read_to_string(root().join("docker/nginx/upstream.conf")).unwrap();
         let upstream = upstream.replace("server app:3000 resolve", &format!("server {}", fleet.listen));

@@ -182,7 +182,8 @@ impl World {
     fn visit(&mut self, how: Use) -> Seen {
         if how.create {
             // Its id is new: nobody else can have it.
-            let session = Session { views: u64::from(how.visit), fields: BTreeMap::new() };
+            // The first view is its ticket's.
+            let session = Session { views: 1 + u64::from(how.visit), fields: BTreeMap::new() };
             self.sessions.insert(how.key, session);
         } else {
             let revoked = how.user && self.generation > 0;

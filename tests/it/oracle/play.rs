@@ -23,6 +23,7 @@ use crate::oracle::model::Index;
 use crate::oracle::model::Seen;
 use crate::oracle::model::Step;
 use crate::oracle::model::Use;
+use crate::support::redis::ticket;
 
 /// So long that nothing comes back, ends or is touched during a test.
 const HOUR_US: u64 = 3_600_000_000;
@@ -114,7 +115,7 @@ fn session_arg(space: &str, how: Use) -> SessionArg {
         key: format!("{space}:s:{}", how.key),
         generation: how.user.then(|| format!("{space}:g")),
         mode: if how.visit { SessionMode::Visit } else { SessionMode::Read },
-        create: how.create,
+        ticket: how.create.then(ticket),
         idle_ms: DAY_MS,
         absolute_ms: DAY_MS,
     }
@@ -125,7 +126,7 @@ fn begun(reply: Result<begin::Reply, Error>) -> Answer {
         |limits: Vec<LimitReply>| limits.iter().map(|limit| (limit.allowed, limit.remaining)).collect();
     match reply {
         Ok(begin::Reply::Denied { limits }) => Answer::Denied(told(limits)),
-        Ok(begin::Reply::Granted { limits, session, counters }) => {
+        Ok(begin::Reply::Granted { limits, session, counters, .. }) => {
             Answer::Granted { limits: told(limits), session: seen(session), counters }
         }
         Err(Error::Overflow) => Answer::Overflow,

@@ -13,6 +13,7 @@ use regatta::config::schema::Mode;
 use regatta::config::schema::RedisUrl;
 use regatta::redis::Health;
 use regatta::redis::Redis;
+use regatta::redis::begin::TicketArg;
 use tempfile::TempDir;
 
 use crate::support::clock::Clock;
@@ -180,6 +181,13 @@ pub(crate) async fn connect(server: &RedisServer, prefix: &str, mode: Mode) -> R
     redis.start();
     assert_eq!(redis.first_attempt().await, Health::Up);
     redis
+}
+
+/// A ticket that makes a session: what a first visit leaves behind.
+pub(crate) fn ticket() -> TicketArg {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
+    let issued_ms = u64::try_from(now.as_millis()).unwrap();
+    TicketArg { issued_ms, term_ms: 600_000, makes: true, limit: None }
 }
 
 /// Waits until something is true; panics with `what` after the deadline.

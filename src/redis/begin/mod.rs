@@ -1,12 +1,22 @@
 //! What one request asks of Redis at its start, and the answer: plain data and its wire form.
 //!
-//! The form is described at the head of `migrations/0010_regatta_v3.lua`; nothing here talks to a server.
+//! The form is described at the head of `migrations/0015_regatta_v4.lua`; nothing here talks to a server.
 
-use bytes::Bytes;
+mod session;
+
 use fred::types::Value;
 
 use crate::redis::error::Error;
 use crate::redis::repeat::Once;
+pub use session::NewSessions;
+pub use session::Own;
+pub use session::SessionArg;
+pub use session::SessionMode;
+pub use session::SessionReply;
+pub use session::TICKET_TERM;
+pub use session::TicketArg;
+pub(super) use session::sort;
+pub(super) use session::stored_field;
 
 /// Everything one request needs, decided and done in one step.
 #[derive(Debug, Clone, Copy, Default)]
@@ -24,8 +34,7 @@ pub struct Request<'a> {
 impl Request<'_> {
     /// Whether it changes anything if it is granted, apart from when a session was last used.
     pub(super) fn changes(&self) -> bool {
-        let session = |session: &SessionArg| session.create || session.mode == SessionMode::Visit;
-        self.session.is_some_and(session)
+        self.session.is_some_and(SessionArg::changes)
             || self.limits.iter().any(|limit| limit.cost > 0)
             || self.counters.iter().any(|counter| counter.by != 0)
     }
@@ -74,32 +83,6 @@ impl LimitArg {
     }
 }
 
-/// What to do with the visitor's session.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SessionArg {
-    /// Key of the session's hash.
-    pub key: String,
-    /// Key of its user's generation, if the visitor's cookie names a user.
-    pub generation: Option<String>,
-    /// Read it, or count a view as well.
-    pub mode: SessionMode,
-    /// The id was made just now: the session is created. Otherwise a missing one is answered with `Gone`.
-    pub create: bool,
-    /// Lifetime without use, ms.
-    pub idle_ms: u64,
-    /// Lifetime in all, ms.
-    pub absolute_ms: u64,
-}
-
-/// How a session is used.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum SessionMode {
-    /// Its fields are read.
-    Read,
-    /// Its fields are read and its views go up by one.
-    Visit,
-}
-
 /// A counter and what to add to it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CounterArg {
@@ -125,6 +108,8 @@ pub enum Reply {
         session: SessionReply,
         /// The counters' values after the addition, in their order.
         counters: Vec<i64>,
+        /// Redis's clock, ms since 1970; 0 where it was not told, which is so with a session that lives.
+        now_ms: u64,
     },
 }
 
@@ -141,86 +126,24 @@ pub struct LimitReply {
     pub reset_us: u64,
 }
 
-/// The session as found.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SessionReply {
-    /// None was asked for.
-    None,
-    /// It expired, was deleted, or never was.
-    Gone,
-    /// It lives.
-    Live {
-        /// When it was created, ms since 1970 by Redis's clock.
-        created_ms: u64,
-        /// Its views, this one included.
-        views: u64,
-        /// What it has of its own; boxed, because most have nothing.
-        own: Option<Box<Own>>,
-        /// The application's fields as stored, reserved ones left out, in no order.
-        fields: Vec<(String, Bytes)>,
-    },
-    /// It has another id now; for some seconds a marker stands where it was.
-    Rotated,
-    /// Something that is no session lies under its key.
-    Damaged,
-    /// Its user logged out everywhere; it is deleted.
-    Revoked,
-}
-
-impl SessionReply {
-    /// Tag of the user who is logged in with it.
-    pub fn user(&self) -> Option<&str> {
-        match self {
-            Self::Live { own: Some(own), .. } => own.user.as_deref(),
-            _ => None,
-        }
-    }
-}
-
-/// What only some sessions have.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Own {
-    /// Lifetime without use, ms, in place of the configured one.
-    pub idle_ms: Option<u64>,
-    /// Its end at the latest, ms since 1970, in place of the configured one.
-    pub end_ms: Option<u64>,
-    /// Tag of the user who is logged in.
-    pub user: Option<String>,
-    /// Details of the login, JSON.
-    pub details: Option<Bytes>,
-    /// The first hashed id of a session that was given another one since.
-    pub lineage: Option<String>,
-}
-
-impl Own {
-    /// Takes a reserved field; whether it is one of those kept here.
-    fn take(&mut self, name: &str, value: Value) -> bool {
-        match name {
-            "_i" => self.idle_ms = value.as_u64(),
-            "_x" => self.end_ms = value.as_u64(),
-            "_u" => self.user = value.as_string(),
-            "_d" => self.details = value.into_bytes(),
-            "_l" => self.lineage = value.as_string(),
-            _ => return false,
-        }
-        true
-    }
-}
-
 /// Flags of a call.
 const GENERATION: u64 = 1;
 const LEDGER: u64 = 2;
 const ARM: u64 = 4;
 const REPEATED: u64 = 8;
+const NEW_SESSIONS: u64 = 16;
 
 /// The call's arguments in wire order: the entry's name, the number of keys, keys, arguments. `once` makes it a call that
 /// may be sent again; without it, it has the form of version 2.
 pub(super) fn encode(request: &Request<'_>, once: Option<&Once>, entry: Value) -> Vec<Value> {
     let Request { limits, session, counters, token } = *request;
     let generation = session.and_then(|session| session.generation.as_deref());
+    let ticket = session.and_then(|session| session.ticket.as_ref());
+    let new = ticket.and_then(|ticket| ticket.limit.as_ref());
     let keys = limits.len()
         + usize::from(session.is_some())
         + usize::from(generation.is_some())
+        + usize::from(new.is_some())
         + counters.len()
         + usize::from(once.is_some());
     let mut args = Vec::with_capacity(2 + keys + 4 + counters.len());
@@ -229,23 +152,25 @@ pub(super) fn encode(request: &Request<'_>, once: Option<&Once>, entry: Value) -
     args.extend(limits.iter().map(|limit| Value::from(limit.key.as_str())));
     args.extend(session.iter().map(|session| Value::from(session.key.as_str())));
     args.extend(generation.map(Value::from));
+    args.extend(new.map(|new| Value::from(new.key.as_str())));
     args.extend(counters.iter().map(|counter| Value::from(counter.key.as_str())));
     args.extend(once.iter().map(|once| once.key.clone()));
-    args.push(Value::from_static_str(match session {
-        None => "-",
-        Some(SessionArg { mode: SessionMode::Read, create: false, .. }) => "r",
-        Some(SessionArg { mode: SessionMode::Visit, create: false, .. }) => "v",
-        Some(SessionArg { mode: SessionMode::Read, create: true, .. }) => "cr",
-        Some(SessionArg { mode: SessionMode::Visit, create: true, .. }) => "cv",
-    }));
-    let mut numbers = Vec::with_capacity((3 + 4 * limits.len()) * size_of::<f64>());
+    args.push(Value::from_static_str(session.map_or("-", SessionArg::how)));
+    let mut numbers = Vec::with_capacity((7 + 4 * limits.len()) * size_of::<f64>());
     let lifetimes = session.map_or([0, 0], |session| [session.idle_ms, session.absolute_ms]);
     let mut flags = if generation.is_some() { GENERATION } else { 0 };
+    if new.is_some() {
+        flags |= NEW_SESSIONS;
+    }
     if let Some(once) = once {
         flags |= LEDGER | if once.arm { ARM } else { 0 } | if once.repeated { REPEATED } else { 0 };
     }
+    let ticket = ticket.map(|ticket| {
+        let [interval_us, tolerance_us] = new.map_or([1, 1], |new| [new.interval_us, new.tolerance_us]);
+        [ticket.issued_ms, ticket.term_ms, interval_us, tolerance_us]
+    });
     let limits = limits.iter().flat_map(LimitArg::numbers);
-    for number in lifetimes.into_iter().chain([flags]).chain(limits) {
+    for number in lifetimes.into_iter().chain([flags]).chain(limits).chain(ticket.into_iter().flatten()) {
         numbers.extend_from_slice(&double(number).to_le_bytes());
     }
     args.push(Value::Bytes(numbers.into()));
@@ -284,27 +209,31 @@ pub(super) fn decode(request: &Request<'_>, reply: Value) -> Result<Reply, Error
     let counters = request.counters.iter().map(|_| numbers.signed()).collect::<Result<Vec<_>, _>>()?;
     let session = match request.session {
         None => SessionReply::None,
-        Some(_) => session(&mut numbers, fields)?,
+        Some(_) => session::decode(&mut numbers, fields)?,
     };
-    Ok(Reply::Granted { limits, session, counters })
+    let now_ms = match session {
+        SessionReply::Live { .. } => 0,
+        _ => numbers.unsigned()?,
+    };
+    Ok(Reply::Granted { limits, session, counters, now_ms })
 }
 
 /// Little-endian doubles, which hold integers below 2^53 exactly.
-struct Numbers<'a>(std::slice::ChunksExact<'a, u8>);
+pub(super) struct Numbers<'a>(std::slice::ChunksExact<'a, u8>);
 
 impl Numbers<'_> {
     #[allow(
         clippy::cast_possible_truncation,
         reason = "a counter beyond 2^53 saturates; its reader asks again"
     )]
-    fn signed(&mut self) -> Result<i64, Error> {
+    pub(super) fn signed(&mut self) -> Result<i64, Error> {
         let chunk = self.0.next().and_then(|chunk| <[u8; 8]>::try_from(chunk).ok());
         chunk
             .map(|bytes| f64::from_le_bytes(bytes) as i64)
             .ok_or_else(|| Error::protocol("a number is missing in the reply"))
     }
 
-    fn unsigned(&mut self) -> Result<u64, Error> {
+    pub(super) fn unsigned(&mut self) -> Result<u64, Error> {
         Ok(u64::try_from(self.signed()?).unwrap_or(0))
     }
 }
@@ -316,63 +245,9 @@ fn limit(numbers: &mut Numbers<'_>) -> Result<LimitReply, Error> {
     Ok(LimitReply { allowed, remaining, retry_after_us, reset_us: numbers.unsigned()? })
 }
 
-fn session(numbers: &mut Numbers<'_>, stored: Option<Value>) -> Result<SessionReply, Error> {
-    match numbers.signed()? {
-        0 => return Ok(SessionReply::Gone),
-        1 => {}
-        2 => return Ok(SessionReply::Rotated),
-        3 => return Ok(SessionReply::Damaged),
-        4 => return Ok(SessionReply::Revoked),
-        other => return Err(Error::protocol(format!("a session is {other}, which nobody knows"))),
-    }
-    let created_ms = numbers.unsigned()?;
-    let views = numbers.unsigned()?;
-    let flat = if let Some(Value::Array(flat)) = stored { flat } else { Vec::new() };
-    let (own, fields) = sort(flat);
-    Ok(SessionReply::Live { created_ms, views, own, fields })
-}
-
-/// Names and values as Redis lists them: what the session has of its own, and the application's fields.
-pub(super) fn sort(flat: Vec<Value>) -> (Option<Box<Own>>, Vec<(String, Bytes)>) {
-    let (mut fields, mut own, mut has_own) = (Vec::new(), Own::default(), false);
-    let mut flat = flat.into_iter();
-    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
-        let Some(name) = name.as_string() else { continue };
-        match application_field(&name) {
-            Some(name) => fields.push((name.to_owned(), value.into_bytes().unwrap_or_default())),
-            None => has_own |= own.take(&name, value),
-        }
-    }
-    (has_own.then(|| Box::new(own)), fields)
-}
-
-/// The application's name of a stored field; `None` for the reserved ones, which begin with one `_`.
-fn application_field(stored: &str) -> Option<&str> {
-    match stored.strip_prefix('_') {
-        None => Some(stored),
-        Some(rest) if rest.starts_with('_') => Some(rest),
-        Some(_) => None,
-    }
-}
-
-/// How an application's field is stored: names that begin with `_` get a second one, so they never meet ours.
-pub(super) fn stored_field(name: &str) -> String {
-    if name.starts_with('_') { format!("_{name}") } else { name.to_owned() }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn names_with_an_underscore_survive_the_way_there_and_back() {
-        for name in ["cart", "_csrf", "__x", "_", "_c", "a_b"] {
-            assert_eq!(application_field(&stored_field(name)), Some(name));
-        }
-        for reserved in ["_c", "_t", "_v"] {
-            assert_eq!(application_field(reserved), None);
-        }
-    }
 
     #[test]
     fn a_reply_of_another_form_is_an_error_not_a_panic() {
@@ -380,7 +255,7 @@ mod tests {
             key: "k".into(),
             generation: None,
             mode: SessionMode::Read,
-            create: false,
+            ticket: None,
             idle_ms: 1,
             absolute_ms: 1,
         };

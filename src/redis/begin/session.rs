@@ -1,0 +1,228 @@
+//! What one request asks about its visitor's session, and what is found.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use fred::types::Value;
+
+use crate::redis::begin::Numbers;
+use crate::redis::error::Error;
+
+/// For how long a ticket makes a session, and how long a session lives whose cookie has not come back.
+pub const TICKET_TERM: Duration = Duration::from_secs(10 * 60);
+
+/// What to do with the visitor's session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SessionArg {
+    /// Key of the session's hash.
+    pub key: String,
+    /// Key of its user's generation, if the visitor's cookie names a user.
+    pub generation: Option<String>,
+    /// Read it, or count a view as well.
+    pub mode: SessionMode,
+    /// The id comes from a ticket: a missing session may be made. Otherwise it is answered with `Gone`.
+    pub ticket: Option<TicketArg>,
+    /// Lifetime without use, ms.
+    pub idle_ms: u64,
+    /// Lifetime in all, ms.
+    pub absolute_ms: u64,
+}
+
+impl SessionArg {
+    /// Whether asking for it changes anything, apart from when the session was last used.
+    pub(in crate::redis) fn changes(&self) -> bool {
+        self.mode == SessionMode::Visit || self.ticket.as_ref().is_some_and(|ticket| ticket.makes)
+    }
+
+    pub(super) fn how(&self) -> &'static str {
+        match (self.ticket.as_ref().map(|ticket| ticket.makes), self.mode) {
+            (None, SessionMode::Read) => "r",
+            (None, SessionMode::Visit) => "v",
+            (Some(true), SessionMode::Read) => "kr",
+            (Some(true), SessionMode::Visit) => "kv",
+            (Some(false), SessionMode::Read) => "pr",
+            (Some(false), SessionMode::Visit) => "pv",
+        }
+    }
+}
+
+/// A ticket that came back: for a first visit nothing was stored, and its session is made now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TicketArg {
+    /// When it was issued, ms since 1970 by Redis's clock.
+    pub issued_ms: u64,
+    /// For how long it makes a session, ms; no longer than a session lives without use.
+    pub term_ms: u64,
+    /// Whether the session is made if it is not there; if not, that is answered with `Ticket`.
+    pub makes: bool,
+    /// The client's limit on new sessions: one beyond it is gone after the term without use.
+    pub limit: Option<NewSessions>,
+}
+
+/// How many sessions one client may have made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewSessions {
+    /// Key of what the limit remembers.
+    pub key: String,
+    /// Time one session costs, µs, ≥ 1.
+    pub interval_us: u64,
+    /// Time that may be spent at once, µs: interval × burst.
+    pub tolerance_us: u64,
+}
+
+/// How a session is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SessionMode {
+    /// Its fields are read.
+    Read,
+    /// Its fields are read and its views go up by one.
+    Visit,
+}
+
+/// The session as found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SessionReply {
+    /// None was asked for.
+    None,
+    /// The ticket is good, and its session is not made.
+    Ticket,
+    /// It expired, was deleted, or never was.
+    Gone,
+    /// It lives.
+    Live {
+        /// When it was created, ms since 1970 by Redis's clock.
+        created_ms: u64,
+        /// Its views, this one included.
+        views: u64,
+        /// What it has of its own; boxed, because most have nothing.
+        own: Option<Box<Own>>,
+        /// The application's fields as stored, reserved ones left out, in no order.
+        fields: Vec<(String, Bytes)>,
+    },
+    /// It has another id now; for some seconds a marker stands where it was.
+    Rotated,
+    /// Something that is no session lies under its key.
+    Damaged,
+    /// Its user logged out everywhere; it is deleted.
+    Revoked,
+}
+
+impl SessionReply {
+    /// Tag of the user who is logged in with it.
+    pub fn user(&self) -> Option<&str> {
+        match self {
+            Self::Live { own: Some(own), .. } => own.user.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The first hashed id of a session that was given another one since: it stands for the visitor of then.
+    pub fn lineage(&self) -> Option<&str> {
+        match self {
+            Self::Live { own: Some(own), .. } => own.lineage.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// Whether nothing may be stored in it, see [`Own::unconfirmed`].
+    pub fn is_unconfirmed(&self) -> bool {
+        matches!(self, Self::Live { own: Some(own), .. } if own.unconfirmed)
+    }
+}
+
+/// What only some sessions have.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Own {
+    /// Lifetime without use, ms, in place of the configured one.
+    pub idle_ms: Option<u64>,
+    /// Its end at the latest, ms since 1970, in place of the configured one.
+    pub end_ms: Option<u64>,
+    /// Tag of the user who is logged in.
+    pub user: Option<String>,
+    /// Details of the login, JSON.
+    pub details: Option<Bytes>,
+    /// The first hashed id of a session that was given another one since.
+    pub lineage: Option<String>,
+    /// It was made for a ticket whose client makes more sessions than it may: it is gone after the ticket's term without
+    /// use, and nothing is stored in it.
+    pub unconfirmed: bool,
+}
+
+impl Own {
+    /// Takes a reserved field; whether it is one of those kept here.
+    fn take(&mut self, name: &str, value: Value) -> bool {
+        match name {
+            "_i" => self.idle_ms = value.as_u64(),
+            "_x" => self.end_ms = value.as_u64(),
+            "_u" => self.user = value.as_string(),
+            "_d" => self.details = value.into_bytes(),
+            "_l" => self.lineage = value.as_string(),
+            _ => return false,
+        }
+        true
+    }
+}
+
+pub(super) fn decode(numbers: &mut Numbers<'_>, stored: Option<Value>) -> Result<SessionReply, Error> {
+    let status = numbers.signed()?;
+    match status {
+        0 => return Ok(SessionReply::Gone),
+        1 | 5 => {}
+        2 => return Ok(SessionReply::Rotated),
+        3 => return Ok(SessionReply::Damaged),
+        4 => return Ok(SessionReply::Revoked),
+        6 => return Ok(SessionReply::Ticket),
+        other => return Err(Error::protocol(format!("a session is {other}, which nobody knows"))),
+    }
+    let created_ms = numbers.unsigned()?;
+    let views = numbers.unsigned()?;
+    let flat = if let Some(Value::Array(flat)) = stored { flat } else { Vec::new() };
+    let (mut own, fields) = sort(flat);
+    if status == 5 {
+        own.get_or_insert_default().unconfirmed = true;
+    }
+    Ok(SessionReply::Live { created_ms, views, own, fields })
+}
+
+/// Names and values as Redis lists them: what the session has of its own, and the application's fields.
+pub(in crate::redis) fn sort(flat: Vec<Value>) -> (Option<Box<Own>>, Vec<(String, Bytes)>) {
+    let (mut fields, mut own, mut has_own) = (Vec::new(), Own::default(), false);
+    let mut flat = flat.into_iter();
+    while let (Some(name), Some(value)) = (flat.next(), flat.next()) {
+        let Some(name) = name.as_string() else { continue };
+        match application_field(&name) {
+            Some(name) => fields.push((name.to_owned(), value.into_bytes().unwrap_or_default())),
+            None => has_own |= own.take(&name, value),
+        }
+    }
+    (has_own.then(|| Box::new(own)), fields)
+}
+
+/// The application's name of a stored field; `None` for the reserved ones, which begin with one `_`.
+fn application_field(stored: &str) -> Option<&str> {
+    match stored.strip_prefix('_') {
+        None => Some(stored),
+        Some(rest) if rest.starts_with('_') => Some(rest),
+        Some(_) => None,
+    }
+}
+
+/// How an application's field is stored: names that begin with `_` get a second one, so they never meet ours.
+pub(in crate::redis) fn stored_field(name: &str) -> String {
+    if name.starts_with('_') { format!("_{name}") } else { name.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_with_an_underscore_survive_the_way_there_and_back() {
+        for name in ["cart", "_csrf", "__x", "_", "_c", "a_b"] {
+            assert_eq!(application_field(&stored_field(name)), Some(name));
+        }
+        for reserved in ["_c", "_t", "_v"] {
+            assert_eq!(application_field(reserved), None);
+        }
+    }
+}
