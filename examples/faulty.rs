@@ -41,6 +41,7 @@ use regatta::Session;
 use regatta::State;
 use regatta::TaskFailure;
 use regatta::Tasks;
+use regatta::Visit;
 use regatta::Worker;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -132,6 +133,11 @@ async fn once_and(
     Ok((status, times))
 }
 
+/// Counts itself and a view.
+async fn viewed(visit: Visit, counters: Counters) -> Result<String, Error> {
+    Ok(format!("{} {}", counters.add("once", 1).await?, visit.views()))
+}
+
 /// Who the visitor is.
 async fn who(account: Account) -> String {
     account.user().unwrap_or("nobody").to_owned()
@@ -159,6 +165,7 @@ fn long_ones() -> Router<State> {
         .route("/fields/{name}", get(kept))
         .route("/once/{millis}", post(once))
         .route("/once/{millis}/{what}", post(once_and))
+        .route("/viewed", post(viewed))
         .route("/keyed", post(async |key: Idempotency| key.key().to_owned()))
 }
 

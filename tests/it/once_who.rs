@@ -142,6 +142,23 @@ fn a_first_visit_is_found_with_and_without_the_cookie_it_was_given() {
     assert_eq!((site.times(), unknown.all("Set-Cookie").len()), (times, 0));
 }
 
+/// Nothing is stored for a first visit but its ticket, which a repetition is given again.
+#[test]
+fn a_first_view_is_found_with_and_without_its_ticket() {
+    let site = Site::start();
+    let viewed = |key: &str| Request::post("/viewed").header("Idempotency-Key", key);
+    let (key, mut visitor, mut lost) = (site.key(true), Visitor::default(), Visitor::default());
+    let first = site.ask(&mut visitor, viewed(&key));
+    assert_eq!(first.text(), "1 1");
+    site.again(&mut lost, viewed(&key), &first);
+    assert_eq!(lost.cookies, visitor.cookies, "the same ticket");
+    site.again(&mut visitor, viewed(&key), &first);
+    let sessions = || site.redis.keys().into_iter().filter(|key| key.contains(":s:")).count();
+    assert_eq!(sessions(), 0, "a repetition makes no session");
+    assert_eq!(site.ask(&mut lost, Request::post("/viewed")).text(), "2 2");
+    site.again(&mut visitor, viewed(&key), &first);
+}
+
 #[test]
 fn a_request_is_found_over_every_change_of_its_session() {
     let site = Site::start();

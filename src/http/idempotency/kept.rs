@@ -54,23 +54,24 @@ pub(super) struct Change {
 /// The session afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Now {
-    /// The visitor has this one; its cookie may have a lifetime of its own.
-    Is { id: Id, user: Option<UserTag>, age: Option<Duration> },
+    /// The visitor has this one; its cookie may have a lifetime of its own, or be a ticket, issued then, ms.
+    Is { id: Id, user: Option<UserTag>, age: Option<Duration>, ticket: Option<u64> },
     /// None: it was ended.
     Ended,
 }
 
 impl Change {
-    /// As text: four words, `-` where there is nothing, or two.
+    /// As text: five words, `-` where there is nothing, or one.
     pub(super) fn encode(&self) -> String {
         let word = |word: Option<String>| word.unwrap_or_else(|| "-".to_owned());
         let before = word(self.before.clone());
         match self.now {
             Now::Ended => before,
-            Now::Is { id, user, age } => {
+            Now::Is { id, user, age, ticket } => {
                 let user = word(user.map(|user| user.to_string()));
                 let age = word(age.map(|age| age.as_secs().to_string()));
-                format!("{before} {id} {user} {age}")
+                let ticket = word(ticket.map(|issued_ms| issued_ms.to_string()));
+                format!("{before} {id} {user} {age} {ticket}")
             }
         }
     }
@@ -80,10 +81,11 @@ impl Change {
         let some = |word: &str| (word != "-").then(|| word.to_owned());
         let (before, now) = match words.as_slice() {
             [before] => (before, Now::Ended),
-            [before, id, user, age] => {
+            [before, id, user, age, ticket] => {
                 let user = some(user).map(|user| user.parse()).transpose().ok()?;
                 let age = some(age).map(|age| age.parse().map(Duration::from_secs)).transpose().ok()?;
-                (before, Now::Is { id: id.parse().ok()?, user, age })
+                let ticket = some(ticket).map(|issued_ms| issued_ms.parse()).transpose().ok()?;
+                (before, Now::Is { id: id.parse().ok()?, user, age, ticket })
             }
             _ => return None,
         };
@@ -232,7 +234,8 @@ mod tests {
         let user = Some(UserTag::of(b"key", "ann"));
         let age = Some(Duration::from_secs(60));
         for before in [None, Some("before".to_owned())] {
-            for now in [Now::Is { id, user, age }, Now::Is { id, user: None, age: None }, Now::Ended] {
+            let ticket = Now::Is { id, user: None, age: None, ticket: Some(1_763_694_494_123) };
+            for now in [Now::Is { id, user, age, ticket: None }, ticket, Now::Ended] {
                 let change = Change { before: before.clone(), now };
                 assert_eq!(Change::decode(&change.encode()).as_ref(), Some(&change));
                 let here = before.as_deref();
@@ -240,7 +243,7 @@ mod tests {
                 assert!(!change.is_for(Some("another")), "{change:?}");
             }
         }
-        for bad in ["a b", "", "a b c d e", "- x - -", "- x - y"] {
+        for bad in ["a b", "", "a b c d e f", "- x - - -", "- x - y -"] {
             assert!(Change::decode(bad).is_none_or(|change| change.now == Now::Ended), "{bad}");
         }
     }

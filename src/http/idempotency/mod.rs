@@ -132,8 +132,12 @@ async fn names(exchange: &Exchange, headers: &HeaderMap, key: &str) -> Result<Na
         Some(policy) if exchange.visitor.user().is_none() => exchange.limit(policy, None).await?,
         _ => exchange.decide().await?,
     }
-    let current = exchange.begun().await.current;
-    let session = match current {
+    // A ticket has one id, and its session is made when the handler uses it.
+    let stored = {
+        let begun = exchange.begun().await;
+        begun.stored().filter(|_| begun.ticket.is_none())
+    };
+    let session = match stored {
         Some(id) => Some(exchange.session(id).await?),
         None => None,
     };
@@ -241,7 +245,8 @@ impl Execution {
         let before = self.exchange.visitor.id();
         let now = match begun.current {
             Some(id) if begun.current != before || begun.cookie_age.is_some() => {
-                Now::Is { id, user: begun.user, age: begun.cookie_age }
+                let ticket = begun.ticket.filter(|_| begun.origin == Origin::Issued);
+                Now::Is { id, user: begun.user, age: begun.cookie_age, ticket }
             }
             None if before.is_some() && begun.origin == Origin::Deleted => Now::Ended,
             _ => return None,
@@ -287,9 +292,14 @@ impl Execution {
         let change = kept::sealed(&kept).and_then(|sealed| self.open(sealed));
         if let Some(change) = change.filter(|change| change.is_for(self.exchange.visitor.digest())) {
             match change.now {
-                Now::Is { id, user, age } => {
+                Now::Is { id, user, age, ticket } => {
                     self.exchange.became(Some(id), user).await;
-                    self.exchange.begun().await.cookie_age = age;
+                    let mut begun = self.exchange.begun().await;
+                    begun.cookie_age = age;
+                    if ticket.is_some() {
+                        // Nothing is stored for it, as at the first time.
+                        (begun.ticket, begun.origin) = (ticket, Origin::Issued);
+                    }
                 }
                 Now::Ended => self.exchange.became(None, None).await,
             }

@@ -37,7 +37,7 @@ pub(super) struct Asked {
 }
 
 impl Asked {
-    pub(super) fn topic(&self) -> Result<&str, Response> {
+    pub(super) fn topic(&self) -> Result<&str, NoTopic> {
         topic(self.topic.as_deref())
     }
 }
@@ -45,11 +45,24 @@ impl Asked {
 /// Topics with names of their own; besides them each letter is one, and each letter with a digit.
 const TOPICS: [&str; 7] = [NEWS, "boats", "chat", "load", "quay", "quiet", "weather"];
 
+/// There is no topic of the name: 404, with those that there are.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct NoTopic;
+
+impl IntoResponse for NoTopic {
+    fn into_response(self) -> Response {
+        let names = TOPICS.join(", ");
+        let reason =
+            format!("there is no topic of this name; there are {names}, and letters such as a or t7");
+        (StatusCode::NOT_FOUND, reason).into_response()
+    }
+}
+
 /// A topic, be it named or not: an empty field of a form names none.
 ///
 /// There are 293 of them and no more: each is kept for an hour, so a stranger who could open topics could open as many as
 /// fill Redis. What is no topic's name at all is left to the library to refuse.
-fn topic(named: Option<&str>) -> Result<&str, Response> {
+fn topic(named: Option<&str>) -> Result<&str, NoTopic> {
     let topic = named.filter(|topic| !topic.is_empty()).unwrap_or(NEWS);
     let is_open =
         TOPICS.contains(&topic) || matches!(topic.as_bytes(), [b'a'..=b'z'] | [b'a'..=b'z', b'0'..=b'9']);
@@ -58,9 +71,7 @@ fn topic(named: Option<&str>) -> Result<&str, Response> {
     if is_open || !is_name {
         return Ok(topic);
     }
-    let names = TOPICS.join(", ");
-    let reason = format!("there is no topic of this name; there are {names}, and letters such as a or t7");
-    Err((StatusCode::NOT_FOUND, reason).into_response())
+    Err(NoTopic)
 }
 
 pub(super) async fn publish(
@@ -78,7 +89,7 @@ pub(super) async fn publish(
         Sent::Form(wish) | Sent::Json(wish) => wish,
         Sent::Nothing => Wish::default(),
     };
-    let topic = topic(wish.topic.as_deref())?;
+    let topic = topic(wish.topic.as_deref()).map_err(IntoResponse::into_response)?;
     let Some(message) = wish.message.filter(|message| !message.is_empty()) else {
         return Err((StatusCode::BAD_REQUEST, "say a message").into_response());
     };

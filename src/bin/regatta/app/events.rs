@@ -15,5 +15,6 @@ pub(super) async fn events(
     _limit: Limit,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Response> {
-    broadcast.events(asked.topic()?, resume).await.map_err(IntoResponse::into_response)
+    let topic = asked.topic().map_err(IntoResponse::into_response)?;
+    broadcast.events(topic, resume).await.map_err(IntoResponse::into_response)
 }

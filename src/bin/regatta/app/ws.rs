@@ -17,5 +17,6 @@ pub(super) async fn socket(
     _limit: Limit,
     Query(asked): Query<Asked>,
 ) -> Result<Response, Response> {
-    broadcast.socket(upgrade, asked.topic()?, resume).await.map_err(IntoResponse::into_response)
+    let topic = asked.topic().map_err(IntoResponse::into_response)?;
+    broadcast.socket(upgrade, topic, resume).await.map_err(IntoResponse::into_response)
 }
