@@ -1,4 +1,4 @@
-//! What can be typed: every command and flag. The only file that names clap.
+//! What can be typed: every command and flag. Only it and `complaint` name clap.
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -13,10 +13,10 @@ use clap::Parser;
 use clap::Subcommand;
 use clap::error::ErrorKind;
 
+use crate::cli::complaint;
 use crate::cli::exit;
 use crate::cli::nginx;
 use crate::config::Inputs;
-use crate::config::schema::RedisUrl;
 
 const ABOUT: &str = "Runs an axum application as a fleet of worker processes, one per core, with its sessions, \
                      counters and rate limits in Redis.";
@@ -281,7 +281,7 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<Line, u8> {
                 exit::OK
             }
             _ => {
-                let _ = std::io::stderr().write_all(complaint(&error, arguments).as_bytes());
+                let _ = std::io::stderr().write_all(complaint::of(&error, arguments).as_bytes());
                 exit::USAGE
             }
         }
@@ -291,7 +291,7 @@ pub(super) fn parse(arguments: &[OsString]) -> Result<Line, u8> {
 /// The settings by which a fleet is to be taken over that was started with these words; a mistake is one sentence.
 pub(super) fn parse_serve(arguments: &[OsString]) -> Result<Inputs, String> {
     let line = read(arguments).map_err(|error| {
-        let text = complaint(&error, arguments);
+        let text = complaint::of(&error, arguments);
         text.lines().next().unwrap_or_default().trim_start_matches("error: ").to_owned()
     })?;
     match line.command {
@@ -305,27 +305,7 @@ pub(super) fn wants_watch(arguments: &[OsString]) -> bool {
     read(arguments).is_ok_and(|line| matches!(line.command, Some(Command::Serve { watch: true })))
 }
 
-/// What is wrong with these words, without what may be a secret among them: it may be logged.
-fn complaint(error: &clap::Error, arguments: &[OsString]) -> String {
-    if error.kind() == ErrorKind::InvalidUtf8 {
-        let nth = arguments.iter().position(|word| word.to_str().is_none()).unwrap_or(0);
-        let before = nth.checked_sub(1).and_then(|before| arguments.get(before)?.to_str());
-        let before = before.filter(|word| word.starts_with('-')).map(|flag| format!("{flag} "));
-        let word = arguments.get(nth).map(|word| word.to_string_lossy().into_owned()).unwrap_or_default();
-        let shown = format!("{}{}…", before.unwrap_or_default(), name(&word));
-        return format!("error: the argument {shown} is not valid UTF-8\n");
-    }
-    let urls = arguments.iter().filter_map(|word| word.to_str()).filter(|word| word.contains(['@', ':']));
-    urls.fold(error.to_string(), |told, url| told.replace(url, &RedisUrl::hidden(url)))
-}
-
-/// The part of a word that is a flag's or a setting's name, and so no value.
-fn name(word: &str) -> &str {
-    let end = word.find(|c: char| !(c.is_ascii_alphanumeric() || "-_.*".contains(c)));
-    &word[..end.unwrap_or(word.len())]
-}
-
-fn read(arguments: &[OsString]) -> Result<Line, clap::Error> {
+pub(super) fn read(arguments: &[OsString]) -> Result<Line, clap::Error> {
     let matches = Line::command().try_get_matches_from(arguments)?;
     Line::from_arg_matches(&matches)
 }
@@ -347,7 +327,7 @@ impl Settings {
         }
         for pair in self.set {
             let Some((path, value)) = pair.split_once('=') else {
-                let name = name(&pair);
+                let name = complaint::name(&pair);
                 return Err(format!("--set {name} has no value: write it as --set {name}=VALUE"));
             };
             inputs.flags.push((path.trim().to_owned(), value.to_owned(), "--set".to_owned()));
@@ -372,31 +352,6 @@ mod tests {
             assert_eq!(line.settings.workers.as_deref(), Some("3"));
             assert!(matches!(line.command, Some(Command::Check { handoff: None })));
         }
-    }
-
-    #[test]
-    fn a_mistake_in_the_words_is_told_without_their_values() {
-        use std::os::unix::ffi::OsStringExt;
-        let told = |words: &[&[u8]]| {
-            let words: Vec<_> = words.iter().map(|word| OsString::from_vec(word.to_vec())).collect();
-            complaint(&read(&words).unwrap_err(), &words)
-        };
-        let cases: [(&[&[u8]], &str); 4] = [
-            (&[b"r", b"--set", b"session.secrets=hunter22\xff"], "--set session.secrets…"),
-            (&[b"r", b"--redis-url=redis://:hunter22\xff@h"], "--redis-url…"),
-            (&[b"r", b"--set", b"redis.url", b"redis://:hunter22@h"], "redis://***@h:6379"),
-            (&[b"r", b"hunt#://:hunter22@h"], "***"),
-        ];
-        for (words, part) in cases {
-            let told = told(words);
-            assert!(told.contains(part) && !told.contains("hunter22"), "{told}");
-        }
-        let settings = |pair: &str| {
-            let line = read(&["r", "--set", pair].map(OsString::from)).unwrap();
-            line.settings.inputs().unwrap_err()
-        };
-        assert!(!settings("redis.url:redis://:hunter22@h").contains("hunter22"));
-        assert!(settings("drain.grace").contains("--set drain.grace=VALUE"));
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod args;
 mod ask;
 mod check;
 mod columns;
+mod complaint;
 mod events;
 mod exit;
 mod health;

@@ -132,7 +132,9 @@ impl Addresses {
 
 /// Whom an address serves among these.
 fn families(address: SocketAddr, named: &[SocketAddr]) -> Families {
-    let taken = named.iter().any(|other| other.is_ipv4() && other.port() == address.port());
+    // Where the kernel chooses the port it is another one for each.
+    let same = |port: u16| port != 0 && port == address.port();
+    let taken = named.iter().any(|other| other.is_ipv4() && same(other.port()));
     match address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) && !taken {
         true => Families::Both,
         false => Families::Own,
@@ -198,6 +200,7 @@ mod tests {
         assert_eq!(of("[::]:80", &["[::]:80", "127.0.0.1:81"]), Families::Both);
         assert_eq!(of("[::]:80", &["0.0.0.0:80", "[::]:80"]), Families::Own);
         assert_eq!(of("[::]:80", &["127.0.0.1:80"]), Families::Own);
+        assert_eq!(of("[::]:0", &["127.0.0.1:0"]), Families::Both);
         assert_eq!(of("[::1]:80", &[]), Families::Own);
         assert_eq!(of("0.0.0.0:80", &[]), Families::Own);
     }

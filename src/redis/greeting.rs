@@ -69,7 +69,9 @@ async fn ask(door: &Door, tls: bool, login: &Login) -> Option<String> {
         // What speaks TLS does not answer this; what does is told apart from a server with another certificate.
         return match first {
             Answer::Said(said) if !is_tls(&said) => {
-                Some(format!("{}; with TLS, as redis.url has it, it cannot be spoken to", described(&said)))
+                let advice =
+                    if is_redis(&said) { "; redis.url would begin with redis, not rediss" } else { "" };
+                Some(format!("nothing speaks TLS there: {}{advice}", described(&said)))
             }
             _ => None,
         };

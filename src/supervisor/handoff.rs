@@ -18,12 +18,12 @@ use serde::Serialize;
 use crate::config::Inputs;
 use crate::control::server::Parts;
 use crate::control::status::Finished;
-use crate::listener::Owner;
 use crate::scoreboard;
 use crate::supervisor::backoff::Backoff;
 use crate::supervisor::orders::Waiter;
 use crate::supervisor::rollout::Rollout;
 use crate::supervisor::slot::Slot;
+use crate::supervisor::sockets::Sockets;
 use crate::sys::exec;
 use crate::sys::fork;
 use crate::sys::path;
@@ -157,56 +157,6 @@ pub struct Descriptors {
     pub held: RawFd,
 }
 
-/// Numbers of a slot's listeners.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Sockets {
-    /// One per public address.
-    pub public: Vec<Socket>,
-    /// One per address of the operators; a single one is written as itself, as programs read it that know no list.
-    #[serde(with = "one_or_more")]
-    pub admin: Vec<Socket>,
-}
-
-/// One value, or a list of several.
-mod one_or_more {
-    use serde::Deserialize;
-    use serde::Deserializer;
-    use serde::Serialize;
-    use serde::Serializer;
-
-    use super::Socket;
-
-    #[derive(Deserialize)]
-    #[serde(untagged)]
-    enum Given {
-        One(Socket),
-        More(Vec<Socket>),
-    }
-
-    pub(super) fn serialize<S: Serializer>(sockets: &[Socket], serializer: S) -> Result<S::Ok, S::Error> {
-        match sockets {
-            [one] => one.serialize(serializer),
-            more => more.serialize(serializer),
-        }
-    }
-
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Socket>, D::Error> {
-        Ok(match Given::deserialize(deserializer)? {
-            Given::One(one) => vec![one],
-            Given::More(more) => more,
-        })
-    }
-}
-
-/// A listener: its number and whose it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Socket {
-    /// Its number.
-    pub fd: RawFd,
-    /// Who opened it.
-    pub owner: Owner,
-}
-
 /// What a worker has said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Said {
@@ -321,12 +271,14 @@ pub struct Proof {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::listener::Owner;
     use crate::scoreboard::Reason;
     use crate::scoreboard::cell::Order;
     use crate::supervisor::rollout::Course;
     use crate::supervisor::rollout::Kind;
     use crate::supervisor::slot::Occupant;
     use crate::supervisor::slot::Stage;
+    use crate::supervisor::sockets::Socket;
     use crate::sys::proc::Pid;
 
     fn socket(fd: RawFd) -> Socket {
@@ -402,18 +354,6 @@ mod tests {
         assert_eq!(read, state);
         assert!(read.check().is_ok() || fork::threads().unwrap() > 1);
         assert_eq!(read.kept(), [3, 4, 5, 6, 12, 7, 8, 9, 10]);
-    }
-
-    #[test]
-    fn a_single_admin_socket_is_written_as_programs_read_it_that_know_no_list() {
-        let mut state = state();
-        let json = |state: &Handoff| serde_json::to_value(&state.sockets).unwrap();
-        assert_eq!(json(&state)[0]["admin"]["fd"], 8);
-        if let Some(Some(sockets)) = state.sockets.first_mut() {
-            sockets.admin.push(socket(9));
-        }
-        assert_eq!(json(&state)[0]["admin"][1]["fd"], 9);
-        assert_eq!(Handoff::read(&state.write().unwrap()).unwrap(), state);
     }
 
     #[test]

@@ -31,6 +31,7 @@ pub mod senses;
 mod service;
 mod signals;
 pub mod slot;
+pub mod sockets;
 mod spawn;
 pub mod stats;
 mod status;

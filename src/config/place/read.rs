@@ -24,7 +24,7 @@ const SENTINEL_PORT: u16 = 26379;
 
 /// What is said where a user or a password was probably not escaped.
 const ESCAPE: &str = "it cannot be taken apart: in a user or password write @ as %40, : as %3A, / as %2F, ? as %3F, \
-                      # as %23, % as %25 and , as %2C";
+                      # as %23, % as %25, & as %26 and , as %2C";
 
 /// Options of every form, each under its names in the field's libraries.
 const USER: &[&str] = &["username", "user"];
@@ -163,10 +163,13 @@ impl<'a> Url<'a> {
     fn only(&self, known: &[&[&str]]) -> Result<(), String> {
         let known = [USER, PASSWORD, DATABASE].iter().chain(known).flat_map(|names| names.iter());
         let known: Vec<_> = known.collect();
-        match self.options.iter().find(|(name, _)| !known.contains(&name)) {
-            Some((name, _)) if is_word(name) => Err(format!("its option {name} is unknown")),
-            Some(_) => Err(format!("an option is unknown, or {ESCAPE}")),
-            None => Ok(()),
+        match self.options.iter().any(|(name, _)| !known.contains(&name)) {
+            // Its name is not repeated: behind an & that was not escaped it is the rest of a password.
+            true => {
+                let known: Vec<_> = known.into_iter().copied().collect();
+                Err(format!("one of its options is none of {}; or {ESCAPE}", known.join(", ")))
+            }
+            false => Ok(()),
         }
     }
 

@@ -173,12 +173,13 @@ fn mistakes_are_told() {
         ("redis://[::1", "in brackets"),
         ("redis://[h]", "not an IPv6 address"),
         ("redis://[fe80::1%]", "not an IPv6 address"),
-        ("redis://h?timeout=3", "option timeout"),
+        ("redis://h?timeout=3", "none of username, user, password, pass, db, database;"),
         ("redis://h/0#x", "# as %23"),
         ("redis-sentinel://a:1", "service's name"),
         ("redis-sentinel://a:1/m/x", "database"),
         ("redis-cluster://a,,b", "host is missing"),
         ("redis-cluster://a?db=1", "no other database"),
+        ("redis-sentinel://a/m?x=1", "node, sentinelServiceName"),
         ("redis-cluster://a/1", "no other database"),
         ("redis://%ff:p@h", "escape"),
         ("redis://:100%@h", "%25"),
@@ -195,7 +196,7 @@ fn mistakes_are_told() {
         ("unix://", "path is missing"),
         ("unix://relative/x.sock", "begin with /"),
         ("unix:///x?db=999", "database"),
-        ("unix:///x?pasword=y", "option pasword"),
+        ("unix:///x?pasword=y", "none of username"),
         ("unix:///x%00y", "zero byte"),
     ];
     let long = format!("unix:///{}", "x".repeat(107));
