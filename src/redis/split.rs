@@ -17,7 +17,6 @@ use crate::redis::begin::LimitReply;
 use crate::redis::begin::Reply;
 use crate::redis::begin::Request;
 use crate::redis::begin::SessionArg;
-use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
 use crate::redis::error::Error;
 use crate::redis::keys;
@@ -126,7 +125,7 @@ fn undo<'a>(part: &Part<'a>, reply: &Reply) -> Option<Part<'a>> {
     let Reply::Granted { limits, session, .. } = reply else { return None };
     let charged =
         |(limit, reply): (&LimitArg, &LimitReply)| (reply.allowed && limit.cost > 0).then(|| limit.clone());
-    let used = |session: &&SessionArg| session.mode == SessionMode::Visit;
+    let used = |session: &&SessionArg| session.changes();
     let undo = Part {
         slot: part.slot,
         limits: part.limits.iter().zip(limits).filter_map(charged).collect(),
@@ -156,15 +155,35 @@ fn encode(request: &Request<'_>, mark: &str, entry: Value) -> Vec<Value> {
 }
 
 async fn take_back(redis: &Redis, part: &Part<'_>, token: &str) {
-    // A view is taken back, and a session that was made for a ticket stays: the ticket has come back.
     let session = part.session.map(|session| SessionArg { ticket: None, ..session.clone() });
     let request = Request { session: session.as_ref(), ..part.request(token) };
     let mark = part.mark(&redis.inner.numbers.name());
     if let Err(error) = redis.run(Entry::Undo, |entry| encode(&request, &mark, entry)).await {
         tracing::warn!(cause = %error, "what a request was granted before it was refused stays: {error}");
     }
+    if let Some(made) = session.filter(|_| part.session.is_some_and(|session| session.makes())) {
+        unmake(redis, &made).await;
+    }
     // Whoever was denied meanwhile on account of it may ask again.
     part.limits.iter().for_each(|limit| redis.tell(GIVEN_BACK, &limit.key));
+}
+
+/// Takes back a session that was made for a ticket, as if it had been made at once: one with other views or data stays,
+/// because another request has come with the ticket meanwhile.
+async fn unmake(redis: &Redis, made: &SessionArg) {
+    let request = Request { session: Some(made), ..Request::default() };
+    let encode = |entry| {
+        let mut args = begin::encode(&request, None, entry);
+        // Behind the entry, the number of keys and the keys.
+        let how = 2 + usize::from(made.generation.is_some()) + 1;
+        if let Some(how) = args.get_mut(how) {
+            *how = Value::from_static_str("cr");
+        }
+        args
+    };
+    if let Err(error) = redis.run(Entry::Undo, encode).await {
+        tracing::warn!(cause = %error, "a session that was made for a request that was refused stays: {error}");
+    }
 }
 
 /// One answer out of those of all parts.
@@ -229,6 +248,7 @@ fn uncharged(limit: &LimitArg, reply: LimitReply) -> LimitReply {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::redis::begin::SessionMode;
 
     fn limit(key: &str, cost: u64) -> LimitArg {
         let kind = LimitKind::Rate { interval_us: 10, tolerance_us: 100 };

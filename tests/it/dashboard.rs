@@ -123,9 +123,11 @@ fn what_happens_is_seen_while_it_happens() {
     let mut visitor = Visitor::default();
     let shown = |name: &str| format!("document.querySelector('dd[data-text={name}]').textContent");
     visitor.visit(fleet.listen);
+    // The session is made when its ticket comes back.
+    visitor.visit(fleet.listen);
     browser.until(
-        "the view and its session are counted",
-        &format!("{} === '1' && {} === '1'", shown("views"), shown("sessions")),
+        "the views and their session are counted",
+        &format!("{} === '2' && {} === '1'", shown("views"), shown("sessions")),
     );
     browser.until(
         "requests make a line",

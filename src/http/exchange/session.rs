@@ -191,6 +191,8 @@ impl Exchange {
                 let mut begun = self.begun().await;
                 (begun.current, begun.user, begun.ticket) = (None, None, None);
             }
+            // Its client makes too many sessions: it gets another id when there is room.
+            Err(session::Error::TooMany { .. }) => {}
             Err(error) => tracing::warn!(%error, "a session from before TLS keeps its id for now: {error}"),
         }
     }

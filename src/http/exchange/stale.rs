@@ -103,6 +103,10 @@ impl Exchange {
             _ => self.core.redis.peek(session).await.ok(),
         };
         match peeked {
+            // A ticket is good for its session later on.
+            Some(SessionReply::Gone) if session.ticket.is_some() => {
+                Some((Degraded::ReadOnly, SessionReply::Ticket))
+            }
             Some(reply) => Some((Degraded::ReadOnly, reply)),
             None if self.only_looks => Some((Degraded::Stale, self.recall(digest)?)),
             None => None,

@@ -24,6 +24,7 @@ use http::Method;
 use http::Request;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
+use tower_sessions::session::Id;
 
 use crate::http::error::Error;
 use crate::http::error::Refusal;
@@ -226,8 +227,15 @@ impl Execution {
             let sealed = change.as_ref().and_then(|change| self.seal(change));
             let most = if self.is_of_a_stranger() { STRANGER_KEPT_MAX } else { KEPT_MAX };
             let (response, kept) = kept::copy(response, most, sealed.as_deref()).await;
-            if let Some(change) = change {
-                self.name_afterwards(&change).await;
+            match change {
+                Some(Change { now: Now::Ended, .. }) => self.name_afterwards(None).await,
+                Some(Change { now: Now::Is { id, .. }, .. }) => self.name_afterwards(Some(id)).await,
+                // A ticket: nothing is stored that a repetition could be given, but it may come with this one.
+                None => {
+                    if let Some(id) = self.issued().await {
+                        self.name_afterwards(Some(id)).await;
+                    }
+                }
             }
             (response, self.keep(&kept).await)
         } else {
@@ -243,7 +251,7 @@ impl Execution {
     async fn change(&self) -> Option<Change> {
         let begun = self.exchange.begun().await;
         let before = self.exchange.visitor.id();
-        let now = match begun.current {
+        let now = match begun.stored() {
             Some(id) if begun.current != before || begun.cookie_age.is_some() => {
                 let ticket = begun.ticket.filter(|_| begun.origin == Origin::Issued);
                 Now::Is { id, user: begun.user, age: begun.cookie_age, ticket }
@@ -254,12 +262,15 @@ impl Execution {
         Some(Change { before: self.exchange.visitor.digest().map(ToOwned::to_owned), now })
     }
 
-    /// From now on the request is found with the cookie that its response comes with, too.
-    async fn name_afterwards(&self, change: &Change) {
-        let session = match change.now {
-            Now::Is { id, .. } => Some(crate::session::digest(id)),
-            Now::Ended => None,
-        };
+    /// The id of the ticket that the response comes with.
+    async fn issued(&self) -> Option<Id> {
+        let begun = self.exchange.begun().await;
+        begun.current.filter(|_| begun.origin == Origin::Issued)
+    }
+
+    /// From now on the request is found with the cookie that its response comes with, too; `None`: it took it away.
+    async fn name_afterwards(&self, session: Option<Id>) {
+        let session = session.map(crate::session::digest);
         let core = &self.exchange.core;
         let namer = Namer { prefix: &core.prefix, key: self.key.key() };
         let Some(name) = namer.afterwards(session.as_deref()) else { return };

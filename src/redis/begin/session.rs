@@ -31,7 +31,12 @@ pub struct SessionArg {
 impl SessionArg {
     /// Whether asking for it changes anything, apart from when the session was last used.
     pub(in crate::redis) fn changes(&self) -> bool {
-        self.mode == SessionMode::Visit || self.ticket.as_ref().is_some_and(|ticket| ticket.makes)
+        self.mode == SessionMode::Visit || self.makes()
+    }
+
+    /// Whether it makes a session.
+    pub(in crate::redis) fn makes(&self) -> bool {
+        self.ticket.as_ref().is_some_and(|ticket| ticket.makes)
     }
 
     pub(super) fn how(&self) -> &'static str {

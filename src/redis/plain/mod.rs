@@ -10,6 +10,7 @@
 
 pub(super) mod fleet;
 mod limits;
+mod moves;
 mod sessions;
 mod tickets;
 
@@ -33,9 +34,9 @@ pub(super) use limits::give_back;
 pub(super) use limits::look;
 pub(super) use limits::merge;
 pub(super) use limits::reset;
+pub(super) use moves::move_to;
 pub(super) use sessions::commit;
 pub(super) use sessions::delete;
-pub(super) use sessions::move_to;
 pub(super) use sessions::peek;
 pub(super) use sessions::quarantine;
 pub(super) use tickets::end;

@@ -185,8 +185,7 @@ pub(crate) async fn connect(server: &RedisServer, prefix: &str, mode: Mode) -> R
 
 /// A ticket that makes a session: what a first visit leaves behind.
 pub(crate) fn ticket() -> TicketArg {
-    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap();
-    let issued_ms = u64::try_from(now.as_millis()).unwrap();
+    let issued_ms = u64::try_from(regatta::sys::time::unix().as_millis()).unwrap();
     TicketArg { issued_ms, term_ms: 600_000, makes: true, limit: None }
 }
 
