@@ -21,6 +21,7 @@ mod pace;
 mod phase;
 pub mod problem;
 mod refusal;
+mod request_ids;
 mod router;
 mod routes;
 pub mod security;

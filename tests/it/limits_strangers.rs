@@ -153,9 +153,9 @@ fn messages_over_sockets_and_requests_are_one_limit_and_cost_few_calls() {
     let said = |text: &str| Frame::text(&json!({ "message": text }).to_string());
     let mut sockets = [0, 1].map(|_| Socket::open(fleet.listen, "/ws"));
     for n in 0..6 {
-        let socket = &mut sockets[n % 2];
-        socket.send(&said("x")).unwrap();
-        while socket.json()["message"] != "x" {}
+        sockets[n % 2].send(&said("x")).unwrap();
+        // Both hear it, and only after it was charged.
+        sockets.iter_mut().for_each(|socket| while socket.json()["message"] != "x" {});
     }
     // Six of them are left for requests, some of which were drawn for messages and go back after a moment.
     let mut left = 6;

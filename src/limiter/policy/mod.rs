@@ -34,7 +34,7 @@ pub struct Policies {
     common: Arc<[Chosen]>,
     /// Whether one of them holds for every request, be state used or not.
     everywhere: bool,
-    /// Whether they are the same for all methods and headers.
+    /// Whether they are the same for all methods, and no header has to be read for these or for a layer.
     simple: bool,
 }
 
@@ -115,7 +115,7 @@ impl Policies {
         Self {
             common: chosen,
             everywhere: all.iter().any(|policy| policy.place == Place::Everywhere),
-            simple: common.map(|(_, policy)| policy).all(plain),
+            simple: common.map(|(_, policy)| policy).all(plain) && !all.iter().any(Policy::needs_a_header),
             all: all.into(),
         }
     }
@@ -226,6 +226,11 @@ impl Policy {
     /// Whether it holds whatever the path is.
     fn is_common(&self) -> bool {
         matches!(self.place, Place::Everywhere | Place::State)
+    }
+
+    /// Whether the application may put a request under it that has to be known by its header then.
+    fn needs_a_header(&self) -> bool {
+        self.place == Place::Put && matches!(self.per, Per::Header(_))
     }
 
     /// Whether it is decided before the handler, and not with the first use of state.
