@@ -259,6 +259,6 @@ mod tests {
             assert!(!told.contains("hunter"), "{told}");
         }
         file.close().unwrap();
-        assert!(endpoint.config(None).unwrap_err().to_string().contains("No such file"));
+        assert!(endpoint.config(None).unwrap_err().to_string().contains("it is not there"));
     }
 }

@@ -162,7 +162,7 @@ async fn take_back(redis: &Redis, part: &Part<'_>, token: &str) {
         tracing::warn!(cause = %error, "what a request was granted before it was refused stays: {error}");
     }
     if let Some(made) = session.filter(|_| part.session.is_some_and(|session| session.makes())) {
-        unmake(redis, &made).await;
+        unmake(redis, part, &made).await;
     }
     // Whoever was denied meanwhile on account of it may ask again.
     part.limits.iter().for_each(|limit| redis.tell(GIVEN_BACK, &limit.key));
@@ -170,12 +170,13 @@ async fn take_back(redis: &Redis, part: &Part<'_>, token: &str) {
 
 /// Takes back a session that was made for a ticket, as if it had been made at once: one with other views or data stays,
 /// because another request has come with the ticket meanwhile.
-async fn unmake(redis: &Redis, made: &SessionArg) {
+async fn unmake(redis: &Redis, part: &Part<'_>, made: &SessionArg) {
     let request = Request { session: Some(made), ..Request::default() };
+    let mark = part.mark(&redis.inner.numbers.name());
     let encode = |entry| {
-        let mut args = begin::encode(&request, None, entry);
-        // Behind the entry, the number of keys and the keys.
-        let how = 2 + usize::from(made.generation.is_some()) + 1;
+        let mut args = encode(&request, &mark, entry);
+        // Behind the entry, the number of keys, the keys and the mark.
+        let how = 2 + 1 + usize::from(made.generation.is_some()) + 1;
         if let Some(how) = args.get_mut(how) {
             *how = Value::from_static_str("cr");
         }

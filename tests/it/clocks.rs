@@ -68,7 +68,11 @@ fn clocks_ten_minutes_wrong_change_no_lifetime_and_no_limit() {
     let mut visitor = Visitor::default();
     for (visit, fleet) in fleets.iter().chain(&fleets).enumerate() {
         assert_eq!(visitor.visit(fleet.listen).1, visit as u64 + 1);
-        let session = server.keys().into_iter().find(|key| key.starts_with("p:s:")).unwrap();
+        // A first visit stores nothing: its ticket is good by Redis's clock, whatever the workers' say.
+        let Some(session) = server.keys().into_iter().find(|key| key.starts_with("p:s:")) else {
+            assert_eq!(visit, 0, "the ticket makes a session");
+            continue;
+        };
         let left: i64 = server.cli(&["PTTL", &session]).parse().unwrap();
         assert!((240_000..=300_000).contains(&left), "{left} ms left after visit {visit}");
     }

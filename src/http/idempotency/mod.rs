@@ -24,7 +24,6 @@ use http::Method;
 use http::Request;
 use http::StatusCode;
 use http::header::AUTHORIZATION;
-use tower_sessions::session::Id;
 
 use crate::http::error::Error;
 use crate::http::error::Refusal;
@@ -227,15 +226,8 @@ impl Execution {
             let sealed = change.as_ref().and_then(|change| self.seal(change));
             let most = if self.is_of_a_stranger() { STRANGER_KEPT_MAX } else { KEPT_MAX };
             let (response, kept) = kept::copy(response, most, sealed.as_deref()).await;
-            match change {
-                Some(Change { now: Now::Ended, .. }) => self.name_afterwards(None).await,
-                Some(Change { now: Now::Is { id, .. }, .. }) => self.name_afterwards(Some(id)).await,
-                // A ticket: nothing is stored that a repetition could be given, but it may come with this one.
-                None => {
-                    if let Some(id) = self.issued().await {
-                        self.name_afterwards(Some(id)).await;
-                    }
-                }
+            if let Some(change) = change {
+                self.name_afterwards(&change).await;
             }
             (response, self.keep(&kept).await)
         } else {
@@ -251,9 +243,11 @@ impl Execution {
     async fn change(&self) -> Option<Change> {
         let begun = self.exchange.begun().await;
         let before = self.exchange.visitor.id();
-        let now = match begun.stored() {
+        let ticket = begun.ticket.filter(|_| begun.origin == Origin::Issued);
+        // Without a ticket an id that was only issued is in no cookie.
+        let current = begun.current.filter(|_| begun.origin != Origin::Issued || ticket.is_some());
+        let now = match current {
             Some(id) if begun.current != before || begun.cookie_age.is_some() => {
-                let ticket = begun.ticket.filter(|_| begun.origin == Origin::Issued);
                 Now::Is { id, user: begun.user, age: begun.cookie_age, ticket }
             }
             None if before.is_some() && begun.origin == Origin::Deleted => Now::Ended,
@@ -262,15 +256,12 @@ impl Execution {
         Some(Change { before: self.exchange.visitor.digest().map(ToOwned::to_owned), now })
     }
 
-    /// The id of the ticket that the response comes with.
-    async fn issued(&self) -> Option<Id> {
-        let begun = self.exchange.begun().await;
-        begun.current.filter(|_| begun.origin == Origin::Issued)
-    }
-
-    /// From now on the request is found with the cookie that its response comes with, too; `None`: it took it away.
-    async fn name_afterwards(&self, session: Option<Id>) {
-        let session = session.map(crate::session::digest);
+    /// From now on the request is found with the cookie that its response comes with, too.
+    async fn name_afterwards(&self, change: &Change) {
+        let session = match change.now {
+            Now::Is { id, .. } => Some(crate::session::digest(id)),
+            Now::Ended => None,
+        };
         let core = &self.exchange.core;
         let namer = Namer { prefix: &core.prefix, key: self.key.key() };
         let Some(name) = namer.afterwards(session.as_deref()) else { return };

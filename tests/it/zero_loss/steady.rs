@@ -43,8 +43,11 @@ fn rollouts_leak_neither_descriptors_nor_memory() {
             scene.rollout(Signal::SIGUSR2, "upgrade");
         }
     }
-    let (now, grown) = before(&mut scene);
-    assert_eq!(now, descriptors, "of the supervisor");
+    let (_, grown) = before(&mut scene);
+    // One more may be open for a moment, at either look.
+    wait::until("no descriptor more than before", wait::LONG, || {
+        process::descriptors(scene.fleet.pid()).len() <= descriptors.len()
+    });
     soak::note("steady over rollouts", &format!("supervisor: {memory} bytes, then {grown}"));
     assert!(grown <= memory + GROWTH, "the supervisor grew from {memory} to {grown} bytes");
     let (fleet, _) = scene.end();
