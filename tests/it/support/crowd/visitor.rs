@@ -91,7 +91,7 @@ impl Visitor {
             200 => match self.plan.ask {
                 Ask::Path(_) => Came::Answered,
                 Ask::Visit => self.count(number_after(&answer.body, "Views:")),
-                Ask::Page => self.count(number_after(&answer.body, "views</dt><dd")),
+                Ask::Page => self.count(number_after(&answer.body, "id=\"views\"")),
             },
             503 => {
                 let problem = answer.header("content-type").starts_with("application/problem+json");
