@@ -46,6 +46,9 @@ fn a_gap_is_told_once_however_often_its_client_comes_again() {
     redis.cli(&["DEL", &key]);
     drop(stream);
     wait::until("nobody is there", wait::LONG, || metric(&fleet, "regatta_broadcast_subscribers") == 0.0);
+    // A worker that still listens knows that nothing is missing.
+    let channel = format!("{}:b:t", fleet.plan().prefix());
+    wait::until("no worker listens", wait::LONG, || redis.cli(&["PUBSUB", "CHANNELS", &channel]).is_empty());
     let mut stream = Stream::resume(fleet.listen, "/events?topic=t", &ids[4]);
     assert!(is_gap(&stream.event()));
     let place = place(&mut stream);
