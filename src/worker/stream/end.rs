@@ -95,8 +95,18 @@ impl Watched {
 impl Drop for Watched {
     fn drop(&mut self) {
         self.give_up_waiting();
+        let connection = &self.entry.connection;
+        if self.linger.is_some() || self.entry.is_cut() {
+            return;
+        }
+        // hyper gives a connection up without ending its side where reading the rest of a body failed, after it has
+        // answered: closed at once, that answer would be lost.
+        let is_given_up = !self.has_ended && connection.is_unread() && !connection.is_http2();
+        if is_given_up {
+            let _ = socket::finish_sending(&self.stream);
+        }
         // What has left HTTP may go on reading after it has ended its side, and lingers when it does so no more.
-        if self.has_ended && self.entry.connection.is_upgraded() && !self.entry.is_cut() {
+        if is_given_up || self.has_ended && connection.is_upgraded() {
             self.entry.lingers();
             self.linger_alone();
         }
