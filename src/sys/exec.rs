@@ -1,7 +1,7 @@
 //! Becoming another program in place: what survives an exec, and the exec itself.
 //!
 //! Everything this process opens is closed on exec. What a successor is to have is named to [`keep`] right before
-//! [`exec`], and [`inherit`]ed by number after it.
+//! `exec`, and [`inherit`]ed by number after it.
 
 use std::ffi::CStr;
 use std::ffi::CString;

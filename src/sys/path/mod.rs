@@ -1,7 +1,7 @@
 //! Files and folders by their path: how they are opened, in whose hands they are, and what is wrong when they are not there.
 //!
 //! What a fleet reads (its configuration, secrets) is looked up by its written path each time. What it owns (its run
-//! folder, its data) is resolved once, and must be in no other user's hands ([`hands`]).
+//! folder, its data) is resolved once, and must be in no other user's hands (`hands`).
 
 mod hands;
 pub mod text;
