@@ -114,6 +114,9 @@ impl Body for Receiving {
         let this = &mut *self;
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = Pin::new(&mut *body).poll_frame(context);
+        if let Some(coming) = &this.coming {
+            coming.entry.body_starves(polled.is_pending());
+        }
         match &polled {
             Poll::Ready(Some(Ok(_))) if !body.is_end_stream() => {}
             Poll::Ready(Some(Ok(_)) | None) => this.coming = None,

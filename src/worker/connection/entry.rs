@@ -70,6 +70,11 @@ impl Entry {
         }
     }
 
+    /// Whether what has come of a request's body is less than its handler waits for.
+    pub(in crate::worker) fn body_starves(&self, starves: bool) {
+        self.connection.starves.store(starves, Relaxed);
+    }
+
     /// Something of a request's body is left unread: the connection can only end.
     pub(in crate::worker) fn left_unread(&self) {
         self.connection.unread.store(true, Relaxed);

@@ -102,6 +102,8 @@ pub(super) struct Connection {
     receiving: AtomicU32,
     /// Whether something of a request was left unread, so that the connection can only end.
     unread: AtomicBool,
+    /// Whether a handler waits for more of a request's body than has come.
+    starves: AtomicBool,
     /// Whether its client has ended its side, and waits for answers.
     half_closed: AtomicBool,
     /// Streams under way that can be told to give a sign of life.
@@ -215,6 +217,11 @@ impl Connection {
     /// Whether a request's body is still to come.
     pub(super) fn is_receiving(&self) -> bool {
         self.receiving.load(Relaxed) > 0
+    }
+
+    /// Whether a request's body is waited for, of which nothing more is there.
+    pub(super) fn is_starving(&self) -> bool {
+        self.is_receiving() && self.starves.load(Relaxed)
     }
 
     /// Whether something of a request was left unread, so that its client may still be sending it.

@@ -54,7 +54,10 @@ impl Watched {
         let is_settled = !self.incoming.is_http2()
             || self.half_closed.as_ref().is_some_and(|half_closed| half_closed.is_settled(tick));
         let is_answered = !awaits && !self.unflushed && is_settled;
-        if is_answered || connection.is_receiving() || connection.is_upgraded() {
+        // All of a body may be here that its handler has not taken: hyper would drop it, and the answer.
+        let is_cut_short = connection.is_starving()
+            && self.half_closed.as_ref().is_some_and(|half_closed| half_closed.is_settled(tick));
+        if is_answered && !connection.is_receiving() || is_cut_short || connection.is_upgraded() {
             return Poll::Ready(Ok(()));
         }
         let half_closed = self.half_closed.get_or_insert_with(|| HalfClosed::new(tick));
