@@ -196,6 +196,13 @@ impl Connections {
         });
         // Down to three quarters, so that this walk is rare.
         let mut excess = all - self.patience.header_memory / 4 * 3;
+        // Those that were told before give theirs back when they are looked at: counted twice, all would be refused.
+        for connection in books.open.values().filter(|one| one.is_header_refused()) {
+            excess = excess.saturating_sub(connection.header.load(Relaxed).saturating_sub(SMALL_HEADER));
+        }
+        if excess == 0 {
+            return;
+        }
         for connection in found {
             connection.tell(Order::RefuseHeader);
             excess = excess.saturating_sub(connection.header.load(Relaxed) - SMALL_HEADER);
