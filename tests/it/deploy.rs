@@ -319,3 +319,22 @@ fn compose_and_kubernetes_run_the_same_images() {
     let bases: Vec<_> = dockerfile.lines().filter(|line| line.starts_with("FROM ")).collect();
     assert!(bases[0].contains("bookworm") && bases[1].contains("debian12"), "{bases:?}");
 }
+
+/// The image's first layer builds the dependencies alone, against empty sources: those that the manifest names must all
+/// be there, or no image is built.
+#[test]
+fn the_images_empty_sources_are_all_that_the_manifest_names() {
+    let dockerfile = std::fs::read_to_string(root().join("docker/Dockerfile")).unwrap().replace("\\\n", " ");
+    let step = dockerfile.lines().find_map(|line| line.strip_prefix("RUN mkdir -p src/bin")).unwrap();
+    let (empty, _) = step.split_once("&& cargo build").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    for file in ["Cargo.toml", "Cargo.lock"] {
+        std::fs::copy(root().join(file), folder.path().join(file)).unwrap();
+    }
+    let run = |command: &mut Command| {
+        let output = command.current_dir(folder.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    };
+    run(Command::new("sh").args(["-c", &format!("mkdir -p src/bin{empty}")]));
+    run(Command::new("cargo").args(["metadata", "--no-deps", "--offline", "--format-version", "1"]));
+}
