@@ -261,7 +261,7 @@ impl Supervisor<'_> {
             match line.as_str() {
                 "ready" => self.ready(slot, pid),
                 "leaving" => self.leaving(slot, pid),
-                "closed" => self.closed(slot),
+                "closed" => self.closed(slot, pid),
                 backtrace::END => self.stands(slot, pid),
                 other => match (other.strip_prefix("failed "), other.strip_prefix(backtrace::FRAME)) {
                     (Some(reason), _) => return Some(reason.to_owned()),
@@ -315,8 +315,12 @@ impl Supervisor<'_> {
         tracing::warn!(slot, pid = pid.as_raw(), backtrace, "this is where the worker stands");
     }
 
-    fn closed(&mut self, slot: usize) {
-        if self.slots[slot].seat == Seat::Closing {
+    /// A worker that was to let the slot's queue run dry has done so. The word of one that left the slot before it was
+    /// opened again is about another queue: taken, it would close one in which connections wait.
+    fn closed(&mut self, slot: usize, pid: Pid) {
+        let slot_state = &mut self.slots[slot];
+        let was_told = slot_state.worker(pid).is_some_and(|worker| worker.is_closing());
+        if was_told && slot_state.seat == Seat::Closing {
             self.close_seat(slot);
         }
     }

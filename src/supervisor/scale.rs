@@ -3,6 +3,7 @@
 use crate::supervisor::Supervisor;
 use crate::supervisor::history::happened;
 use crate::supervisor::plan::Target;
+use crate::supervisor::slot::Occupant;
 use crate::supervisor::slot::Seat;
 use crate::supervisor::slot::Slot;
 
@@ -79,6 +80,7 @@ impl Supervisor<'_> {
                 if index < self.slots.len() {
                     // Workers of its former life may still finish here.
                     let slot = &mut self.slots[index];
+                    slot.workers.iter_mut().for_each(Occupant::passes);
                     (slot.seat, slot.proven, slot.generation) = (Seat::Open, false, generation);
                     (slot.backoff, slot.rest_until) = (crate::supervisor::backoff::Backoff::default(), None);
                     self.sockets[index] = Some(listeners);

@@ -89,6 +89,20 @@ impl Occupant {
     pub fn is_draining(&self) -> bool {
         matches!(self.stage, Stage::Draining { .. })
     }
+
+    /// Whether it was told to let its slot's queue run dry.
+    pub fn is_closing(&self) -> bool {
+        matches!(self.stage, Stage::Draining { order: Order::Close, .. })
+    }
+
+    /// Its slot is opened again with another queue, with which it has nothing to do.
+    pub fn passes(&mut self) {
+        if let Stage::Draining { order, .. } = &mut self.stage
+            && *order == Order::Close
+        {
+            *order = Order::Pass;
+        }
+    }
 }
 
 /// What becomes of a slot's listeners.

@@ -263,6 +263,16 @@ fn a_retiring_slot_is_attended_until_its_listeners_are_closed() {
 }
 
 #[test]
+fn a_worker_of_a_slots_former_life_does_not_attend_its_queue() {
+    let stage = Stage::Draining { kill_at: KILL_AT, reason: Reason::Scale, order: Order::Close, cut: false };
+    let mut former = worker(2, 1, stage);
+    former.passes();
+    assert!(former.is_draining() && !former.is_closing());
+    let again = [ready(1), Slot { seat: Seat::Closing, ..slot(1, &[former]) }];
+    assert_eq!(actions(&again), [Action::Spawn { slot: 1, generation: 1 }]);
+}
+
+#[test]
 fn stopping_drains_then_kills_then_finishes() {
     let stop = |slots: &[Slot], now| plan(&View { target: Target::Stop, ..view(slots) }, now);
     let slots = [ready(1), failed(3)];
