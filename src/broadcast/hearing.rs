@@ -22,7 +22,7 @@ use crate::sys::time;
 const CONFIRM: Duration = Duration::from_millis(250);
 
 impl Hub {
-    /// Finds out where the topic stands; one does so for all who wait.
+    /// Finds out where the topic stands; one subscriber does so for all that wait.
     pub(super) async fn begin(&self, line: &Arc<Line>) -> Result<(), Error> {
         self.listen();
         let _turn = line.turn.lock().await;

@@ -3,8 +3,8 @@
 //! A topic is a capped stream in Redis, which is the truth; news only wake workers up. Guarantees each subscriber every
 //! message after the one he begins with, once and in the order of ids, whatever happens to connections, workers and Redis
 //! itself, or tells him that there is a gap; and that nobody who is slow holds up another or takes memory without bound.
-//! A topic to which nobody subscribes here costs a worker nothing: each has a channel of its own, which is heard only
-//! where somebody does. What comes there is believed if it bears the fleet's mark.
+//! A topic without subscribers here costs a worker nothing: each has a channel of its own, which only workers with
+//! subscribers hear. What comes there is believed if it bears the fleet's mark.
 
 mod chain;
 mod error;

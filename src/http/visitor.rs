@@ -17,6 +17,7 @@ use crate::session;
 use crate::session::LIFETIME_MAX;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
+use crate::session::cookie::Ticket;
 use crate::session::cookie_header;
 use crate::session::user::UserTag;
 
@@ -39,9 +40,9 @@ pub(super) enum Visitor {
         user: Option<UserTag>,
         /// Signed with an old key: signed anew when the session is used.
         renew: bool,
-        /// It is a ticket, issued then, ms since 1970 by Redis's clock: its session may not be made yet.
-        ticket: Option<u64>,
-        /// It came over TLS under the name that goes without: whoever listened before knows it, so its session gets
+        /// It is a ticket: its session may not be made yet.
+        ticket: Option<Ticket>,
+        /// It came over TLS under the name for plain connections: it may have been overheard there, so its session gets
         /// another id when it is used.
         exposed: bool,
     },
@@ -119,8 +120,8 @@ impl Visitor {
         }
     }
 
-    /// The digest of a session that was made: a stranger's ticket names none, and whoever collects tickets is one
-    /// client all the same.
+    /// The digest of a session that was made. A ticket names none: a client that collects tickets would otherwise count
+    /// as many.
     pub(super) fn confirmed(&self) -> Option<&str> {
         match self {
             Self::Known { digest, ticket: None, .. } => Some(digest),
@@ -128,8 +129,8 @@ impl Visitor {
         }
     }
 
-    /// When its ticket was issued, if it is one.
-    pub(super) fn ticket(&self) -> Option<u64> {
+    /// Its ticket, if it is one.
+    pub(super) fn ticket(&self) -> Option<Ticket> {
         match self {
             Self::Known { ticket, .. } => *ticket,
             _ => None,
@@ -150,7 +151,7 @@ pub(super) fn give(keyring: &Keyring, exchange: &Exchange, begun: &Begun, id: Id
     let (core, secure) = (&exchange.core, exchange.secure);
     let name = if secure { &core.cookies.secure } else { &core.cookies.plain };
     let value = match begun.ticket {
-        Some(issued_ms) => keyring.sign_ticket(name, id, issued_ms),
+        Some(ticket) => keyring.sign_ticket(name, id, ticket),
         None => keyring.sign(name, id, begun.user),
     };
     let age = begun.cookie_age.unwrap_or_else(|| match begun.lives_on_its_own() {

@@ -92,7 +92,7 @@ pub enum Without {
     Allowed(Granted),
     /// This worker's share of a limit is used up.
     Denied(Vec<Option<LimitReply>>),
-    /// A limit is such that nobody is allowed, or such a request is not allowed here.
+    /// A limit is closed while Redis is away, or this worker's part of it is too small for such a request.
     Closed,
 }
 

@@ -25,7 +25,8 @@ const DEBTS_EVERY: Duration = Duration::from_millis(100);
 /// Debts that are paid at the same time.
 const DEBTS_AT_ONCE: usize = 32;
 
-fn amount(key: String, quota: &Quota, requests: u64) -> Amount {
+/// So many requests under a limit, as Redis is told of them.
+pub(super) fn amount(key: String, quota: &Quota, requests: u64) -> Amount {
     Amount { key, interval_us: quota.interval_us(), tolerance_us: quota.tolerance_us(), requests }
 }
 

@@ -1,6 +1,6 @@
 //! The generic cell rate algorithm in whole microseconds, without a clock (ITU-T I.371, annex A).
 //!
-//! The same arithmetic as in `migrations/0010_regatta_v3.lua`; one table of cases drives both.
+//! The same arithmetic as in `migrations/0021_regatta_v5.lua`; one table of cases drives both.
 
 use crate::limiter::quota::Quota;
 use crate::redis::begin::LimitReply;

@@ -1,11 +1,11 @@
 //! What limits do while Redis is away: each worker allows its share, and tells Redis afterwards what it allowed.
 //!
-//! A worker does not know the others' requests, so it takes its part of rate and burst: all parts together are never more
-//! than the one limit, as long as the number of workers is right. Where a limit is smaller than their number some have
-//! no part, and a request that costs more than a part is allowed by none: those are answered as if the policy were
-//! closed, because it is not their client's fault. When Redis is back, what a
-//! subject still owes here is merged into its limit there, once: a batch has an id, and Redis applies it only the first
-//! time, so that it may be sent again when its outcome is unknown. Pure; times are µs of the worker's own clock.
+//! A worker does not know the others' requests, so it takes its part of rate and burst: all parts together are never
+//! more than the one limit, as long as the number of workers is right. Where a limit is smaller than their number some
+//! have no part, and a request that costs more than a part is allowed by none: those are answered as if the policy were
+//! closed, because it is not their client's fault. When Redis is back, what a subject still owes here is merged into
+//! its limit there, once: a batch has an id, and Redis applies it only the first time, so that it may be sent again
+//! when its outcome is unknown. Pure; times are µs of the worker's own clock.
 
 use std::num::NonZeroUsize;
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use crate::limiter::desk::Desk;
 use crate::limiter::desk::lock;
+use crate::limiter::errands::amount;
 use crate::limiter::meter::Step;
 use crate::limiter::policy::Measured;
 use crate::limiter::policy::Subject;
 use crate::limiter::quota::Quota;
-use crate::redis::limit::Amount;
 
 /// How long drawn quota may wait before it is given back; a moment more than [`crate::limiter::meter`] keeps it.
 const KEPT: Duration = Duration::from_millis(201);
@@ -18,7 +18,7 @@ impl Desk {
     /// Charges a policy for what a subject sends over a connection; `Err`: how long it is denied.
     ///
     /// A policy that is switched off or in shadow, counts what is under way, or cannot be asked (Redis is away, or
-    /// allows no code) denies nothing: whoever sends a message then hears from what it is for.
+    /// allows no code) denies nothing: what the message asks for then fails or succeeds by itself.
     ///
     /// # Cancel safety
     /// What was drawn and not used goes back.
@@ -61,13 +61,7 @@ impl Desk {
 
     /// Whether Redis answered.
     async fn draw_for_messages(self: Arc<Self>, key: String, quota: Quota, cost: u64, requests: u64) -> bool {
-        let amount = |requests| Amount {
-            key: key.clone(),
-            interval_us: quota.interval_us(),
-            tolerance_us: quota.tolerance_us(),
-            requests,
-        };
-        let drawn = self.redis.draw(&amount(requests)).await;
+        let drawn = self.redis.draw(&amount(key.clone(), &quota, requests)).await;
         let answer = drawn.as_ref().ok().map(|drawn| (drawn.requests, drawn.reset_us));
         lock(&self.meters).drawn(&key, (&quota, cost), answer, self.now_us());
         if let Err(error) = &drawn {
@@ -79,16 +73,10 @@ impl Desk {
             tokio::time::sleep(KEPT).await;
             let now_us = desk.now_us();
             let left = lock(&desk.meters).expired(&key, now_us);
-            if left > 0 {
-                let back = Amount {
-                    key,
-                    interval_us: quota.interval_us(),
-                    tolerance_us: quota.tolerance_us(),
-                    requests: left,
-                };
-                if let Err(error) = desk.redis.refund(&back).await {
-                    tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
-                }
+            if left > 0
+                && let Err(error) = desk.redis.refund(&amount(key, &quota, left)).await
+            {
+                tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
             }
         });
         true

@@ -1,7 +1,7 @@
 //! Requests that are to be carried out once: who does it, and what the answer was.
 //!
 //! Plain data and its wire form, described at the head of `migrations/0005_regatta_counter_v1.lua`; a
-//! claim is `0011_regatta_counter_v2.lua`, and the names of a record are `0015_regatta_once_v1.lua`.
+//! claim is `0011_regatta_counter_v2.lua`, and the names of a record are `0016_regatta_once_v1.lua`.
 
 use std::time::Duration;
 

@@ -91,7 +91,7 @@ impl Endpoint {
         }
     }
 
-    /// Whether connections are encrypted, and who we are there.
+    /// Whether connections are encrypted, and the login that they begin with.
     pub(super) fn manner(&self) -> (bool, &Login) {
         let to_sentinels = match &self.place.kind {
             Kind::Sentinel { login, .. } => Some(login),

@@ -5,6 +5,7 @@ use fred::types::Value;
 use crate::config::schema::Mode;
 use crate::redis::error::Error;
 use crate::redis::library::Form;
+use crate::redis::library::OURS;
 use crate::redis::link::Link;
 
 /// The digest of no script.
@@ -25,7 +26,7 @@ impl Link {
         if !allowed(caller.call("EVAL", ["return 1", "0"]).await)? {
             return Ok(Form::Plain);
         }
-        let named = allowed(caller.call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*"]).await)?
+        let named = allowed(caller.call("FUNCTION", ["LIST", "LIBRARYNAME", OURS]).await)?
             && allowed(caller.call("FCALL", ["regatta_none", "0"]).await)?;
         if named {
             return Ok(Form::Function);

@@ -126,9 +126,7 @@ impl Findings {
 
     /// What `INFO` and, where it is allowed, `CONFIG GET save` say.
     fn of(info: &str, save: Option<&str>) -> Self {
-        let field = |name: &str| {
-            info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map_or("", str::trim)
-        };
+        let field = |name: &str| field(info, name).unwrap_or_default();
         let mut found = Self::default();
         let policy = field("maxmemory_policy");
         found.insert(Finding::Evicts, !policy.is_empty() && policy != "noeviction");
@@ -188,6 +186,11 @@ async fn look(caller: &Caller) -> Result<(Findings, Option<Memory>), Error> {
         Err(error) => return Err(error),
     };
     Ok((Findings::of(&info, save.as_deref()), Memory::of(&info)))
+}
+
+/// A field of the answer to `INFO`.
+pub(super) fn field<'a>(info: &'a str, name: &str) -> Option<&'a str> {
+    info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim)
 }
 
 /// The value in the answer to `CONFIG GET` of one name.

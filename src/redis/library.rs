@@ -53,16 +53,18 @@ pub const ALL: &[Library] = &[
     library!("0012", "regatta_fleet_v2", true),
     library!("0013", "regatta_live_v2", true),
     library!("0014", "regatta_task_v2", false),
-    library!("0015", "regatta_v4", true),
+    library!("0015", "regatta_v4", false),
     library!("0016", "regatta_once_v1", true),
     library!("0017", "regatta_limit_v2", true),
     library!("0018", "regatta_live_v3", true),
     library!("0019", "regatta_task_v3", true),
-    library!("0020", "regatta_cluster_v2", true),
+    library!("0020", "regatta_cluster_v2", false),
+    library!("0021", "regatta_v5", true),
+    library!("0022", "regatta_cluster_v3", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
-const OURS: &str = "regatta_*";
+pub(super) const OURS: &str = "regatta_*";
 
 /// How server-side code is called on this server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,13 +124,13 @@ pub(super) enum Entry {
 
 /// Every entry, in the order of the enum, with its library's and its own name.
 const ENTRIES: &[(Entry, &str, &str)] = &[
-    (Entry::Begin, "regatta_v4", "regatta_v4_begin"),
+    (Entry::Begin, "regatta_v5", "regatta_v5_begin"),
     (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
-    (Entry::SessionMove, "regatta_v4", "regatta_v4_move"),
-    (Entry::SessionEnd, "regatta_v4", "regatta_v4_end"),
-    (Entry::SessionList, "regatta_v4", "regatta_v4_list"),
-    (Entry::SessionEverywhere, "regatta_v4", "regatta_v4_everywhere"),
-    (Entry::SessionRemember, "regatta_v4", "regatta_v4_remember"),
+    (Entry::SessionMove, "regatta_v5", "regatta_v5_move"),
+    (Entry::SessionEnd, "regatta_v5", "regatta_v5_end"),
+    (Entry::SessionList, "regatta_v5", "regatta_v5_list"),
+    (Entry::SessionEverywhere, "regatta_v5", "regatta_v5_everywhere"),
+    (Entry::SessionRemember, "regatta_v5", "regatta_v5_remember"),
     (Entry::SessionQuarantine, "regatta_session_v1", "regatta_session_v1_quarantine"),
     (Entry::LimitRefund, "regatta_limit_v2", "regatta_limit_v2_refund"),
     (Entry::LimitReset, "regatta_limit_v2", "regatta_limit_v2_reset"),
@@ -149,7 +151,7 @@ const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Renew, "regatta_counter_v1", "regatta_counter_v1_renew"),
     (Entry::Keep, "regatta_counter_v1", "regatta_counter_v1_keep"),
     (Entry::Forget, "regatta_counter_v1", "regatta_counter_v1_forget"),
-    (Entry::Undo, "regatta_cluster_v2", "regatta_cluster_v2_undo"),
+    (Entry::Undo, "regatta_cluster_v3", "regatta_cluster_v3_undo"),
     (Entry::LivePublish, "regatta_live_v3", "regatta_live_v3_publish"),
     (Entry::LiveHere, "regatta_live_v2", "regatta_live_v2_here"),
     (Entry::TaskEnqueue, "regatta_task_v3", "regatta_task_v3_enqueue"),

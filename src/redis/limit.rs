@@ -1,6 +1,6 @@
 //! Limits outside a request's first step: what is given back, drawn in advance, merged, and places that are kept.
 //!
-//! The form is described at the head of `migrations/0016_regatta_limit_v2.lua`. Every call is about one limit, so that
+//! The form is described at the head of `migrations/0017_regatta_limit_v2.lua`. Every call is about one limit, so that
 //! it makes no difference how a cluster spreads them.
 
 use fred::types::Value;

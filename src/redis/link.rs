@@ -35,6 +35,7 @@ use crate::redis::error::Error;
 use crate::redis::error::Refusal;
 use crate::redis::greeting;
 use crate::redis::library::Form;
+use crate::redis::library::OURS;
 use crate::redis::line;
 use crate::redis::line::Line;
 use crate::redis::migrations;
@@ -151,7 +152,7 @@ impl Link {
         caller.call("PING", []).await?;
         match mode {
             Mode::Auto => self.form(mode).await.map(|_| ()),
-            Mode::Fcall => caller.call("FUNCTION", ["LIST", "LIBRARYNAME", "regatta_*"]).await.map(|_| ()),
+            Mode::Fcall => caller.call("FUNCTION", ["LIST", "LIBRARYNAME", OURS]).await.map(|_| ()),
             Mode::Evalsha => caller.call("EVAL", ["return 1", "0"]).await.map(|_| ()),
             Mode::Plain => Ok(()),
         }

@@ -1,6 +1,6 @@
 //! Broadcasts as Redis has them: a stream a topic, the news that wakes workers up, and who subscribes where.
 //!
-//! Plain data and its wire form, described at the head of `migrations/0016_regatta_live_v3.lua` (who is here:
+//! Plain data and its wire form, described at the head of `migrations/0018_regatta_live_v3.lua` (how many subscribe:
 //! `0013_regatta_live_v2.lua`). What only reads is plain commands, so that it goes on while the server takes no writes.
 
 use std::time::Duration;
@@ -192,8 +192,8 @@ impl Redis {
         sums.map(|sum| Ok(u64::try_from(signed(Some(sum))?).unwrap_or(0))).collect()
     }
 
-    /// What came on a topic's channel: id of the message before, id, and the message; none if it is not of this fleet,
-    /// whoever told it and whatever it looks like.
+    /// What came on a topic's channel: id of the message before, id, and the message; none if it does not bear the
+    /// fleet's mark, whatever it looks like.
     pub fn live_heard<'a>(&self, text: &'a str) -> Option<(Stamp, Stamp, &'a str)> {
         let (mark, news) = text.split_once(' ')?;
         if mark.is_empty() || !self.inner.knows_mark(mark) {

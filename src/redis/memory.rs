@@ -2,6 +2,7 @@
 
 use crate::redis::Redis;
 use crate::redis::error::Error;
+use crate::redis::inspect;
 use crate::redis::lanes::Kind;
 use crate::redis::link::Live;
 
@@ -22,10 +23,7 @@ impl Memory {
     }
 
     pub(super) fn of(info: &str) -> Option<Self> {
-        let field = |name: &str| {
-            let found = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-            found.and_then(|text| text.trim().parse::<u64>().ok())
-        };
+        let field = |name: &str| inspect::field(info, name)?.parse::<u64>().ok();
         Some(Self { used: field("used_memory")?, most: field("maxmemory").filter(|most| *most > 0) })
     }
 }

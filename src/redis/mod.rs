@@ -330,9 +330,8 @@ impl Redis {
             Entry::Take | Entry::Give | Entry::See | Entry::OnceFind | Entry::Claim => Kind::Begin,
             Entry::ReadBatched | Entry::TaskOverdue | Entry::TaskSurvey => Kind::Read,
             // A full server takes these, and repeated they do the same.
-            Entry::TaskRenew | Entry::TaskEnd | Entry::TaskCancel | Entry::TaskExpire | Entry::SessionEnd => {
-                Kind::Delete
-            }
+            Entry::TaskRenew | Entry::TaskEnd | Entry::TaskCancel | Entry::TaskExpire => Kind::Delete,
+            Entry::SessionEnd | Entry::SessionEverywhere | Entry::SessionList => Kind::Delete,
             _ => Kind::Commit,
         };
         let encode = &encode;

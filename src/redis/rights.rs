@@ -2,7 +2,7 @@
 //!
 //! Redis looks at a user's rules before it looks at a command's arguments, so each command is sent with arguments that do
 //! nothing or are refused: whatever is said but NOPERM means that it is allowed. Asking for the rules themselves would
-//! need a right that nobody gives to an application.
+//! need a right (ACL GETUSER) that applications are not given.
 
 use std::collections::BTreeSet;
 
@@ -13,6 +13,7 @@ use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::link::Link;
+use crate::redis::news::NO_WORKER;
 
 /// A command, what its rules call its kind, and arguments that change nothing; `KEY` and `CHANNEL` stand for the fleet's.
 struct Try(&'static str, &'static str, &'static [&'static str]);
@@ -20,7 +21,8 @@ struct Try(&'static str, &'static str, &'static [&'static str]);
 const KEY: &str = "KEY";
 const CHANNEL: &str = "CHANNEL";
 
-/// Every command that this program and its server-side code send.
+/// Every command that workers and their server-side code send, but for those that do something whatever their arguments
+/// are: HSETNX, INCR, LPUSH, PFADD. The rule for their kind names those too.
 const TRIES: &[Try] = &[
     Try("string", "GET", &[KEY]),
     Try("string", "SET", &[KEY, "", "PX", "none"]),
@@ -32,6 +34,7 @@ const TRIES: &[Try] = &[
     Try("hash", "HMGET", &[KEY, "f"]),
     Try("hash", "HGETALL", &[KEY]),
     Try("hash", "HLEN", &[KEY]),
+    Try("hash", "HEXISTS", &[KEY, "f"]),
     Try("hash", "HDEL", &[KEY, "f"]),
     Try("hash", "HSET", &[KEY, "f", "v", "odd"]),
     Try("hash", "HINCRBY", &[KEY, "f", "none"]),
@@ -39,6 +42,9 @@ const TRIES: &[Try] = &[
     Try("sortedset", "ZCARD", &[KEY]),
     Try("sortedset", "ZRANGE", &[KEY, "0", "0"]),
     Try("sortedset", "ZRANGEBYSCORE", &[KEY, "0", "0"]),
+    Try("sortedset", "ZREVRANGE", &[KEY, "0", "0"]),
+    Try("sortedset", "ZREVRANGEBYSCORE", &[KEY, "0", "0"]),
+    Try("sortedset", "ZCOUNT", &[KEY, "0", "0"]),
     Try("sortedset", "ZREM", &[KEY, "m"]),
     Try("sortedset", "ZREMRANGEBYSCORE", &[KEY, "0", "0"]),
     Try("sortedset", "ZPOPMAX", &[KEY]),
@@ -60,6 +66,7 @@ const TRIES: &[Try] = &[
     Try("keyspace", "EXISTS", &[KEY]),
     Try("keyspace", "UNLINK", &[KEY]),
     Try("keyspace", "DEL", &[KEY]),
+    Try("keyspace", "RENAME", &[KEY, KEY]),
     Try("keyspace", "PTTL", &[KEY]),
     Try("keyspace", "PEXPIRE", &[KEY, "none"]),
     Try("scripting", "EVAL", &["return 1", "0"]),
@@ -101,7 +108,7 @@ async fn attempt(
     command: &'static str,
     args: &[&str],
 ) -> Result<Value, Error> {
-    let (key, channel) = (keys::check(prefix), keys::worker_news(space, "-"));
+    let (key, channel) = (keys::check(prefix), keys::worker_news(space, NO_WORKER));
     let arg = |arg: &&str| match *arg {
         KEY => Value::from(key.as_str()),
         CHANNEL => Value::from(channel.as_str()),
@@ -125,7 +132,7 @@ async fn subscribe(caller: &Caller, channel: &str) -> Result<Value, Error> {
     }
 }
 
-/// What the server said if the user may not; whatever else it said, he may.
+/// What the server said if the user may not; any other answer means that the user may.
 fn refusal(answer: Result<Value, Error>) -> Result<Option<String>, Error> {
     match answer {
         Err(Error::Refused { reason, .. }) if reason.starts_with("NOPERM") => Ok(Some(reason)),

@@ -41,8 +41,8 @@ impl Inner {
         self.secrets_version.fetch_add(1, Relaxed);
     }
 
-    /// What this fleet's broadcasts are marked with, for those who hear them: whoever has not read this database's key
-    /// cannot know it. Empty until Redis was reached.
+    /// What this fleet's broadcasts are marked with: it is made of the key in this database, so that publishers that
+    /// cannot read the database cannot know it. Empty until Redis was reached.
     pub(super) fn mark(&self) -> String {
         self.marks.read().unwrap_or_else(PoisonError::into_inner).first().cloned().unwrap_or_default()
     }
@@ -85,7 +85,7 @@ pub(super) async fn offer(caller: &Caller, inner: &Inner) -> Result<Option<Error
     Ok(refused)
 }
 
-/// Eight bytes, hex, from which nobody learns the key.
+/// Eight bytes, hex; they tell nothing of the key.
 fn mark(secret: &[u8]) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), b"regatta: broadcasts");
     library::hex(tag.as_ref().get(..8).unwrap_or_default())

@@ -1,4 +1,4 @@
-//! Whole sessions: their ids, their users and their ends, as `migrations/0015_regatta_v4.lua` has them.
+//! Whole sessions: their ids, their users and their ends, as `migrations/0021_regatta_v5.lua` has them.
 //!
 //! Plain data, its wire form, and the calls. Every call is one step in Redis and one round trip.
 
@@ -243,7 +243,8 @@ pub(super) fn call(entry: Value, keys: &[String], args: Vec<Value>) -> Vec<Value
     all
 }
 
-fn term_ms() -> u64 {
+/// A ticket's term, ms.
+pub(super) fn term_ms() -> u64 {
     u64::try_from(TICKET_TERM.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -301,7 +302,8 @@ fn moved(reply: &Value) -> Result<Moved, Error> {
         return Ok(Moved::Done { created_ms, sessions });
     }
     if let Value::Array(parts) = reply
-        && let [_, retry] = parts.as_slice()
+        && let [code, retry] = parts.as_slice()
+        && code.as_i64() == Some(-5)
         && let Some(retry_after_ms) = retry.as_u64()
     {
         return Ok(Moved::Limited { retry_after_ms });
@@ -313,5 +315,17 @@ fn moved(reply: &Value) -> Result<Moved, Error> {
         Some(-3) => Ok(Moved::Rotated),
         Some(-4) => Ok(Moved::Conflict),
         _ => Err(Error::protocol("a session's move did not answer with what it should")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pair_says_when_there_is_room_only_with_its_code() {
+        let pair = |code: i64| moved(&Value::Array(vec![code.into(), Value::from("1500")]));
+        assert!(matches!(pair(-5), Ok(Moved::Limited { retry_after_ms: 1500 })));
+        assert!(pair(0).is_err() && pair(-4).is_err());
     }
 }

@@ -2,8 +2,10 @@
 //!
 //! Limits, session and counters lie on several nodes, which know nothing of each other. Each is asked at the same time,
 //! so that a request still waits for one round trip; if one denies or fails, what the others granted is taken back. While
-//! that is under way somebody else may see a charge or a view that will be gone: he may be refused too early, never
-//! allowed too much.
+//! that is under way another request may see a charge, a view or a session that will be gone: it may be refused too early,
+//! or go on with a session that is gone then, and is never allowed too much.
+
+use std::borrow::Cow;
 
 use fred::types::Value;
 use futures_util::future::join_all;
@@ -18,6 +20,7 @@ use crate::redis::begin::Reply;
 use crate::redis::begin::Request;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionReply;
+use crate::redis::begin::TicketArg;
 use crate::redis::error::Error;
 use crate::redis::keys;
 use crate::redis::library::Entry;
@@ -35,25 +38,22 @@ struct Part<'a> {
     slot: u16,
     limits: Vec<LimitArg>,
     limits_at: Vec<usize>,
-    session: Option<&'a SessionArg>,
+    session: Option<Cow<'a, SessionArg>>,
     counters: Vec<CounterArg>,
     counters_at: Vec<usize>,
 }
 
-impl<'a> Part<'a> {
+impl Part<'_> {
     /// The key of a mark of this name in the part's slot: beside any of its keys.
     fn mark(&self, name: &str) -> String {
         let limit = self.limits.first().map(|limit| limit.key.as_str());
-        let session = self.session.map(|session| session.key.as_str());
+        let session = self.session.as_deref().map(|session| session.key.as_str());
         let counter = self.counters.first().map(|counter| counter.key.as_str());
         keys::beside(limit.or(session).or(counter).unwrap_or_default(), name)
     }
 
-    fn request<'b>(&'b self, token: &'b str) -> Request<'b>
-    where
-        'a: 'b,
-    {
-        Request { limits: &self.limits, session: self.session, counters: &self.counters, token }
+    fn request<'b>(&'b self, token: &'b str) -> Request<'b> {
+        Request { limits: &self.limits, session: self.session.as_deref(), counters: &self.counters, token }
     }
 }
 
@@ -103,7 +103,7 @@ fn parts<'a>(prefix: &str, request: &Request<'a>) -> Vec<Part<'a>> {
         put(&mut parts[index]);
     };
     if let Some(session) = request.session {
-        at(slot(&session.key), &mut |part| part.session = Some(session));
+        at(slot(&session.key), &mut |part| part.session = Some(Cow::Borrowed(session)));
     }
     for (index, counter) in request.counters.iter().enumerate() {
         at(slot(&counter.key), &mut |part| {
@@ -125,16 +125,28 @@ fn undo<'a>(part: &Part<'a>, reply: &Reply) -> Option<Part<'a>> {
     let Reply::Granted { limits, session, .. } = reply else { return None };
     let charged =
         |(limit, reply): (&LimitArg, &LimitReply)| (reply.allowed && limit.cost > 0).then(|| limit.clone());
-    let used = |session: &&SessionArg| session.changes();
     let undo = Part {
         slot: part.slot,
         limits: part.limits.iter().zip(limits).filter_map(charged).collect(),
-        session: part.session.filter(used).filter(|_| matches!(session, SessionReply::Live { .. })),
+        session: part.session.as_deref().and_then(|arg| undone_session(arg, session)).map(Cow::Owned),
         counters: part.counters.iter().filter(|counter| counter.by != 0).cloned().collect(),
         ..Part::default()
     };
     let nothing = undo.limits.is_empty() && undo.session.is_none() && undo.counters.is_empty();
     (!nothing).then_some(undo)
+}
+
+/// What is taken back of a session: its ticket says that this call made it, and the ticket's limit that it charged for
+/// that. One that was there before loses its view alone: it is deleted for no request that is denied.
+fn undone_session(arg: &SessionArg, reply: &SessionReply) -> Option<SessionArg> {
+    let SessionReply::Live { .. } = reply else { return None };
+    let made = arg.ticket.as_ref().filter(|_| reply.is_made());
+    let ticket = made.map(|ticket| TicketArg {
+        limit: ticket.limit.clone().filter(|_| !reply.is_unconfirmed()),
+        ..ticket.clone()
+    });
+    let undone = SessionArg { ticket, ..arg.clone() };
+    undone.changes().then_some(undone)
 }
 
 /// What is said of a limit whose node did not answer while another one denied.
@@ -155,36 +167,13 @@ fn encode(request: &Request<'_>, mark: &str, entry: Value) -> Vec<Value> {
 }
 
 async fn take_back(redis: &Redis, part: &Part<'_>, token: &str) {
-    let session = part.session.map(|session| SessionArg { ticket: None, ..session.clone() });
-    let request = Request { session: session.as_ref(), ..part.request(token) };
+    let request = part.request(token);
     let mark = part.mark(&redis.inner.numbers.name());
     if let Err(error) = redis.run(Entry::Undo, |entry| encode(&request, &mark, entry)).await {
         tracing::warn!(cause = %error, "what a request was granted before it was refused stays: {error}");
     }
-    if let Some(made) = session.filter(|_| part.session.is_some_and(|session| session.makes())) {
-        unmake(redis, part, &made).await;
-    }
-    // Whoever was denied meanwhile on account of it may ask again.
+    // Requests that were denied meanwhile on account of it may be made again.
     part.limits.iter().for_each(|limit| redis.tell(GIVEN_BACK, &limit.key));
-}
-
-/// Takes back a session that was made for a ticket, as if it had been made at once: one with other views or data stays,
-/// because another request has come with the ticket meanwhile.
-async fn unmake(redis: &Redis, part: &Part<'_>, made: &SessionArg) {
-    let request = Request { session: Some(made), ..Request::default() };
-    let mark = part.mark(&redis.inner.numbers.name());
-    let encode = |entry| {
-        let mut args = encode(&request, &mark, entry);
-        // Behind the entry, the number of keys, the keys and the mark.
-        let how = 2 + 1 + usize::from(made.generation.is_some()) + 1;
-        if let Some(how) = args.get_mut(how) {
-            *how = Value::from_static_str("cr");
-        }
-        args
-    };
-    if let Err(error) = redis.run(Entry::Undo, encode).await {
-        tracing::warn!(cause = %error, "a session that was made for a request that was refused stays: {error}");
-    }
 }
 
 /// One answer out of those of all parts.
@@ -292,7 +281,7 @@ mod tests {
         let session = session();
         let part = Part {
             limits: vec![limit("a", 1), limit("b", 0), limit("c", 1)],
-            session: Some(&session),
+            session: Some(Cow::Borrowed(&session)),
             counters: vec![CounterArg { key: "c".into(), by: 0 }],
             ..Part::default()
         };

@@ -2,7 +2,8 @@
 //!
 //! `v1.<key>.<id>.<signature>` names a session, `v2.<key>.<id>.<user>.<signature>` one of a user who logged in: the tag
 //! is known before the session is read, so that limits and the question whether the user was logged out need no second
-//! trip. `v3.<key>.<id>.<issued>.<signature>` is a ticket: the id of a session that is made when it comes back.
+//! trip. `v3.<key>.<id>.<ticket>.<signature>` is a ticket: the id of a session that is made when it comes back, see
+//! [`Ticket`].
 //! The name is signed too, so a value cannot be moved to another cookie. Whatever is not genuine counts as no cookie
 //! (RFC 6265 §5.4, and §4.1.2 for writing). Which of a request's cookies is ours: [`crate::session::cookie_header`].
 
@@ -53,8 +54,39 @@ pub struct Visitor {
     pub user: Option<UserTag>,
     /// It was signed with an older key: sign it anew when a cookie is sent anyway.
     pub renew: bool,
-    /// It is a ticket, issued then, ms since 1970 by Redis's clock; the session may not be made.
-    pub ticket: Option<u64>,
+    /// It is a ticket; the session may not be made.
+    pub ticket: Option<Ticket>,
+}
+
+/// What a ticket says beside its session's id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ticket {
+    /// When it was issued, ms since 1970 by Redis's clock.
+    pub issued_ms: u64,
+    /// Whether a view was counted with it. A session begins with that one, or the visitor's first number is 2.
+    pub viewed: bool,
+}
+
+impl Ticket {
+    /// The highest of 48 bits: no view was counted. Tickets of releases that had no such bit count as with a view, which
+    /// theirs always are. The others are the time, and last until the year 6429.
+    const UNVIEWED: u64 = 1 << 47;
+
+    /// Eight characters.
+    pub fn encode(self) -> String {
+        let unviewed = if self.viewed { 0 } else { Self::UNVIEWED };
+        let bits = self.issued_ms % Self::UNVIEWED | unviewed;
+        URL_SAFE_NO_PAD.encode(&bits.to_be_bytes()[2..])
+    }
+
+    /// What [`Ticket::encode`] made this of.
+    pub fn decode(text: &str) -> Option<Self> {
+        let mut bytes = [0; 8];
+        let length = URL_SAFE_NO_PAD.decode_slice(text, &mut bytes[2..]).ok()?;
+        let bits = u64::from_be_bytes(bytes);
+        let ticket = Self { issued_ms: bits % Self::UNVIEWED, viewed: bits < Self::UNVIEWED };
+        (length == 6).then_some(ticket)
+    }
 }
 
 /// What a value says, before its signature was checked.
@@ -62,7 +94,7 @@ struct Parts<'a> {
     key_name: &'a str,
     id: &'a str,
     user: Option<&'a str>,
-    issued: Option<&'a str>,
+    ticket: Option<&'a str>,
     /// All but the signature,
     signed: &'a str,
     /// and the signature.
@@ -74,13 +106,13 @@ impl<'a> Parts<'a> {
         let (signed, tag) = value.rsplit_once('.')?;
         let (version, rest) = signed.split_once('.')?;
         let (key_name, rest) = rest.split_once('.')?;
-        let (id, user, issued) = match (version, value.len()) {
+        let (id, user, ticket) = match (version, value.len()) {
             ("v1", VALUE_LEN) => (rest, None, None),
             ("v2", USER_VALUE_LEN) => rest.split_once('.').map(|(id, user)| (id, Some(user), None))?,
-            ("v3", TICKET_LEN) => rest.split_once('.').map(|(id, issued)| (id, None, Some(issued)))?,
+            ("v3", TICKET_LEN) => rest.split_once('.').map(|(id, ticket)| (id, None, Some(ticket)))?,
             _ => return None,
         };
-        Some(Self { key_name, id, user, issued, signed, tag })
+        Some(Self { key_name, id, user, ticket, signed, tag })
     }
 }
 
@@ -125,10 +157,8 @@ impl Keyring {
     }
 
     /// The value of the cookie `name` that is a ticket for a session with this id.
-    pub fn sign_ticket(&self, name: &str, id: Id, issued_ms: u64) -> String {
-        // 48 bits of milliseconds last until the year 10889.
-        let issued = URL_SAFE_NO_PAD.encode(&issued_ms.to_be_bytes()[2..]);
-        self.write(name, "v3", id, Some(&issued))
+    pub fn sign_ticket(&self, name: &str, id: Id, ticket: Ticket) -> String {
+        self.write(name, "v3", id, Some(&ticket.encode()))
     }
 
     fn write(&self, name: &str, version: &str, id: Id, more: Option<&str>) -> String {
@@ -159,13 +189,9 @@ impl Keyring {
         let parts = Parts::of(value)?;
         let index = self.position(parts.key_name, parts.tag, &[name, "=", parts.signed])?;
         let user = parts.user.map(str::parse).transpose().ok()?;
-        let ticket = match parts.issued {
+        let ticket = match parts.ticket {
             None => None,
-            Some(issued) => {
-                let mut bytes = [0; 8];
-                URL_SAFE_NO_PAD.decode_slice(issued, &mut bytes[2..]).ok()?;
-                Some(u64::from_be_bytes(bytes))
-            }
+            Some(ticket) => Some(Ticket::decode(ticket)?),
         };
         Some(Visitor { id: parts.id.parse().ok()?, user, renew: index > 0, ticket })
     }
@@ -280,14 +306,17 @@ mod tests {
     }
 
     #[test]
-    fn a_ticket_says_when_it_was_issued_and_nothing_of_it_can_be_changed() {
+    fn a_ticket_says_when_it_was_issued_and_whether_with_a_view_and_nothing_of_it_can_be_changed() {
         let ring = ring(&[NEW]);
         let id = new_id().unwrap();
-        let value = ring.sign_ticket("sid", id, 1_763_694_494_000);
+        let ticket = |viewed| Ticket { issued_ms: 1_763_694_494_000, viewed };
+        let value = ring.sign_ticket("sid", id, ticket(false));
+        let is = |viewed| Some(Visitor { id, user: None, renew: false, ticket: Some(ticket(viewed)) });
+        assert_eq!(ring.verify("sid", &value), is(false));
+        let value = ring.sign_ticket("sid", id, ticket(true));
+        assert_eq!(ring.verify("sid", &value), is(true));
         let lengths: Vec<usize> = value.split('.').map(str::len).collect();
         assert_eq!((value.len(), lengths), (TICKET_LEN, vec![2, 6, 22, 8, 43]));
-        let ticket = Some(1_763_694_494_000);
-        assert_eq!(ring.verify("sid", &value), Some(Visitor { id, user: None, renew: false, ticket }));
         for index in 0..value.len() {
             let mut forged = value.clone().into_bytes();
             forged[index] = if forged[index] == b'A' { b'B' } else { b'A' };

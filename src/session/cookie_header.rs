@@ -63,6 +63,7 @@ mod tests {
     use tower_sessions::session::Id;
 
     use super::*;
+    use crate::session::cookie::Ticket;
     use crate::session::cookie::new_id;
 
     fn ring() -> Keyring {
@@ -102,7 +103,10 @@ mod tests {
     #[test]
     fn a_session_counts_before_a_ticket_and_a_ticket_before_nothing() {
         let (ring, session, ticket) = (ring(), new_id().unwrap(), new_id().unwrap());
-        let (one, other) = (ring.sign("sid", session, None), ring.sign_ticket("sid", ticket, 7));
+        let (one, other) = (
+            ring.sign("sid", session, None),
+            ring.sign_ticket("sid", ticket, Ticket { issued_ms: 7, viewed: false }),
+        );
         assert_eq!(found(&ring, &[format!("sid={other}; sid={one}").as_bytes()]), Some(session));
         assert_eq!(found(&ring, &[format!("sid={other}; sid=x").as_bytes()]), Some(ticket));
     }

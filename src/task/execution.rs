@@ -34,7 +34,7 @@ use crate::task::taker::Busy;
 /// Renewals in the time of a lease: two may be lost.
 const RENEWALS: u32 = 3;
 
-/// Shortest pause between two steps that are told, and before the first: those who follow look no more often, and what
+/// Shortest pause between two steps that are told, and before the first: followers look no more often, and a task that
 /// is done sooner costs no call.
 const QUIET: Duration = Duration::from_millis(100);
 
@@ -235,7 +235,7 @@ impl Inner {
         let [mut pause, longest] = TRY_AGAIN;
         let kinds: Vec<&str> = self.kinds().keys().copied().collect();
         loop {
-            // Whoever leaves, or has a thread that goes on, takes nothing for it.
+            // A worker that leaves, or whose thread goes on in this place, takes nothing for it.
             let waits = place == Place::Free && !self.is_leaving();
             let (worker, kinds) = if waits { (self.waker.as_str(), kinds.as_slice()) } else { ("", &[][..]) };
             let idler = Idler { worker, kinds, has_place: waits };

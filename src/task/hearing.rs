@@ -42,7 +42,7 @@ impl Inner {
         self.redis.hear(Channel::Worker(&self.waker), Arc::new(listener))
     }
 
-    /// A task has changed, somebody says: an id, a space and a state.
+    /// Takes the word that a task has changed: an id, a space and a state.
     fn changed(&self, text: &str) {
         let Some((id, state)) = text.split_once(' ') else { return };
         let Ok(id) = id.parse() else { return };
@@ -55,7 +55,7 @@ impl Inner {
         self.follows.changed(id);
     }
 
-    /// There is something to take, somebody says.
+    /// Takes the word that there is something of this kind to take.
     pub(super) fn woken(&self, kind: &str) {
         if self.kinds().contains_key(kind) {
             self.wake.notify_one();

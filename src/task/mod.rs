@@ -23,8 +23,6 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
-use rand::TryRngCore;
-use rand::rngs::OsRng;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
@@ -41,6 +39,7 @@ use crate::redis::task::Rules;
 use crate::redis::task::Survey;
 use crate::redis::task::Task;
 use crate::redis::task::TaskId;
+use crate::sys::random;
 use crate::sys::time;
 pub use follow::Following;
 use follow::Follows;
@@ -159,8 +158,7 @@ impl Tasks {
             running: settings.running,
             places: Arc::new(Semaphore::new(settings.running)),
             wake: Notify::new(),
-            // By the operating system: workers forked from one supervisor share the state of any other generator.
-            waker: format!("{:016x}", OsRng.try_next_u64().unwrap_or_else(|_| u64::from(std::process::id()))),
+            waker: format!("{:016x}", random::number().unwrap_or_else(|_| u64::from(std::process::id()))),
             due: Mutex::new(time::monotonic()),
             order: watch::Sender::new(Order::Serve),
             busy: watch::Sender::new(0),

@@ -17,11 +17,11 @@ use crate::sys::time;
 use crate::task::Inner;
 use crate::task::WAIT_MAX;
 
-/// Time between two looks into the queues while nobody can be woken, and after a failed one. Otherwise Redis says whose
+/// Time between two looks into the queues while no worker can be woken, and after a failed one. Otherwise Redis says whose
 /// turn it is, because wakes may be lost, and of an overdue task there is none.
 const POLL: Duration = time::TICK.saturating_mul(10);
 
-/// Shortest time from a look that found nothing to the next one, however often somebody says that there is something.
+/// Shortest time from a look that found nothing to the next one, however often the worker is woken.
 const SPACING: Duration = Duration::from_millis(20);
 
 /// Time between two looks whether all goes well.
@@ -80,7 +80,7 @@ impl Inner {
         if let Err(error) = self.redis.rest_from_tasks(&idler).await {
             tracing::debug!(%error, "it is not told that this worker takes no more tasks: {error}");
         }
-        // Whoever runs tasks is told when one is cancelled.
+        // Its channel is heard until its tasks have ended: there it is told that one is cancelled.
         self.idle().await;
     }
 
@@ -144,7 +144,7 @@ impl Inner {
         *self.due.lock().unwrap_or_else(PoisonError::into_inner) = time::monotonic() + pause;
     }
 
-    /// Where nobody can be woken each looks for itself.
+    /// The pause that Redis said; a shorter one while this worker cannot be woken.
     fn turn(&self, pause: Duration) -> Duration {
         match self.redis.news_since() {
             Some(_) => pause,

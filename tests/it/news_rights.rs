@@ -1,4 +1,4 @@
-//! A user who may not listen, or not tell: what is missing is said, everything comes all the same, and soon.
+//! A Redis user that may not listen, or not tell: what is missing is said, everything comes all the same, and soon.
 
 use std::path::Path;
 
@@ -82,7 +82,7 @@ async fn who_may_not_listen_or_tell_is_told_so_and_misses_nothing() {
         let (tells, hears, chat) = (hub(&one), hub(&other), topic("chat"));
         let mut here = hears.subscribe(&chat, None).await.unwrap();
         eventually("it is told", async || other.news_findings().contains(finding)).await;
-        assert_eq!(other.news_since(), None, "{without:?}: nobody relies on it");
+        assert_eq!(other.news_since(), None, "{without:?}: it is not relied on");
         for number in 0..5 {
             tells.publish(&chat, &number.to_string()).await.unwrap();
         }
@@ -90,7 +90,7 @@ async fn who_may_not_listen_or_tell_is_told_so_and_misses_nothing() {
         assert!(other.inspect().await.unwrap().contains(finding), "{without:?}");
         let rights = missing(&server, &url).await;
         assert!(expected.iter().all(|rule| rights.iter().any(|it| it == rule)), "{without:?}: {rights:?}");
-        // Once it is put right nobody has to do anything.
+        // Once the rules are put right, the workers find that out by themselves.
         limited(&server, &[]);
         eventually("it is mended", async || {
             other.news_findings().iter().count() == 0 && other.news_since().is_some()

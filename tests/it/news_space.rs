@@ -87,12 +87,15 @@ async fn what_strangers_tell_is_not_believed_and_costs_next_to_nothing() {
     let mut here = hub.subscribe(&chat, None).await.unwrap();
     let id = hub.publish(&chat, "0").await.unwrap();
     assert_eq!(text(&mut here).await, "0");
-    let mark = {
-        // What a fleet of another database, or of another server behind the same proxy, would be marked with.
-        let stranger = worker(&server, 2).await;
-        hub_of(&stranger).publish(&chat, "x").await.unwrap();
-        "0123456789abcdef"
-    };
+    // The mark of a fleet on another database of this server.
+    let spy = listener(&server).await;
+    let mut overheard = spy.message_rx();
+    spy.subscribe("p:@2:b:chat").await.unwrap();
+    spy.ping::<()>(None).await.unwrap();
+    hub_of(&worker(&server, 2).await).publish(&chat, "x").await.unwrap();
+    let theirs = overheard.recv().await.unwrap().value.as_string().unwrap();
+    let mark = theirs.split(' ').next().unwrap();
+    assert_eq!(mark.len(), 16, "{theirs}");
     server.cli(&["CONFIG", "RESETSTAT"]);
     let long = "9".repeat(100_000);
     for round in 0..200_u32 {

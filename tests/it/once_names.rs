@@ -30,7 +30,7 @@ async fn names_lead_to_one_record(redis: &Redis, way: &str) {
     let (user, session, anonymous) = (user.as_str(), session.as_str(), anonymous.as_str());
     assert_eq!(find(redis, &[anonymous], 1, "f1", "first").await, "first");
     assert_eq!(find(redis, &[anonymous], 1, "f1", "another").await, "first");
-    // Of the same request, whoever it looks like now, and from then on under that name too.
+    // Of the same request, whatever its client is called now, and from then on under that name too.
     assert_eq!(find(redis, &[session, anonymous], 1, "f1", "second").await, "first");
     assert_eq!(find(redis, &[user, session], 1, "f1", "third").await, "first");
     assert_eq!(find(redis, &[user], 1, "f1", "fourth").await, "first");

@@ -1,4 +1,4 @@
-//! Requests that are carried out once: whatever their client has become meanwhile, and for nobody else.
+//! Requests that are carried out once: whatever their client looks like by then, and for no other client.
 
 use std::cell::Cell;
 use std::time::Duration;
@@ -100,7 +100,7 @@ fn a_login_is_carried_out_once_and_its_cookie_is_given_again_to_who_lost_it() {
         assert_eq!((with_old.all("Set-Cookie").len(), with_old.all("Vary")), (1, vec!["Cookie"]));
         assert_eq!(lost.cookies, visitor.cookies);
         assert_eq!(site.who(&mut lost), "ann");
-        // The same by somebody who had no cookie at all.
+        // The same by a client that had no cookie at all.
         let (key, mut stranger) = (site.key(long), Visitor::default());
         let first = site.ask(&mut stranger, keyed("login-bob", &key));
         site.again(&mut stranger, keyed("login-bob", &key), &first);
@@ -248,7 +248,7 @@ fn nobody_gets_what_somebody_else_sent() {
         let (mut one, mut two) = (site.known(), site.known());
         assert_eq!(answer(&mut one, keyed("200", &key)), carried_out);
         assert_eq!(answer(&mut two, keyed("200", &key)), carried_out);
-        // Who knows a cookie from before a login gets nothing of what came after it.
+        // A cookie from before a login gets nothing of what came after it.
         let key = site.key(long);
         let mut planted = site.known();
         let mut victim = planted.clone();
@@ -264,8 +264,11 @@ fn nobody_gets_what_somebody_else_sent() {
         let bearer = |name: &str| keyed("200", &key).header("Authorization", &format!("Bearer {name}"));
         assert_eq!(answer(&mut one, bearer("one")), carried_out);
         assert_eq!(answer(&mut one, bearer("two")), carried_out);
-        assert_eq!(answer(&mut two, bearer("one")), (200, 0, "true".to_owned()));
-        // A session that was ended names nobody.
+        // An `Authorization` names a client only with a key that nobody guesses.
+        let expected = if long { (200, 0, "true".to_owned()) } else { carried_out.clone() };
+        assert_eq!(answer(&mut two, bearer("one")), expected);
+        assert_eq!(answer(&mut one, bearer("one")), (200, 0, "true".to_owned()));
+        // A session that was ended names no user.
         let key = site.key(long);
         let mut gone = site.user("ann");
         let ended = gone.clone();
@@ -273,6 +276,84 @@ fn nobody_gets_what_somebody_else_sent() {
         assert_eq!(answer(&mut site.user("ann"), keyed("200", &key)), carried_out);
         assert_eq!(answer(&mut ended.clone(), keyed("200", &key)), carried_out);
     }
+}
+
+/// A site behind Basic authentication, all of whose clients send the same.
+#[test]
+fn clients_of_one_authorization_get_nothing_of_each_others_by_a_key_that_both_may_use() {
+    let site = Site::start();
+    let basic = |what: &str, key: &str| keyed(what, key).header("Authorization", "Basic c2l0ZTpzaXRl");
+    let refused = |visitor: &mut Visitor, request: Request, first: &Response| {
+        let (times, cookies) = (site.times(), visitor.cookies.clone());
+        let second = site.ask(visitor, request);
+        assert_eq!(second.assert_problem(409)["type"], CARRIED_OUT);
+        assert_eq!((site.times(), &visitor.cookies), (times, &cookies));
+        assert!(!second.text().contains(&first.text()) && second.all("Set-Cookie").is_empty());
+    };
+    for what in ["login-ann", "note-x", "200"] {
+        let (key, mut one) = (site.key(false), Visitor::default());
+        let first = site.ask(&mut one, basic(what, &key));
+        assert_eq!(first.status, 200);
+        refused(&mut Visitor::default(), basic(what, &key), &first);
+        // The cookie that came with the answer finds it, and only with the same `Authorization`.
+        if !one.cookies.is_empty() {
+            site.again(&mut one.clone(), basic(what, &key), &first);
+        }
+        // Clients elsewhere and with cookies of their own are not held up.
+        let before = site.times();
+        let elsewhere = basic(what, &key).header("X-Forwarded-For", "192.0.2.77");
+        let mut other = Visitor::default();
+        let theirs = site.ask(&mut other, elsewhere);
+        assert_eq!((theirs.status, site.times()), (200, before + 1));
+        assert!(one.cookies.is_empty() || one.cookies != other.cookies);
+        assert_eq!(theirs.header("Idempotency-Replayed"), "");
+    }
+    // With cookies: each has its own answer, over a login too.
+    let (key, mut one, mut two) = (site.key(false), site.known(), site.known());
+    let mut lost = one.clone();
+    let first = site.ask(&mut one, basic("login-ann", &key));
+    let before = site.times();
+    let second = site.ask(&mut two, basic("login-ann", &key));
+    assert_eq!((second.status, second.header("Idempotency-Replayed"), site.times()), (200, "", before + 1));
+    assert_ne!(one.cookies, two.cookies);
+    site.again(&mut one, basic("login-ann", &key), &first);
+    site.again(&mut lost, basic("login-ann", &key), &first);
+    assert_eq!(lost.cookies, one.cookies);
+    // A key that nobody guesses is found from anywhere, as ever.
+    let (key, mut one) = (site.key(true), Visitor::default());
+    let first = site.ask(&mut one, basic("note-x", &key));
+    let elsewhere = basic("note-x", &key).header("X-Forwarded-For", "192.0.2.77");
+    site.again(&mut Visitor::default(), elsewhere, &first);
+    site.again(&mut site.known(), basic("note-x", &key), &first);
+}
+
+/// Names outlive the record that they lead to, and another client may claim it anew.
+#[test]
+fn a_name_that_is_left_over_leads_to_no_answer_of_another_client() {
+    let site = Site::start();
+    let forget_records = || {
+        for record in site.redis.keys().into_iter().filter(|key| key.contains(":i:")) {
+            site.redis.cli(&["DEL", &record]);
+        }
+    };
+    for long in [false, true] {
+        let (key, mut victim) = (site.key(long), site.known());
+        let mut planted = victim.clone();
+        site.ask(&mut victim, keyed("200", &key));
+        forget_records();
+        site.ask(&mut victim, Request::post("/once/0/login-ann"));
+        let before = site.times();
+        let first = site.ask(&mut victim, keyed("200", &key));
+        assert_eq!(site.times(), before + 1, "it is a user's now");
+        assert_eq!(site.ask(&mut planted, keyed("200", &key)).assert_problem(409)["type"], CARRIED_OUT);
+        site.again(&mut victim, keyed("200", &key), &first);
+    }
+    // Two clients of one address with a short key.
+    let (key, mut one) = (site.key(false), Visitor::default());
+    site.ask(&mut one, keyed("note-x", &key));
+    forget_records();
+    assert_eq!(site.send(keyed("note-x", &key)).status, 200);
+    assert_eq!(site.ask(&mut one, keyed("note-x", &key)).assert_problem(409)["type"], CARRIED_OUT);
 }
 
 #[test]
@@ -341,7 +422,7 @@ fn strangers_have_little_kept_for_a_short_time_and_only_so_often() {
     let records = kept();
     assert!(longest(&records) <= Duration::from_secs(600), "{records:?}");
     assert_eq!(records.len(), 40 - refused);
-    // A user is somebody.
+    // The policy holds for strangers and not for users.
     for number in 0..40 {
         assert_eq!(user.ask(fleet.listen, keyed("200", &format!("{number}"))).status, 200);
     }

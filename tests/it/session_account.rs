@@ -172,6 +172,29 @@ fn logging_out_works_while_redis_is_full_and_logging_in_says_that_it_does_not() 
 }
 
 #[test]
+fn logging_out_everywhere_works_while_redis_is_full() {
+    for mode in ["fcall", "evalsha"] {
+        let redis = RedisServer::start();
+        let fleet = Plan::on(&redis).example("cart").set("REGATTA_REDIS__MODE", mode).start();
+        let [mut one, mut other, mut third] = [(); 3].map(|()| logged_in(&fleet, "ann"));
+        let user = |visitor: &mut Visitor| user(visitor, &fleet);
+        redis.cli(&["CONFIG", "SET", "maxmemory", "1"]);
+        // Until every worker's breaker of writes has opened.
+        for _ in 0..20 {
+            assert_eq!(post(&mut Visitor::default(), &fleet, "/login/bob").status, 503, "{mode}");
+        }
+        assert_eq!(post(&mut one, &fleet, "/account/others").status, 204, "{mode}");
+        assert_eq!((user(&mut one), user(&mut other)), ("ann".into(), Value::Null), "{mode}");
+        assert_eq!(post(&mut one, &fleet, "/account/everywhere").status, 204, "{mode}");
+        assert!(one.cookies.is_empty(), "{mode}");
+        redis.cli(&["CONFIG", "SET", "maxmemory", "0"]);
+        let works = || post(&mut Visitor::default(), &fleet, "/login/bob").status == 200;
+        wait::until("logins work again", wait::LONG, || (0..10).all(|_| works()));
+        assert_eq!((user(&mut other), user(&mut third)), (Value::Null, Value::Null), "{mode}");
+    }
+}
+
+#[test]
 fn an_answer_goes_out_although_its_changes_were_not_stored_unless_they_are_strict() {
     let mut redis = RedisServer::start();
     let fleet = Plan::on(&redis).set("REGATTA_SESSION__STRICT", "total").example("cart").start();

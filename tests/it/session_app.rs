@@ -120,7 +120,7 @@ fn a_user_sees_his_sessions_and_ends_them() {
     let sessions = listed["sessions"].as_array().unwrap().clone();
     assert_eq!((sessions.len(), &listed["user"]), (3, &"ann".into()), "{listed}");
     assert_eq!((&sessions[0]["current"], &sessions[0]["agent"]), (&true.into(), &"Laptop".into()));
-    // Whoever enters a name is let in, so the other sessions may be strangers'.
+    // Any name is let in, so the other sessions may be strangers'.
     assert_eq!(sessions[0]["address"], "127.0.0.1");
     assert!(sessions[1..].iter().all(|session| session.get("address").is_none()), "{listed}");
     let id = devices[0].cookies["sid"].split('.').nth(2).unwrap().to_owned();

@@ -96,7 +96,7 @@ fn a_cookie_that_went_without_tls_is_replaced_under_it() {
         assert!(removal.contains("Max-Age=0") && removal.contains("Path=/") && !removal.contains("Secure"));
         let again = visitor.ask(fleet.listen, tls(Request::get("/")));
         assert_eq!((again.visit().1, again.all("Set-Cookie").len()), (4, 0), "{mode}");
-        // Whoever listened has nothing.
+        // The id that was overheard is worth nothing.
         for request in [Request::get("/"), tls(Request::get("/"))] {
             let mut thief = Visitor { cookies: [("sid".to_owned(), overheard.clone())].into() };
             assert_eq!(thief.ask(fleet.listen, request).visit().1, 1, "{mode}");

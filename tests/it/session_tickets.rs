@@ -106,6 +106,94 @@ fn two_hundred_parallel_returns_are_two_hundred_and_one_views() {
     }
 }
 
+/// Asks for these steps, see the example; the visitor's views.
+fn steps(visitor: &mut Visitor, fleet: &Fleet, steps: &str) -> Option<u64> {
+    let answer = get(visitor, fleet, &format!("/visit/{steps}"));
+    assert_eq!(answer.status, 200, "{steps}: {answer:?}");
+    answer.json().as_u64()
+}
+
+#[test]
+fn a_ticket_that_a_form_gave_has_no_view() {
+    for mode in MODES {
+        let redis = RedisServer::start();
+        let plan = Plan::on(&redis).workers(2).set("REGATTA_REDIS__MODE", mode);
+        let fleet = plan.start();
+        let login = || Request::get("/login").header("Accept", "text/html");
+        for forms in [1, 2] {
+            let mut visitor = Visitor::default();
+            for _ in 0..forms {
+                assert_eq!(visitor.ask(fleet.listen, login()).status, 200, "{mode}");
+            }
+            let views = [visitor.visit(fleet.listen).1, visitor.visit(fleet.listen).1];
+            assert_eq!((views, form(&visitor)), ([1, 2], "v1."), "{mode}: after {forms} forms");
+        }
+        assert_eq!(redis.cli(&["GET", &format!("{}:c:@views", plan.prefix())]), "4", "{mode}");
+    }
+}
+
+#[test]
+fn a_first_view_is_in_its_ticket_whatever_else_the_request_does_and_when() {
+    for (mode, create) in MODES.into_iter().flat_map(|mode| [(mode, "return"), (mode, "write")]) {
+        let redis = RedisServer::start();
+        let plan = Plan::on(&redis).workers(2).example("cart").set("REGATTA_REDIS__MODE", mode);
+        let fleet = plan.set("REGATTA_SESSION__CREATE", create).start();
+        // First request, and what its cookie is.
+        let all = [
+            ("form", "v3."),
+            ("view-form", "v3."),
+            ("form-view", "v3."),
+            ("form-view-form-view", "v3."),
+            ("data", "v1."),
+            ("view-data", "v1."),
+            ("data-view", "v1."),
+            ("form-data", "v1."),
+            ("form-view-data", "v1."),
+            ("view-form-data", "v1."),
+            ("sum", "v1."),
+            ("view-sum", "v1."),
+            ("sum-view", "v1."),
+            ("form-sum-view", "v1."),
+            ("form-view-sum", "v1."),
+        ];
+        // What adds to a field needs server-side code.
+        for (first, cookie) in all.into_iter().filter(|(first, _)| mode != "plain" || !first.contains("sum"))
+        {
+            let mut visitor = Visitor::default();
+            let viewed = first.contains("view");
+            let what = format!("{mode}, {create}: {first}");
+            assert_eq!(steps(&mut visitor, &fleet, first), viewed.then_some(1), "{what}");
+            assert_eq!(form(&visitor), cookie, "{what}");
+            let next = [(); 2].map(|()| steps(&mut visitor, &fleet, "view").unwrap());
+            assert_eq!(next, if viewed { [2, 3] } else { [1, 2] }, "{what}");
+            // What makes the session may be another form, or data.
+            for second in ["form", "data", "view-data", "data-view"] {
+                let mut visitor = Visitor::default();
+                steps(&mut visitor, &fleet, first);
+                let counted = u64::from(steps(&mut visitor, &fleet, second).is_some()) + u64::from(viewed);
+                assert_eq!(steps(&mut visitor, &fleet, "view"), Some(counted + 1), "{what}, {second}");
+            }
+        }
+    }
+}
+
+#[test]
+fn two_hundred_parallel_returns_of_a_ticket_without_a_view_are_two_hundred_views() {
+    for mode in MODES {
+        let redis = RedisServer::start();
+        let plan = Plan::on(&redis).workers(4).set("REGATTA_REDIS__MODE", mode);
+        let fleet = plan.set("REGATTA_SESSION__CREATE_BURST", "1").start();
+        let mut visitor = Visitor::default();
+        let login = Request::get("/login").header("Accept", "text/html");
+        assert_eq!(visitor.ask(fleet.listen, login).status, 200);
+        assert_eq!(form(&visitor), "v3.", "{mode}");
+        let seen = load::parallel(20, 10, |_| visitor.clone().visit(fleet.listen).1);
+        let seen: BTreeSet<_> = seen.into_iter().collect();
+        assert_eq!(seen, (1..=200).collect(), "{mode}");
+        assert_eq!(visitor.visit(fleet.listen).1, 201, "{mode}");
+    }
+}
+
 #[test]
 fn a_session_that_ended_is_not_made_anew_by_its_ticket() {
     for mode in MODES {
@@ -113,9 +201,8 @@ fn a_session_that_ended_is_not_made_anew_by_its_ticket() {
         let fleet = Plan::on(&redis).example("cart").set("REGATTA_REDIS__MODE", mode).start();
         for end in ["/account/logout", "/session/flush"] {
             let mut visitor = Visitor::default();
-            let ticket = get(&mut visitor, &fleet, "/me").json();
-            // The example's page counts no view: a form's text is what a stranger gets a ticket for.
-            let _ = ticket;
+            get(&mut visitor, &fleet, "/visit/form");
+            assert_eq!(form(&visitor), "v3.", "{mode} {end}");
             let mut copy = visitor.clone();
             assert_eq!(post(&mut visitor, &fleet, "/set/a/1").status, 200);
             let made = visitor.clone();

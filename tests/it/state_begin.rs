@@ -344,8 +344,8 @@ fn the_arithmetic_on_the_server_agrees_with_throttled_in_both_forms() {
     // The numbers come as text here, because a command line carries no doubles: lifetimes, limit, time.
     let at = "local now = tonumber(table.remove(args))
         return { struct.unpack('<ddddd', begin_at(now, keys, { '-', struct.pack('<ddddddd', unpack(args)), '' })) }";
-    let source = library::named("regatta_v4").unwrap().text;
-    let as_library = source.replace("regatta_v4", "regatta_test")
+    let source = library::named("regatta_v5").unwrap().text;
+    let as_library = source.replace("regatta_v5", "regatta_test")
         + &format!("redis.register_function('regatta_at', function(keys, args) {at} end)\n");
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &as_library]), "regatta_test");
     let as_script = library::script(source, &format!("local keys, args = KEYS, ARGV {at}"));

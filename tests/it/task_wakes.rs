@@ -1,4 +1,4 @@
-//! A task wakes one worker, whatever their number; and what nobody was woken for is found all the same.
+//! A task wakes one worker, whatever their number; and a task for which none was woken is found all the same.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -75,7 +75,7 @@ async fn a_task_costs_four_calls_whatever_the_number_of_workers() {
             let id = all[0].enqueue("a", &0).await.unwrap();
             ended(&all[0], id).await;
         }
-        // Two looks a second for all, and who waits for so long looks anew.
+        // Two looks a second for all, and a worker that waits for so long looks anew.
         let looks = 3 * (begun.elapsed().as_secs() + 1) + 8;
         let calls = calls(&server);
         assert!(calls <= TASKS * 42 / 10 + looks, "{workers} workers: {calls} calls for {TASKS} tasks");
@@ -115,7 +115,7 @@ async fn many_tasks_at_once_wake_as_many_workers_as_there_are() {
     assert!(calls(&server) <= most, "{} calls for {TASKS} tasks", calls(&server));
 }
 
-/// Somebody who is woken and does nothing: a worker in the moment before it is killed.
+/// A listener that is woken and does nothing: a worker in the moment before it is killed.
 async fn doomed(server: &RedisServer, name: &str) -> Client {
     let unix = ServerConfig::Unix { path: server.socket() };
     let client = Client::new(
@@ -144,7 +144,7 @@ async fn a_task_whose_woken_worker_is_gone_is_begun_by_another() {
     for round in 0..3 {
         let name = format!("doomed{round}");
         let doomed = doomed(&server, &name).await;
-        // Gone before: nobody listens there, which is seen at once. Gone after: the next look finds the task.
+        // Gone before: its channel has no listener, which is seen at once. Gone after: the next look finds the task.
         if round == 1 {
             doomed.quit().await.unwrap();
         }

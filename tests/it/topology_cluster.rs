@@ -14,10 +14,12 @@ use regatta::redis::begin;
 use regatta::redis::begin::CounterArg;
 use regatta::redis::begin::LimitArg;
 use regatta::redis::begin::LimitKind;
+use regatta::redis::begin::NewSessions;
 use regatta::redis::begin::Reply;
 use regatta::redis::begin::SessionArg;
 use regatta::redis::begin::SessionMode;
 use regatta::redis::begin::SessionReply;
+use regatta::redis::begin::TicketArg;
 use regatta::redis::keys;
 use regatta::redis::library;
 use tokio::task::JoinSet;
@@ -156,6 +158,62 @@ async fn what_one_node_denies_changes_nothing_on_any_other() {
     assert_eq!(cluster.ask("GET", TOTAL, &[]), "7");
     assert_eq!(cluster.ask("HGET", &format!("{SESSIONS}a"), &["_v"]), "1");
     assert_eq!(cluster.ask("EXISTS", "p:{l:places:v:x}", &[]), "0");
+}
+
+/// A session of a ticket, and the limit on new sessions that it counts in.
+fn newcomer(digest: &str, mode: SessionMode, burst: u64) -> SessionArg {
+    let interval_us = 3_600_000_000;
+    let key = keys::new_sessions("p", digest);
+    let limit = Some(NewSessions { key, interval_us, tolerance_us: interval_us * burst });
+    SessionArg { mode, ticket: Some(TicketArg { limit, ..ticket() }), ..session(digest, false) }
+}
+
+/// Asks for a session, and for a limit that lies elsewhere and allows it or not; whether it was granted.
+async fn ask(redis: &Redis, session: &SessionArg, allows: bool) -> bool {
+    let limits = [limit(if allows { "open" } else { "closed" }, if allows { 100 } else { 0 })];
+    let request = begin::Request { limits: &limits, session: Some(session), ..Default::default() };
+    matches!(redis.begin(&request).await.unwrap(), Reply::Granted { .. })
+}
+
+/// What is stored of a session, and what its client is charged for new ones.
+fn stands(cluster: &RedisCluster, digest: &str) -> [String; 3] {
+    let (session, charged) = (format!("{SESSIONS}{digest}"), format!("p:{{s}}:n:{digest}"));
+    let fields = cluster.ask("HGETALL", &session, &[]);
+    [fields, cluster.ask("EXISTS", &session, &[]), cluster.ask("GET", &charged, &[])]
+}
+
+const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
+const USES: [SessionMode; 2] = [SessionMode::Read, SessionMode::Visit];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_a_denied_request_made_is_taken_back_and_its_charge_given_back() {
+    let cluster = RedisCluster::start();
+    for (mode, how) in MODES.into_iter().flat_map(|mode| USES.map(|how| (mode, how))) {
+        let redis = connect(&cluster, mode).await;
+        let digest = format!("{mode:?}{how:?}");
+        let nothing = stands(&cluster, &digest);
+        // With room for a new session, and without: that one would be short-lived, and charges nothing.
+        for burst in [1, 0] {
+            assert!(!ask(&redis, &newcomer(&digest, how, burst), false).await);
+            assert_eq!(stands(&cluster, &digest), nothing, "{digest} {burst}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_session_that_another_request_made_outlives_one_that_is_denied() {
+    let cluster = RedisCluster::start();
+    for (mode, how) in MODES.into_iter().flat_map(|mode| USES.map(|how| (mode, how))) {
+        let redis = connect(&cluster, mode).await;
+        for burst in [1, 0] {
+            let digest = format!("{mode:?}{how:?}{burst}");
+            assert!(ask(&redis, &newcomer(&digest, SessionMode::Read, burst), true).await);
+            let before = stands(&cluster, &digest);
+            assert_eq!((before[1].as_str(), before[2].is_empty()), ("1", burst == 0), "{digest}");
+            assert!(!ask(&redis, &newcomer(&digest, how, burst), false).await);
+            assert_eq!(stands(&cluster, &digest), before, "{digest}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

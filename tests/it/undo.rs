@@ -31,7 +31,7 @@ async fn what_is_taken_back_twice_is_taken_back_once() {
         let numbers = doubles(&[1000.0, 1000.0, 0.0, 0.0, 1_000_000.0, 100_000_000.0, 1.0]);
         let args =
             vec![Bytes::from_static(b"v"), numbers, Bytes::new(), Bytes::from("2"), Bytes::from("60000")];
-        client.fcall::<i64, _, _, _>("regatta_cluster_v2_undo", keys.to_vec(), args).await.unwrap()
+        client.fcall::<i64, _, _, _>("regatta_cluster_v3_undo", keys.to_vec(), args).await.unwrap()
     };
     let stand = || {
         let used: u64 = server.cli(&["GET", "p:l:a:v:x"]).parse().unwrap();

@@ -162,8 +162,8 @@ impl Exchange {
         }
     }
 
-    /// This worker's part of limits that nobody counts together: those of this machine that serve share it, and as many
-    /// on every other machine.
+    /// This worker's part of limits that Redis does not count: the workers of this machine that serve share it, and as
+    /// many on every other machine.
     fn part(&self) -> Part {
         let board = &self.core.scoreboard;
         let own = self.core.worker.slot();

@@ -38,6 +38,7 @@ use crate::redis::begin::CounterArg;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
+use crate::session::cookie::Ticket;
 use crate::session::user::UserTag;
 pub(super) use stale::Degraded;
 pub(super) use view::Visited;
@@ -82,8 +83,8 @@ pub(super) struct Begun {
     pub(super) refusal: Option<Refusal>,
     /// The session the visitor has now, or is to have.
     pub(super) current: Option<Id>,
-    /// The visitor's cookie is, or is to be, a ticket for it, issued then, ms.
-    pub(super) ticket: Option<u64>,
+    /// The visitor's cookie is, or is to be, this ticket for it.
+    pub(super) ticket: Option<Ticket>,
     /// The user who is logged in with it.
     pub(super) user: Option<UserTag>,
     /// The cookie is sent again, to last this long.
@@ -110,7 +111,7 @@ pub(super) enum Origin {
     Cookie,
     /// There is none: the visitor gets a ticket for one, and nothing is stored.
     Issued,
-    /// Made by this request, and nobody but it knows it yet.
+    /// Made by this request; its id is in no cookie yet.
     Made,
     /// The visitor's session was deleted by the handler.
     Deleted,

@@ -24,6 +24,7 @@ use crate::redis::keys;
 use crate::redis::sessions::Made;
 use crate::session;
 use crate::session::cookie;
+use crate::session::cookie::Ticket;
 use crate::session::store::Newcomer;
 use crate::session::user::UserTag;
 
@@ -40,8 +41,9 @@ impl Exchange {
             _ => session::key(prefix, id),
         };
         let lifetimes = &self.core.lifetimes;
-        let ticket = |issued_ms| TicketArg {
+        let ticket = |Ticket { issued_ms, viewed }| TicketArg {
             issued_ms,
+            viewed,
             term_ms: lifetimes.ticket_ms(),
             makes,
             limit: self.new_sessions().filter(|_| makes),
@@ -69,7 +71,7 @@ impl Exchange {
         let begun = self.begun().await;
         let issued = begun.origin == Origin::Issued;
         let views = u64::from(begun.visited.is_some_and(|visited| visited.new));
-        let created_ms = begun.ticket.filter(|_| issued).unwrap_or(0);
+        let created_ms = begun.ticket.filter(|_| issued).map_or(0, |ticket| ticket.issued_ms);
         Newcomer {
             id: begun.current.filter(|_| issued),
             made: Made { views, created_ms },
@@ -89,7 +91,8 @@ impl Exchange {
         };
         let id = cookie::new_id().map_err(|_| Failure::Own(Error::Failed))?;
         begun.current = Some(id);
-        begun.ticket = Some(now_ms);
+        let viewed = begun.visited.is_some_and(|visited| visited.new);
+        begun.ticket = Some(Ticket { issued_ms: now_ms, viewed });
         begun.origin = Origin::Issued;
         Ok(id)
     }

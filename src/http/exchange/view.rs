@@ -7,12 +7,14 @@ use crate::http::exchange::Begun;
 use crate::http::exchange::Degraded;
 use crate::http::exchange::Exchange;
 use crate::http::exchange::Failure;
+use crate::http::exchange::Origin;
 use crate::http::exchange::TOTAL;
 use crate::http::visitor::Visitor;
 use crate::redis::begin::CounterArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
 use crate::redis::keys;
+use crate::session::cookie::Ticket;
 
 /// A counted view.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,14 +80,14 @@ impl Exchange {
                 SessionReply::Live { views, .. } => Some(views),
                 // As for any other visitor without a session: it is the first of those that can be told apart.
                 SessionReply::Rotated => Some(1),
-                // The ticket's own view: this request makes nothing, and does not count.
+                // The first, be it the ticket's own: this request makes nothing, and does not count.
                 SessionReply::Ticket => Some(1),
                 _ => None,
             };
             self.found(begun, id, reply).await;
         }
         let unknown = || Failure::Own(Error::Unavailable { retry_after: 1 });
-        // Nothing is stored for whoever comes for the first time: the view is the ticket's.
+        // Nothing is stored for a first visit: the view is the ticket's.
         let new = views.is_none();
         if new {
             if total.is_none() {
@@ -100,6 +102,10 @@ impl Exchange {
         // What was read before, while Redis was away, is read anew with the view.
         begun.degraded = None;
         begun.visited = Some(visited);
+        if new && begun.origin == Origin::Issued {
+            // Issued a moment ago, or before, for something else than a view.
+            begun.ticket = begun.ticket.map(|ticket| Ticket { viewed: true, ..ticket });
+        }
         Ok(visited)
     }
 }

@@ -20,6 +20,7 @@ use tower_sessions::session::Id;
 
 use crate::http::problem::Problem;
 use crate::redis::claim::Kept;
+use crate::session::cookie::Ticket;
 use crate::session::user::UserTag;
 
 const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
@@ -27,6 +28,8 @@ const REPLAYED: HeaderName = HeaderName::from_static("idempotency-replayed");
 /// In front of the line that says what became of the session. No header's name begins so, and versions that do not know
 /// the line pass over it.
 const SESSION: &[u8] = b":session:";
+/// In front of the line with the names of those that the response is for, parted by spaces.
+const READERS: &[u8] = b":for:";
 
 /// Headers that are the first response's own, or this response's.
 const NOT_KEPT: [HeaderName; 11] = [
@@ -54,8 +57,8 @@ pub(super) struct Change {
 /// The session afterwards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Now {
-    /// The visitor has this one; its cookie may have a lifetime of its own, or be a ticket, issued then, ms.
-    Is { id: Id, user: Option<UserTag>, age: Option<Duration>, ticket: Option<u64> },
+    /// The visitor has this one; its cookie may have a lifetime of its own, or be a ticket.
+    Is { id: Id, user: Option<UserTag>, age: Option<Duration>, ticket: Option<Ticket> },
     /// None: it was ended.
     Ended,
 }
@@ -70,7 +73,7 @@ impl Change {
             Now::Is { id, user, age, ticket } => {
                 let user = word(user.map(|user| user.to_string()));
                 let age = word(age.map(|age| age.as_secs().to_string()));
-                let ticket = word(ticket.map(|issued_ms| issued_ms.to_string()));
+                let ticket = word(ticket.map(Ticket::encode));
                 format!("{before} {id} {user} {age} {ticket}")
             }
         }
@@ -84,7 +87,10 @@ impl Change {
             [before, id, user, age, ticket] => {
                 let user = some(user).map(|user| user.parse()).transpose().ok()?;
                 let age = some(age).map(|age| age.parse().map(Duration::from_secs)).transpose().ok()?;
-                let ticket = some(ticket).map(|issued_ms| issued_ms.parse()).transpose().ok()?;
+                let ticket = match some(ticket) {
+                    None => None,
+                    Some(ticket) => Some(Ticket::decode(&ticket)?),
+                };
                 (before, Now::Is { id: id.parse().ok()?, user, age, ticket })
             }
             _ => return None,
@@ -93,7 +99,7 @@ impl Change {
     }
 
     /// Whether a repetition that comes with this session may have it: it is the one that the response was for, or the
-    /// client never got a cookie. Who has another session keeps it.
+    /// client never got a cookie. A client with another session keeps that.
     pub(super) fn is_for(&self, session: Option<&str>) -> bool {
         match self.now {
             Now::Is { .. } => session.is_none() || session == self.before.as_deref(),
@@ -102,18 +108,23 @@ impl Change {
     }
 }
 
-/// Whether a response is kept if its handler does not say: not one that may be another one at the next try, and not one
-/// that says who the client is not.
+/// Whether a response is kept if its handler does not say: not if the next try may get another one, and not if it says
+/// that the client did not prove who it is.
 pub(super) fn is_final(status: StatusCode) -> bool {
     !matches!(status.as_u16(), 100..=199 | 401 | 403 | 408 | 409 | 421 | 425 | 429 | 500..)
 }
 
 /// The response and what is kept of it, at most `most` bytes; one that is larger or has no known end is only noted.
-pub(super) async fn copy(response: Response, most: u64, sealed: Option<&str>) -> (Response, Kept) {
+pub(super) async fn copy(
+    response: Response,
+    most: u64,
+    readers: &[String],
+    sealed: Option<&str>,
+) -> (Response, Kept) {
     let (parts, body) = response.into_parts();
-    let headers = pack(&parts.headers, sealed);
+    let headers = pack(&parts.headers, readers, sealed);
     let fits = |length: u64| length + headers.len() as u64 <= most;
-    let nothing = Kept { status: 0, headers: pack(&HeaderMap::new(), sealed), body: Bytes::new() };
+    let nothing = Kept { status: 0, headers: pack(&HeaderMap::new(), readers, sealed), body: Bytes::new() };
     if !body.size_hint().exact().is_some_and(fits) {
         return (Response::from_parts(parts, body), nothing);
     }
@@ -126,8 +137,8 @@ pub(super) async fn copy(response: Response, most: u64, sealed: Option<&str>) ->
 }
 
 /// One line a header; a value has no line breaks.
-fn pack(headers: &HeaderMap, sealed: Option<&str>) -> Bytes {
-    let mut lines = Vec::new();
+fn pack(headers: &HeaderMap, readers: &[String], sealed: Option<&str>) -> Bytes {
+    let mut lines = [READERS, readers.join(" ").as_bytes(), b"\n"].concat();
     if let Some(sealed) = sealed {
         lines.extend_from_slice(&[SESSION, sealed.as_bytes(), b"\n"].concat());
     }
@@ -158,8 +169,19 @@ fn unpack(lines: &[u8]) -> HeaderMap {
 
 /// What is kept, sealed, about the session.
 pub(super) fn sealed(kept: &Kept) -> Option<&str> {
+    line(kept, SESSION)
+}
+
+/// Whether a response is for a client with these names; one that does not say is of an earlier release.
+pub(super) fn is_for(kept: &Kept, names: &[String]) -> bool {
+    line(kept, READERS)
+        .is_none_or(|readers| readers.split(' ').any(|name| names.iter().any(|own| own == name)))
+}
+
+/// The line of ours that begins so.
+fn line<'a>(kept: &'a Kept, mark: &[u8]) -> Option<&'a str> {
     let mut lines = kept.headers.split(|byte| *byte == b'\n');
-    lines.find_map(|line| std::str::from_utf8(line.strip_prefix(SESSION)?).ok())
+    lines.find_map(|line| std::str::from_utf8(line.strip_prefix(mark)?).ok())
 }
 
 /// The first response once more.
@@ -189,9 +211,12 @@ mod tests {
         for (name, value) in headers.into_iter().chain([("vary", "Accept"), ("vary", "Cookie")]) {
             response.headers_mut().append(name, HeaderValue::from_static(value));
         }
-        let (response, kept) = copy(response, 1024, Some("c2VhbGVk")).await;
+        let (response, kept) =
+            copy(response, 1024, &["a".to_owned(), "b".to_owned()], Some("c2VhbGVk")).await;
         assert_eq!(response.headers()["set-cookie"], "sid=1");
         assert_eq!(sealed(&kept), Some("c2VhbGVk"));
+        let is_for = |name: &str| is_for(&kept, &["x".to_owned(), name.to_owned()]);
+        assert!(is_for("a") && is_for("b") && !is_for("c") && !is_for("a b") && !is_for(""));
         let again = replay(kept);
         assert_eq!(
             (again.status(), &again.headers()[REPLAYED]),
@@ -208,13 +233,14 @@ mod tests {
     async fn a_response_without_an_end_or_too_large_is_only_noted() {
         let unbounded = Full::new(Bytes::from_static(b"x")).map_frame(|frame| frame);
         let endless = Response::new(Body::new(unbounded));
-        let (_, kept) = copy(endless, 1024, Some("x")).await;
+        let (_, kept) = copy(endless, 1024, &[], Some("x")).await;
         assert_eq!((kept.status, sealed(&kept)), (0, Some("x")));
+        assert!(!is_for(&kept, &["a".to_owned()]), "for no client");
         assert_eq!(replay(kept).status(), StatusCode::CONFLICT);
-        let (response, kept) = copy(Response::new(Body::from(vec![0; 70_000])), 65_536, None).await;
+        let (response, kept) = copy(Response::new(Body::from(vec![0; 70_000])), 65_536, &[], None).await;
         assert_eq!((kept.status, response.body().size_hint().exact()), (0, Some(70_000)));
         let wordy = [("x-long", "x".repeat(4_000))];
-        let (_, kept) = copy((wordy, "x".repeat(200)).into_response(), 4_096, None).await;
+        let (_, kept) = copy((wordy, "x".repeat(200)).into_response(), 4_096, &[], None).await;
         assert_eq!(kept.status, 0, "headers count as well");
     }
 
@@ -234,8 +260,12 @@ mod tests {
         let user = Some(UserTag::of(b"key", "ann"));
         let age = Some(Duration::from_secs(60));
         for before in [None, Some("before".to_owned())] {
-            let ticket = Now::Is { id, user: None, age: None, ticket: Some(1_763_694_494_123) };
-            for now in [Now::Is { id, user, age, ticket: None }, ticket, Now::Ended] {
+            let ticket = |viewed| {
+                let ticket = Some(Ticket { issued_ms: 1_763_694_494_123, viewed });
+                Now::Is { id, user: None, age: None, ticket }
+            };
+            let is = Now::Is { id, user, age, ticket: None };
+            for now in [is, ticket(false), ticket(true), Now::Ended] {
                 let change = Change { before: before.clone(), now };
                 assert_eq!(Change::decode(&change.encode()).as_ref(), Some(&change));
                 let here = before.as_deref();

@@ -2,8 +2,8 @@
 //!
 //! Guarantees that of all requests of one client with one key at most one is under way, as long as its worker lives and
 //! reaches Redis, whatever the client's cookie was and has become (`names`); that the others get its response, or hear
-//! that it is still under way or that it was another request; that nobody gets a response, nor a cookie, that was not
-//! meant for them; and that a response which may be another one at the next try is not kept. A worker that dies leaves
+//! that it is still under way or that it was another request; that no client gets a response, or a cookie, of another
+//! client's request; and that a response which may be another one at the next try is not kept. A worker that dies leaves
 //! a lease that ends, and the next repetition is carried out. Requests without the header cost nothing.
 
 mod kept;
@@ -57,7 +57,7 @@ const STRANGER_KEPT_FOR: Duration = Duration::from_secs(600);
 /// Names outlive the record, whose lifetime begins again when its response is kept.
 const NAMES_LONGER: Duration = Duration::from_secs(60);
 
-/// Who carries a request out has it to himself for so long, and renews it meanwhile.
+/// For how long a request is claimed by the worker that carries it out, which renews the claim meanwhile.
 const LEASE: Duration = Duration::from_secs(5);
 const RENEW_EVERY: Duration = Duration::from_millis(1500);
 /// Pause before a response that could not be kept is offered again.
@@ -70,6 +70,10 @@ pub(super) struct Execution {
     key: Idempotency,
     fingerprint: String,
     standing: Standing,
+    /// Names that its response is for.
+    readers: Vec<String>,
+    /// What counts together with the cookie that its response comes with; [`Names::beside`].
+    beside: Option<String>,
     record: String,
     owner: String,
 }
@@ -102,9 +106,9 @@ pub(super) async fn admit(
     let fingerprint = key::sha256(&[parts.method.as_str().as_bytes(), target.as_bytes(), &body]);
     let owner = exchange.core.request_id().to_str().unwrap_or_default().to_owned();
     let key = Idempotency::new(key);
-    let Names { standing, record, .. } = names.clone();
+    let Names { standing, record, readers, beside, .. } = names.clone();
     let exchange = Arc::clone(exchange);
-    let mut execution = Execution { exchange, key, fingerprint, standing, record, owner };
+    let mut execution = Execution { exchange, key, fingerprint, standing, readers, beside, record, owner };
     match execution.claim(&names).await {
         Ok(Claimed::Granted) => {
             parts.extensions.insert(execution.key.clone());
@@ -112,8 +116,8 @@ pub(super) async fn admit(
         }
         Ok(Claimed::Running(left)) => Err(Problem::idempotency_running(seconds(left)).into_response()),
         Ok(Claimed::Other) => Err(Problem::idempotency_other().into_response()),
-        // Another client of the address may have sent it: that it was carried out is all that is told.
-        Ok(Claimed::Done(_)) if standing == Standing::Guessable => {
+        // Another client may have sent it: that it was carried out is all that is told.
+        Ok(Claimed::Done(kept)) if standing.is_ambiguous() || !kept::is_for(&kept, &names.keys) => {
             Err(Problem::idempotency_carried_out().into_response())
         }
         Ok(Claimed::Done(kept)) => Err(execution.replay(kept).await),
@@ -141,7 +145,7 @@ async fn names(exchange: &Exchange, headers: &HeaderMap, key: &str) -> Result<Na
         Some(id) => Some(exchange.session(id).await?),
         None => None,
     };
-    // A cookie whose session is no more names nobody, but it is still the cookie that a request was sent with.
+    // A cookie whose session is no more names no user, but it is still the cookie that a request was sent with.
     let user = exchange.begun().await.user.map(|user| user.to_string());
     if let (Some(policy), None, Some(_)) = (bounded, &user, exchange.visitor.user()) {
         exchange.limit(policy, None).await?;
@@ -225,9 +229,11 @@ impl Execution {
             let change = self.change().await;
             let sealed = change.as_ref().and_then(|change| self.seal(change));
             let most = if self.is_of_a_stranger() { STRANGER_KEPT_MAX } else { KEPT_MAX };
-            let (response, kept) = kept::copy(response, most, sealed.as_deref()).await;
-            if let Some(change) = change {
-                self.name_afterwards(&change).await;
+            let afterwards = change.as_ref().and_then(|change| self.name_afterwards(change));
+            let readers: Vec<String> = self.readers.iter().chain(&afterwards).cloned().collect();
+            let (response, kept) = kept::copy(response, most, &readers, sealed.as_deref()).await;
+            if let Some(name) = afterwards {
+                self.find_under(name).await;
             }
             (response, self.keep(&kept).await)
         } else {
@@ -256,15 +262,18 @@ impl Execution {
         Some(Change { before: self.exchange.visitor.digest().map(ToOwned::to_owned), now })
     }
 
-    /// From now on the request is found with the cookie that its response comes with, too.
-    async fn name_afterwards(&self, change: &Change) {
+    /// The name that the cookie gives with which the response comes.
+    fn name_afterwards(&self, change: &Change) -> Option<String> {
         let session = match change.now {
             Now::Is { id, .. } => Some(crate::session::digest(id)),
             Now::Ended => None,
         };
-        let core = &self.exchange.core;
-        let namer = Namer { prefix: &core.prefix, key: self.key.key() };
-        let Some(name) = namer.afterwards(session.as_deref()) else { return };
+        let namer = Namer { prefix: &self.exchange.core.prefix, key: self.key.key() };
+        namer.afterwards(session.as_deref(), self.beside.as_deref())
+    }
+
+    /// From now on the request is found under this name, too.
+    async fn find_under(&self, name: String) {
         let names = claim::Names {
             keys: &[name],
             own: 1,
@@ -272,13 +281,13 @@ impl Execution {
             record: &self.record,
             lifetime: self.lifetime() + NAMES_LONGER,
         };
-        if let Err(error) = core.redis.record_of(&names).await {
+        if let Err(error) = self.exchange.core.redis.record_of(&names).await {
             tracing::warn!(%error, "a request that was carried out once is not found with its new cookie: {error}");
         }
     }
 
-    /// Keeps the response, and tries again for as long as nobody else may carry the request out: a response that is
-    /// not kept is a request that is carried out twice.
+    /// Keeps the response, and tries again for as long as no other worker may carry the request out: a response that
+    /// is not kept is a request that is carried out twice.
     async fn keep(&self, kept: &Kept) -> Result<bool, redis::Error> {
         let until = Instant::now() + LEASE / 2;
         loop {
@@ -311,7 +320,7 @@ impl Execution {
         kept::replay(kept)
     }
 
-    /// Only whoever has the key, and finds the record, opens it: not who reads Redis.
+    /// What is sealed is opened with the client's key and the record's name together: reading Redis is not enough.
     fn context(&self) -> String {
         format!("{} {}", self.record, self.key.key())
     }
@@ -327,7 +336,7 @@ impl Execution {
     }
 }
 
-/// When to ask again: whoever lives is done soon, and renews a lease that says no more than when a dead one's ends.
+/// When to ask again, s: a live worker is done soon, and the lease, which it renews, tells only when a dead one's ends.
 fn seconds(left: Duration) -> u64 {
     left.as_secs().clamp(1, 2)
 }

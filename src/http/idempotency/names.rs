@@ -1,19 +1,24 @@
 //! Under which names a request with a key is found again. Pure.
 //!
-//! A client that repeats a request may have become somebody else meanwhile: without a cookie it got one, it logged in or
-//! out, its session got another id. Each request has names *of its own*, which lead whoever comes with one of them to its
-//! record, and looks under *weaker* ones, under which the same client may have sent it before; a record is found there
-//! only by the same request. Nothing stands under a name that somebody else could come with: what a user sent is found
-//! by that user, or with the very cookie it was sent with, and not by the session's earlier ids.
+//! A client that repeats a request may look like another one by then: without a cookie it got one, it logged in or out,
+//! its session got another id. Each request has a name *of its own*, under which its record is found from then on, and
+//! looks under *weaker* ones, under which the same client may have sent it before; a record is found there only by the
+//! same request. No name of its own is one that another client could come with: what a user sent is found by that user,
+//! or with the very cookie it was sent with, and not by the session's earlier ids. And what is kept says for which names
+//! it is (`Names::readers`), because a weaker name may lead to a record that a stronger client has claimed anew.
+//!
+//! An `Authorization` may be all of a site's clients' (Basic authentication before it). With a key that cannot be guessed
+//! it is a name all the same; with one that several of them may use it counts together with the session, or else with the
+//! address, where it is no name: a neighbour may send the same.
 
 use crate::http::idempotency::key::sha256;
 use crate::redis::keys;
 
-/// A key of so many characters is taken for one that nobody guesses, such as a UUID: of a client that nothing else is
-/// known of, it alone is the name.
+/// A key of so many characters is taken for one that cannot be guessed, such as a UUID: it alone names a client of which
+/// nothing else is known.
 const UNGUESSABLE: usize = 22;
 
-/// Who sends a request, as far as a worker can tell.
+/// The client that sends a request, as far as a worker can tell.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Sender<'a> {
     /// Tag of the user who is logged in.
@@ -35,10 +40,19 @@ pub(super) enum Standing {
     User,
     /// A session or an `Authorization`, of which strangers may have any number.
     Visitor,
-    /// Nothing but a key that nobody guesses.
+    /// Nothing but a key that cannot be guessed.
     Anonymous,
-    /// Nothing but an address and a key that somebody else there may have as well.
+    /// An `Authorization`, an address, and a key that another client with both may have as well.
+    Shared,
+    /// Nothing but an address and a key that another client there may have as well.
     Guessable,
+}
+
+impl Standing {
+    /// Whether another client may come with all that this one is told by, so that neither is told what the other got.
+    pub(super) fn is_ambiguous(self) -> bool {
+        matches!(self, Self::Shared | Self::Guessable)
+    }
 }
 
 /// A request's record and names.
@@ -48,10 +62,15 @@ pub(super) struct Names {
     /// Key of the record it has if none is known under its names. For a session or an address it is the one that
     /// versions before names had: workers of both serve during a rolling deploy.
     pub(super) record: String,
-    /// Keys of the names, its own first; none for a guessable one, whose record is all there is.
+    /// Keys of the names, its own first; none where the standing is ambiguous: the record is all there is.
     pub(super) keys: Vec<String>,
     /// How many of them are its own.
     pub(super) own: usize,
+    /// What comes of the request is for clients that have one of these names: a record may be claimed anew by another
+    /// client than the one that its names were made for, once it has expired or was given up.
+    pub(super) readers: Vec<String>,
+    /// Digest of the `Authorization`, if a session's name is one only together with it.
+    pub(super) beside: Option<String>,
 }
 
 /// Names for one key.
@@ -66,39 +85,67 @@ impl Namer<'_> {
     pub(super) fn of(&self, sender: &Sender<'_>) -> Names {
         let session = sender.session.map(|digest| sender.lineage.unwrap_or(digest));
         let later = sender.session.filter(|digest| Some(*digest) != session);
-        let sessions = session.into_iter().chain(later).map(|digest| self.session(digest));
+        let is_good = self.is_unguessable();
         let authorization = sender.authorization.map(|value| sha256(&[value]));
-        let authorized = authorization.as_ref().map(|digest| self.name("authorization", digest));
-        let anonymous = self.is_unguessable().then(|| self.name("anonymous", ""));
-        // Many clients of a site may share an `Authorization`: under another name it is looked at only with a good key.
-        let bearer = authorized.clone().filter(|_| self.is_unguessable());
-        let (standing, mine, weaker): (_, _, Vec<String>) = match (sender.user, authorized) {
-            (Some(user), _) => {
-                (Standing::User, Some(self.name("user", user)), sessions.chain(bearer).collect())
-            }
-            (None, Some(name)) if self.is_unguessable() => {
-                (Standing::Visitor, Some(name), sessions.collect())
-            }
-            (None, Some(name)) => (Standing::Visitor, Some(name), Vec::new()),
-            (None, None) if session.is_some() => (Standing::Visitor, None, sessions.collect()),
-            (None, None) if anonymous.is_some() => (Standing::Anonymous, None, Vec::new()),
-            (None, None) => (Standing::Guessable, None, Vec::new()),
+        let bearer =
+            authorization.as_ref().filter(|_| is_good).map(|digest| self.name("authorization", digest));
+        let beside = authorization.clone().filter(|_| !is_good);
+        let sessions = |beside: Option<&str>| -> Vec<String> {
+            session.into_iter().chain(later).map(|digest| self.session(digest, beside)).collect()
         };
+        let (standing, mine, weaker) = match (sender.user, &bearer, &beside) {
+            // A user may have sent it before the login, with the `Authorization` or without.
+            (Some(user), _, _) => {
+                let with = beside.as_deref().map_or_else(Vec::new, |digest| sessions(Some(digest)));
+                let weaker = [sessions(None), with, bearer.into_iter().collect()].concat();
+                (Standing::User, Some(self.name("user", user)), weaker)
+            }
+            (None, Some(name), _) => (Standing::Visitor, Some(name.clone()), sessions(None)),
+            (None, None, beside) if session.is_some() => {
+                (Standing::Visitor, None, sessions(beside.as_deref()))
+            }
+            (None, None, Some(_)) => (Standing::Shared, None, Vec::new()),
+            (None, None, None) if is_good => (Standing::Anonymous, None, Vec::new()),
+            (None, None, None) => (Standing::Guessable, None, Vec::new()),
+        };
+        let anonymous = is_good.then(|| self.name("anonymous", ""));
         let keys: Vec<String> = mine.into_iter().chain(weaker).chain(anonymous).collect();
-        let whose = match (sender.user, authorization, sender.session) {
-            (None, Some(digest), _) => format!("authorization {digest}"),
-            (_, _, Some(digest)) => format!("session {digest}"),
-            (_, _, None) => format!("client {}", sender.client),
-        };
-        let record = keys::idempotency(self.prefix, &sha256(&[whose.as_bytes(), self.key.as_bytes()]));
-        Names { standing, record, own: keys.len().min(1), keys }
+        let own = keys.len().min(1);
+        let readers = self.readers(sender, keys.first(), beside.as_deref());
+        let record = self.record(sender, authorization.as_deref());
+        Names { standing, record, own, keys, readers, beside }
     }
 
-    /// The name under which the cookie that a response came with finds its record; `None`: it took the cookie away, and
-    /// then it is found only by a key that nobody guesses.
-    pub(super) fn afterwards(&self, session: Option<&str>) -> Option<String> {
+    /// What a user sent is theirs, and the very cookie's; what came with an `Authorization` is for nothing without it.
+    fn readers(&self, sender: &Sender<'_>, own: Option<&String>, beside: Option<&str>) -> Vec<String> {
+        let cookie = match (sender.user, sender.authorization, beside) {
+            (Some(_), _, _) | (None, None, _) => sender.session.map(|digest| self.session(digest, None)),
+            (None, Some(_), Some(_)) => sender.session.map(|digest| self.session(digest, beside)),
+            (None, Some(_), None) => None,
+        };
+        let mut readers: Vec<String> = own.cloned().into_iter().chain(cookie).collect();
+        readers.dedup();
+        readers
+    }
+
+    fn record(&self, sender: &Sender<'_>, authorization: Option<&str>) -> String {
+        let cookie_or_client = match sender.session {
+            Some(digest) => format!("session {digest}"),
+            None => format!("client {}", sender.client),
+        };
+        let whose = match authorization.filter(|_| sender.user.is_none()) {
+            Some(digest) if self.is_unguessable() => format!("authorization {digest}"),
+            Some(digest) => format!("authorization {digest} {cookie_or_client}"),
+            None => cookie_or_client,
+        };
+        keys::idempotency(self.prefix, &sha256(&[whose.as_bytes(), self.key.as_bytes()]))
+    }
+
+    /// The name under which the cookie that a response came with finds its record, where `beside` counts together with
+    /// it; `None`: it took the cookie away, and then it is found only by a key that cannot be guessed.
+    pub(super) fn afterwards(&self, session: Option<&str>, beside: Option<&str>) -> Option<String> {
         match session {
-            Some(digest) => Some(self.session(digest)),
+            Some(digest) => Some(self.session(digest, beside)),
             None => self.is_unguessable().then(|| self.name("anonymous", "")),
         }
     }
@@ -107,8 +154,13 @@ impl Namer<'_> {
         self.key.len() >= UNGUESSABLE
     }
 
-    fn session(&self, digest: &str) -> String {
-        self.name("session", digest)
+    fn session(&self, digest: &str, beside: Option<&str>) -> String {
+        match beside {
+            Some(authorization) => {
+                self.name("session and authorization", &format!("{digest} {authorization}"))
+            }
+            None => self.name("session", digest),
+        }
     }
 
     fn name(&self, kind: &str, whose: &str) -> String {
@@ -152,6 +204,7 @@ mod tests {
         let forgotten = Sender { session: Some("z"), ..NOBODY };
         let other_device = Sender { user: Some("ann"), session: Some("q"), ..NOBODY };
         let bearer = Sender { authorization: Some(b"Bearer x"), ..NOBODY };
+        let bearer_a = Sender { session: Some("a"), lineage: Some("a"), ..bearer };
         for key in ["1", LONG] {
             for (first, second) in [
                 (A, A),
@@ -166,14 +219,19 @@ mod tests {
                 (B, Sender { user: None, lineage: None, ..B }),
                 (B, other_device),
                 (NOBODY, NOBODY),
-                (bearer, Sender { session: Some("n"), ..bearer }),
-                (bearer, Sender { client: "192.0.2.2", ..bearer }),
+                (bearer, bearer),
+                (bearer_a, Sender { client: "192.0.2.2", ..bearer_a }),
+                (bearer_a, Sender { session: Some("z"), ..bearer_a }),
+                (bearer_a, Sender { authorization: Some(b"Bearer x"), ..B }),
             ] {
                 assert!(meet(key, first, second), "{key}: {first:?} then {second:?}");
             }
         }
         for second in [A, B, bearer, Sender { client: "192.0.2.2", ..NOBODY }] {
             assert!(meet(LONG, NOBODY, second), "{second:?}");
+        }
+        for second in [Sender { session: Some("n"), ..bearer }, Sender { client: "192.0.2.2", ..bearer }] {
+            assert!(meet(LONG, bearer, second) && !meet("1", bearer, second), "{second:?}");
         }
     }
 
@@ -194,6 +252,7 @@ mod tests {
                 (A, NOBODY),
                 (B, NOBODY),
                 (one, NOBODY),
+                (one, Sender { authorization: None, ..one }),
             ] {
                 assert!(!meet(key, first, second), "{key}: {first:?} then {second:?}");
             }
@@ -206,6 +265,28 @@ mod tests {
     }
 
     #[test]
+    fn an_authorization_that_many_have_names_none_of_them_without_a_good_key() {
+        let basic = Sender { authorization: Some(b"Basic x"), ..NOBODY };
+        let (one, two) = (Sender { session: Some("a"), ..basic }, Sender { session: Some("b"), ..basic });
+        for (first, second) in [(one, two), (one, basic), (basic, one)] {
+            assert!(!meet("1", first, second) && meet(LONG, first, second));
+        }
+        // Two that nothing tells apart: what one got is for neither without the cookie that it came with.
+        let found = names("1", basic);
+        assert!(found.standing.is_ambiguous() && found.keys.is_empty() && found.readers.is_empty());
+        let namer = Namer { prefix: "p", key: "1" };
+        let afterwards = namer.afterwards(Some("a"), found.beside.as_deref()).unwrap();
+        assert!(names("1", one).keys.contains(&afterwards));
+        let user = Sender { user: Some("ann"), ..one };
+        assert!(names("1", user).keys.contains(&afterwards), "it was a login");
+        let other = Sender { authorization: Some(b"Basic y"), ..one };
+        for second in [A, two, other] {
+            assert!(!names("1", second).keys.contains(&afterwards), "{second:?}");
+        }
+        assert_eq!(names(LONG, basic).beside, None);
+    }
+
+    #[test]
     fn all_names_of_a_key_lie_in_one_slot_and_no_key_has_anothers() {
         let found = names(LONG, Sender { authorization: Some(b"x"), ..C });
         assert_eq!((found.keys.len(), found.own), (5, 1), "user, lineage, id, authorization, anonymous");
@@ -215,7 +296,8 @@ mod tests {
         assert!(other.keys.iter().all(|name| !found.keys.contains(name)) && other.record != found.record);
         assert_eq!(names("1", NOBODY).keys, Vec::<String>::new());
         let namer = Namer { prefix: "p", key: "1" };
-        assert_eq!((namer.afterwards(None), namer.afterwards(Some("a"))), (None, Some(namer.session("a"))));
+        assert_eq!(namer.afterwards(None, None), None);
+        assert_eq!(namer.afterwards(Some("a"), None), Some(namer.session("a", None)));
     }
 
     fn senders() -> impl Strategy<Value = Sender<'static>> {
@@ -251,6 +333,11 @@ mod tests {
                 (None, None) if key == "1" && first.session.is_none() && second.session.is_none()
                     && first.authorization.is_none() && second.authorization.is_none() => {
                     prop_assert_eq!(met, first.client == second.client);
+                }
+                (None, None) if key == "1" && first.authorization.is_some()
+                    && first.session.is_none() && second.session.is_none() => {
+                    prop_assert_eq!(met, first.client == second.client);
+                    prop_assert!(names(key, first).readers.is_empty());
                 }
                 _ => {}
             }

@@ -1,4 +1,4 @@
-//! Who sends messages over a WebSocket, as limits count.
+//! The client that sends messages over a WebSocket, as limits count.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ impl Sender {
     pub(super) fn of(exchange: &Exchange) -> Self {
         Self {
             client: exchange.client.subject(exchange.core.config.ipv6_prefix),
-            session: exchange.visitor.digest().map(str::to_owned),
+            session: exchange.visitor.confirmed().map(str::to_owned),
             user: exchange.visitor.user().map(|user| user.to_string()),
         }
     }

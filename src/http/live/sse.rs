@@ -85,7 +85,7 @@ pub fn event(name: &str, data: &str) -> Bytes {
 
 /// Has a stream say at once that it lives: a client that is gone is found out by what is sent to it.
 ///
-/// Among the extensions of a stream's response, for whoever has its connection.
+/// Among the extensions of a stream's response, for the worker's side of its connection.
 #[derive(Debug, Clone, Default)]
 pub struct SignOfLife(Arc<Notify>);
 

@@ -1,6 +1,6 @@
 //! What one request asks of Redis at its start, and the answer: plain data and its wire form.
 //!
-//! The form is described at the head of `migrations/0015_regatta_v4.lua`; nothing here talks to a server.
+//! The form is described at the head of `migrations/0021_regatta_v5.lua`; nothing here talks to a server.
 
 mod session;
 
@@ -132,6 +132,7 @@ const LEDGER: u64 = 2;
 const ARM: u64 = 4;
 const REPEATED: u64 = 8;
 const NEW_SESSIONS: u64 = 16;
+const VIEWED: u64 = 32;
 
 /// The call's arguments in wire order: the entry's name, the number of keys, keys, arguments. `once` makes it a call that
 /// may be sent again; without it, it has the form of version 2.
@@ -161,6 +162,9 @@ pub(super) fn encode(request: &Request<'_>, once: Option<&Once>, entry: Value) -
     let mut flags = if generation.is_some() { GENERATION } else { 0 };
     if new.is_some() {
         flags |= NEW_SESSIONS;
+    }
+    if ticket.is_some_and(|ticket| ticket.viewed) {
+        flags |= VIEWED;
     }
     if let Some(once) = once {
         flags |= LEDGER | if once.arm { ARM } else { 0 } | if once.repeated { REPEATED } else { 0 };

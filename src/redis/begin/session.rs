@@ -56,6 +56,8 @@ impl SessionArg {
 pub struct TicketArg {
     /// When it was issued, ms since 1970 by Redis's clock.
     pub issued_ms: u64,
+    /// Whether a view was counted with it, which its session begins with.
+    pub viewed: bool,
     /// For how long it makes a session, ms; no longer than a session lives without use.
     pub term_ms: u64,
     /// Whether the session is made if it is not there; if not, that is answered with `Ticket`.
@@ -113,7 +115,7 @@ pub enum SessionReply {
 }
 
 impl SessionReply {
-    /// Tag of the user who is logged in with it.
+    /// Tag of the user that is logged in with it.
     pub fn user(&self) -> Option<&str> {
         match self {
             Self::Live { own: Some(own), .. } => own.user.as_deref(),
@@ -133,6 +135,11 @@ impl SessionReply {
     pub fn is_unconfirmed(&self) -> bool {
         matches!(self, Self::Live { own: Some(own), .. } if own.unconfirmed)
     }
+
+    /// Whether this very call made it.
+    pub(in crate::redis) fn is_made(&self) -> bool {
+        matches!(self, Self::Live { own: Some(own), .. } if own.made)
+    }
 }
 
 /// What only some sessions have.
@@ -142,7 +149,7 @@ pub struct Own {
     pub idle_ms: Option<u64>,
     /// Its end at the latest, ms since 1970, in place of the configured one.
     pub end_ms: Option<u64>,
-    /// Tag of the user who is logged in.
+    /// Tag of the user that is logged in.
     pub user: Option<String>,
     /// Details of the login, JSON.
     pub details: Option<Bytes>,
@@ -151,6 +158,8 @@ pub struct Own {
     /// It was made for a ticket whose client makes more sessions than it may: it is gone after the ticket's term without
     /// use, and nothing is stored in it.
     pub unconfirmed: bool,
+    /// It was made by the very call that this is the answer to.
+    pub made: bool,
 }
 
 impl Own {
@@ -172,19 +181,20 @@ pub(super) fn decode(numbers: &mut Numbers<'_>, stored: Option<Value>) -> Result
     let status = numbers.signed()?;
     match status {
         0 => return Ok(SessionReply::Gone),
-        1 | 5 => {}
+        1 | 5 | 7 | 8 => {}
         2 => return Ok(SessionReply::Rotated),
         3 => return Ok(SessionReply::Damaged),
         4 => return Ok(SessionReply::Revoked),
         6 => return Ok(SessionReply::Ticket),
-        other => return Err(Error::protocol(format!("a session is {other}, which nobody knows"))),
+        other => return Err(Error::protocol(format!("a session is {other}, which is none of its states"))),
     }
     let created_ms = numbers.unsigned()?;
     let views = numbers.unsigned()?;
     let flat = if let Some(Value::Array(flat)) = stored { flat } else { Vec::new() };
     let (mut own, fields) = sort(flat);
-    if status == 5 {
-        own.get_or_insert_default().unconfirmed = true;
+    if status != 1 {
+        let own = own.get_or_insert_default();
+        (own.unconfirmed, own.made) = (status != 7, status != 5);
     }
     Ok(SessionReply::Live { created_ms, views, own, fields })
 }

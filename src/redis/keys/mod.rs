@@ -172,7 +172,7 @@ pub fn deaths(prefix: &str) -> String {
 
 /// When each library of server-side code was last in use: a sorted set of names, scores ms by Redis's clock.
 ///
-/// Every machine writes at each of its heartbeats which ones it uses; those of old versions are collected by it.
+/// Every machine writes at each of its heartbeats which ones it uses: so later releases know that earlier ones live.
 pub fn libraries_seen(prefix: &str) -> String {
     join(&[prefix, "{fleet}", "libraries"])
 }
@@ -228,7 +228,7 @@ pub fn tasks_idle(prefix: &str, kind: &str) -> String {
 
 /// What all channels of a fleet begin with. No prefix contains an `@`.
 ///
-/// Redis hands a message to whoever subscribes, whatever database it was published from: without the number fleets with
+/// Redis hands a message to all that subscribe, whatever database it was published from: without the number fleets with
 /// one prefix on two databases of one server would hear each other. A cluster has database 0 only; behind Sentinels the
 /// number is that of the primary's.
 pub fn space(prefix: &str, database: u8) -> String {

@@ -1,7 +1,7 @@
-//! The channels that somebody on this worker wants, and which of them are heard. No I/O.
+//! The channels that have listeners on this worker, and which of them are heard. No I/O.
 //!
-//! A channel that nobody wants any more stays for a moment, because whoever wants it next is often there at once; many
-//! such do not.
+//! A channel without a listener stays subscribed for a moment, because the next one is often there at once. How many may
+//! linger so is bounded.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -10,7 +10,7 @@ use tokio::time::Instant;
 
 use crate::redis::news::Listener;
 
-/// How long a channel that lingers stays after the last one who wanted it.
+/// How long a channel that lingers stays after its last listener has left.
 const LINGER: Duration = Duration::from_secs(5);
 /// Channels that linger at the same time, at most.
 const LINGERING_MAX: usize = 1024;
@@ -27,12 +27,12 @@ enum State {
 }
 
 struct Channel {
-    /// None: it is the fleet's common one, on which everybody listens to some kinds of news.
+    /// None: it is the fleet's common one, whose listeners are those of each kind of news.
     listener: Option<Listener>,
     users: usize,
     state: State,
     lingers: bool,
-    /// Since when nobody wants it.
+    /// Since when it has no listener.
     left: Option<Instant>,
 }
 
@@ -43,11 +43,11 @@ pub(super) struct Channels {
     lingering: usize,
 }
 
-/// Who listens to a channel.
+/// Where the messages of a channel go.
 pub(super) enum To {
-    /// Everybody who listens to common news.
+    /// To the listeners of each kind of common news.
     Common,
-    /// This one.
+    /// To this one.
     One(Listener),
 }
 
@@ -57,6 +57,7 @@ impl Channels {
         if let Some(channel) = self.all.get_mut(name) {
             channel.users += 1;
             channel.listener = listener;
+            channel.lingers = lingers;
             self.lingering -= usize::from(channel.left.take().is_some());
             return;
         }
@@ -71,14 +72,12 @@ impl Channels {
         if channel.users > 0 {
             return;
         }
-        let lingers = channel.lingers && self.lingering < LINGERING_MAX;
-        // One that does not linger has been left for long enough already.
-        channel.lingers = lingers;
+        channel.lingers &= self.lingering < LINGERING_MAX;
         channel.left = Some(now);
         self.lingering += 1;
     }
 
-    /// The connection is gone: nothing is heard, and what nobody wants is forgotten.
+    /// The connection is gone: nothing is heard, and channels without a listener are forgotten.
     pub(super) fn lost(&mut self) {
         self.all.retain(|_, channel| channel.left.is_none());
         self.lingering = 0;
@@ -106,7 +105,7 @@ impl Channels {
         }
     }
 
-    /// Channels that nobody wants any more, which are no longer known from here on.
+    /// Channels to unsubscribe from, which are no longer known from here on.
     pub(super) fn give_up(&mut self, now: Instant) -> Vec<String> {
         let is_over = |channel: &Channel| match channel.left {
             // What was asked for is answered first: an answer must not be taken for that of a later subscription.
@@ -125,12 +124,12 @@ impl Channels {
         self.all.get(name).is_some_and(|channel| channel.state == State::Heard)
     }
 
-    /// Whether somebody wants a channel.
+    /// Whether a channel has a listener.
     pub(super) fn is_wanted(&self, name: &str) -> bool {
         self.all.get(name).is_some_and(|channel| channel.left.is_none())
     }
 
-    /// Who listens to a channel; nobody if it was left.
+    /// Where a channel's messages go; none if it is not known.
     pub(super) fn listener(&self, name: &str) -> Option<To> {
         let channel = self.all.get(name)?;
         Some(channel.listener.clone().map_or(To::Common, To::One))

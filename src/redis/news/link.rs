@@ -34,6 +34,7 @@ use crate::redis::error::Error;
 use crate::redis::error::Refusal;
 use crate::redis::inspect::Finding;
 use crate::redis::keys;
+use crate::redis::news::NO_WORKER;
 use crate::redis::news::channels::To;
 use crate::redis::pauses::Pauses;
 use crate::redis::pauses::random;
@@ -59,9 +60,6 @@ const BACKLOG: usize = 256;
 
 /// Channels in one command.
 const BATCH: usize = 512;
-
-/// A worker of this name does not exist: what is told to it only shows whether this user may tell anything.
-const NOBODY: &str = "-";
 
 /// What a question on the connection was about.
 enum Answered {
@@ -195,7 +193,8 @@ async fn subscribe_to_all(inner: &Inner, client: &Client) -> Result<(), Error> {
     }
 }
 
-/// Everything is heard, if there is anybody who can tell.
+/// All that is subscribed to is heard. That is relied on only if this user may publish: where one may not, the workers
+/// of the same user tell nothing.
 fn trust(inner: &Inner, may_tell: bool) {
     match may_tell {
         true if inner.news.since().is_none() => inner.news.whole(),
@@ -220,7 +219,7 @@ fn mind_earlier(inner: &Inner) {
     }
 }
 
-/// Leaves what nobody wants, and subscribes to some of what somebody does.
+/// Unsubscribes from channels without a listener, and subscribes to some of those that have one.
 async fn tune(inner: &Inner, client: &Client) -> Result<Option<Step>, Error> {
     let (left, (before, wanted)) = {
         let mut channels = inner.news.channels();
@@ -284,10 +283,10 @@ fn ask_to_tell(client: Client, inner: &Arc<Inner>) -> Step {
     async move { may_tell(client, &inner).await.map(Answered::MayTell) }.boxed()
 }
 
-/// Whether this user may publish where the fleet's news are told. Those who may not are not heard by others: then nobody
-/// can rely on hearing everything.
+/// Whether this user may publish where the fleet's news are told. If not, other workers of the same user tell nothing
+/// either, and no worker can rely on hearing everything.
 async fn may_tell(client: Client, inner: &Inner) -> Result<bool, Error> {
-    let told = client.publish::<(), _, _>(keys::worker_news(&inner.space, NOBODY), "");
+    let told = client.publish::<(), _, _>(keys::worker_news(&inner.space, NO_WORKER), "");
     match timeout(SETUP_TIMEOUT, told).await.map_err(|_| Error::Timeout)?.map_err(Error::from) {
         Err(error) if error.unsupported() => Ok(false),
         Ok(()) | Err(Error::Refused { .. }) => Ok(true),

@@ -1,9 +1,9 @@
-//! What workers must know at once: one connection that only listens, to the channels that somebody here wants.
+//! What workers must know at once: one connection that only listens, to the channels that have listeners here.
 //!
 //! Guarantees that a worker hears what was asked for on it and no more, that a channel is heard when [`Redis::confirmed`]
 //! says so, and that a listener can tell whether it may have missed something: [`Redis::news_since`] says from when on
-//! everything was heard, and says so only while the connection answers. The connection is made when somebody first
-//! wants to listen, and made anew for ever, with the pauses of the other one. News that came faster than it was heard is
+//! everything was heard, and says so only while the connection answers. The connection is made for the first
+//! listener, and made anew for ever, with the pauses of the other one. News that came faster than it was heard is
 //! missed like any other. Whatever is published there is hearsay: each listener checks what it acts on.
 
 mod channels;
@@ -34,6 +34,9 @@ use channels::Channels;
 /// that changed. Later ones have channels of their own for each, and believe none of these while no earlier one lives.
 const EARLIER: [char; 3] = ['b', 't', 'p'];
 
+/// No worker has this name: what is told to it only shows whether this user may tell anything.
+pub(super) const NO_WORKER: &str = "-";
+
 /// Hears the text of one kind of news.
 pub type Listener = Arc<dyn Fn(&str) + Send + Sync>;
 
@@ -48,7 +51,7 @@ pub enum Channel<'a> {
     Worker(&'a str),
 }
 
-/// Those who listen, and how far they can rely on it.
+/// A worker's listeners, and how far they can rely on hearing everything.
 #[derive(Default)]
 pub(super) struct Listeners {
     all: RwLock<Vec<(char, Listener)>>,
@@ -137,8 +140,8 @@ impl Drop for Heard {
 }
 
 impl Redis {
-    /// Has somebody listen to one kind of common news, for as long as this worker lives; the first one starts the
-    /// connection.
+    /// Calls the listener for each message of one kind of common news, for as long as this worker lives; the first
+    /// listener starts the connection.
     ///
     /// The listener is called on the worker's event loop and must not take long.
     ///
@@ -150,13 +153,13 @@ impl Redis {
         self.start_listening();
     }
 
-    /// Has somebody listen to a channel. Whoever wants the same one takes the listener's place.
+    /// Calls the listener for each message of a channel. A later listener to the same channel takes its place.
     ///
     /// # Panics
     /// Outside a tokio runtime.
     pub fn hear(&self, channel: Channel<'_>, listener: Listener) -> Heard {
         let (news, name) = (&self.inner.news, self.name_of(channel));
-        // Of topics that come and go, whoever reloads a page is back in a moment; a task's end is its end.
+        // A page that is loaded anew subscribes to its topic again in a moment; a task that ended is not followed again.
         let lingers = matches!(channel, Channel::Topic(_));
         news.channels().want(&name, Some(listener), lingers);
         self.start_listening();
@@ -173,8 +176,8 @@ impl Redis {
         }
     }
 
-    /// Waits until a channel is heard. False: there is no connection on which it could be; whoever wants it is heard when
-    /// there is, and [`Redis::news_since`] changes then.
+    /// Waits until a channel is heard. False: it has no listener, or there is no connection; all that have listeners are
+    /// heard when there is one, and [`Redis::news_since`] changes then.
     ///
     /// # Cancel safety
     /// Nothing is changed.
@@ -185,7 +188,8 @@ impl Redis {
             if news.channels().is_heard(&name) {
                 return true;
             }
-            if !news.connected.load(Relaxed) || heard.changed().await.is_err() {
+            let may_come = news.connected.load(Relaxed) && news.channels().is_wanted(&name);
+            if !may_come || heard.changed().await.is_err() {
                 return false;
             }
         }

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 
-use crate::redis::begin::TICKET_TERM;
 use crate::redis::caller::Caller;
 use crate::redis::commit::Reply;
 use crate::redis::error::Error;
@@ -18,8 +17,10 @@ use crate::redis::plain::time_ms;
 use crate::redis::sessions::Move;
 use crate::redis::sessions::Moved;
 use crate::redis::sessions::Source;
+use crate::redis::sessions::term_ms;
 
-/// Gives a session another id, or makes one; the old one ends after the new one is there, and leaves a mark, which no ticket gets past.
+/// Gives a session another id, or makes one; the old one ends after the new one is there, and leaves a mark, so that no
+/// ticket makes it anew.
 ///
 /// # Errors
 /// `Unsupported` for a login: the list of a user's sessions needs server-side code.
@@ -60,8 +61,8 @@ pub(in crate::redis) async fn move_to(caller: &Caller, request: &Move<'_>) -> Re
         if let Some(retry_after_ms) = has_room(caller, request.limit).await? {
             return Ok(Moved::Limited { retry_after_ms });
         }
-        // Nobody knows whether its cookie comes back.
-        left = left.min(u64::try_from(TICKET_TERM.as_millis()).unwrap_or(u64::MAX));
+        // Its cookie may never come back.
+        left = left.min(term_ms());
     }
     match create(caller, &new, &session, (views, left), now).await? {
         Reply::Committed { .. } => {}

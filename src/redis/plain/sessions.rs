@@ -199,7 +199,7 @@ pub(super) async fn create(
     if left == 0 {
         return Ok(Reply::Gone);
     }
-    // Before the session is there: whoever finds it counts on.
+    // Before the session is there: a request that finds it adds to these views.
     let args = [text(&keys::views(key)), number(views), text("PX"), number(left), text("NX")];
     caller.send("SET", args.into()).await?;
     let id = id(key);

@@ -11,7 +11,6 @@ use crate::redis::begin::LimitKind;
 use crate::redis::begin::NewSessions;
 use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionReply;
-use crate::redis::begin::TICKET_TERM;
 use crate::redis::begin::TicketArg;
 use crate::redis::caller::Caller;
 use crate::redis::commit::Reply;
@@ -26,11 +25,12 @@ use crate::redis::plain::sessions::id;
 use crate::redis::plain::sessions::read;
 use crate::redis::plain::text;
 use crate::redis::plain::time_ms;
+use crate::redis::sessions::term_ms;
 
 /// The session that a ticket names; it is made if it is not there, and did not end before the ticket.
 ///
-/// The first view is the ticket's own. Whoever comes first puts it there, and each adds one: requests that come back at
-/// the same moment count as many.
+/// The view that was counted with the ticket is stored by the first request that brings the ticket, and each adds its own,
+/// so that requests that come at the same moment are all counted.
 pub(super) async fn of_ticket(
     caller: &Caller,
     arg: &SessionArg,
@@ -61,7 +61,7 @@ pub(super) async fn of_ticket(
         None => session.left_ms(now),
         Some(_) => session.left_ms(now).min(ticket.term_ms),
     };
-    match create(caller, &arg.key, &session, (1, left), now).await? {
+    match create(caller, &arg.key, &session, (u64::from(ticket.viewed), left), now).await? {
         // Another request with the same ticket may have made it at the same moment.
         Reply::Committed { .. } | Reply::Exists => read(caller, arg).await,
         _ => Ok(SessionReply::Gone),
@@ -86,8 +86,7 @@ pub(in crate::redis) async fn end(caller: &Caller, key: &str) -> Result<bool, Er
     let answers = answers.into_iter().collect::<Result<Vec<_>, _>>()?;
     let ended = answers.first().and_then(Value::as_u64) == Some(1);
     if ended {
-        let term = u64::try_from(TICKET_TERM.as_millis()).unwrap_or(u64::MAX);
-        caller.send("SET", vec![text(key), text("ended"), text("PX"), number(term)]).await?;
+        caller.send("SET", vec![text(key), text("ended"), text("PX"), number(term_ms())]).await?;
     }
     Ok(ended)
 }

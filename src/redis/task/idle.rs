@@ -1,4 +1,4 @@
-//! Workers that wait for tasks: taking, ending, and what is said of who waits in the same call.
+//! Workers that wait for tasks: taking, ending, and the word in the same call that a worker waits.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -82,8 +82,8 @@ impl Redis {
             .run(Entry::TaskTake, |entry| {
                 let mut args = with_keys(entry, keys.iter().map(String::as_str));
                 args.extend_from_slice(&words);
-                // Made for each sending: a call that was held while Redis was away must take nothing over, because those
-                // who run tasks could renew nothing meanwhile.
+                // Made for each sending: a call that was held while Redis was away must take nothing over, because the
+                // workers that run tasks could renew nothing meanwhile.
                 let lease = lease.filter(|_| asked.elapsed() < HELD);
                 args.push(lease.map_or(number(0), millis));
                 args.extend(idler.words());
@@ -107,7 +107,7 @@ impl Redis {
     /// Says that a worker waits no more; what it was woken for is passed on.
     ///
     /// # Errors
-    /// See [`Error`]; whoever is not heard is forgotten by itself.
+    /// See [`Error`]; a worker whose word is lost is forgotten when its turn has passed.
     ///
     /// # Cancel safety
     /// As after an error.
@@ -172,7 +172,7 @@ impl Redis {
         Ok(Ended { taken, next: next(&mut parts)? })
     }
 
-    /// The queues of these kinds, and who waits for them.
+    /// Keys of the queues of these kinds, and of the workers that wait for them.
     fn idle_keys(&self, kinds: &[&str]) -> Vec<String> {
         let prefix = &self.inner.prefix;
         let queues = kinds.iter().map(|kind| keys::task_queue(prefix, kind));

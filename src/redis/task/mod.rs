@@ -1,4 +1,4 @@
-//! Tasks as Redis has them: plain data and its wire form, described at the head of `migrations/0017_regatta_task_v3.lua`.
+//! Tasks as Redis has them: plain data and its wire form, described at the head of `migrations/0019_regatta_task_v3.lua`.
 //!
 //! Without server-side code there are none: every call is [`Error::Unsupported`].
 
@@ -107,8 +107,9 @@ impl Redis {
         self.begin_task_for(execution, worker, "", rules).await
     }
 
-    /// Begins an execution; `worker` is what people know it by, `told` where it hears that the task was cancelled. Repeating it with the same number changes nothing, and
-    /// neither does one that comes after others have taken the entry.
+    /// Begins an execution; `worker` is what people know it by, `told` where it hears that the task was cancelled.
+    /// Repeating it with the same number changes nothing, and neither does one that comes after others have taken the
+    /// entry.
     ///
     /// # Errors
     /// See [`Error`]; after [`Error::Timeout`] it may have begun.

@@ -1,4 +1,4 @@
-//! A task as Redis has it: a hash of one-letter fields, listed at the head of `migrations/0009_regatta_task_v1.lua`.
+//! A task as Redis has it: a hash of one-letter fields, listed at the head of `migrations/0019_regatta_task_v3.lua`.
 
 use std::fmt;
 use std::str::FromStr;

@@ -1,4 +1,4 @@
-//! The fleet's tasks as a whole, as one function of `migrations/0009_regatta_task_v1.lua` tells them.
+//! The fleet's tasks as a whole, as one function of `migrations/0019_regatta_task_v3.lua` tells them.
 
 use std::collections::BTreeMap;
 

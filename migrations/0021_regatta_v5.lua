@@ -1,0 +1,761 @@
+#!lua name=regatta_v5
+-- Regatta's server-side code, version 5: what a request asks of Redis at its start, and whole sessions.
+--
+-- Beside versions 3 and 4 and regatta_session_v1, on the same keys and in the same layout: workers of both releases serve
+-- during a rolling deploy. New since version 4: a ticket says whether a view was counted with it, an answer says whether
+-- its call made the session, and lists and ends of a user's sessions run on a server that is full.
+-- This file never changes once it was released. It runs as a Redis function and, behind a few lines that Regatta puts
+-- around it, as a script by digest. Time is Redis's own, in whole microseconds: below 2^53, where Lua's numbers are
+-- exact. Nothing is turned into text by `..` or tostring, which would lose the microseconds.
+--
+-- A session is a hash. Fields named _ and one letter are ours:
+--   _c created ms · _t last touch ms, 0 while it is not confirmed · _v views · _i own idle lifetime ms · _x own end ms
+--   · _u its user's tag · _g its user's generation at login, ms · _d details · _l the first hashed id it had
+--   · _r the mark of an id that was replaced, ms, or 0 of a session that ended: no session any more
+-- A ticket is a signed cookie for which nothing is stored: an id, when it was issued, and whether a view was counted with
+-- it. When it comes back within its term the session is made under that id, created when the ticket was issued, and with
+-- the ticket's view. A session whose id may still be named by
+-- a ticket leaves a mark until the ticket's term is over, or the ticket would make it anew.
+-- A session is not confirmed until its cookie has come back, or while its client makes more than it may: it is gone
+-- after the term without use. Every version takes the 0 for a touch that is long overdue, and confirms it.
+--
+-- regatta_v5_begin: decide the limits; if all allow, charge them, read the session, count its view, add to counters.
+--   A call that is denied writes nothing but repairs. What could fail is tried before the first write.
+--   KEYS   one per limit · the session, unless ARGV[1] is '-' (hash) · its user's generation, if flag 1 is set
+--          (string: number) · the client's limit on new sessions, if flag 16 is set · one per counter (string: number)
+--          · the once-ledger, if flag 2 is set (string: bits)
+--          A limit on rate is a string: theoretical arrival time, us. One on concurrency is a sorted set: a member per
+--          request under way, its score the time at which its lease ends, us.
+--   ARGV   session: '-' none, 'r' read, 'v' read and count a view; 'kr', 'kv' the same for a ticket, and make what it
+--          names; 'pr', 'pv' the same for a ticket, and make nothing
+--          · numbers: idle lifetime ms, absolute lifetime ms (both 0 without a session)
+--            , flags: 1 a generation is given, 2 a ledger is given, 4 the ledger's lifetime is to be set, 8 this call may
+--              have been executed before, 16 a limit on new sessions is given, 32 the ticket carries a view
+--            · per limit: kind, a, b, cost (0 looks only)
+--              kind 0 rate: a interval us, b tolerance us (interval x burst)
+--              kind 1 rate in shadow: the same; its refusal is told and denies nothing
+--              kind 2 concurrency: a lease us, b most requests at once; kind 3 the same in shadow
+--            · of a ticket: issued ms, term ms, interval us and tolerance us of the limit on new sessions
+--          · token: what this request is called in limits on concurrency
+--          · per counter: what to add, as text, because it may exceed what a double holds (0 reads only)
+--          · the call's bit in the ledger, as text, if flag 2 is set
+--   reply  numbers
+--          · 1 granted or 0 denied
+--          · per limit: 1 allowed or 0, remaining, retry after us (-1: allowed, or never), reset after us
+--          · only if granted: per counter its value
+--          · only if granted and with a session: 1 live, created ms, views · 5 live and not confirmed, created ms, views
+--            · 7 as 1, and made by this call, which charged the limit on new sessions · 8 as 5, and made by this call
+--            · 0 gone · 2 rotated: it has another id now · 3 damaged: something else lies under the key
+--            · 4 revoked: its user logged out everywhere; it is deleted · 6 a ticket, and nothing is made
+--          · only if granted, unless the session lives: now, ms
+--          If the session lives and has more than _c, _t and _v: a list of that string and [field, value, ...].
+--          A call that was executed before writes nothing and is answered with what stands now, as granted.
+--   Numbers travel as doubles, little-endian, in one string: on both sides it is cheaper than a list.
+--   example  FCALL regatta_v5_begin 4 p:l:default:v:10.0.0.1 p:s:digest p:c:total p:once:5eed:7
+--                  v [86400000 2592000000 2  0 10000 2000000 1] "" 1 4095
+--            -> 1  1 199 -1 10000  42  1 1763694494000 7, [_c 1763694494000 _t 1763694494000 _v 7 cart "[1]"]
+--
+-- A user's sessions stand in an index (sorted set: hashed id by 10^15 + the session's end at the latest, ms), which is
+-- advice: what it names may be gone, and every look at it mends it. An earlier release scored by the time of login,
+-- below 10^15; a look puts the end in its place. A user's generation (string: ms) is when everything was last logged
+-- out; a session whose own is older is revoked.
+--
+-- regatta_v5_move: give a session another id in one step, or make one; with a login or without.
+--   KEYS   the new id's session · the old id's, unless ARGV[2] is '-' · with a user: the index, the generation
+--          · the client's limit on new sessions, if ARGV[12] is not 0
+--   ARGV   1 'login': the session's user changes and its lifetime begins anew; or 'cycle': only the id changes
+--          2 '-': there is no old one, 'o': there must be one, 'f': a new one is made if it is gone
+--          3 user's tag, or '' · 4 new hashed id · 5 old hashed id, or '' · 6 details, or '' to leave them
+--          7 idle lifetime ms · 8 absolute lifetime ms · 9 how long the old id is known as replaced, ms
+--          · 10 most fields · 11 most bytes of names and values
+--          · 12 interval us and 13 tolerance us of the limit on new sessions: one that is made or not confirmed counts
+--          · 14 a ticket's term, ms · 15 views and 16 creation, ms (0: now), of a session that is made
+--          · then three lists, each behind its number of entries: field and value to set, field to remove,
+--            field and value it must still have: those that are encrypted, which the caller has encrypted for the new id
+--   reply  1, created ms, sessions in the user's index (0 without one)
+--          · or one number, and nothing was changed: 0 gone · -1 the new id is taken · -2 too many fields or bytes
+--            · -3 the old id was replaced already · -4 an encrypted field is not what it must be
+--          · or -5, ms until the limit on new sessions allows one; nothing was changed
+--
+-- regatta_v5_end: end one session. It runs on a server that is full.
+--   KEYS   the session · its user's index, if there is one
+--   ARGV   its hashed id · the user's tag it must have, or '' for any · a ticket's term, ms
+--   reply  1 ended · 0 there was none, or another user's
+--
+-- regatta_v5_list: some of a user's sessions; those that are gone leave the index. It runs on a server that is full.
+--   KEYS   the index · the generation · sessions that the index names, ...
+--   ARGV   the tag · absolute lifetime ms · hashed ids of the sessions, ...
+--   reply  per session: [created ms, last touch ms, details, score], or [0] if it is gone
+--
+-- regatta_v5_everywhere: log a user out everywhere, whatever the number of sessions. It runs on a server that is full.
+--   KEYS   the generation · the index · a session of the user that stays, if any
+--   ARGV   how long the generation is kept, ms: longer than any session lives · hashed id of what stays, or ''
+--          · absolute lifetime ms
+--   reply  the new generation, ms
+--
+-- regatta_v5_remember: give a session a lifetime of its own.
+--   KEYS   the session · its user's index, if there is one
+--   ARGV   its hashed id · idle lifetime ms · lifetime from now ms · a ticket's term, ms
+--   reply  1 done · 0 gone
+
+-- Neither redis.call nor math exist while Redis loads a library, so neither can be kept in a local here.
+local function min(a, b) if a < b then return a end return b end
+
+local function max(a, b) if a > b then return a end return b end
+
+-- Whole part of a division of what is not negative.
+local function div(a, b) return (a - a % b) / b end
+
+-- Fields that every session has: one without more needs no list.
+local ALWAYS = 3
+-- How long a ledger is kept after its lifetime was last set, ms: far longer than anything is sent again.
+local LEDGER = '180000'
+
+local function clock()
+  local now = redis.call('TIME')
+  return now[1] * 1000000 + now[2]
+end
+
+-- GCRA. A stored time further ahead than the tolerance came from another clock: it is cut, and stored so, or a clock
+-- that stepped back by an hour would refuse for an hour. What is not a number counts as nothing.
+local function rate(key, now, interval, tolerance, cost)
+  local stored = tonumber(redis.call('GET', key))
+  local ahead = 0
+  if stored and stored > now then
+    ahead = stored - now
+    if ahead > tolerance then
+      ahead = tolerance
+      redis.call('SET', key, now + ahead, 'PX', div(ahead + 999, 1000))
+    end
+  end
+  local wanted = ahead + interval * cost
+  if wanted > tolerance then
+    local retry = -1
+    if interval * cost <= tolerance then retry = wanted - tolerance end
+    return 0, div(tolerance - ahead, interval), retry, ahead
+  end
+  return 1, div(tolerance - wanted, interval), -1, wanted
+end
+
+-- Requests whose lease has ended do not count, whether they were taken out or not. A lease that ends later than one
+-- that begins now came from another clock and is cut like a stored time.
+local function concurrency(key, now, lease, most, cost)
+  local late = redis.call('ZRANGEBYSCORE', key, '(' .. string.format('%.0f', now + lease), '+inf')
+  for i = 1, #late do redis.call('ZADD', key, 'XX', now + lease, late[i]) end
+  local busy = redis.call('ZCOUNT', key, '(' .. string.format('%.0f', now), '+inf')
+  if busy + cost > most then return 0, 0, min(lease, 1000000), lease end
+  local reset = 0
+  if busy + cost > 0 then reset = lease end
+  return 1, most - busy - cost, -1, reset
+end
+
+-- Decides every limit; charges nothing. Returns whether all that count allow.
+local function decide_all(now, keys, numbers, limits, reply)
+  local granted = true
+  for i = 1, limits do
+    local at, slot = 4 * i, 4 * i - 2
+    local kind = numbers[at]
+    local decide = kind < 2 and rate or concurrency
+    local allowed, remaining, retry, reset = decide(keys[i], now, numbers[at + 1], numbers[at + 2], numbers[at + 3])
+    if allowed == 0 and kind % 2 == 0 then granted = false end
+    reply[slot], reply[slot + 1], reply[slot + 2], reply[slot + 3] = allowed, remaining, retry, reset
+  end
+  return granted
+end
+
+-- What an allowing limit said assumed a charge; when another one refuses, none is made.
+local function uncharge(numbers, limits, reply)
+  for i = 1, limits do
+    local at, slot = 4 * i, 4 * i - 2
+    local cost = numbers[at + 3]
+    if reply[slot] == 1 and cost > 0 then
+      if numbers[at] < 2 then
+        reply[slot + 3] = reply[slot + 3] - numbers[at + 1] * cost
+        reply[slot + 1] = div(numbers[at + 2] - reply[slot + 3], numbers[at + 1])
+      else
+        reply[slot + 1] = reply[slot + 1] + cost
+        if reply[slot + 1] == numbers[at + 2] then reply[slot + 3] = 0 end
+      end
+    end
+  end
+end
+
+local function charge(now, keys, numbers, limits, token, reply)
+  for i = 1, limits do
+    local at, slot = 4 * i, 4 * i - 2
+    if reply[slot] == 1 and numbers[at + 3] > 0 then
+      if numbers[at] < 2 then
+        local spent = reply[slot + 3]
+        redis.call('SET', keys[i], now + spent, 'PX', div(spent + 999, 1000))
+      else
+        local lease = numbers[at + 1]
+        redis.call('ZREMRANGEBYSCORE', keys[i], '-inf', now)
+        redis.call('ZADD', keys[i], now + lease, token)
+        redis.call('PEXPIRE', keys[i], div(lease + 999, 1000))
+      end
+    end
+  end
+end
+
+-- Adds to every counter or to none: the sum of the second may not fit although the first's did.
+local function count(keys, args, key_at, last, arg_at, reply)
+  for i = key_at, last do
+    local by = args[arg_at + i - key_at]
+    local value
+    if by == '0' then
+      value = redis.pcall('GET', keys[i])
+      if type(value) ~= 'table' then value = tonumber(value or 0) or redis.error_reply('ERR value is not an integer') end
+    else
+      value = redis.pcall('INCRBY', keys[i], by)
+    end
+    if type(value) == 'table' then
+      for j = key_at, i - 1 do
+        local undo = args[arg_at + j - key_at]
+        -- Taken back in two parts, because the smallest integer has no opposite.
+        if undo == '-9223372036854775808' then redis.call('INCRBY', keys[j], '9223372036854775807') undo = '-1' end
+        if undo ~= '0' then redis.call('DECRBY', keys[j], undo) end
+      end
+      return value
+    end
+    reply[#reply + 1] = value
+  end
+end
+
+local GONE, LIVE, ROTATED, DAMAGED, REVOKED, UNCONFIRMED, TICKET, MADE, MADE_UNCONFIRMED = 0, 1, 2, 3, 4, 5, 6, 7, 8
+-- Never told: nothing lies under the key.
+local ABSENT = 9
+-- How long an id that was replaced is told apart from one whose session ended, ms: requests that were sent with it are
+-- under way. They get no cookie, which would take the new one's place.
+local GRACE = 10000
+
+-- What lies under a session's key: a status, and of a session that lives its head and its fields, if it has more.
+local function look(key, generation, now_ms, absolute)
+  local fields = redis.pcall('HGETALL', key)
+  if fields.err then return DAMAGED end
+  if #fields == 0 then return ABSENT end
+  local head = {}
+  for i = 1, #fields, 2 do
+    -- Ours have two characters.
+    if #fields[i] == 2 then head[fields[i]] = fields[i + 1] end
+  end
+  if head._r then
+    local since = now_ms - (tonumber(head._r) or 0)
+    if since >= GRACE then return GONE end
+    return ROTATED, { ahead = since < 0 }
+  end
+  local created = tonumber(head._c)
+  if not created then return DAMAGED end
+  local found = {
+    created = created, touched = tonumber(head._t) or 0, views = tonumber(head._v) or 0,
+    idle = tonumber(head._i), ends = tonumber(head._x) or created + absolute,
+  }
+  if generation and (tonumber(redis.call('GET', generation)) or 0) > (tonumber(head._g) or 0) then return REVOKED end
+  if found.ends <= now_ms then return GONE end
+  if #fields == 2 * ALWAYS then return LIVE, found end
+  return LIVE, found, fields
+end
+
+-- Whether the client may have one session more that lives as long as sessions do, and what its limit is then set to.
+local function room(key, now, interval, tolerance)
+  if not key then return true end
+  local stored = tonumber(redis.call('GET', key))
+  local ahead = interval
+  if stored and stored > now then ahead = ahead + stored - now end
+  -- A time that is further ahead than the limit can put it was stored by another clock: the session is allowed.
+  if ahead > tolerance + interval then ahead = tolerance end
+  return ahead <= tolerance, ahead, ahead - tolerance
+end
+
+local function take_room(key, now, ahead)
+  if key then redis.call('SET', key, now + ahead, 'PX', div(ahead + 999, 1000)) end
+end
+
+-- A ticket, from the numbers behind those of the limits.
+local function ticket_of(how, numbers, limits)
+  local at = 3 + 4 * limits
+  return {
+    makes = string.sub(how, 1, 1) == 'k', views = numbers[3] % 64 >= 32 and 1 or 0,
+    issued = numbers[at + 1], term = numbers[at + 2], interval = numbers[at + 3], tolerance = numbers[at + 4],
+  }
+end
+
+-- What a ticket is worth under whose id nothing lies. One from further ahead than its term came from another clock.
+local function worth(ticket, now_ms)
+  if now_ms < ticket.issued + ticket.term and ticket.issued <= now_ms + ticket.term then return TICKET end
+  return GONE
+end
+
+-- Counts a view of a session that lives, and returns its views.
+local function view(key)
+  local views = redis.pcall('HINCRBY', key, '_v', '1')
+  if type(views) == 'number' then return views end
+  -- A damaged number: counting goes on from the beginning rather than failing for ever.
+  redis.call('HSET', key, '_v', '1')
+  return 1
+end
+
+-- Makes the session that a ticket names.
+local function make(key, ticket, views, now, now_ms, idle, absolute)
+  local left, touched = min(idle, ticket.issued + absolute - now_ms), now_ms
+  if ticket.room then
+    take_room(ticket.key, now, ticket.ahead)
+  else
+    left, touched = min(left, ticket.term), 0
+  end
+  redis.call('HSET', key, '_c', ticket.issued, '_t', touched, '_v', views)
+  redis.call('PEXPIRE', key, left)
+  return ticket.room and MADE or MADE_UNCONFIRMED
+end
+
+-- Touches a session that was found; returns whether it is confirmed.
+local function touch(key, found, ticket, now, now_ms, idle)
+  idle = found.idle or idle
+  if found.touched == 0 and ticket then
+    if not ticket.makes then return UNCONFIRMED end
+    if not ticket.room then
+      redis.call('PEXPIRE', key, min(min(idle, ticket.term), found.ends - now_ms))
+      return UNCONFIRMED
+    end
+    take_room(ticket.key, now, ticket.ahead)
+  end
+  -- A tenth of the idle lifetime must have passed, so that a busy session is not touched at every request.
+  if (now_ms - found.touched) * 10 >= idle then
+    redis.call('HSET', key, '_t', now_ms)
+    redis.call('PEXPIRE', key, min(idle, found.ends - now_ms))
+  end
+  return LIVE
+end
+
+-- Formats for struct by the number of numbers.
+local FORMATS = {}
+
+local function format(count)
+  local known = FORMATS[count]
+  if not known then
+    known = '<' .. string.rep('d', count)
+    FORMATS[count] = known
+  end
+  return known
+end
+
+local function pack(numbers)
+  return struct.pack(format(#numbers), unpack(numbers))
+end
+
+-- The session's part of the reply, after everything else was done.
+local function settle(key, visit, status, found, ticket, now, now_ms, numbers, reply)
+  local at = #reply
+  if status == LIVE then
+    local views = found.views
+    if visit then views = view(key) end
+    reply[at + 1] = touch(key, found, ticket, now, now_ms, numbers[1])
+    reply[at + 2], reply[at + 3] = found.created, views
+    return
+  end
+  if status == TICKET and ticket.makes then
+    local views = ticket.views + (visit and 1 or 0)
+    reply[at + 1] = make(key, ticket, views, now, now_ms, numbers[1], numbers[2])
+    reply[at + 2], reply[at + 3] = ticket.issued, views
+    return
+  end
+  -- A replacement in the future came from another clock, and would not end before that time has come again.
+  if status == ROTATED and found.ahead then redis.call('HSET', key, '_r', now_ms) end
+  if status == REVOKED then redis.call('DEL', key) end
+  reply[at + 1], reply[at + 2] = status, now_ms
+end
+
+-- Calls in one ledger. Behind their bits lie as many more: that a call was denied after it had been sent again.
+local CALLS = 4096
+
+-- Notes in the ledger that this call is executed; whether it was before.
+local function note(ledger, bit, arm)
+  local before = redis.call('SETBIT', ledger, bit, '1')
+  if arm then redis.call('PEXPIRE', ledger, LEDGER) end
+  return before == 1
+end
+
+-- The answer to a call that was executed before: what stands now, and nothing is written.
+local function again(now, keys, args, numbers, limits, key_at, last)
+  for i = 1, limits do numbers[4 * i + 3] = 0 end
+  local reply, how, now_ms = { 1 }, args[1], div(now, 1000)
+  decide_all(now, keys, numbers, limits, reply)
+  local key, status, found, fields = nil, nil, nil, nil
+  if how ~= '-' then
+    key, key_at = keys[key_at], key_at + 1
+    local generation
+    if numbers[3] % 2 == 1 then generation, key_at = keys[key_at], key_at + 1 end
+    if numbers[3] % 32 >= 16 then key_at = key_at + 1 end
+    status, found, fields = look(key, generation, now_ms, numbers[2])
+    local ticket = #how == 2 and ticket_of(how, numbers, limits)
+    if status == ABSENT then status = ticket and not ticket.makes and worth(ticket, now_ms) or GONE end
+    if status == LIVE and ticket and found.touched == 0 then status = UNCONFIRMED end
+  end
+  for i = key_at, last do
+    local value = redis.pcall('GET', keys[i])
+    reply[#reply + 1] = type(value) ~= 'table' and tonumber(value or 0) or 0
+  end
+  if status then reply[#reply + 1] = status end
+  if status == LIVE or status == UNCONFIRMED then
+    reply[#reply + 1] = found.created
+    reply[#reply + 1] = found.views
+  else
+    reply[#reply + 1] = now_ms
+  end
+  if fields then return { pack(reply), fields } end
+  return pack(reply)
+end
+
+local function begin_at(now, keys, args)
+  local how = args[1]
+  local numbers = { struct.unpack(format(#args[2] / 8), args[2]) }
+  local limits = (#args[2] / 8 - 3) / 4
+  if #how == 2 then limits = limits - 1 end
+  local flags, last, ledger, bit = numbers[3], #keys, nil, nil
+  if flags % 4 >= 2 then ledger, bit, last = keys[last], args[#args], last - 1 end
+  local arm, repeated = flags % 8 >= 4, flags % 16 >= 8
+  local void = false
+  if repeated and ledger and redis.call('GETBIT', ledger, bit) == 1 then
+    void = redis.call('GETBIT', ledger, bit + CALLS) == 1
+    if not void then return again(now, keys, args, numbers, limits, limits + 1, last) end
+  end
+  local reply = { 1 }
+  if not decide_all(now, keys, numbers, limits, reply) then
+    reply[1] = 0
+    uncharge(numbers, limits, reply)
+    -- The first sending may still be on its way: it is to do nothing after its caller was denied.
+    if repeated and ledger then
+      note(ledger, bit, arm)
+      redis.call('SETBIT', ledger, bit + CALLS, '1')
+    end
+    return pack(reply)
+  end
+
+  -- The session is read before the first write, because reading may fail.
+  local now_ms = div(now, 1000)
+  local key_at, key, status, found, fields, ticket = limits + 1, nil, nil, nil, nil, nil
+  if how ~= '-' then
+    key, key_at = keys[key_at], key_at + 1
+    local generation
+    if flags % 2 == 1 then generation, key_at = keys[key_at], key_at + 1 end
+    status, found, fields = look(key, generation, now_ms, numbers[2])
+    if #how == 2 then
+      ticket = ticket_of(how, numbers, limits)
+      if flags % 32 >= 16 then ticket.key, key_at = keys[key_at], key_at + 1 end
+      if status == ABSENT then status = worth(ticket, now_ms) end
+      if ticket.makes and (status == TICKET or status == LIVE and found.touched == 0) then
+        ticket.room, ticket.ahead = room(ticket.key, now, ticket.interval, ticket.tolerance)
+      end
+    elseif status == ABSENT then
+      status = GONE
+    end
+  end
+
+  -- The first write: a server that takes none says so here. A later sending may have come first.
+  if void then
+    redis.call('SETBIT', ledger, bit + CALLS, '0')
+  elseif ledger and note(ledger, bit, arm) then
+    return again(now, keys, args, numbers, limits, limits + 1, last)
+  end
+  local refused = count(keys, args, key_at, last, 4, reply)
+  if refused then
+    if ledger then redis.call('SETBIT', ledger, bit, '0') end
+    return refused
+  end
+  charge(now, keys, numbers, limits, args[3], reply)
+  if key then
+    settle(key, string.sub(how, -1) == 'v', status, found, ticket, now, now_ms, numbers, reply)
+  else
+    reply[#reply + 1] = now_ms
+  end
+  if fields then return { pack(reply), fields } end
+  return pack(reply)
+end
+
+-- What is asked of whole sessions. It is made when it is first called: as a script, this file is run at each call, and
+-- no visit is to pay for it.
+local function sessions()
+  -- Whole digits: `..` and tostring would write large numbers as 1.7e+12.
+  local function text(number) return string.format('%.0f', number) end
+
+  -- An application's own `_` is stored as `__`.
+  local function ours(field) return #field == 2 and string.sub(field, 1, 1) == '_' and field ~= '__' end
+
+  -- A field of a session, or nothing: also where something else lies under the key.
+  local function field(key, name)
+    local value = redis.pcall('HGET', key, name)
+    if type(value) == 'string' then return value end
+  end
+
+  -- Keeps a key at least this long.
+  local function keep(key, ms)
+    if redis.call('PTTL', key) < ms then redis.call('PEXPIRE', key, text(ms)) end
+  end
+
+  -- Three counted lists from the end of the arguments, as tables: field → value, names, field → value.
+  local function lists(args, at)
+    local set, remove, expect = {}, {}, {}
+    for _ = 1, tonumber(args[at]) do
+      set[args[at + 1]] = args[at + 2]
+      at = at + 2
+    end
+    at = at + 1
+    for _ = 1, tonumber(args[at]) do
+      at = at + 1
+      remove[args[at]] = true
+    end
+    at = at + 1
+    for _ = 1, tonumber(args[at]) do
+      expect[args[at + 1]] = args[at + 2]
+      at = at + 2
+    end
+    return set, remove, expect
+  end
+
+  -- Whether the caller knows every encrypted field: only those has it encrypted for the new id.
+  local function known(stored, expect)
+    for name, value in pairs(expect) do
+      if stored[name] ~= value then return false end
+    end
+    for name, value in pairs(stored) do
+      if not ours(name) and string.sub(value, 1, 1) == '~' and not expect[name] then return false end
+    end
+    return true
+  end
+
+  -- Number and bytes of the application's fields after a change.
+  local function measure(stored, set, remove)
+    local count, bytes = 0, 0
+    local function add(name, value) count, bytes = count + 1, bytes + #name + #value end
+    for name, value in pairs(stored) do
+      if not ours(name) and not set[name] and not remove[name] then add(name, value) end
+    end
+    for name, value in pairs(set) do add(name, value) end
+    return count, bytes
+  end
+
+  local function stored_of(key)
+    local flat, stored = redis.call('HGETALL', key), {}
+    for i = 1, #flat, 2 do stored[flat[i]] = flat[i + 1] end
+    return stored
+  end
+
+  -- The session under the old id, or why there is none; an empty one if it may be made.
+  local function source(how, old, now, absolute)
+    if how == '-' then return {} end
+    local marked, created = field(old, '_r'), tonumber(field(old, '_c') or '')
+    if marked and now - (tonumber(marked) or 0) < GRACE then return nil, -3 end
+    if not created then
+      if how == 'f' then return {} end
+      return nil, 0
+    end
+    local stored = stored_of(old)
+    local ends = tonumber(stored._x or '') or created + absolute
+    if ends <= now then
+      if how == 'f' then return {} end
+      return nil, 0
+    end
+    return stored, created
+  end
+
+  -- Sorted sets know one score: ends lie above this, times of login as an earlier release wrote them below.
+  local ENDS = 1000000000000000
+  -- A clock that stepped back by less than this does not make a login older than those before it.
+  local STEP = 86400000
+
+  -- Enters a login into its user's index; returns how many it names. Those whose end has come leave it first.
+  local function enter(index, digest, ends, now)
+    redis.call('ZREMRANGEBYSCORE', index, text(ENDS), text(ENDS + now))
+    local score = ENDS + ends
+    local last = redis.call('ZREVRANGEBYSCORE', index, text(score + STEP), '-inf', 'WITHSCORES', 'LIMIT', '0', '1')
+    if last[2] and last[1] ~= digest and tonumber(last[2]) >= score then score = tonumber(last[2]) + 1 end
+    redis.call('ZADD', index, text(score), digest)
+    return redis.call('ZCARD', index)
+  end
+
+  local function move(keys, args)
+    local login, how, tag, now_us = args[1] == 'login', args[2], args[3], clock()
+    local now, idle, absolute = div(now_us, 1000), tonumber(args[7]), tonumber(args[8])
+    local interval, tolerance, term = tonumber(args[12]), tonumber(args[13]), tonumber(args[14])
+    local new, old, at = keys[1], nil, 2
+    if how ~= '-' then old, at = keys[2], 3 end
+    local set, remove, expect = lists(args, 17)
+    if redis.call('EXISTS', new) == 1 then return -1 end
+    local stored, created = source(how, old, now, absolute)
+    if not stored then return created end
+    if not known(stored, expect) then return -4 end
+    local count, bytes = measure(stored, set, remove)
+    if count > tonumber(args[10]) or bytes > tonumber(args[11]) then return -2 end
+    local generation = 0
+    if tag ~= '' then
+      local value = redis.pcall('GET', keys[at + 1])
+      if type(value) == 'string' then generation = tonumber(value) or 0 end
+      -- An index that is none would fail after the first write.
+      if type(redis.pcall('ZCARD', keys[at])) ~= 'number' then redis.call('DEL', keys[at]) end
+    end
+    local confirmed = created and (tonumber(stored._t or '') or 0) > 0
+    if not confirmed and interval > 0 then
+      local client = keys[#keys]
+      local allowed, ahead, retry = room(client, now_us, interval, tolerance)
+      if not allowed then return { -5, text(div(retry + 999, 1000)) } end
+      take_room(client, now_us, ahead)
+    end
+
+    if created then
+      redis.call('RENAME', old, new)
+      redis.call('HSET', old, '_r', text(now))
+      -- The old id may be a ticket's.
+      redis.call('PEXPIRE', old, text(max(tonumber(args[9]), min(created + term - now, 2 * term))))
+    else
+      redis.call('HSET', new, '_v', args[15])
+    end
+    if login then
+      if created then redis.call('HDEL', new, '_i', '_x', '_u', '_g', '_d') end
+      stored._i, stored._x = nil, nil
+    end
+    local made = not created
+    if login or made then
+      created = now
+      if made and args[16] ~= '0' then created = tonumber(args[16]) end
+      redis.call('HSET', new, '_c', text(created))
+    end
+    redis.call('HSET', new, '_t', made and '0' or text(now))
+    if args[6] ~= '' then redis.call('HSET', new, '_d', args[6]) end
+    for name in pairs(remove) do redis.call('HDEL', new, name) end
+    for name, value in pairs(set) do redis.call('HSET', new, name, value) end
+    local ends = tonumber(stored._x or '') or created + absolute
+    local left = min(tonumber(stored._i or '') or idle, ends - now)
+    -- It is not confirmed: its cookie may never come back.
+    if made then left = min(left, term) end
+    redis.call('PEXPIRE', new, text(max(left, 1)))
+    if tag == '' then return { 1, text(created), 0 } end
+
+    local index = keys[at]
+    if login then redis.call('HSET', new, '_u', tag, '_g', text(generation)) end
+    local score
+    if args[5] ~= '' then
+      if not login then score = redis.call('ZSCORE', index, args[5]) end
+      redis.call('ZREM', index, args[5])
+    end
+    local number
+    if score then
+      redis.call('ZADD', index, score, args[4])
+      number = redis.call('ZCARD', index)
+    else
+      number = enter(index, args[4], ends, now)
+    end
+    keep(index, ends - now)
+    return { 1, text(created), number }
+  end
+
+  local function finish(keys, args)
+    local session, index, digest, tag, term = keys[1], keys[2], args[1], args[2], tonumber(args[3])
+    if index then redis.pcall('ZREM', index, digest) end
+    local user = field(session, '_u')
+    if tag ~= '' and user ~= tag then return 0 end
+    -- A mark stays: its ticket may come back.
+    if field(session, '_r') then return 0 end
+    local created, now = tonumber(field(session, '_c') or ''), div(clock(), 1000)
+    local ended = redis.call('DEL', session)
+    -- A session of a user never has a ticket's id, because a login gives it another.
+    if created and not user and created + term > now then
+      redis.call('HSET', session, '_r', '0')
+      redis.call('PEXPIRE', session, text(min(created + term - now, 2 * term)))
+    end
+    return ended
+  end
+
+  -- Created, touched, details and end of a session that is this user's and lives.
+  local function living(key, tag, generation, absolute, now)
+    if field(key, '_u') ~= tag then return nil end
+    local created = tonumber(field(key, '_c') or '')
+    if not created or (tonumber(field(key, '_g') or '') or 0) < generation then return nil end
+    local ends = tonumber(field(key, '_x') or '') or created + absolute
+    if ends <= now then return nil end
+    local touched = tonumber(field(key, '_t') or '') or 0
+    if touched == 0 then touched = created end
+    return { text(created), text(touched), field(key, '_d') or '' }, ends
+  end
+
+  local function list(keys, args)
+    local index, tag, absolute, now = keys[1], args[1], tonumber(args[2]), div(clock(), 1000)
+    local generation = redis.pcall('GET', keys[2])
+    generation = type(generation) == 'string' and tonumber(generation) or 0
+    local reply = {}
+    for i = 3, #keys do
+      local found, ends = living(keys[i], tag, generation, absolute, now)
+      if found then
+        local score = tonumber(redis.call('ZSCORE', index, args[i]) or '')
+        if score and score < ENDS then
+          score = ENDS + ends
+          -- As a script, on a server that is full, this is refused; the list is as true without it.
+          redis.pcall('ZADD', index, 'XX', text(score), args[i])
+        end
+        found[4] = text(score or ENDS + ends)
+      else
+        redis.call('ZREM', index, args[i])
+      end
+      reply[i - 2] = found or { 0 }
+    end
+    return reply
+  end
+
+  local function everywhere(keys, args)
+    local generation, index, stays = keys[1], keys[2], keys[3]
+    local now, before = div(clock(), 1000), redis.pcall('GET', generation)
+    before = type(before) == 'string' and tonumber(before) or 0
+    -- Later than every login, also after Redis forgot the one before or its clock stepped back.
+    local value = now
+    if before >= now then value = before + 1 end
+    -- This comes first: as a script, on a server that is full, it may write once it has deleted.
+    redis.call('DEL', index)
+    redis.call('SET', generation, text(value), 'PX', args[1])
+    local created = stays and tonumber(field(stays, '_c') or '')
+    if created then
+      local ends = tonumber(field(stays, '_x') or '') or created + tonumber(args[3])
+      redis.call('HSET', stays, '_g', text(value))
+      redis.call('ZADD', index, text(ENDS + ends), args[2])
+      redis.call('PEXPIRE', index, args[1])
+    end
+    return text(value)
+  end
+
+  local function remember(keys, args)
+    local session, index, now = keys[1], keys[2], div(clock(), 1000)
+    local idle, absolute, term = tonumber(args[2]), tonumber(args[3]), tonumber(args[4])
+    if not field(session, '_c') then return 0 end
+    redis.call('HSET', session, '_i', text(idle), '_x', text(now + absolute))
+    local left = min(idle, absolute)
+    if (tonumber(field(session, '_t') or '') or 0) > 0 then
+      redis.call('HSET', session, '_t', text(now))
+    else
+      left = min(left, term)
+    end
+    redis.call('PEXPIRE', session, text(left))
+    if index then
+      redis.call('ZADD', index, 'XX', text(ENDS + now + absolute), args[1])
+      keep(index, absolute)
+    end
+    return 1
+  end
+
+  return { move = move, finish = finish, list = list, everywhere = everywhere, remember = remember }
+end
+
+local made
+local function of_sessions(name)
+  return function(keys, args)
+    made = made or sessions()
+    return made[name](keys, args)
+  end
+end
+
+local function register(name, callback, flag)
+  redis.register_function { function_name = name, callback = callback, flags = { flag } }
+end
+
+redis.register_function('regatta_v5_begin', function(keys, args) return begin_at(clock(), keys, args) end)
+redis.register_function('regatta_v5_move', of_sessions('move'))
+register('regatta_v5_end', of_sessions('finish'), 'allow-oom')
+register('regatta_v5_list', of_sessions('list'), 'allow-oom')
+register('regatta_v5_everywhere', of_sessions('everywhere'), 'allow-oom')
+redis.register_function('regatta_v5_remember', of_sessions('remember'))
