@@ -32,7 +32,7 @@ pub enum Error {
         /// Seconds after which the client may try again.
         retry_after: u64,
     },
-    /// The shared state is nearly full, and only who is logged in may add to it: 503.
+    /// The shared state is nearly full, and only users who are logged in may add to it: 503.
     #[error("the shared state is nearly full: only who is logged in may add to it")]
     Full,
     /// All places for CPU work are taken: 503.

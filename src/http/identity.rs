@@ -77,7 +77,7 @@ pub fn network(address: IpAddr, prefix: u8) -> IpAddr {
         IpAddr::V6(address) => match address.segments() {
             // NAT64 (RFC 6052): the whole IPv4 internet lies in one /64, so the IPv4 address inside counts.
             [0x64, 0xff9b, 0, 0, 0, 0, high, low] => v4(high, low),
-            // 6to4 (RFC 3056): who has an IPv4 address has the /48 made of it.
+            // 6to4 (RFC 3056): an IPv4 address comes with the /48 made of it.
             [0x2002, high, low, ..] => v4(high, low),
             _ => {
                 let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(u128::MAX);

@@ -2,8 +2,8 @@
 //!
 //! Browsers say where a request comes from in `Sec-Fetch-Site` (W3C Fetch Metadata), which no page can set, or else in
 //! `Origin` (RFC 6454). Guarantees that what another site's page sends is refused, be it a form, `text/plain`, a page
-//! without an origin (`null`) or one of another name below the same domain. Programs say nothing, and have no visitor
-//! who could be abused.
+//! without an origin (`null`) or one of another name below the same domain. Programs say nothing, and carry no
+//! visitor's cookie that another site could use.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -147,10 +147,10 @@ impl Problem {
         }
     }
 
-    /// A request with this short `Idempotency-Key` came from the client's address and was carried out.
+    /// A request with this `Idempotency-Key` was carried out, perhaps for another client.
     pub fn idempotency_carried_out() -> Self {
-        let detail = "a request with this Idempotency-Key came from this address and was carried out; its response is \
-            given only to a client that can be told from others: one with a cookie, or a key of 22 characters or more";
+        let detail = "a request with this Idempotency-Key was carried out; its response is given only to the client that \
+            sent it, which is told from others by its login, its cookie, or a key of 22 characters or more";
         Self {
             kind: "urn:regatta:problem:idempotency-carried-out",
             title: "Request was carried out before",
@@ -158,7 +158,7 @@ impl Problem {
         }
     }
 
-    /// Two requests changed the same field at the same time, and this one came second.
+    /// The client has made as many sessions as it may for now.
     pub fn too_many_sessions(detail: impl Into<String>, retry_after: u64) -> Self {
         Self {
             kind: "urn:regatta:problem:too-many-sessions",

@@ -2,7 +2,7 @@
 //!
 //! What says so is the forwarding header, which any client may send. So it is believed of a peer with a private address,
 //! where proxies are and strangers are not, or after many different values of one peer; and it is said once for the
-//! whole fleet, so that nobody can fill a log with it. Nothing else depends on it.
+//! whole fleet, so that no client can fill a log with it. Nothing else depends on it.
 
 use std::hash::BuildHasher;
 use std::hash::RandomState;

@@ -1,4 +1,4 @@
-//! What all workers of a machine know because one of them found it out: how full Redis is, and who may be a proxy.
+//! What all workers of a machine know because one of them found it out: how full Redis is, and which peer may be a proxy.
 
 use std::net::IpAddr;
 use std::net::Ipv4Addr;
@@ -11,7 +11,7 @@ use crate::scoreboard::Scoreboard;
 const REDIS_FULL: usize = 9;
 const UNTRUSTED_PROXY: usize = 10;
 
-/// Set for an IPv4 address, which stands in the lower half; no /64 that is given to anybody begins so.
+/// Set for an IPv4 address, which stands in the lower half; no /64 that is in use begins so.
 const V4: u64 = 1 << 32;
 
 impl Scoreboard {
@@ -20,7 +20,7 @@ impl Scoreboard {
         self.head(REDIS_FULL).load(Relaxed)
     }
 
-    /// Written by the one worker that looks, and by whoever is refused a write for want of memory.
+    /// Written by the one worker that looks, and by any that is refused a write for want of memory.
     pub fn set_redis_permille(&self, permille: u64) {
         self.head(REDIS_FULL).store(permille, Relaxed);
     }

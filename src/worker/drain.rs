@@ -83,7 +83,12 @@ impl Schedule {
 }
 
 /// Waits for an order to leave that is not the first one said twice; `cut_now` says whether the supervisor means it so.
+///
+/// The kernel keeps one signal of a kind: a worker that had no time for the first order finds both as one.
 pub(super) async fn told_again(leave: &mut Signal, cut_now: impl Fn() -> bool) {
+    if cut_now() {
+        return;
+    }
     let first = Instant::now();
     while leave.recv().await.is_some() {
         if cut_now() || first.elapsed() > SAME_ORDER {
@@ -121,6 +126,8 @@ pub(super) async fn close<A: Answer>(doors: &[Door<A>], schedule: &Schedule) {
         sleep(QUIET / 10).await;
     }
     for door in &doors {
+        // The pause since the last look, and a door before this one, left time for another to come.
+        door.accept_queued();
         if let Err(error) = socket::stop_listening(&door.listener) {
             tracing::debug!(%error, "listener was closed already");
         }
@@ -171,4 +178,23 @@ pub(super) async fn finish(hall: &Hall, schedule: &Schedule) -> usize {
         return 0;
     }
     cut_all(hall).await
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::signal::unix::SignalKind;
+    use tokio::signal::unix::signal;
+    use tokio::time::timeout;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn an_order_to_cut_needs_no_signal_of_its_own() {
+        let mut leave = signal(SignalKind::window_change()).unwrap();
+        let waited = async |leave: &mut Signal, cut: bool| {
+            timeout(Duration::from_millis(50), told_again(leave, || cut)).await.is_ok()
+        };
+        assert!(waited(&mut leave, true).await, "both came as one");
+        assert!(!waited(&mut leave, false).await);
+    }
 }

@@ -42,6 +42,8 @@ struct Coming {
     http2: bool,
     /// Whether the client waits to be told before it sends it: then it may never come.
     announced: bool,
+    /// Whether its handler waits for more than has come.
+    starves: bool,
 }
 
 impl Receiving {
@@ -49,7 +51,7 @@ impl Receiving {
     pub(super) fn new(body: Incoming, entry: &Arc<Entry>, http2: bool, announced: bool) -> Self {
         let coming = (!body.is_end_stream()).then(|| {
             entry.body_begins();
-            Coming { entry: Arc::clone(entry), http2, announced }
+            Coming { entry: Arc::clone(entry), http2, announced, starves: false }
         });
         Self { body: Some(body), coming }
     }
@@ -57,11 +59,18 @@ impl Receiving {
 
 impl Drop for Coming {
     fn drop(&mut self) {
+        self.starves(false);
         self.entry.body_ended();
     }
 }
 
 impl Coming {
+    fn starves(&mut self, starves: bool) {
+        if std::mem::replace(&mut self.starves, starves) != starves {
+            self.entry.body_starves(starves);
+        }
+    }
+
     /// Nothing more of it is read.
     fn give_up(self) {
         if !self.http2 {
@@ -114,8 +123,8 @@ impl Body for Receiving {
         let this = &mut *self;
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
         let polled = Pin::new(&mut *body).poll_frame(context);
-        if let Some(coming) = &this.coming {
-            coming.entry.body_starves(polled.is_pending());
+        if let Some(coming) = &mut this.coming {
+            coming.starves(polled.is_pending());
         }
         match &polled {
             Poll::Ready(Some(Ok(_))) if !body.is_end_stream() => {}

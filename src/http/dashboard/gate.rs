@@ -186,7 +186,7 @@ impl Gate {
         set_cookie(COOKIE, "", Duration::ZERO, secure)
     }
 
-    /// What this operator's forms carry, and nobody else's: another text at each call, because a constant one could be
+    /// What this operator's forms carry, and no other operator's: another text at each call, because a constant one could be
     /// guessed from the lengths of compressed pages (BREACH).
     pub(super) fn form_token(&self, operator: &Operator) -> String {
         let mut salt = [0; 16];

@@ -184,25 +184,26 @@ impl Connections {
         if all <= self.patience.header_memory {
             return;
         }
-        let books = self.lock();
-        let large = |connection: &&Arc<Connection>| {
-            connection.header.load(Relaxed) > SMALL_HEADER
-                && connection.order.load(Relaxed) < Order::RefuseHeader as u8
-        };
-        let mut found: Vec<_> = books.open.values().filter(large).collect();
-        // The largest first, and of equal ones those that have taken longest.
-        found.sort_by_key(|connection| {
-            (std::cmp::Reverse(connection.header.load(Relaxed)), connection.since.load(Relaxed))
-        });
         // Down to three quarters, so that this walk is rare.
         let mut excess = all - self.patience.header_memory / 4 * 3;
-        // Those that were told before give theirs back when they are looked at: counted twice, all would be refused.
-        for connection in books.open.values().filter(|one| one.is_header_refused()) {
-            excess = excess.saturating_sub(connection.header.load(Relaxed).saturating_sub(SMALL_HEADER));
+        let books = self.lock();
+        let mut found = Vec::new();
+        for connection in books.open.values().filter(|one| one.header.load(Relaxed) > SMALL_HEADER) {
+            if connection.is_header_refused() {
+                // It was told before, and gives its memory back when it is looked at: counted again, every
+                // header of a burst would be refused.
+                excess = excess.saturating_sub(connection.header.load(Relaxed) - SMALL_HEADER);
+            } else if connection.order.load(Relaxed) < Order::RefuseHeader as u8 {
+                found.push(connection);
+            }
         }
         if excess == 0 {
             return;
         }
+        // The largest first, and of equal ones those that have taken longest.
+        found.sort_by_key(|connection| {
+            (std::cmp::Reverse(connection.header.load(Relaxed)), connection.since.load(Relaxed))
+        });
         for connection in found {
             connection.tell(Order::RefuseHeader);
             excess = excess.saturating_sub(connection.header.load(Relaxed) - SMALL_HEADER);

@@ -70,9 +70,12 @@ impl Entry {
         }
     }
 
-    /// Whether what has come of a request's body is less than its handler waits for.
+    /// Whether a handler now waits for more of a request's body than has come; said only when that changes.
     pub(in crate::worker) fn body_starves(&self, starves: bool) {
-        self.connection.starves.store(starves, Relaxed);
+        match starves {
+            true => self.connection.starving.fetch_add(1, Relaxed),
+            false => self.connection.starving.fetch_sub(1, Relaxed),
+        };
     }
 
     /// Something of a request's body is left unread: the connection can only end.

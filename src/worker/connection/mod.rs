@@ -100,10 +100,10 @@ pub(super) struct Connection {
     held: AtomicU32,
     /// Requests whose bodies are still to come; one may go on after its answer.
     receiving: AtomicU32,
+    /// Of these, bodies of which a handler waits for more than has come.
+    starving: AtomicU32,
     /// Whether something of a request was left unread, so that the connection can only end.
     unread: AtomicBool,
-    /// Whether a handler waits for more of a request's body than has come.
-    starves: AtomicBool,
     /// Whether its client has ended its side, and waits for answers.
     half_closed: AtomicBool,
     /// Streams under way that can be told to give a sign of life.
@@ -219,9 +219,9 @@ impl Connection {
         self.receiving.load(Relaxed) > 0
     }
 
-    /// Whether a request's body is waited for, of which nothing more is there.
+    /// Whether bodies of requests are still to come, and of each its handler waits for more than has come.
     pub(super) fn is_starving(&self) -> bool {
-        self.is_receiving() && self.starves.load(Relaxed)
+        self.is_receiving() && self.starving.load(Relaxed) == self.receiving.load(Relaxed)
     }
 
     /// Whether something of a request was left unread, so that its client may still be sending it.

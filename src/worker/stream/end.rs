@@ -103,11 +103,11 @@ impl Drop for Watched {
             return;
         }
         // hyper gives a connection up without ending its side where reading the rest of a body failed, after it has
-        // answered: closed at once, that answer would be lost.
-        let is_given_up = !self.has_ended && connection.is_unread() && !connection.is_http2();
-        if is_given_up {
-            let _ = socket::finish_sending(&self.stream);
-        }
+        // answered: closed at once, that answer would be lost. Our side cannot end where the client has reset it.
+        let is_given_up = !self.has_ended
+            && connection.is_unread()
+            && !connection.is_http2()
+            && socket::finish_sending(&self.stream).is_ok();
         // What has left HTTP may go on reading after it has ended its side, and lingers when it does so no more.
         if is_given_up || self.has_ended && connection.is_upgraded() {
             self.entry.lingers();
