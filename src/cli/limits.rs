@@ -88,7 +88,7 @@ fn subject_of(policy: &Policy, typed: Option<&str>, prefix: u8) -> Result<String
         (_, None) => return Err(usage(format!("{} needs a subject: whose limit is meant", policy.name()))),
         (_, Some(typed)) => typed,
     };
-    // Whoever has no session, user or header is counted by his address.
+    // A client without session, user or header is counted by its address.
     if let Some(client) = client(typed, prefix) {
         return Ok(client);
     }

@@ -105,7 +105,7 @@ impl Fleet {
         if let Some(ticket) = resume::ticket() {
             return exit::verdict(&name, resume::resume(&ticket, &arguments, self.brought()));
         }
-        // A program that took a fleet over has it blocked what came meanwhile; any other has not.
+        // Only a program that takes a fleet over needs the signals blocked that came meanwhile.
         if let Err(error) = signal::unblock_all() {
             let sentence = format!("cannot unblock signals: {error}");
             return exit::verdict(&name, Err(Failure { code: exit::FAILED, sentence }));

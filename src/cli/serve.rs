@@ -152,7 +152,7 @@ pub(super) fn serve(
     ended(outcome, &run_dir)
 }
 
-/// Raises the limit on open files as far as allowed, and sees to it that it is enough.
+/// Raises the limit on open files as far as allowed.
 pub(super) fn raise_open_files() {
     if let Err(error) = fd::raise_limit() {
         tracing::warn!(%error, "cannot raise the limit on open files, going on with it as it is: {error}");
@@ -166,9 +166,11 @@ const SUPERVISORS_OWN: usize = 48;
 /// Open files with which a worker has hundreds of places.
 const COMFORTABLE: u64 = 512;
 
+/// Sees to it that the limit on open files is enough for the supervisor.
 fn open_files(config: &Config, slots: usize) -> Result<(), Error> {
     raise_open_files();
-    let needed = slots * (config.listen.len() + 1 + 2) + open::applications().len() + SUPERVISORS_OWN;
+    let sockets = config.listen.len() + config.admin.listen.len();
+    let needed = slots * (sockets + 2) + open::applications().len() + SUPERVISORS_OWN;
     let (limit, needed) = (fd::limit().unwrap_or(u64::MAX), needed as u64);
     if limit < needed {
         return Err(Error::Limit { limit, slots, needed });
@@ -199,14 +201,14 @@ fn run_dir_failure(error: &run_dir::Error) -> Failure {
 }
 
 /// Whether to try again is of use.
-pub(super) fn path_code(error: &path::Error) -> u8 {
+fn path_code(error: &path::Error) -> u8 {
     match error {
         path::Error::Hands(_) => exit::USAGE,
         path::Error::Io(_) => exit::TEMPORARY,
     }
 }
 
-/// What the end of a fleet means for whoever started it.
+/// The exit code that the end of a fleet has.
 pub(super) fn ended(outcome: io::Result<Outcome>, run_dir: &RunDir) -> Result<u8, Failure> {
     run_dir.end();
     match outcome.map_err(Error::Supervisor).map_err(|error| Failure::new(exit::FAILED, &error))? {

@@ -96,7 +96,7 @@ fn variable((name, value): (&str, &str)) -> Variable {
     Variable { path: path_of(name), value: value.to_owned(), origin: Origin::Environment(name.to_owned()) }
 }
 
-/// Where nothing is in a variable of these, nobody has chosen anything: platforms set them all.
+/// An empty one of these variables counts as unset, because platforms set them all.
 fn conventional(environment: &BTreeMap<String, String>) -> impl Iterator<Item = Variable> {
     let given =
         |name: &str| environment.get(name).map(|value| value.trim()).filter(|value| !value.is_empty());

@@ -158,7 +158,7 @@ impl Inputs {
         let path = self.path();
         let lost = |reason| Error::Lost { path: path.clone(), reason };
         match sys::path::read(&path, FILE_MAX) {
-            Ok(sys::path::Content { bytes, real }) => {
+            Ok(sys::path::Content { bytes, real, .. }) => {
                 let text = text::of_bytes(bytes).map_err(|reason| lost(reason.to_owned()))?;
                 Ok(Content::Text { path, text, real: Some(real) })
             }

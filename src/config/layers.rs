@@ -111,10 +111,10 @@ impl Layers {
 
     /// Takes back what the program itself says of a policy where it does not go with what an operator says.
     ///
-    /// - Who gives a rate, or a number of concurrent requests, measures anew: burst, lease, cost and the other measure are
-    ///   not the built-in ones.
-    /// - Who gives routes says where the policy holds: built-in methods do not narrow it.
-    /// - Who gives the built-in policy `default` a measure makes it a policy like any other, that holds everywhere.
+    /// - An operator's rate, or number of concurrent requests, is a new measure: burst, lease, cost and the other measure
+    ///   are not the built-in ones.
+    /// - An operator's routes say where the policy holds: built-in methods do not narrow it.
+    /// - An operator's measure makes the built-in policy `default` one like any other, that holds everywhere.
     fn settle_limits(&mut self) {
         for name in self.names("limits") {
             let path = |field: &str| format!("limits.{name}.{field}");
@@ -133,9 +133,9 @@ impl Layers {
                 stale.push("routes");
             }
             for field in stale {
-                let is_built_in = |given: &Given| {
-                    let whose = if field == "routes" { given.origin == Origin::Default } else { true };
-                    whose && !given.origin.is_an_operators()
+                let is_built_in = |given: &Given| match field {
+                    "routes" => given.origin == Origin::Default,
+                    _ => !given.origin.is_an_operators(),
                 };
                 if self.given.get(&path(field)).is_some_and(is_built_in) {
                     self.given.remove(&path(field));

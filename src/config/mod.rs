@@ -95,17 +95,16 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
 /// # Errors
 /// When neither a flag nor the environment says it and the file cannot be read.
 pub fn run_dir(inputs: &Inputs) -> Result<PathBuf, Error> {
-    let flag = inputs.flags.iter().rev().find(|(path, _, _)| path == "run_dir").map(|(_, value, _)| value);
-    let given = flag.or_else(|| inputs.environment.get("REGATTA_RUN_DIR"));
-    if let Some(given) = given.map(|given| given.trim()).filter(|given| !given.is_empty()) {
-        return path::folder(given, &inputs.folder).map_err(|reason| Error::Value {
+    const VARIABLE: &str = "REGATTA_RUN_DIR";
+    let flag = inputs.flags.iter().rev().find(|(path, ..)| path == "run_dir");
+    let flag = flag.map(|(_, value, typed)| (value, Origin::Flag(typed.clone())));
+    let variable = || Some((inputs.environment.get(VARIABLE)?, Origin::Environment(VARIABLE.into())));
+    let given = flag.or_else(variable).map(|(value, origin)| (value.trim(), origin));
+    if let Some((value, origin)) = given.filter(|(value, _)| !value.is_empty()) {
+        return path::folder(value, &inputs.folder).map_err(|reason| Error::Value {
             key: "run_dir".into(),
-            value: given.into(),
-            origin: if flag.is_some() {
-                Origin::Flag("--run-dir".into())
-            } else {
-                Origin::Environment("REGATTA_RUN_DIR".into())
-            },
+            value: value.into(),
+            origin,
             reason,
             allowed: "a folder",
         });

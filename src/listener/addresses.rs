@@ -130,7 +130,7 @@ impl Addresses {
     }
 }
 
-/// Whom an address serves among these.
+/// The clients that an address serves beside these.
 fn families(address: SocketAddr, named: &[SocketAddr]) -> Families {
     // Where the kernel chooses the port it is another one for each.
     let same = |port: u16| port != 0 && port == address.port();

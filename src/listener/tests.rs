@@ -1,8 +1,7 @@
-//! Groups of listeners: who shares a port with whom, and which slot a connection meets.
+//! Groups of listeners: which of them share a port, and which slot a connection meets.
 
 use std::collections::BTreeSet;
 use std::net::TcpStream;
-
 use std::sync::Arc;
 
 use super::activation::Lent;
@@ -16,7 +15,7 @@ fn nothing() -> Arc<Lent> {
     Arc::new(Lent::default())
 }
 
-/// Connects from each of these addresses; whose queue each was put in.
+/// Connects from each of these addresses; the slot in whose queue each was put.
 fn slots_of(slots: &[SlotListeners], clients: impl Iterator<Item = u8>) -> Vec<usize> {
     let to = slots[0].public[0].local_addr().unwrap();
     let connect = |last: u8| {
@@ -107,7 +106,7 @@ fn loopback(last: u8) -> SocketAddr {
     SocketAddr::from(([127, 0, 0, last], 0))
 }
 
-/// Connects from there to the same port of the same family; whose queue it was put in, and as whom.
+/// Connects from there to the same port of the same family; the slot in whose queue it was put, and its address there.
 fn met(slots: &[SlotListeners], from: SocketAddr) -> (usize, SocketAddr) {
     let port = slots[0].public[0].local_addr().unwrap().port();
     let to = SocketAddr::new(

@@ -38,7 +38,7 @@ impl Leftovers {
     pub fn find(folder: &Path) -> Self {
         let mut text = String::new();
         if let Some(file) = path::seen_file(&folder.join(FILE)) {
-            // What is no text names nobody.
+            // A list that is not text names no worker.
             let _ = file.take(READ_MAX).read_to_string(&mut text);
         }
         let boot = identity::boot_id().unwrap_or_default();

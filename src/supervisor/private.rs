@@ -176,7 +176,7 @@ impl Supervisor<'_> {
             private.backoff.after(Death::AfterServing(now.saturating_sub(private.started)), random::jitter());
         private.restart_at = now + delay;
         if exit == Exit::Signal(Signal::SIGKILL) {
-            // Whatever the kernel counted for it says nothing about a worker.
+            // If the kernel has counted a kill, it was this one: it explains no worker's death.
             self.senses.memory_killed();
         }
         let (pid, log) = (pid.as_raw(), private.server.log());

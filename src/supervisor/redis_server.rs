@@ -15,14 +15,12 @@ use std::time::Duration;
 use crate::config;
 use crate::sys::fd;
 use crate::sys::path;
+use crate::sys::path::SOCKET_MAX;
 use crate::sys::proc;
 use crate::sys::proc::Pid;
 
 /// Programs that serve as private Redis, the first found is taken.
 pub const PROGRAMS: &[&str] = &["redis-server", "valkey-server"];
-
-/// Longest path of a Unix socket, without the final zero; unix(7).
-const SOCKET_PATH_MAX: usize = path::SOCKET_MAX;
 
 /// What of the environment it may have, besides the locale.
 const ENVIRONMENT: &[&str] = &["PATH", "HOME", "LANG", "TZ", "TMPDIR", "LD_LIBRARY_PATH"];
@@ -55,7 +53,7 @@ pub enum Error {
         folder: PathBuf,
     },
     /// The path is too long for a Unix socket.
-    #[error("the data folder {} (data_dir) has too long a path for a Unix socket (at most {SOCKET_PATH_MAX} bytes with /redis.sock)", folder.display())]
+    #[error("the data folder {} (data_dir) has too long a path for a Unix socket (at most {SOCKET_MAX} bytes with /redis.sock)", folder.display())]
     TooLong {
         /// The folder.
         folder: PathBuf,
@@ -81,7 +79,7 @@ impl RedisServer {
         let program = proc::find_program(PROGRAMS, search).ok_or(Error::NotInstalled)?;
         let failed = |source| Error::Folder { folder: folder.into(), source };
         let folder = path::own_folder(folder).map_err(failed)?;
-        if socket(&folder).as_os_str().len() > SOCKET_PATH_MAX {
+        if socket(&folder).as_os_str().len() > SOCKET_MAX {
             return Err(Error::TooLong { folder });
         }
         let failed = |source| Error::Folder { folder: folder.clone(), source };

@@ -1,4 +1,4 @@
-//! The run folder: what others find a fleet by, claimed by one fleet at a time, and put back when somebody cleans up.
+//! The run folder: what others find a fleet by, claimed by one fleet at a time, and put back when a cleaner removes it.
 //!
 //! The folder itself is locked, and so is the file with the pid in it: files can be removed by a cleaner of temporary
 //! files, and the lock of a folder stays (systemd-tmpfiles leaves locked folders alone). Both locks end with the process.

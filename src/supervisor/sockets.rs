@@ -48,12 +48,12 @@ mod one_or_more {
     }
 }
 
-/// A listener: its number and whose it is.
+/// A listener: its number and its owner.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Socket {
     /// Its number.
     pub fd: RawFd,
-    /// Who opened it.
+    /// Whether the fleet opened it or systemd lends it.
     pub owner: Owner,
 }
 

@@ -46,7 +46,7 @@ use crate::sys::signal;
 /// Largest blob that is read back, bytes.
 const BLOB_MAX: u64 = 64 << 20;
 
-/// Bytes in memory that nobody can change any more where the kernel has seals, to be handed to another program;
+/// Bytes in memory to be handed to another program, sealed against changes where the kernel has seals;
 /// `memfd_create(2)`.
 ///
 /// # Errors
@@ -224,7 +224,7 @@ pub fn exec_fd(
         match nix::unistd::execveat(program.as_fd(), c"", &arguments, &environment, flags) {
             // A kernel or a filter without execveat(2).
             Err(nix::Error::ENOSYS | nix::Error::EPERM) => {
-                let path = c_string(format!("/proc/self/fd/{}", program.as_fd().as_raw_fd()).as_ref())?;
+                let path = c_string(path::magic(program).as_os_str())?;
                 Ok(nix::unistd::execve(&path, &arguments, &environment)?)
             }
             other => Ok(other?),
@@ -348,6 +348,7 @@ mod tests {
         assert_eq!(io::read_to_string(started.answer).unwrap(), "handed");
         assert_eq!(io::read_to_string(started.complaint).unwrap(), "value /bin/sh /\n");
     }
+
     #[test]
     fn what_was_opened_is_run_whatever_lies_there_by_then() {
         let folder = tempfile::tempdir().unwrap();

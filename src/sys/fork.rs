@@ -32,7 +32,7 @@ use crate::sys::time;
 /// Exit code of a child that ended by a panic.
 pub const PANICKED: u8 = 101;
 
-/// Exit code of a child whose parent did not adopt it.
+/// Exit code of a child whose parent did not adopt it in time.
 const ABANDONED: u8 = 72;
 
 /// How long a birth may take. It takes a millisecond, on a machine that stands still a while longer.
@@ -88,14 +88,15 @@ pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
         return fork_directly(child);
     }
     let parent = proc::pid();
+    let deadline = time::monotonic() + BIRTH;
     let (read, write) = fd::pipe()?;
     // SAFETY: this process has one thread, so no lock is held by anyone and the child may do what it likes.
     match unsafe { nix::unistd::fork() }? {
         ForkResult::Parent { child: between } => {
             drop(write);
-            let born = born(read);
+            let born = born(read, deadline);
             if born.is_err() {
-                // Without it there is no child, or one that is not adopted and ends by itself.
+                // No child is left behind: one that is adopted after the deadline ends by itself.
                 let _ = nix::sys::signal::kill(between, nix::sys::signal::Signal::SIGKILL);
             }
             // It ends as soon as it has spoken.
@@ -104,7 +105,7 @@ pub fn fork(child: impl FnOnce() -> u8) -> io::Result<Pid> {
         }
         ForkResult::Child => {
             drop(read);
-            bear(child, parent, write)
+            bear(child, parent, deadline, write)
         }
     }
 }
@@ -123,11 +124,16 @@ fn fork_directly(child: impl FnOnce() -> u8) -> io::Result<Pid> {
 }
 
 /// Waits until the process in between has said which number the child has.
-fn born(read: OwnedFd) -> io::Result<Pid> {
-    let deadline = time::monotonic() + BIRTH;
+///
+/// It gives up only when it has looked after the deadline: a child that finds itself adopted before that was told of.
+fn born(read: OwnedFd, deadline: Duration) -> io::Result<Pid> {
     let mut said = [0; 4];
-    while !fd::wait_readable(&[read.as_fd()], Some(deadline.saturating_sub(time::monotonic())))?[0] {
-        if time::monotonic() >= deadline {
+    loop {
+        let left = time::until(deadline);
+        if fd::wait_readable(&[read.as_fd()], Some(left))?[0] {
+            break;
+        }
+        if left.is_zero() {
             return Err(io::ErrorKind::TimedOut.into());
         }
     }
@@ -141,11 +147,11 @@ fn born(read: OwnedFd) -> io::Result<Pid> {
 /// What a thread takes along although it is another thread's.
 struct Carried<T>(T);
 
-// SAFETY: whoever carries it across waits without touching it until the thread has ended.
+// SAFETY: the thread that hands it over waits for the other one and does not touch it meanwhile.
 unsafe impl<T> Send for Carried<T> {}
 
 /// The life of the process in between: it has the child made, says its number and ends.
-fn bear(child: impl FnOnce() -> u8, parent: Pid, write: OwnedFd) -> ! {
+fn bear(child: impl FnOnce() -> u8, parent: Pid, deadline: Duration, write: OwnedFd) -> ! {
     let between = proc::pid();
     let waits = AtomicBool::new(false);
     let carried = Carried(child);
@@ -160,7 +166,7 @@ fn bear(child: impl FnOnce() -> u8, parent: Pid, write: OwnedFd) -> ! {
         match unsafe { nix::unistd::fork() } {
             Ok(ForkResult::Parent { child }) => child.as_raw(),
             Ok(ForkResult::Child) => {
-                end(move || if adopted_by(parent, between) { child() } else { ABANDONED })
+                end(move || if adopted_by(parent, between, deadline) { child() } else { ABANDONED })
             }
             Err(refused) => -(refused as i32),
         }
@@ -186,12 +192,13 @@ fn name() -> String {
 }
 
 /// Waits until the process in between is gone; whether `parent` has this one then. It has not if it has ended, too.
-fn adopted_by(parent: Pid, between: Pid) -> bool {
-    let deadline = time::monotonic() + BIRTH;
+///
+/// After the deadline the parent kills the process in between, and may have this one without knowing of it.
+fn adopted_by(parent: Pid, between: Pid, deadline: Duration) -> bool {
     while nix::unistd::getppid() == between && time::monotonic() < deadline {
         thread::sleep(LOOK_AGAIN);
     }
-    nix::unistd::getppid() == parent
+    nix::unistd::getppid() == parent && time::monotonic() < deadline
 }
 
 /// Ends this process with the code that `life` returns.
@@ -213,5 +220,13 @@ mod tests {
         assert!(refused.contains("must not fork"), "{refused}");
         drop(stop);
         assert!(thread.join().unwrap().is_err());
+    }
+
+    #[test]
+    fn a_child_that_is_adopted_too_late_is_abandoned() {
+        let (parent, gone) = (nix::unistd::getppid(), Pid::from_raw(i32::MAX));
+        assert!(adopted_by(parent, gone, time::monotonic() + BIRTH));
+        assert!(!adopted_by(parent, gone, time::monotonic()));
+        assert!(!adopted_by(gone, parent, time::monotonic()));
     }
 }

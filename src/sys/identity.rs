@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use crate::sys::fd;
 use crate::sys::fd::Interest;
+use crate::sys::open;
 use crate::sys::proc::Pid;
 use crate::sys::signal::Signal;
 
@@ -46,6 +47,7 @@ impl ProcessIdentity {
         let number = i32::try_from(number).ok().filter(|number| *number >= 0)?;
         // SAFETY: the kernel has just made this descriptor, and no other code knows its number.
         let fd = unsafe { OwnedFd::from_raw_fd(number) };
+        open::own(&fd);
         let handle = ProcessHandle { fd, pid: self.pid };
         // The descriptor holds the number: what is found under it now stays the same process.
         (Self::of(self.pid) == Some(self) && handle.is_alive()).then_some(handle)

@@ -31,7 +31,7 @@ pub mod time;
 pub mod unix;
 pub mod watch;
 
-/// The same error, with the name of what the kernel refused: an error number alone tells nobody what is missing.
+/// The same error, with the name of what the kernel refused: an error number alone does not say what is missing.
 fn named<E: Into<std::io::Error>>(what: &'static str) -> impl FnOnce(E) -> std::io::Error {
     move |error| {
         let error = error.into();

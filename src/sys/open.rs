@@ -1,13 +1,16 @@
-//! Which descriptors are whose: what the program had open before its fleet began stays open in the workers, and what
-//! the supervisor opened is closed there.
+//! The application's descriptors and the supervisor's: what the program had open before its fleet began stays open in
+//! the workers, and what the supervisor opened is closed there.
 //!
 //! No list of the supervisor's own descriptors is kept, because one that is forgotten would leak into every worker. The
 //! application's are remembered instead: whatever is open when [`remember`] is called, less what is taken over from
 //! systemd or from the program before an upgrade.
 
 use std::io;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
 use std::os::fd::BorrowedFd;
 use std::os::fd::RawFd;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
@@ -16,14 +19,34 @@ use nix::errno::Errno;
 use nix::sys::resource::Resource;
 use nix::sys::resource::getrlimit;
 
+use crate::sys::path::magic;
+
 /// Descriptors that are not this program's, and what was behind them: a number that has changed hands is told by that.
 static FOREIGN: Mutex<Vec<Foreign>> = Mutex::new(Vec::new());
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct Foreign {
     number: RawFd,
+    behind: Behind,
+}
+
+/// What is behind a descriptor.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Behind {
     /// Device and inode.
     file: (u64, u64),
+    /// What kind of thing it is, if it has no path: `socket:[7]`, `anon_inode:[eventpoll]`; proc(5). Paths are left out,
+    /// because a log that is renamed is the same file.
+    kind: Option<PathBuf>,
+}
+
+impl Behind {
+    /// Epolls, signalfds, inotifies and others like them share one inode: the kind tells an epoll from a signalfd, and
+    /// two of a kind are told apart by nothing. What this program makes of them it takes over at once ([`own`]).
+    fn is_as(&self, other: &Self) -> bool {
+        let differ = self.kind.as_ref().zip(other.kind.as_ref()).is_some_and(|(one, other)| one != other);
+        self.file == other.file && !differ
+    }
 }
 
 fn foreign() -> MutexGuard<'static, Vec<Foreign>> {
@@ -35,7 +58,7 @@ fn foreign() -> MutexGuard<'static, Vec<Foreign>> {
 /// # Errors
 /// When the open descriptors cannot be found out.
 pub fn remember() -> io::Result<()> {
-    let found = all()?.into_iter().filter_map(|number| Some(Foreign { number, file: file(number)? }));
+    let found = all()?.into_iter().filter_map(|number| Some(Foreign { number, behind: behind(number)? }));
     *foreign() = found.collect();
     Ok(())
 }
@@ -45,10 +68,18 @@ pub(super) fn take_over(number: RawFd) {
     foreign().retain(|one| one.number != number);
 }
 
+/// Says that a descriptor was opened by this program, which may have got a number that the application has closed.
+///
+/// Needed for what has no inode of its own; everything else is told by its inode.
+pub(super) fn own(opened: &impl AsFd) {
+    take_over(opened.as_fd().as_raw_fd());
+}
+
 /// Numbers of the application's descriptors.
 pub fn applications() -> Vec<RawFd> {
     let known = foreign();
-    known.iter().filter(|one| file(one.number) == Some(one.file)).map(|one| one.number).collect()
+    let still = |one: &&Foreign| behind(one.number).is_some_and(|now| now.is_as(&one.behind));
+    known.iter().filter(still).map(|one| one.number).collect()
 }
 
 /// Closes every descriptor of this process but standard ones, the application's, and those in `keep`.
@@ -108,13 +139,15 @@ fn is_open(number: RawFd) -> bool {
     unsafe { libc::fcntl(number, libc::F_GETFD) >= 0 }
 }
 
-fn file(number: RawFd) -> Option<(u64, u64)> {
+fn behind(number: RawFd) -> Option<Behind> {
     if !is_open(number) {
         return None;
     }
     // SAFETY: it is open, as just seen, and borrowed for one call.
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-    nix::sys::stat::fstat(borrowed).ok().map(|stat| (stat.st_dev, stat.st_ino))
+    let stat = nix::sys::stat::fstat(borrowed).ok()?;
+    let kind = std::fs::read_link(magic(&borrowed)).ok().filter(|target| target.is_relative());
+    Some(Behind { file: (stat.st_dev, stat.st_ino), kind })
 }
 
 /// Opens `/dev/null` under each standard number that is closed: the next socket would get it, and whatever is printed
@@ -140,7 +173,11 @@ pub fn fill_standard() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::os::fd::AsRawFd;
+
+    use nix::sys::inotify::InitFlags;
+    use nix::sys::inotify::Inotify;
+    use nix::sys::signal::SigSet;
+    use nix::sys::signalfd::SignalFd;
 
     use super::*;
 
@@ -156,10 +193,39 @@ mod tests {
     #[test]
     fn a_number_that_names_another_file_by_now_is_not_the_applications() {
         let one = File::open("/dev/null").unwrap();
-        let foreign = Foreign { number: one.as_raw_fd(), file: file(one.as_raw_fd()).unwrap() };
-        assert_eq!(file(foreign.number), Some(foreign.file));
+        let known = behind(one.as_raw_fd()).unwrap();
+        assert!(behind(one.as_raw_fd()).unwrap().is_as(&known));
         let other = File::open("/dev/zero").unwrap();
-        assert_ne!(file(other.as_raw_fd()), Some(foreign.file));
-        assert_eq!(file(1_000_000), None);
+        assert!(!behind(other.as_raw_fd()).unwrap().is_as(&known));
+        assert_eq!(behind(1_000_000), None);
+    }
+
+    fn inotify() -> Inotify {
+        Inotify::init(InitFlags::IN_CLOEXEC).unwrap()
+    }
+
+    #[test]
+    fn anonymous_ones_of_two_kinds_are_told_apart_and_a_renamed_file_is_the_same() {
+        let (one, two) = (inotify(), SignalFd::new(&SigSet::empty()).unwrap());
+        let [known, other] = [one.as_fd(), two.as_fd()].map(|opened| behind(opened.as_raw_fd()).unwrap());
+        assert_eq!(known.file, other.file, "they share an inode");
+        assert!(known.is_as(&known) && !other.is_as(&known));
+        assert!(Behind { kind: None, ..other }.is_as(&known), "without /proc it is not known");
+        let folder = tempfile::tempdir().unwrap();
+        let (log, old) = (folder.path().join("log"), folder.path().join("log.1"));
+        let file = File::create(&log).unwrap();
+        let known = behind(file.as_raw_fd()).unwrap();
+        std::fs::rename(log, old).unwrap();
+        assert!(behind(file.as_raw_fd()).unwrap().is_as(&known));
+    }
+
+    #[test]
+    fn what_was_opened_under_a_number_of_the_applications_is_not_its() {
+        let one = inotify();
+        remember().unwrap();
+        let known = || applications().contains(&one.as_fd().as_raw_fd());
+        assert!(known(), "another one of its kind is not told apart");
+        own(&one);
+        assert!(!known());
     }
 }

@@ -89,7 +89,7 @@ mod tests {
         write(root.path(), "proc/vmstat", "nr_free_pages 5\noom_kill 9\n");
         let machine = Pressure::below(root.path(), "0::/app\n");
         assert_eq!(machine.cpu_waiting(), Some(Duration::from_micros(22_252_844)));
-        assert_eq!(machine.memory_kills(), None, "what the kernel kills elsewhere is nobody's of this group");
+        assert_eq!(machine.memory_kills(), None, "what the kernel kills elsewhere does not count");
         write(root.path(), "sys/fs/cgroup/app/cpu.pressure", "some avg10=0.00 total=7\n");
         let below = "low 0\noom 2\noom_kill 9\noom_group_kill 0\n";
         write(root.path(), "sys/fs/cgroup/app/memory.events", below);

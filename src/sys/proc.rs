@@ -71,7 +71,7 @@ impl std::fmt::Display for Exit {
     }
 }
 
-/// The next child that has ended, if any, whoever's it is: orphans of a PID 1 too. Until it is [`reap`]ed its number,
+/// The next child that has ended, if any; adopted orphans are among them. Until it is [`reap`]ed its number,
 /// and that of a process group it led, belong to no other process; waitid(2).
 ///
 /// # Errors

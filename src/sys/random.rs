@@ -42,20 +42,22 @@ pub fn number() -> io::Result<u64> {
     Ok(u64::from_ne_bytes(bytes))
 }
 
-/// A number from 0 to below 1, for delays that are to differ. Where the kernel gives none, the clock's last digits
-/// have to do.
+/// A number from 0 to below 1, for delays that are to differ.
 pub fn jitter() -> f64 {
     const STEPS: u32 = 1 << 20;
-    let number = number().unwrap_or_else(|_| u64::from(time::monotonic().subsec_nanos()));
-    let step = u32::try_from(number % u64::from(STEPS)).unwrap_or(0);
+    let step = u32::try_from(any() % u64::from(STEPS)).unwrap_or(0);
     f64::from(step) / f64::from(STEPS)
 }
 
 /// A number of the range, for delays that are to differ.
 pub fn within(range: RangeInclusive<u64>) -> u64 {
     let width = range.end().saturating_sub(*range.start()).saturating_add(1);
-    let number = number().unwrap_or_else(|_| u64::from(time::monotonic().subsec_nanos()));
-    range.start() + number % width
+    range.start() + any() % width
+}
+
+/// Where the kernel gives no random number, the clock's last digits have to do.
+fn any() -> u64 {
+    number().unwrap_or_else(|_| u64::from(time::monotonic().subsec_nanos()))
 }
 
 #[cfg(test)]

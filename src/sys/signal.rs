@@ -15,6 +15,8 @@ use nix::unistd::Pid;
 
 pub use nix::sys::signal::Signal;
 
+use crate::sys::open;
+
 /// The signals of a set, readable as values; signalfd(2).
 #[derive(Debug)]
 pub struct Signals {
@@ -43,6 +45,7 @@ impl Signals {
         forget_ignored();
         let opened = SignalFd::with_flags(&set, SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC);
         let fd = opened.map_err(super::named("signalfd"))?;
+        open::own(&fd);
         Ok(Self { fd })
     }
 
@@ -193,7 +196,7 @@ mod tests {
 
     use super::*;
 
-    /// Runs this in a process of its own, whose signals are nobody else's; whether it returned true.
+    /// Runs this in a process of its own, so that no other test sees its signals; whether it returned true.
     fn apart(check: fn() -> bool) -> bool {
         // SAFETY: the child makes system calls and ends.
         match unsafe { nix::unistd::fork() }.unwrap() {

@@ -25,9 +25,7 @@ use socket2::Socket;
 use socket2::Type;
 
 use crate::sys::open;
-
-/// Longest path the kernel takes for a socket, bytes; `sun_path` in unix(7), less its end mark.
-const PATH_MAX: usize = 107;
+use crate::sys::path::SOCKET_MAX;
 
 /// Connections that may wait to be accepted; connect(2) blocks beyond.
 const BACKLOG: i32 = 128;
@@ -96,7 +94,7 @@ impl Short {
         let (Some(folder), Some(name)) = (path.parent(), path.file_name()) else {
             return Err(io::ErrorKind::InvalidInput.into());
         };
-        if path.as_os_str().len() <= PATH_MAX {
+        if path.as_os_str().len() <= SOCKET_MAX {
             return Ok(Self { path: path.to_owned(), _folder: None });
         }
         let folder = File::open(folder)?;

@@ -15,6 +15,8 @@ use nix::sys::inotify::AddWatchFlags;
 use nix::sys::inotify::InitFlags;
 use nix::sys::inotify::Inotify;
 
+use crate::sys::open;
+
 /// Folders that are watched.
 #[derive(Debug)]
 pub struct Watch {
@@ -28,6 +30,7 @@ impl Watch {
     /// When the kernel has no watch left, or a folder does not exist or may not be read.
     pub fn over<'a>(files: impl IntoIterator<Item = &'a Path>) -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
+        open::own(&inotify);
         for file in files {
             let real = fs::canonicalize(file).ok();
             for path in [Some(file.to_path_buf()), real].into_iter().flatten() {

@@ -23,7 +23,7 @@ use crate::config::parse::Reason;
 /// Most requests that a concurrency policy can allow at the same time.
 const CONCURRENT_MAX: u64 = 100_000;
 
-/// How long a place is kept for a request whose worker was killed, if nobody says otherwise.
+/// How long a place is kept for a request whose worker was killed, if nothing else is said.
 pub(super) const CONCURRENT_LEASE: Duration = Duration::from_secs(10);
 
 /// How many times a policy that counts by a header one client may use, if nothing else is said.

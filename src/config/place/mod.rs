@@ -16,7 +16,7 @@ pub struct Place {
     pub kind: Kind,
     /// Whether connections are encrypted.
     pub tls: bool,
-    /// Who we are to the servers (not to Sentinels).
+    /// Our login at the servers (not at Sentinels).
     pub login: Login,
     /// Number of the database, 0 to 255; 0 in a cluster.
     pub database: u8,
@@ -35,7 +35,7 @@ pub enum Kind {
         sentinels: Vec<Peer>,
         /// The name under which they watch the primary.
         service: String,
-        /// Who we are to the Sentinels.
+        /// Our login at the Sentinels.
         login: Login,
     },
     /// Nodes of a cluster: at least one; they tell of the others.

@@ -24,7 +24,8 @@ const STICKY: u32 = 0o1000;
 const EVERYBODY: u32 = 0o002;
 const GROUP: u32 = 0o020;
 
-/// Who judges: what root must not trust may be an operator's own arrangement for everybody else.
+/// The user for whom a path is judged. Root trusts fewer owners than others do, whose folders may be an operator's own
+/// arrangement.
 #[derive(Debug, Clone, Copy)]
 struct Judge {
     user: u32,
@@ -35,10 +36,10 @@ struct Judge {
 
 /// A folder of this process's own, made if need be (mode 0700, with those above it); its path without links.
 ///
-/// It belongs to this user or to root, and nobody else may write it. For root, all of that holds for the folders and
-/// links on the way too: whoever owns one could put another in its place. For another user they may belong to whom they
-/// want, but the way must not lead through a folder in which every user may replace what is there; one with the sticky
-/// bit is none (`/tmp`), and a volume that a container was given is none either.
+/// It belongs to this user or to root, and no other user may write it. For root, all of that holds for the folders and
+/// links on the way too, because the owner of one could put another in its place. For another user those may belong to
+/// any user, but the way must not lead through a folder in which every user may replace what is there; one with the
+/// sticky bit is none (`/tmp`), and a volume that a container was given is none either.
 ///
 /// # Errors
 /// [`Error::Hands`] with what to do about it.
@@ -51,7 +52,7 @@ pub fn own_folder(path: &Path) -> Result<PathBuf, Error> {
 }
 
 /// Finds out that a log's file is in no other user's hands. It may be a link, a FIFO or a device; where root writes,
-/// nobody else may have chosen which.
+/// no other user may have chosen which.
 ///
 /// # Errors
 /// As [`own_folder`].

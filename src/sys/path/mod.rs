@@ -85,6 +85,8 @@ pub struct Content {
     pub bytes: Vec<u8>,
     /// Its path without links, as the kernel names what was opened.
     pub real: PathBuf,
+    /// Whether every user may write it.
+    pub is_everyones: bool,
 }
 
 /// Reads a file that is given by its path. It never waits: a FIFO, a folder or a device is refused, but for
@@ -101,7 +103,7 @@ pub fn read(path: &Path, most: u64) -> io::Result<Content> {
     let found = file.metadata()?;
     let real = real_path(&file).unwrap_or_else(|| path.to_owned());
     if is_null(&found) {
-        return Ok(Content { bytes: Vec::new(), real });
+        return Ok(Content { bytes: Vec::new(), real, is_everyones: false });
     }
     if !found.is_file() {
         return Err(io::Error::other(format!("it is {}, and no file", kind(&found))));
@@ -115,18 +117,18 @@ pub fn read(path: &Path, most: u64) -> io::Result<Content> {
     if bytes.len() as u64 > most {
         return Err(too_long(bytes.len() as u64));
     }
-    Ok(Content { bytes, real })
+    Ok(Content { bytes, real, is_everyones: found.mode() & 0o002 != 0 })
 }
 
-/// Reads a file that holds a secret; as [`read`], and nobody else may have written it.
+/// Reads a file that holds a secret; as [`read`], but one that every user may write is refused. The mode is that of the
+/// file that was read: its path may lead to another one by now.
 ///
 /// # Errors
 /// As [`read`], and when every user may write it.
 pub fn read_secret(path: &Path) -> io::Result<Vec<u8>> {
     const MOST: u64 = 4 << 20;
     let found = read(path, MOST).map_err(|error| io::Error::other(reason(path, &error)))?;
-    let anyone = fs::metadata(path).is_ok_and(|found| found.is_file() && found.mode() & 0o002 != 0);
-    match anyone {
+    match found.is_everyones {
         true => Err(io::Error::other(format!("every user may write it: chmod o-w {}", path.display()))),
         false => Ok(found.bytes),
     }

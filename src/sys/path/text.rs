@@ -1,4 +1,4 @@
-//! A path in data that travels as JSON: text where it is UTF-8, as everybody writes it, else its bytes.
+//! A path in data that travels as JSON: text where it is UTF-8, else its bytes.
 
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;

@@ -1,6 +1,6 @@
-//! Who the visitor is, and where else the same name is logged in.
+//! The name that the visitor entered, and where else it is logged in.
 //!
-//! In a demonstration anybody may enter any name, so other sessions of a name may be strangers': no address is told but
+//! In a demonstration every visitor may enter any name, so other sessions of a name may be strangers': no address is told but
 //! that of the session itself.
 
 use askama::Template;
