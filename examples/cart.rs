@@ -6,9 +6,11 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::Router;
+use axum::extract::FromRequestParts;
 use axum::extract::Path;
 use axum::extract::Query;
 use axum::http::StatusCode;
+use axum::http::request::Parts;
 use axum::response::IntoResponse;
 use axum::response::Response;
 use axum::routing::get;
@@ -19,6 +21,7 @@ use regatta::Fields;
 use regatta::Fleet;
 use regatta::Session;
 use regatta::State;
+use regatta::Visit;
 use serde::Deserialize;
 use serde_json::Value;
 use serde_json::json;
@@ -38,6 +41,7 @@ fn main() -> std::process::ExitCode {
             .route("/me", get(me))
             .route("/account/{what}", post(account))
             .route("/session/{what}", post(session))
+            .route("/visit/{steps}", get(visit))
     })
     .run()
 }
@@ -172,4 +176,25 @@ async fn session(
     }
     manner.think().await;
     Ok(manner.answer(StatusCode::NO_CONTENT).await)
+}
+
+/// What a page can do, in the order that the path names it; answered with the visitor's views, if one was counted.
+async fn visit(
+    session: Session,
+    fields: Fields,
+    account: Account,
+    Path(steps): Path<String>,
+    mut parts: Parts,
+) -> Result<Json<Option<u64>>, Error> {
+    let mut views = None;
+    for step in steps.split('-') {
+        match step {
+            "view" => views = Some(Visit::from_request_parts(&mut parts, &()).await?.views()),
+            "form" => _ = account.form_token().await?,
+            "data" => session.insert("cart", 1).await.map_err(away)?,
+            "sum" => _ = fields.incr("sum", 1).await?,
+            _ => {}
+        }
+    }
+    Ok(Json(views))
 }

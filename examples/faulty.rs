@@ -138,7 +138,7 @@ async fn viewed(visit: Visit, counters: Counters) -> Result<String, Error> {
     Ok(format!("{} {}", counters.add("once", 1).await?, visit.views()))
 }
 
-/// Who the visitor is.
+/// The name of the user who is logged in.
 async fn who(account: Account) -> String {
     account.user().unwrap_or("nobody").to_owned()
 }

@@ -25,7 +25,7 @@ async fn worker(server: &RedisServer) -> (Redis, Hub) {
     (redis, hub)
 }
 
-/// How many channels of topics somebody listens to.
+/// How many channels of topics have listeners.
 fn channels(server: &RedisServer) -> usize {
     server.cli(&["PUBSUB", "CHANNELS", "p:b:*"]).lines().filter(|line| !line.is_empty()).count()
 }
@@ -57,7 +57,7 @@ async fn a_topic_that_everybody_has_left_is_no_longer_heard_after_a_moment() {
     let second = hub.subscribe(&topic("a"), None).await.unwrap();
     drop(first);
     drop(second);
-    // Whoever comes back in that moment finds it heard.
+    // A client that comes back in that moment finds it heard.
     let mut back = hub.subscribe(&topic("a"), None).await.unwrap();
     hub.publish(&topic("a"), "1").await.unwrap();
     assert_eq!(text(&mut back).await, "1");

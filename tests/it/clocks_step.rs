@@ -171,7 +171,7 @@ fn a_replaced_id_is_a_stranger_for_as_long_as_its_mark_lasts_and_no_longer() {
     assert_eq!(visitor.ask(fleet.listen, login).status, 200);
     clock.step(-600);
     assert!(old.ask(fleet.listen, Request::get("/")).all("Set-Cookie").is_empty(), "a stranger");
-    // What is left then is a mark that keeps its ticket from making the session anew, and keeps nobody up.
+    // The mark that is left then keeps its ticket from making the session anew, and refuses no visitor.
     wait::until("the mark ends with its own length", wait::LONG, || {
         !old.ask(fleet.listen, Request::get("/")).all("Set-Cookie").is_empty()
     });

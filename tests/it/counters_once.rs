@@ -12,7 +12,7 @@ use crate::support::load;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
 
-/// Keys that nobody guesses: of a client without a cookie they are all that is known.
+/// Keys that cannot be guessed: of a client without a cookie they are all that is known.
 const UUID: &str = "8e03978e-40d5-43e8-bc93-6894a57f9324";
 const DEAD: &str = "dead978e-40d5-43e8-bc93-6894a57f9324";
 const LONG: &str = "1099978e-40d5-43e8-bc93-6894a57f9324";

@@ -16,12 +16,12 @@ use axum::http::StatusCode;
 use hyper_util::client::legacy::Client;
 use hyper_util::rt::TokioExecutor;
 
-use crate::odd::Front;
 use crate::support::client::Connection;
 use crate::support::client::Failure;
 use crate::support::client::Request;
 use crate::support::exposition::sum;
 use crate::support::fleet::Plan;
+use crate::support::front::Front;
 use crate::support::redis::RedisServer;
 use crate::support::stream::connections;
 use crate::support::wait;
@@ -58,7 +58,7 @@ fn answers_before_the_body_arrive() {
     let redis = RedisServer::start();
     let plan = Plan::on(&redis).set("REGATTA_LIMITS__SAY__RATE", "1/h");
     let fleet = plan.set("REGATTA_LIMITS__SAY__ROUTES", "/broadcast").start();
-    let front = Front::start(&fleet);
+    let front = Front::before([&fleet]);
     let _ = send_all_first(fleet.listen, "POST /broadcast", 1);
     for body in SIZES {
         for address in [fleet.listen, front.address] {

@@ -1,4 +1,4 @@
-//! Folders and files that another user has in his hands: nothing of root's is written where he chose.
+//! Folders and files in another user's hands: nothing of root's is written where that user chose.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -89,7 +89,7 @@ fn folders_that_others_may_write_are_refused() {
 
 #[test]
 fn root_uses_nothing_that_another_user_could_exchange() {
-    // Nobody else can give a file away.
+    // Only root can give a file away.
     if !Uid::effective().is_root() {
         return;
     }

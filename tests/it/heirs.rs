@@ -35,12 +35,13 @@ fn settle(fleet: &Fleet, gone: &[u32]) {
     });
 }
 
+/// Runs a command of the fleet's program against it.
 #[track_caller]
-fn operate(fleet: &Fleet, words: &[&str]) {
+pub(crate) fn operate(fleet: &Fleet, words: &[&str]) {
     let mut command = Command::new(fleet.plan().file());
     command.arg("--run-dir").arg(fleet.plan().setting("REGATTA_RUN_DIR")).args(words).env_clear();
     let output = command.output().unwrap();
-    assert!(output.status.success(), "{words:?}: {output:?}");
+    assert!(output.status.success(), "{words:?}: {output:?}\n{}", fleet.log());
 }
 
 /// Has every worker that serves now asked once; answers by worker.

@@ -1,11 +1,9 @@
 //! Kernels that are too old, and profiles that forbid: what a fleet can do without, it does without, and what it
 //! cannot, it names.
 
-use std::process::Command;
-
 use nix::sys::signal::Signal;
 
-use crate::support::fleet::Fleet;
+use crate::heirs::operate;
 use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
 use crate::support::wait;
@@ -15,14 +13,6 @@ fn without(plan: Plan, lacking: &[(&str, &str)]) -> Plan {
     let helper = plan.clone().example("without").file().display().to_string();
     let words: Vec<_> = lacking.iter().flat_map(|(error, calls)| [helper.as_str(), error, calls]).collect();
     plan.wrapped(&words)
-}
-
-#[track_caller]
-fn operate(fleet: &Fleet, words: &[&str]) {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_regatta"));
-    command.arg("--run-dir").arg(fleet.plan().setting("REGATTA_RUN_DIR")).args(words).env_clear();
-    let output = command.output().unwrap();
-    assert!(output.status.success(), "{words:?}: {output:?}\n{}", fleet.log());
 }
 
 /// All that a fleet does which needs the kernel: begin, replace, reload, scale, upgrade, stop.

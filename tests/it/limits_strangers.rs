@@ -22,7 +22,7 @@ use crate::support::sockets::Socket;
 use crate::support::stream::try_publish;
 use crate::support::wait;
 
-/// The same path to whoever normalises it.
+/// Spellings that a proxy or a layer which normalises paths takes for the same path.
 const SPELLINGS: [&str; 12] = [
     "/login",
     "/%6cogin",
@@ -135,7 +135,7 @@ fn every_route_that_writes_is_limited_as_shipped() {
     for (policy, request, burst) in floods {
         let denied =
             (0..=burst + 60).map(|_| ask(fleet.listen, request.clone())).find(|answer| answer.status == 429);
-        let denied = denied.unwrap_or_else(|| panic!("{policy} holds nobody up"));
+        let denied = denied.unwrap_or_else(|| panic!("{policy} denied no request"));
         assert_eq!(denied.assert_problem(429)["violated-policies"], json!([policy]));
     }
     let once = |n: usize| Request::post("/nowhere").header("Idempotency-Key", &n.to_string());

@@ -5,21 +5,16 @@ mod case;
 mod frames;
 mod wire;
 
-use std::net::SocketAddr;
-use std::process::Child;
 use std::sync::Mutex;
 use std::thread;
 
-use tempfile::TempDir;
-
 use case::Case;
 
-use crate::deploy::root;
-use crate::nginx;
 use crate::support::client::Request;
 use crate::support::client::Visitor;
 use crate::support::fleet::Fleet;
 use crate::support::fleet::Plan;
+use crate::support::front::Front;
 use crate::support::redis::RedisServer;
 
 /// Asked at once: what takes time is waiting.
@@ -58,7 +53,7 @@ fn fleet(redis: &RedisServer) -> Fleet {
     plan.set("REGATTA_HTTP__HEADER_TIMEOUT", "3s").set("REGATTA_HTTP__BODY_TIMEOUT", "3s").start()
 }
 
-/// A visitor whose every refused request carries his cookie, and what he has been counted.
+/// A visitor whose cookie goes with every refused request, and the views that were counted for them.
 struct Witness(Visitor);
 
 impl Witness {
@@ -102,36 +97,11 @@ fn every_odd_request_gets_its_answer_over_http_2() {
     witness.saw_nothing(&fleet);
 }
 
-/// The shipped nginx before a fleet.
-pub(crate) struct Front {
-    _folder: TempDir,
-    pub(crate) address: SocketAddr,
-    process: Child,
-}
-
-impl Front {
-    pub(crate) fn start(fleet: &Fleet) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let upstream = std::fs::read_to_string(root().join("docker/nginx/upstream.conf")).unwrap();
-        let upstream = upstream.replace("server app:3000 resolve", &format!("server {}", fleet.listen));
-        let upstream: Vec<_> = upstream.lines().filter(|line| !line.trim().starts_with("resolver")).collect();
-        let (address, process) = nginx::serve(folder.path(), &upstream.join("\n"));
-        Self { _folder: folder, address, process }
-    }
-}
-
-impl Drop for Front {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
-
 #[test]
 fn every_odd_request_gets_its_answer_behind_nginx() {
     let redis = RedisServer::start();
     let fleet = fleet(&redis);
-    let front = Front::start(&fleet);
+    let front = Front::before([&fleet]);
     let witness = Witness::new(&fleet);
     all_right(&messages(), |case| {
         let right = case.right_behind_nginx.as_ref().unwrap_or(&case.right);

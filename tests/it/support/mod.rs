@@ -10,6 +10,7 @@ pub(crate) mod crowd;
 pub(crate) mod events;
 pub(crate) mod exposition;
 pub(crate) mod fleet;
+pub(crate) mod front;
 pub(crate) mod host;
 pub(crate) mod load;
 pub(crate) mod process;

@@ -183,10 +183,10 @@ pub(crate) async fn connect(server: &RedisServer, prefix: &str, mode: Mode) -> R
     redis
 }
 
-/// A ticket that makes a session: what a first visit leaves behind.
+/// A ticket that makes a session with a view: what a first visit leaves behind.
 pub(crate) fn ticket() -> TicketArg {
     let issued_ms = u64::try_from(regatta::sys::time::unix().as_millis()).unwrap();
-    TicketArg { issued_ms, term_ms: 600_000, makes: true, limit: None }
+    TicketArg { issued_ms, viewed: true, term_ms: 600_000, makes: true, limit: None }
 }
 
 /// Waits until something is true; panics with `what` after the deadline.

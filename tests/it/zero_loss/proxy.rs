@@ -1,16 +1,9 @@
 //! Behind nginx: one replica after the other is stopped and started again, and no visitor notices.
 
-use std::net::SocketAddr;
-use std::process::Child;
-
-use tempfile::TempDir;
-
-use crate::deploy::root;
-use crate::nginx;
 use crate::support::client;
 use crate::support::client::Request;
-use crate::support::fleet::Fleet;
 use crate::support::fleet::Plan;
+use crate::support::front::Front;
 use crate::support::redis::RedisServer;
 use crate::support::soak;
 use crate::support::volley::COUNTER;
@@ -26,36 +19,6 @@ const MIX: &[(Kind, usize)] = &[
     (Kind::SlowReader, 1),
     (Kind::Stream, 3),
 ];
-
-/// A running nginx with these replicas behind it.
-struct Front {
-    _folder: TempDir,
-    address: SocketAddr,
-    process: Child,
-}
-
-impl Front {
-    fn before(replicas: &[Fleet]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let shipped = std::fs::read_to_string(root().join("docker/nginx/upstream.conf")).unwrap();
-        let mut upstream: Vec<_> =
-            shipped.lines().filter(|line| !line.trim().starts_with("resolver")).map(str::to_owned).collect();
-        let mut named = replicas.iter();
-        for line in upstream.iter_mut().filter(|line| line.contains("server app:3000 resolve")) {
-            let replica = named.next().expect("as many entries as replicas");
-            *line = line.replace("app:3000 resolve", &replica.listen.to_string());
-        }
-        let (address, process) = nginx::serve(folder.path(), &upstream.join("\n"));
-        Self { _folder: folder, address, process }
-    }
-}
-
-impl Drop for Front {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
-}
 
 #[test]
 fn stopping_one_replica_after_the_other_behind_nginx_fails_no_request() {
