@@ -10,7 +10,7 @@
 --
 -- A session is a hash. Fields named _ and one letter are ours:
 --   _c created ms · _t last touch ms, 0 while it is not confirmed · _v views · _i own idle lifetime ms · _x own end ms
---   · _u its user's tag · _g its user's generation at login, ms · _d details · _l the first hashed id it had
+--   · _h its head · _u its user's tag · _g its user's generation at login, ms · _d details · _l the first hashed id it had
 --   · _r the mark of an id that was replaced, ms, or 0 of a session that ended: no session any more
 -- A ticket is a signed cookie for which nothing is stored: an id, when it was issued, and whether a view was counted with
 -- it. When it comes back within its term the session is made under that id, created when the ticket was issued, and with
@@ -54,6 +54,36 @@
 --   example  FCALL regatta_v5_begin 4 p:l:default:v:10.0.0.1 p:s:digest p:c:total p:once:5eed:7
 --                  v [86400000 2592000000 2  0 10000 2000000 1] "" 1 4095
 --            -> 1  1 199 -1 10000  42  1 1763694494000 7, [_c 1763694494000 _t 1763694494000 _v 7 cart "[1]"]
+--
+-- regatta_v5_batch: up to 64 calls of begin at one instant. What it does is what they would do one by one: first the plain
+--   ones in their order, then the rare ones in theirs. What one of them fails with is its own.
+--   Plain: a session without a ticket or a user, limits on rate that count, counters; no key twice in one entry; costs and
+--   what is added from 0 to 255; one pair of lifetimes a batch. Anything else is rare, in the form of begin without a ledger.
+--   Beside the fields above a session has _h, its head: created ms and last touch ms, two doubles. It is believed where
+--   there is nothing else but _c, _t and _v, and made anew from them otherwise: other releases leave it as it is. A session
+--   that has anything else has none.
+--   KEYS   the ledger, if flag 1 is set (string: the last batch's number, ':', bits) · distinct counters · distinct limits · the plain
+--          entries' sessions · keys of each rare entry
+--   ARGV   numbers: flags, idle lifetime ms, absolute lifetime ms, counters, limits, plain entries, their sessions, rare
+--            entries · per limit interval us and tolerance us · per rare entry its number of keys and of arguments
+--            flags: 1 a ledger is given, 2 this batch may have been executed before, 4 all plain entries count a view
+--          · the batch's number and ':', as text, 16 digits; it grows within a ledger
+--          · the plan, bytes, per plain entry: 0 no session, 1 read, 2 read and count a view · its number of limits, of each
+--            index (from 1) and cost · its number of counters, of each index and what is added
+--          · per counter what all plain entries add, as text · arguments of each rare entry
+--   reply  numbers: now us, 0 · per limit how far it was ahead before the batch, us · per counter its value after it
+--            · per granted plain entry with a session: views, created ms · or -100, views, created ms: its fields are in the
+--            list · or -1 - its state as above, if it does not live
+--          · or now us and 1, executed before: what stands now, or 2, each entry was executed on its own
+--          Either these numbers alone, which says that all were granted; or a list: numbers, bits, then [field, value, ...]
+--          of each plain session that has some, then each rare entry's answer (all entries' after 1 and 2), as begin's or
+--          [error].
+--   A bit an entry, plain ones first: 1 granted, 0 denied, or a letter, failed; '' if all were granted. The ledger has them
+--   too: a batch that is sent again is answered by them and by what stands now, and writes nothing; one that comes after a
+--   later one of its ledger does nothing. A batch of which nothing is granted is noted only if it is sent again.
+--   example  FCALL regatta_v5_batch 4 p:once:5eed:b3 p:c:total p:s:one p:s:two
+--                  [5 86400000 2592000000 1 0 2 2 0] 0000000000000017: "\2\0\1\1\1\2\0\1\1\1" 2
+--            -> [1763694494000000 0 42 7 1763694400000 3 1763694300000]
 --
 -- A user's sessions stand in an index (sorted set: hashed id by 10^15 + the session's end at the latest, ms), which is
 -- advice: what it names may be gone, and every look at it mends it. An earlier release scored by the time of login,
@@ -474,7 +504,7 @@ local function begin_at(now, keys, args)
   return pack(reply)
 end
 
--- Flags of a batch: a ledger is given; it may have been executed before; all plain entries are views without limits.
+-- Flags of a batch: a ledger is given; it may have been executed before; all plain entries count a view.
 local NOTED, REPEATED, ALIKE = 1, 2, 4
 -- What a plain entry asks of a session.
 local NONE, READ, VIEW = 0, 1, 2
@@ -514,14 +544,16 @@ local function slice(array, first, count)
   return { unpack(array, first, first + count - 1) }
 end
 
--- How far ahead of now each distinct limit of the batch is, cut as `rate` cuts it.
+-- How far ahead of now each distinct limit of the batch is, cut as `rate` cuts it. Returns the failure of one under
+-- whose key something else lies.
 local function read_limits(batch)
-  local keys, at, now = batch.keys, batch.limits_at, batch.now
-  local numbers = { struct.unpack(format(8 + 2 * batch.limits), batch.args[1]) }
-  local ahead, first, interval, tolerance = {}, {}, {}, {}
+  local keys, at, now, head, unpack_two = batch.keys, batch.limits_at, batch.now, batch.args[1], struct.unpack
+  local ahead, first, interval, tolerance, failure = {}, {}, {}, {}, nil
   for i = 1, batch.limits do
-    interval[i], tolerance[i] = numbers[7 + 2 * i], numbers[8 + 2 * i]
-    local stored, far = tonumber(redis.call('GET', keys[at + i])), 0
+    interval[i], tolerance[i] = unpack_two('<dd', head, 49 + 16 * i)
+    local stored, far = redis.pcall('GET', keys[at + i]), 0
+    if type(stored) == 'table' then failure = stored end
+    stored = type(stored) == 'string' and tonumber(stored)
     if stored and stored > now then
       far = stored - now
       if far > tolerance[i] then
@@ -532,6 +564,13 @@ local function read_limits(batch)
     ahead[i], first[i] = far, far
   end
   batch.ahead, batch.first, batch.interval, batch.tolerance = ahead, first, interval, tolerance
+  return failure
+end
+
+local function ones(count)
+  local bits = {}
+  for i = 1, count do bits[i] = '1' end
+  return bits
 end
 
 -- Goes through the plan: decides each plain entry in turn, charges what is granted to `ahead`, and takes what is denied
@@ -539,25 +578,27 @@ end
 local function decide_batch(batch)
   local byte, plan, at = string.byte, batch.args[3], 1
   local ahead, interval, tolerance = batch.ahead, batch.interval, batch.tolerance
-  local modes, bits, denied = {}, {}, 0
+  local modes, bits, denied = batch.modes, nil, 0
   for i = 1, batch.plain do
     local mode, count = byte(plan, at, at + 1)
-    local bit, last = '1', at + 2 * count
+    local allowed, last = true, at + 2 * count
     for j = at + 2, last, 2 do
       local limit, cost = byte(plan, j, j + 1)
-      if ahead[limit] + interval[limit] * cost > tolerance[limit] then bit = '0' end
+      if ahead[limit] + interval[limit] * cost > tolerance[limit] then allowed = false end
     end
-    if bit == '1' then
+    if allowed then
       for j = at + 2, last, 2 do
         local limit, cost = byte(plan, j, j + 1)
         ahead[limit] = ahead[limit] + interval[limit] * cost
       end
     else
       denied = denied + 1
+      bits = bits or ones(i - 1)
     end
+    if bits then bits[i] = allowed and '1' or '0' end
     at = last + 2
     local counters = byte(plan, at)
-    if bit == '0' and counters > 0 then
+    if not allowed and counters > 0 then
       batch.sums = batch.sums or {}
       for j = at + 1, at + 2 * counters, 2 do
         local counter, by = byte(plan, j, j + 1)
@@ -565,9 +606,9 @@ local function decide_batch(batch)
       end
     end
     at = at + 1 + 2 * counters
-    modes[i], bits[i] = mode, bit
+    if modes then modes[i] = mode end
   end
-  batch.modes, batch.bits, batch.denied = modes, bits, denied
+  batch.bits, batch.denied = bits, denied
 end
 
 -- Reads the session of each granted plain entry. A head is believed where there is nothing beside it but what every
@@ -576,45 +617,48 @@ local function look_batch(batch)
   local keys, at, modes, bits = batch.keys, batch.sessions_at, batch.modes, batch.bits
   local now_ms, idle, absolute = batch.now_ms, batch.idle, batch.absolute
   local call, try, unpack_two = redis.call, redis.pcall, struct.unpack
-  local created, due, slow = {}, {}, {}
+  local created, due, slow = batch.created, nil, nil
   for i = 1, batch.plain do
     if not modes or modes[i] ~= NONE then
       at = at + 1
-      if not modes or bits[i] == '1' then
+      if not created[i] and (not bits or bits[i] == '1') then
         local key = keys[at]
         local head = try('HGET', key, '_h')
         if type(head) == 'string' and #head == 16 and call('HLEN', key) == ALWAYS + 1 then
           local since, touched = unpack_two('<dd', head)
           if since + absolute > now_ms then
             created[i] = since
-            if (now_ms - touched) * 10 >= idle then due[i] = true end
+            if (now_ms - touched) * 10 >= idle then
+              due = due or {}
+              due[i] = true
+            end
           else
+            slow = slow or {}
             slow[i] = { GONE }
           end
         else
           local status, found, fields = look(key, nil, now_ms, absolute)
           if status == ABSENT then status = GONE end
+          slow = slow or {}
           slow[i] = { status, found, fields }
         end
       end
     end
   end
-  batch.created, batch.due, batch.slow = created, due, slow
+  batch.due, batch.slow = due, slow
 end
 
 -- Notes the batch in its ledger; returns what the ledger has if it was executed before, or that it is late.
-local function note_batch(batch, bits)
-  local number = batch.args[2]
-  local old = redis.call('SET', batch.ledger, number .. bits, 'PX', LEDGER, 'GET')
-  if not old then return nil end
+local function note_batch(ledger, number, bits)
+  local old = redis.call('SET', ledger, number .. bits, 'PX', LEDGER, 'GET')
+  -- All numbers are as long: text that is less is an earlier number.
+  if not old or old < number then return nil end
   if string.sub(old, 1, #number) == number then
-    redis.call('SET', batch.ledger, old, 'PX', LEDGER)
+    redis.call('SET', ledger, old, 'PX', LEDGER)
     return string.sub(old, #number + 1)
   end
-  if (tonumber(string.match(old, '^%d+')) or 0) > tonumber(string.match(number, '^%d+')) then
-    redis.call('SET', batch.ledger, old, 'PX', LEDGER)
-    return nil, redis.error_reply('ERR a later batch was executed: this one was given up')
-  end
+  redis.call('SET', ledger, old, 'PX', LEDGER)
+  return nil, redis.error_reply('ERR a later batch was executed: this one was given up')
 end
 
 -- Adds to each counter what the granted entries add in all; every sum is in `out`, or nothing was added.
@@ -706,14 +750,14 @@ local function settle_batch(batch, out, at, lists)
         else
           views = tonumber(call('HGET', key, '_v') or '') or 0
         end
-        if due[i] then
+        if due and due[i] then
           call('HSET', key, '_t', whole(now_ms), '_h', struct.pack('<dd', since, now_ms))
           call('PEXPIRE', key, whole(min(batch.idle, since + batch.absolute - now_ms)))
         end
         if views < 0 then views = 0 end
         out[at + 1], out[at + 2] = views, since
         at = at + 2
-      elseif slow[i] then
+      elseif slow and slow[i] then
         at = settle_slow(batch, keys[key_at], mode, slow[i], out, at, lists)
       end
     end
@@ -835,35 +879,90 @@ local function each_alone(batch, before)
   return answer_of(batch, { batch.now, before and BEFORE or EACH }, all, lists)
 end
 
+-- Reads the heads of as many sessions as are usual: believed, alive, and not to be touched. Returns whether all are.
+local function read_heads(keys, at, plain, now_ms, idle, absolute, created)
+  local call, try, unpack_two = redis.call, redis.pcall, struct.unpack
+  for i = 1, plain do
+    local key = keys[at + i]
+    local head = try('HGET', key, '_h')
+    if type(head) ~= 'string' or #head ~= 16 or call('HLEN', key) ~= ALWAYS + 1 then return false end
+    local since, touched = unpack_two('<dd', head)
+    if since + absolute <= now_ms or (now_ms - touched) * 10 >= idle then return false end
+    created[i] = since
+  end
+  return true
+end
+
+-- Counts the usual batch: views of sessions whose heads were read, and counters. Returns nothing, and has changed nothing,
+-- where a number is not what it must be.
+local function count_usual(now, keys, args, counters_at, counters, plain, created)
+  local try, out, at = redis.pcall, { now, NOW }, 2
+  for i = 1, counters do
+    local by = args[3 + i]
+    local value = by ~= '0' and try('INCRBY', keys[counters_at + i], by)
+    if type(value) ~= 'number' then
+      for j = 1, i - 1 do redis.call('DECRBY', keys[counters_at + j], args[3 + j]) end
+      return nil
+    end
+    out[at + i] = value
+  end
+  at = at + counters
+  local sessions_at = counters_at + counters
+  for i = 1, plain do
+    local key = keys[sessions_at + i]
+    local views = try('HINCRBY', key, '_v', '1')
+    if type(views) ~= 'number' then views = view(key) end
+    if views < 0 then views = 0 end
+    out[at + 1], out[at + 2] = views, created[i]
+    at = at + 2
+  end
+  return pack(out)
+end
+
 local function batch_at(now, keys, args)
   local flags, idle, absolute, counters, limits, plain, sessions, rare = struct.unpack('<dddddddd', args[1])
   local ledger = flags % 2 == NOTED and keys[1]
   local counters_at = ledger and 1 or 0
   local limits_at = counters_at + counters
+  local created, noted, before, late = {}, false, nil, nil
+  if flags >= ALIKE and limits == 0 and rare == 0
+    and read_heads(keys, limits_at, plain, div(now, 1000), idle, absolute, created) then
+    if ledger then
+      before, late = note_batch(ledger, args[2], '')
+      noted = true
+    end
+    local answer = not before and not late and count_usual(now, keys, args, counters_at, counters, plain, created)
+    if answer then return answer end
+  end
   local batch = {
     now = now, now_ms = div(now, 1000), keys = keys, args = args, ledger = ledger, idle = idle, absolute = absolute,
     counters = counters, limits = limits, plain = plain, rare = rare, counters_at = counters_at, limits_at = limits_at,
     sessions_at = limits_at + limits, rare_key_at = limits_at + limits + sessions + 1, rare_arg_at = 4 + counters,
-    denied = 0,
+    denied = 0, created = created,
   }
-  if limits > 0 then read_limits(batch) end
-  if flags < ALIKE then decide_batch(batch) end
-  look_batch(batch)
+  local failure
+  if limits > 0 then failure = read_limits(batch) end
+  if not failure then
+    if flags < ALIKE then batch.modes = {} end
+    if limits > 0 or flags < ALIKE then decide_batch(batch) end
+    look_batch(batch)
+  end
   local bits = ''
   if batch.denied > 0 then bits = table.concat(batch.bits) .. string.rep('1', rare) end
   local granted = plain - batch.denied
   if ledger and (granted > 0 or rare > 0 or flags % 4 >= REPEATED) then
-    local before, late = note_batch(batch, bits)
+    if not noted then before, late = note_batch(ledger, args[2], bits) end
     if late then return late end
     if before then return each_alone(batch, before) end
     batch.written = true
   end
+  if failure then return each_alone(batch) end
 
   local out, lists, at = { now, NOW }, {}, 2
   for i = 1, limits do out[at + i] = batch.first[i] end
   at = at + limits
   if granted > 0 then
-    local failure = count_batch(batch, out, at)
+    failure = count_batch(batch, out, at)
     if failure then
       if not batch.written and is_whole(failure) then return failure end
       return each_alone(batch)
@@ -875,8 +974,7 @@ local function batch_at(now, keys, args)
     for i = 1, counters do out[at + i] = 0 end
   end
   if rare > 0 then
-    local all = batch.bits or {}
-    for i = 1, plain do all[i] = all[i] or '1' end
+    local all = batch.bits or ones(plain)
     local refused = each(batch, plain + 1, nil, all, lists)
     if refused then return refused end
     local noted = bits
@@ -1017,6 +1115,8 @@ local function sessions()
 
     if created then
       redis.call('RENAME', old, new)
+      -- It would tell when the session was created before.
+      if stored._h then redis.call('HDEL', new, '_h') end
       redis.call('HSET', old, '_r', text(now))
       -- The old id may be a ticket's.
       redis.call('PEXPIRE', old, text(max(tonumber(args[9]), min(created + term - now, 2 * term))))
