@@ -548,7 +548,7 @@ end
 -- whose key something else lies.
 local function read_limits(batch)
   local keys, at, now, head, unpack_two = batch.keys, batch.limits_at, batch.now, batch.args[1], struct.unpack
-  local ahead, first, interval, tolerance, failure = {}, {}, {}, {}, nil
+  local ahead, first, interval, tolerance, cut, failure = {}, {}, {}, {}, nil, nil
   for i = 1, batch.limits do
     interval[i], tolerance[i] = unpack_two('<dd', head, 49 + 16 * i)
     local stored, far = redis.pcall('GET', keys[at + i]), 0
@@ -557,13 +557,17 @@ local function read_limits(batch)
     if stored and stored > now then
       far = stored - now
       if far > tolerance[i] then
-        far = tolerance[i]
-        redis.call('SET', keys[at + i], whole(now + far), 'PX', whole(div(far + 999, 1000)))
+        far, cut = tolerance[i], cut or {}
+        cut[#cut + 1] = i
       end
     end
     ahead[i], first[i] = far, far
   end
   batch.ahead, batch.first, batch.interval, batch.tolerance = ahead, first, interval, tolerance
+  for j = 1, cut and not failure and #cut or 0 do
+    local i = cut[j]
+    redis.call('SET', keys[at + i], whole(now + first[i]), 'PX', whole(div(first[i] + 999, 1000)))
+  end
   return failure
 end
 
@@ -661,6 +665,11 @@ local function note_batch(ledger, number, bits)
   return nil, redis.error_reply('ERR a later batch was executed: this one was given up')
 end
 
+-- Takes an addition back. A counter that is as if it had never been added to is not kept.
+local function uncount(key, by)
+  if by ~= '0' and redis.call('DECRBY', key, by) == 0 then redis.call('DEL', key) end
+end
+
 -- Adds to each counter what the granted entries add in all; every sum is in `out`, or nothing was added.
 local function count_batch(batch, out, at)
   local keys, args, sums, key_at = batch.keys, batch.args, batch.sums, batch.counters_at
@@ -676,9 +685,7 @@ local function count_batch(batch, out, at)
       value = redis.pcall('INCRBY', keys[key_at + i], by)
     end
     if type(value) == 'table' then
-      for j = 1, i - 1 do
-        if added[j] ~= '0' then redis.call('DECRBY', keys[key_at + j], added[j]) end
-      end
+      for j = 1, i - 1 do uncount(keys[key_at + j], added[j]) end
       return value
     end
     added[i], out[at + i] = by, value
@@ -901,7 +908,7 @@ local function count_usual(now, keys, args, counters_at, counters, plain, create
     local by = args[3 + i]
     local value = by ~= '0' and try('INCRBY', keys[counters_at + i], by)
     if type(value) ~= 'number' then
-      for j = 1, i - 1 do redis.call('DECRBY', keys[counters_at + j], args[3 + j]) end
+      for j = 1, i - 1 do uncount(keys[counters_at + j], args[3 + j]) end
       return nil
     end
     out[at + i] = value
