@@ -7,6 +7,7 @@
 
 pub mod advance;
 pub mod asked;
+mod demand;
 pub mod denials;
 pub mod desk;
 mod errands;
@@ -21,6 +22,7 @@ pub mod policy;
 pub mod quota;
 mod route;
 pub mod set;
+mod terms;
 
 pub use desk::Desk;
 pub use policy::Policies;
