@@ -111,6 +111,22 @@ impl Asked {
         Self { desk, from, asked, paid, tracked, name, places, asked_us }
     }
 
+    pub(super) fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    /// When the question was sent.
+    pub(super) fn sent_us(&self) -> u64 {
+        self.asked_us
+    }
+
+    /// Which of the limits that count denied, by number and key.
+    pub(super) fn denying(&self, set: &Set, replies: &[LimitReply]) -> Vec<(usize, String)> {
+        let asked = self.numbers().into_iter().zip(&self.asked).zip(replies);
+        let denying = asked.filter(|((number, _), reply)| !reply.allowed && !set.policy(*number).is_shadow());
+        denying.map(|((number, arg), _)| (number, arg.key.clone())).collect()
+    }
+
     /// It is asked at this time, later than it was meant to be.
     pub(super) fn asked_at(&mut self, now_us: u64) {
         self.asked_us = now_us;

@@ -39,20 +39,19 @@ use crate::limiter::policy::Measured;
 use crate::limiter::policy::Policies;
 use crate::limiter::policy::Subject;
 use crate::limiter::quota::Quota;
+use crate::limiter::recall::Recalls;
 use crate::limiter::set::Set;
 use crate::redis::Redis;
 use crate::redis::begin::LimitArg;
 use crate::redis::begin::LimitKind;
 use crate::redis::begin::LimitReply;
+use crate::redis::limit::RECALLED;
 
 /// How long a denial is believed while news of refunds is not heard, µs.
 const UNHEARD_US: u64 = 100_000;
 
 /// The kind of news that says that a limit has quota again.
 const NEWS: char = 'l';
-
-/// The kind of news that says that a limit denied a request, and what is held of it is wanted.
-pub(super) const RECALLED: char = 'r';
 
 /// A worker's limits.
 pub struct Desk {
@@ -66,6 +65,7 @@ pub struct Desk {
     denials: Mutex<Denials>,
     pub(super) insurance: Mutex<Insurance>,
     pub(super) advance: Mutex<Advance>,
+    pub(super) recalls: Mutex<Recalls>,
     pub(super) local: Local,
     pub(super) meters: Mutex<Meters>,
     listens: AtomicBool,
@@ -133,6 +133,7 @@ impl Desk {
             denials: Mutex::default(),
             insurance: Mutex::default(),
             advance: Mutex::default(),
+            recalls: Mutex::default(),
             local: Local::default(),
             meters: Mutex::default(),
             listens: AtomicBool::new(false),
@@ -332,6 +333,10 @@ impl Desk {
         if is_hot && lease != Lease::Never && !self.redis.is_plain() {
             lock(&self.advance).heat(&arg.key, quota, reply.reset_us, self.now_us());
         }
+        let is_last = reply.allowed && reply.remaining < arg.cost && tracked.is_none();
+        if is_last && self.recalls_after_last(&arg.key, (quota, lease), asked_us) {
+            return;
+        }
         let known = {
             let now_us = self.now_us();
             let mut denials = lock(&self.denials);
@@ -365,6 +370,7 @@ impl Desk {
         let now_us = self.now_us();
         lock(&self.denials).forget(key, now_us);
         lock(&self.advance).hurry(key, now_us);
+        lock(&self.recalls).returned(key, now_us);
         lock(&self.meters).forget(key);
     }
 

@@ -20,6 +20,7 @@ pub mod meter;
 pub mod place;
 pub mod policy;
 pub mod quota;
+mod recall;
 mod route;
 pub mod set;
 mod terms;
