@@ -327,7 +327,7 @@ impl Desk {
         if arg.shadow || !matches!(arg.kind, LimitKind::Rate { .. }) {
             return;
         }
-        lock(&self.advance).learn(&arg.key, reply.reset_us, self.now_us());
+        lock(&self.advance).learn(&arg.key, reply.reset_us, (asked_us, self.now_us()));
         let is_hot =
             !reply.allowed && reply.retry_after_us.is_some_and(|retry_us| retry_us < hot::DRAW_EVERY_US);
         if is_hot && lease != Lease::Never && !self.redis.is_plain() {

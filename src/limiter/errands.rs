@@ -46,6 +46,7 @@ impl Desk {
             lock(&self.advance).drawn(&wanted.key, 0, self.now_us());
             return;
         }
+        let asked_us = self.now_us();
         let drawn = match self.redis.draw(&wanted).await {
             Ok(drawn) => Some(drawn),
             Err(error) => {
@@ -58,7 +59,7 @@ impl Desk {
             let mut advance = lock(&self.advance);
             let is_held = advance.drawn(&wanted.key, drawn.map_or(0, |drawn| drawn.requests), now_us);
             if let Some(drawn) = drawn {
-                advance.learn(&wanted.key, drawn.reset_us, now_us);
+                advance.learn(&wanted.key, drawn.reset_us, (asked_us, now_us));
             }
             (is_held, advance.beyond_reserve(&wanted.key, lease, now_us))
         };

@@ -111,13 +111,18 @@ impl Advance {
         }
     }
 
-    /// How a limit stood in Redis, heard at `now_us`; kept only of limits that may be drawn.
-    pub fn learn(&mut self, key: &str, reset_us: u64, now_us: u64) {
+    /// How a limit stood in Redis, heard now in answer to a question from `asked_us`; kept only of limits that may be
+    /// drawn. An answer that a later one overtook would count as left what was drawn since.
+    pub fn learn(&mut self, key: &str, reset_us: u64, (asked_us, now_us): (u64, u64)) {
         if self.purses.is_empty() {
             return;
         }
         if let Some(purse) = self.purses.peek_mut(key) {
-            purse.known = Some((now_us.saturating_add(reset_us), now_us));
+            let tat_us = now_us.saturating_add(reset_us);
+            let overtaken = |(known_us, heard_us)| asked_us < heard_us && tat_us < known_us;
+            if !purse.known.is_some_and(overtaken) {
+                purse.known = Some((tat_us, now_us));
+            }
         }
     }
 

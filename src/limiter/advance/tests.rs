@@ -1,3 +1,5 @@
+//! Purses by themselves, and leasing workers against GCRA alone.
+
 use std::time::Duration;
 
 use proptest::prelude::*;
@@ -110,7 +112,7 @@ fn auto_keeps_nothing_of_subjects_that_come_rarely() {
         let key = format!("regatta:l:default:Zm9vYmFy:10.0.{}.{}", client / 256, client % 256);
         let now_us = client * 10_000;
         assert_eq!(advance.spend(&key, (&quota, Lease::Auto), 1, now_us), Spent::Short);
-        advance.learn(&key, 1000, now_us);
+        advance.learn(&key, 1000, (now_us, now_us));
         assert_eq!(advance.wants(&key, (Lease::Auto, 1), now_us, PATIENCE_US), None);
     }
     assert!(advance.purses.is_empty());
@@ -130,18 +132,22 @@ fn auto_draws_for_a_subject_that_comes_often_and_only_above_half_the_burst() {
     );
     ask(&mut advance, &quota, 44, 1_000_001);
     assert_eq!(wants(&mut advance, 1_000_001), None, "nothing was heard of Redis");
-    advance.learn(KEY, 500_000, 1_000_002);
+    advance.learn(KEY, 500_000, (1_000_002, 1_000_002));
     assert_eq!(wants(&mut advance, 1_000_002), None, "half of it is left");
-    advance.learn(KEY, 480_000, 1_000_003);
+    advance.learn(KEY, 480_000, (1_000_003, 1_000_003));
     assert_eq!(wants(&mut advance, 1_000_003), Some(20), "what is beyond half of it");
     assert!(advance.drawn(KEY, 20, 1_000_004));
-    advance.learn(KEY, 500_000, 1_000_004);
+    advance.learn(KEY, 500_000, (1_000_004, 1_000_004));
     assert_eq!(advance.beyond_reserve(KEY, Lease::Auto, 1_000_004), None);
     let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 1, 1_000_004) else { panic!("short") };
     assert_eq!((reply.remaining, reply.reset_us), (519, 481_000), "the limit's, and not what is held of it");
     let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 1, 1_010_004) else { panic!("short") };
     assert_eq!(reply.remaining, 528, "ten came back meanwhile");
-    advance.learn(KEY, 600_000, 1_010_005);
+    advance.learn(KEY, 0, (1_010_003, 1_010_004));
+    let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 0, 1_010_004) else { panic!("short") };
+    assert_eq!(reply.remaining, 1000, "nothing newer was heard");
+    advance.learn(KEY, 600_000, (1_010_005, 1_010_005));
+    advance.learn(KEY, 0, (1_010_004, 1_010_005));
     assert_eq!(advance.beyond_reserve(KEY, Lease::Auto, 1_010_005), Some((quota, 18)), "others drew, too");
 }
 
@@ -149,13 +155,13 @@ fn auto_draws_for_a_subject_that_comes_often_and_only_above_half_the_burst() {
 fn a_recall_takes_all_and_nothing_is_drawn_until_redis_was_heard() {
     let (quota, mut advance) = (quota(1000), Advance::default());
     ask(&mut advance, &quota, 60, 0);
-    advance.learn(KEY, 0, 0);
+    advance.learn(KEY, 0, (0, 0));
     assert_eq!(wants(&mut advance, 0), Some(50));
     advance.drawn(KEY, 50, 0);
     assert_eq!(advance.recall(KEY, 1), Some((quota, 50)));
     assert_eq!((advance.recall(KEY, 1), advance.recall("other", 1)), (None, None));
     assert_eq!(wants(&mut advance, 2), None);
-    advance.learn(KEY, 0, 3);
+    advance.learn(KEY, 0, (3, 3));
     assert_eq!(wants(&mut advance, 3), Some(50));
 }
 
@@ -195,7 +201,7 @@ impl Fleet {
             let reply = self.charge(wanted.min(room), now_us);
             let advance = &mut self.workers[number].0;
             advance.drawn(KEY, wanted.min(room), now_us);
-            advance.learn(KEY, reply.reset_us, now_us);
+            advance.learn(KEY, reply.reset_us, (now_us, now_us));
         }
         if paid {
             return true;
@@ -208,7 +214,7 @@ impl Fleet {
             }
             reply = self.charge(1, now_us);
         }
-        self.workers[number].0.learn(KEY, reply.reset_us, now_us);
+        self.workers[number].0.learn(KEY, reply.reset_us, (now_us, now_us));
         reply.allowed
     }
 }
