@@ -10,6 +10,7 @@ use crate::cli::serve;
 use crate::config;
 use crate::config::Inputs;
 use crate::config::limit::Effect;
+use crate::config::limit::LEASE_BURST_MIN;
 use crate::config::limit::Lease;
 use crate::config::limit::Limit;
 use crate::config::limit::Measure;
@@ -151,7 +152,12 @@ fn private(config: &Config, inputs: &Inputs) -> Result<(), Failure> {
 fn line(limit: &Limit) -> String {
     let measure = match limit.measure {
         Measure::Rate { rate, burst, lease } => {
-            let drawn = if lease == Lease::Always { ", drawn in advance" } else { "" };
+            let drawn = match lease {
+                Lease::Auto if burst >= LEASE_BURST_MIN => ", leased to workers while it is busy",
+                Lease::Auto | Lease::Never => "",
+                Lease::Always => ", leased to workers",
+                Lease::AtMost(most) => &format!(", leased to workers, {most} to each at most"),
+            };
             format!("{} per {:?} per {:?}, burst {burst}{drawn}", rate.count, rate.period, limit.per)
         }
         Measure::Concurrency { most, .. } => format!("{most} at the same time per {:?}", limit.per),

@@ -177,8 +177,8 @@ pub const KEYS: &[Key] = &[
     key(
         "limits.*.lease",
         "auto",
-        "auto, true or false",
-        "workers draw quota in advance: while more comes than is allowed, always, or never",
+        "auto, true, false or a number of requests",
+        "workers draw quota in advance: for subjects that come often, always, never, or always and so much each",
     ),
     key("limits.*.concurrent", "", "a number from 1 to 100000", "requests under way, instead of a rate"),
     key(

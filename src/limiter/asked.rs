@@ -16,6 +16,7 @@ use crate::limiter::quota::Part;
 use crate::limiter::set::Set;
 use crate::redis::Error;
 use crate::redis::begin::LimitArg;
+use crate::redis::begin::LimitKind;
 use crate::redis::begin::LimitReply;
 
 /// A request and its limits.
@@ -41,8 +42,8 @@ pub(super) struct Paid {
     /// Where it stands among the request's limits, from the first one here.
     pub(super) index: usize,
     pub(super) arg: LimitArg,
-    /// Requests that are paid for besides this one.
-    pub(super) left: u64,
+    /// How it stands, with this request charged.
+    pub(super) reply: LimitReply,
 }
 
 /// What the desk found out before anything was asked.
@@ -73,8 +74,8 @@ pub struct Granted {
 pub struct Charges {
     /// In Redis.
     pub redis: Vec<LimitArg>,
-    /// From what was drawn in advance: key and requests.
-    pub advance: Vec<(String, u64)>,
+    /// From what was drawn in advance.
+    pub advance: Vec<LimitArg>,
 }
 
 impl Charges {
@@ -108,6 +109,22 @@ impl Asked {
     pub(super) fn new(desk: Arc<Desk>, from: usize, question: Question, asked_us: u64) -> Self {
         let Question { asked, paid, tracked, name, places } = question;
         Self { desk, from, asked, paid, tracked, name, places, asked_us }
+    }
+
+    pub(super) fn desk(&self) -> &Arc<Desk> {
+        &self.desk
+    }
+
+    /// When the question was sent.
+    pub(super) fn sent_us(&self) -> u64 {
+        self.asked_us
+    }
+
+    /// Which of the limits that count denied, by number and key.
+    pub(super) fn denying(&self, set: &Set, replies: &[LimitReply]) -> Vec<(usize, String)> {
+        let asked = self.numbers().into_iter().zip(&self.asked).zip(replies);
+        let denying = asked.filter(|((number, _), reply)| !reply.allowed && !set.policy(*number).is_shadow());
+        denying.map(|((number, arg), _)| (number, arg.key.clone())).collect()
     }
 
     /// It is asked at this time, later than it was meant to be.
@@ -153,7 +170,7 @@ impl Asked {
             granted.charges.redis.retain(|_| answers.next().is_none_or(|reply| reply.allowed));
         }
         let paid = std::mem::take(&mut self.paid).into_iter();
-        granted.charges.advance = paid.map(|paid| (paid.arg.key, paid.arg.cost)).collect();
+        granted.charges.advance = paid.map(|paid| paid.arg).collect();
         granted.replies = told;
         granted
     }
@@ -185,9 +202,9 @@ impl Asked {
             Insured::Denied => Without::Denied(replies),
             Insured::Allowed(places) => {
                 let mut granted = Granted { replies, places, ..Granted::default() };
-                for Paid { index, arg, left } in std::mem::take(&mut self.paid) {
-                    granted.replies[index] = Some(reply_of_paid(set, self.from + index, left));
-                    granted.charges.advance.push((arg.key, arg.cost));
+                for Paid { index, arg, reply } in std::mem::take(&mut self.paid) {
+                    granted.replies[index] = Some(reply);
+                    granted.charges.advance.push(arg);
                 }
                 Without::Allowed(granted)
             }
@@ -262,8 +279,8 @@ impl Asked {
             }
             told[number - self.from] = Some(*reply);
         }
-        for Paid { index, arg, left } in &self.paid {
-            told[*index] = Some(reply_of_paid(set, self.from + index, left + times * arg.cost));
+        for Paid { index, arg, reply } in &self.paid {
+            told[*index] = Some(with_returned(reply, arg, times));
         }
         told
     }
@@ -273,19 +290,17 @@ impl Drop for Asked {
     fn drop(&mut self) {
         // Those that were answered are not in it any more.
         self.desk.unanswered(&self.tracked);
-        for Paid { arg, .. } in &self.paid {
-            lock(&self.desk.advance).unspend(&arg.key, arg.cost);
+        for Paid { arg, .. } in self.paid.drain(..) {
+            self.desk.return_unused(arg);
         }
     }
 }
 
-/// How a limit stands of which only this is known: so much is paid for.
-fn reply_of_paid(set: &Set, number: usize, left: u64) -> LimitReply {
-    let reset_us = match set.policy(number).measure() {
-        Measured::Rate { quota, .. } => {
-            quota.burst().saturating_sub(left).saturating_mul(quota.interval_us())
-        }
-        Measured::Concurrency { .. } => 0,
-    };
-    LimitReply { allowed: true, remaining: left, retry_after_us: None, reset_us }
+/// How a limit stands when so many times what this request was charged is given back.
+fn with_returned(reply: &LimitReply, arg: &LimitArg, times: u64) -> LimitReply {
+    let LimitKind::Rate { interval_us, .. } = arg.kind else { return *reply };
+    let requests = times.saturating_mul(arg.cost);
+    let remaining = reply.remaining.saturating_add(requests);
+    let reset_us = reply.reset_us.saturating_sub(requests.saturating_mul(interval_us));
+    LimitReply { remaining, reset_us, ..*reply }
 }

@@ -39,11 +39,13 @@ use crate::limiter::policy::Measured;
 use crate::limiter::policy::Policies;
 use crate::limiter::policy::Subject;
 use crate::limiter::quota::Quota;
+use crate::limiter::recall::Recalls;
 use crate::limiter::set::Set;
 use crate::redis::Redis;
 use crate::redis::begin::LimitArg;
 use crate::redis::begin::LimitKind;
 use crate::redis::begin::LimitReply;
+use crate::redis::limit::RECALLED;
 
 /// How long a denial is believed while news of refunds is not heard, µs.
 const UNHEARD_US: u64 = 100_000;
@@ -63,6 +65,7 @@ pub struct Desk {
     denials: Mutex<Denials>,
     pub(super) insurance: Mutex<Insurance>,
     pub(super) advance: Mutex<Advance>,
+    pub(super) recalls: Mutex<Recalls>,
     pub(super) local: Local,
     pub(super) meters: Mutex<Meters>,
     listens: AtomicBool,
@@ -130,6 +133,7 @@ impl Desk {
             denials: Mutex::default(),
             insurance: Mutex::default(),
             advance: Mutex::default(),
+            recalls: Mutex::default(),
             local: Local::default(),
             meters: Mutex::default(),
             listens: AtomicBool::new(false),
@@ -212,8 +216,7 @@ impl Desk {
             let is_hot = advance.is_hot(&arg.key, now_us);
             // Without the second half, quota that was drawn a moment before Redis ran out would lie unused, and its
             // subject be denied, until it goes back.
-            let is_drawn = lease == Lease::Always || is_hot;
-            if arg.shadow || (is_drawn && advance.covers(&arg.key, arg.cost, now_us)) {
+            if arg.shadow || (lease != Lease::Never && advance.covers(&arg.key, arg.cost, now_us)) {
                 continue;
             }
             let turn = match is_hot && arg.cost > 0 {
@@ -265,8 +268,8 @@ impl Desk {
         for (index, arg) in args.into_iter().enumerate() {
             match set.policy(from + index).measure() {
                 Measured::Rate { quota, lease } if !arg.shadow && arg.cost > 0 => {
-                    if let Some(left) = self.spend(&arg, quota, lease, now_us) {
-                        question.paid.push(Paid { index, arg, left });
+                    if let Some(reply) = self.spend(&arg, quota, lease, now_us) {
+                        question.paid.push(Paid { index, arg, reply });
                         continue;
                     }
                 }
@@ -283,28 +286,30 @@ impl Desk {
         Asked::new(Arc::clone(self), from, question, now_us)
     }
 
-    /// Pays from what was drawn in advance; what is left then, or nothing if there is not enough.
-    fn spend(self: &Arc<Self>, arg: &LimitArg, quota: Quota, lease: Lease, now_us: u64) -> Option<u64> {
-        let is_drawn = match lease {
-            // Without server-side code nothing can be drawn.
-            Lease::Always => !self.redis.is_plain(),
-            Lease::Auto => lock(&self.advance).is_hot(&arg.key, now_us),
-            Lease::Never => false,
-        };
-        if !is_drawn {
+    /// Pays from what was drawn in advance; how the limit stands then, or nothing if there is not enough.
+    fn spend(
+        self: &Arc<Self>,
+        arg: &LimitArg,
+        quota: Quota,
+        lease: Lease,
+        now_us: u64,
+    ) -> Option<LimitReply> {
+        // Without server-side code nothing can be drawn.
+        if lease == Lease::Never || self.redis.is_plain() {
             return None;
         }
         let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
         let (spent, wants) = {
             let mut advance = lock(&self.advance);
-            let spent = advance.spend(&arg.key, &quota, arg.cost, now_us);
-            (spent, advance.wants(&arg.key, now_us, patience_us.saturating_mul(4)))
+            let spent = advance.spend(&arg.key, (&quota, lease), arg.cost, now_us);
+            let asks = (lease, arg.cost);
+            (spent, advance.wants(&arg.key, asks, now_us, patience_us.saturating_mul(4)))
         };
         if let Some(requests) = wants {
-            tokio::spawn(Arc::clone(self).draw(arg.key.clone(), quota, requests));
+            tokio::spawn(Arc::clone(self).draw(arg.key.clone(), quota, lease, requests));
         }
         match spent {
-            Spent::Paid { left } => Some(left),
+            Spent::Paid(reply) => Some(reply),
             Spent::Short => None,
         }
     }
@@ -322,10 +327,15 @@ impl Desk {
         if arg.shadow || !matches!(arg.kind, LimitKind::Rate { .. }) {
             return;
         }
+        lock(&self.advance).learn(&arg.key, reply.reset_us, (asked_us, self.now_us()));
         let is_hot =
             !reply.allowed && reply.retry_after_us.is_some_and(|retry_us| retry_us < hot::DRAW_EVERY_US);
         if is_hot && lease != Lease::Never && !self.redis.is_plain() {
             lock(&self.advance).heat(&arg.key, quota, reply.reset_us, self.now_us());
+        }
+        let is_last = reply.allowed && reply.remaining < arg.cost && tracked.is_none();
+        if is_last && self.recalls_after_last(&arg.key, (quota, lease), asked_us) {
+            return;
         }
         let known = {
             let now_us = self.now_us();
@@ -333,19 +343,26 @@ impl Desk {
             denials.learn((&arg.key, quota, arg.cost), reply, (asked_us, now_us), tracked);
             !denials.is_empty()
         };
-        if known && !self.listens.swap(true, Relaxed) {
+        if known {
             self.listen();
         }
     }
 
-    fn listen(self: &Arc<Self>) {
-        let desk: Weak<Self> = Arc::downgrade(self);
-        let hear = move |key: &str| {
-            if let Some(desk) = desk.upgrade() {
-                desk.forget(key);
-            }
+    /// Hears from now on which limits have quota again, and of which this worker should return what it holds.
+    pub(super) fn listen(self: &Arc<Self>) {
+        if self.listens.swap(true, Relaxed) {
+            return;
+        }
+        let to = |act: fn(&Arc<Self>, &str)| {
+            let desk: Weak<Self> = Arc::downgrade(self);
+            Arc::new(move |key: &str| {
+                if let Some(desk) = desk.upgrade() {
+                    act(&desk, key);
+                }
+            })
         };
-        self.redis.listen(NEWS, Arc::new(hear));
+        self.redis.listen(NEWS, to(|desk, key| desk.forget(key)));
+        self.redis.listen(RECALLED, to(|desk, key| desk.return_held(key)));
     }
 
     /// A limit has quota again.
@@ -353,6 +370,7 @@ impl Desk {
         let now_us = self.now_us();
         lock(&self.denials).forget(key, now_us);
         lock(&self.advance).hurry(key, now_us);
+        lock(&self.recalls).returned(key, now_us);
         lock(&self.meters).forget(key);
     }
 

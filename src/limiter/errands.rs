@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use tokio::task::JoinSet;
 
+use crate::config::limit::Lease;
 use crate::limiter::advance;
 use crate::limiter::asked::Charges;
 use crate::limiter::desk::Desk;
@@ -30,20 +31,77 @@ pub(super) fn amount(key: String, quota: &Quota, requests: u64) -> Amount {
     Amount { key, interval_us: quota.interval_us(), tolerance_us: quota.tolerance_us(), requests }
 }
 
+/// What a request was charged under a limit on rate.
+fn charged(arg: LimitArg) -> Option<Amount> {
+    let LimitArg { key, kind, cost, .. } = arg;
+    let LimitKind::Rate { interval_us, tolerance_us } = kind else { return None };
+    Some(Amount { key, interval_us, tolerance_us, requests: cost })
+}
+
 impl Desk {
     /// Draws quota in advance, and looks after it until it is used or given back.
-    pub(super) async fn draw(self: Arc<Self>, key: String, quota: Quota, requests: u64) {
+    pub(super) async fn draw(self: Arc<Self>, key: String, quota: Quota, lease: Lease, requests: u64) {
         let wanted = amount(key, &quota, requests);
+        if lease == Lease::Auto && !self.hears_recalls() {
+            lock(&self.advance).drawn(&wanted.key, 0, self.now_us());
+            return;
+        }
+        let asked_us = self.now_us();
         let drawn = match self.redis.draw(&wanted).await {
-            Ok(drawn) => drawn.requests,
+            Ok(drawn) => Some(drawn),
             Err(error) => {
                 tracing::debug!(%error, "nothing was drawn in advance: {error}");
-                0
+                None
             }
         };
         let now_us = self.now_us();
-        if lock(&self.advance).drawn(&wanted.key, drawn, now_us) {
-            self.look_after(wanted.key).await;
+        let (is_held, surplus) = {
+            let mut advance = lock(&self.advance);
+            let is_held = advance.drawn(&wanted.key, drawn.map_or(0, |drawn| drawn.requests), now_us);
+            if let Some(drawn) = drawn {
+                advance.learn(&wanted.key, drawn.reset_us, (asked_us, now_us));
+            }
+            (is_held, advance.beyond_reserve(&wanted.key, lease, now_us))
+        };
+        match surplus {
+            Some((quota, requests)) => self.return_to_redis(amount(wanted.key, &quota, requests)).await,
+            None if is_held => self.look_after(wanted.key).await,
+            None => {}
+        }
+    }
+
+    /// Whether this worker is told when another one wants what it holds. Quota that could not be recalled would be
+    /// denied to others while it lies here.
+    fn hears_recalls(self: &Arc<Self>) -> bool {
+        self.listen();
+        self.redis.news_since().is_some()
+    }
+
+    /// Another worker was denied: what is held of this limit goes back at once.
+    pub(super) fn return_held(self: &Arc<Self>, key: &str) {
+        let now_us = self.now_us();
+        if let Some((quota, requests)) = lock(&self.advance).recall(key, now_us) {
+            let (desk, amount) = (Arc::clone(self), amount(key.to_owned(), &quota, requests));
+            tokio::spawn(async move { desk.return_to_redis(amount).await });
+        }
+    }
+
+    /// Gives back what a request was charged from what was drawn: to what this worker holds, or to Redis if that went
+    /// back meanwhile.
+    pub(super) fn return_unused(self: &Arc<Self>, arg: LimitArg) {
+        let now_us = self.now_us();
+        if lock(&self.advance).unspend(&arg.key, arg.cost, now_us) {
+            return;
+        }
+        if let Some(amount) = charged(arg) {
+            let desk = Arc::clone(self);
+            tokio::spawn(async move { desk.return_to_redis(amount).await });
+        }
+    }
+
+    async fn return_to_redis(&self, amount: Amount) {
+        if let Err(error) = self.redis.refund(&amount).await {
+            tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
         }
     }
 
@@ -69,10 +127,8 @@ impl Desk {
         tokio::time::sleep(Duration::from_micros(advance::KEPT_US + 1000)).await;
         let now_us = self.now_us();
         let left = lock(&self.advance).expired(&key, now_us);
-        if let Some((quota, requests)) = left
-            && let Err(error) = self.redis.refund(&amount(key, &quota, requests)).await
-        {
-            tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
+        if let Some((quota, requests)) = left {
+            self.return_to_redis(amount(key, &quota, requests)).await;
         }
     }
 
@@ -81,13 +137,11 @@ impl Desk {
     /// # Errors
     /// What Redis said; some of it may have been given back.
     pub async fn refund(&self, charges: Charges) -> Result<(), Error> {
-        for (key, requests) in charges.advance {
-            lock(&self.advance).unspend(&key, requests);
-        }
-        for LimitArg { key, kind, cost, .. } in charges.redis {
-            let LimitKind::Rate { interval_us, tolerance_us } = kind else { continue };
-            if cost > 0 {
-                let amount = Amount { key, interval_us, tolerance_us, requests: cost };
+        let now_us = self.now_us();
+        let mut gone = charges.advance;
+        gone.retain(|arg| !lock(&self.advance).unspend(&arg.key, arg.cost, now_us));
+        for amount in charges.redis.into_iter().chain(gone).filter_map(charged) {
+            if amount.requests > 0 {
                 self.redis.refund(&amount).await?;
                 // This worker's next request may come before the news.
                 self.forget(&amount.key);

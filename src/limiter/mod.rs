@@ -7,6 +7,7 @@
 
 pub mod advance;
 pub mod asked;
+mod demand;
 pub mod denials;
 pub mod desk;
 mod errands;
@@ -19,8 +20,10 @@ pub mod meter;
 pub mod place;
 pub mod policy;
 pub mod quota;
+mod recall;
 mod route;
 pub mod set;
+mod terms;
 
 pub use desk::Desk;
 pub use policy::Policies;

@@ -18,6 +18,9 @@ use crate::redis::plain;
 /// How long Redis remembers that a batch was merged, ms: far longer than anybody tries to send it again.
 const MARK_MS: u64 = 600_000;
 
+/// The kind of news that says that a limit denied a request, and that what workers hold of it is wanted.
+pub const RECALLED: char = 'r';
+
 /// A number of requests under one rate limit.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Amount {
@@ -75,6 +78,11 @@ impl Redis {
             .await?;
         let Value::Array(remaining) = reply else { return Err(Error::protocol("refund did not answer")) };
         remaining.first().and_then(Value::as_u64).ok_or_else(|| Error::protocol("refund did not answer"))
+    }
+
+    /// Tells every worker to give back what it holds of a limit; those that do so tell that it has quota again.
+    pub fn recall_limit(&self, key: &str) {
+        self.tell(RECALLED, key);
     }
 
     /// Makes a limit as if never used and tells every worker; whether it was in use.

@@ -174,7 +174,7 @@ impl Redis {
             let (channel, news) = (channel.as_str(), news.as_str());
             let told = |live: Live| async move { live.caller.call("PUBLISH", [channel, news]).await };
             if let Err(error) = redis.guard_as(Kind::Read, told).await {
-                tracing::debug!(%error, "the workers were not told that a session ended: {error}");
+                tracing::debug!(%error, "the workers were not told of something: {error}");
             }
         });
     }

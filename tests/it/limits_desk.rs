@@ -26,29 +26,29 @@ use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 
-const CLIENT: &str = "10.0.0.1";
+pub(crate) const CLIENT: &str = "10.0.0.1";
 
 /// A moment that does not pass.
 static STILL: OnceLock<Instant> = OnceLock::new();
 
 /// A worker, as far as limits are concerned.
 #[derive(Clone)]
-struct Worker {
-    desk: Arc<Desk>,
-    redis: Redis,
+pub(crate) struct Worker {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) redis: Redis,
     part: Part,
 }
 
 /// What became of a request.
 #[derive(Debug)]
-enum Verdict {
+pub(crate) enum Verdict {
     Allowed(Granted),
     Denied(Vec<Option<LimitReply>>),
     Closed,
 }
 
 impl Verdict {
-    fn is_allowed(&self) -> bool {
+    pub(crate) fn is_allowed(&self) -> bool {
         matches!(self, Self::Allowed(_))
     }
 }
@@ -60,7 +60,7 @@ fn policies(text: &str) -> Policies {
     Policies::new(&config.limits, "p")
 }
 
-async fn workers<const N: usize>(server: &RedisServer, text: &str) -> [Worker; N] {
+pub(crate) async fn workers<const N: usize>(server: &RedisServer, text: &str) -> [Worker; N] {
     let mut made = Vec::new();
     for _ in 0..N {
         let redis = connect(server, "p", Mode::Auto).await;
@@ -72,20 +72,34 @@ async fn workers<const N: usize>(server: &RedisServer, text: &str) -> [Worker; N
 }
 
 impl Worker {
+    /// The same with another connection and these policies.
+    pub(crate) fn on(self, redis: Redis, text: &str) -> Self {
+        let desk = Desk::new(policies(text), redis.clone(), Duration::from_millis(500), Instant::now);
+        Self { desk, redis, ..self }
+    }
+
     /// One request of a client, as the exchange of a request does it.
-    async fn ask(&self, client: &str) -> Verdict {
+    pub(crate) async fn ask(&self, client: &str) -> Verdict {
         let set = self.desk.policies().select("GET", "/", |_| None);
         let subject = Subject { client, ..Subject::default() };
-        let asked = match self.desk.admit(&set, 0, &subject).await {
+        let mut asked = match self.desk.admit(&set, 0, &subject).await {
             Admission::Denied(replies) => return Verdict::Denied(replies),
             Admission::Ask(asked) => asked,
         };
-        let limits = asked.limits();
-        if limits.is_empty() {
+        if asked.limits().is_empty() {
             return Verdict::Allowed(asked.granted(&set, &[]));
         }
-        let request = begin::Request { limits, token: asked.token(), ..Default::default() };
-        match self.redis.begin(&request).await {
+        let mut answer;
+        loop {
+            let request =
+                begin::Request { limits: asked.limits(), token: asked.token(), ..Default::default() };
+            answer = self.redis.begin(&request).await;
+            match &answer {
+                Ok(begin::Reply::Denied { limits }) if asked.recalled(&set, limits).await => {}
+                _ => break,
+            }
+        }
+        match answer {
             Ok(begin::Reply::Granted { limits, .. }) => Verdict::Allowed(asked.granted(&set, &limits)),
             Ok(begin::Reply::Denied { limits }) => Verdict::Denied(asked.denied(&set, &limits)),
             Err(error) => match asked.without(&set, &error, &self.part) {
@@ -97,7 +111,7 @@ impl Worker {
     }
 
     /// How many of so many requests, one after the other, are allowed.
-    async fn allowed(&self, requests: usize) -> usize {
+    pub(crate) async fn allowed(&self, requests: usize) -> usize {
         let mut allowed = 0;
         for _ in 0..requests {
             allowed += usize::from(self.ask(CLIENT).await.is_allowed());
@@ -107,18 +121,18 @@ impl Worker {
     }
 
     /// The client's limit under the only policy, as a look that costs nothing.
-    fn look(&self) -> LimitArg {
+    pub(crate) fn look(&self) -> LimitArg {
         let set = self.desk.policies().select("GET", "/", |_| None);
         let args = set.args(0, &Subject { client: CLIENT, ..Subject::default() });
         LimitArg { cost: 0, ..args[0].clone() }
     }
 
-    async fn remaining(&self) -> u64 {
+    pub(crate) async fn remaining(&self) -> u64 {
         self.redis.look_at_limit(&self.look()).await.unwrap().remaining
     }
 }
 
-fn calls(server: &RedisServer) -> u64 {
+pub(crate) fn calls(server: &RedisServer) -> u64 {
     server.commands().get("fcall").copied().unwrap_or(0)
 }
 

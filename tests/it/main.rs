@@ -66,6 +66,7 @@ mod leftovers; // a killed fleet and the next one
 mod limits; // rate limits hold over all workers
 mod limits_desk; // what workers decide themselves, and what they do without Redis
 mod limits_http; // limits as applications and clients meet them
+mod limits_leased; // limits that workers draw in advance by default, and what no client loses by it
 mod limits_strangers; // what strangers can fill, and how they would walk around a limit
 mod live_faults; // what may happen to streams without costing a message
 mod live_harness; // the crowd finds out whoever sins

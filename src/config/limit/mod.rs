@@ -61,14 +61,17 @@ pub enum Measure {
     },
 }
 
-/// When workers draw a policy's quota in advance, so that most requests need no round trip.
+/// When workers draw a policy's quota in advance, so that most requests need no question about it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Lease {
-    /// While more comes than it allows.
+    /// Where the burst is at least [`LEASE_BURST_MIN`]: for subjects that come often and have more than half of it left.
+    /// And, where quota comes back quickly, while more comes than it allows.
     #[default]
     Auto,
-    /// Always.
+    /// Always, at most a twentieth of the burst in each worker.
     Always,
+    /// Always, and so many requests at most in each worker.
+    AtMost(u64),
     /// Never.
     Never,
 }

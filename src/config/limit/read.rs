@@ -86,7 +86,7 @@ fn measure(layers: &Layers, name: &str) -> Result<Measure, Error> {
     let concurrent = layers.optional(&path("concurrent"), |text| parse::number(text, CONCURRENT_MAX))?;
     let kept = layers.optional(&path("concurrent_lease"), concurrent_lease)?;
     let lease = layers.optional(&path("lease"), lease)?.unwrap_or_default();
-    let always = lease == Lease::Always;
+    let always = matches!(lease, Lease::Always | Lease::AtMost(_));
     match (rate, concurrent) {
         (None, None) => Err(Error::Missing {
             key: path("rate"),
@@ -108,6 +108,12 @@ fn measure(layers: &Layers, name: &str) -> Result<Measure, Error> {
             let burst = burst.unwrap_or_else(|| (2 * rate.count / rate.period.as_secs()).max(1));
             if always && burst < LEASE_BURST_MIN {
                 let reason = format!("the burst is {burst}, and below {LEASE_BURST_MIN} it is not worth it");
+                return Err(layers.contradiction(&path("lease"), reason));
+            }
+            if let Lease::AtMost(most) = lease
+                && most > burst / 2
+            {
+                let reason = format!("one worker would hold more than half of the burst, which is {burst}");
                 return Err(layers.contradiction(&path("lease"), reason));
             }
             Ok(Measure::Rate { rate, burst, lease })
@@ -200,8 +206,12 @@ fn lease(text: &str) -> Result<Lease, Reason> {
         ("on", Lease::Always),
         ("false", Lease::Never),
         ("off", Lease::Never),
+        ("0", Lease::Never),
     ];
-    parse::choice(text, &choices)
+    match text.parse::<u64>() {
+        Ok(most @ 1..) => Ok(Lease::AtMost(most)),
+        _ => parse::choice(text, &choices),
+    }
 }
 
 fn client_factor(text: &str) -> Result<u64, Reason> {

@@ -32,6 +32,11 @@ pub(in crate::http) struct Limits {
 }
 
 impl Limits {
+    /// Redis denied it: whether it has to be asked again ([`Asked::recalled`]).
+    pub(super) async fn recalled(&self, asked: &mut Asked, replies: &[LimitReply]) -> bool {
+        asked.recalled(&self.set, replies).await
+    }
+
     pub(super) fn new(set: Set) -> Self {
         Self { set, decided: Vec::new(), denied: None, charges: Charges::default(), places: Vec::new() }
     }

@@ -295,7 +295,15 @@ impl Exchange {
         }
         let token = asked.as_ref().map_or("", Asked::token);
         let request = begin::Request { limits, session, counters, token };
-        match (self.core.redis.begin(&request).await, asked) {
+        let mut answer = self.core.redis.begin(&request).await;
+        let mut asked = asked;
+        while let (Ok(begin::Reply::Denied { limits: replies }), Some(open)) = (&answer, &mut asked)
+            && begun.limits.recalled(open, replies).await
+        {
+            let (limits, token) = (open.limits(), open.token());
+            answer = self.core.redis.begin(&begin::Request { limits, token, session, counters }).await;
+        }
+        match (answer, asked) {
             (Ok(begin::Reply::Granted { limits, session: found, counters, now_ms }), asked) => {
                 begun.now_ms = Some(now_ms).filter(|now_ms| *now_ms > 0).or(begun.now_ms);
                 if let Some(asked) = asked {

@@ -1,17 +1,23 @@
 //! Quota that a worker draws in advance, so that most requests under a high limit need no round trip.
 //!
-//! What is drawn is charged in Redis before anybody uses it, so no number of workers can allow more than the limit
-//! does. A worker holds what it will need in a tenth of a second, at most a twentieth of the burst, and gives back what
-//! it did not use within two tenths; one that dies leaves that much unused. Pure; times are µs of the worker's clock.
+//! What is drawn is charged in Redis before it is used, so no number of workers can allow more than the limit does. A
+//! worker holds what it will need in a tenth of a second, at most what the policy's [`Terms`] say, and gives back what it
+//! did not use within two tenths, or as soon as another worker is denied; one that dies leaves that much unused. Where a
+//! policy is leased by default, nothing is kept of a subject until it comes often, and nothing is drawn of the last half
+//! of its burst. Pure; times are µs of the worker's clock.
 
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
+use crate::config::limit::Lease;
+use crate::limiter::demand::Demand;
 use crate::limiter::hot;
 use crate::limiter::hot::Hot;
 use crate::limiter::hot::Turn;
 use crate::limiter::quota::Quota;
+use crate::limiter::terms::Terms;
+use crate::redis::begin::LimitReply;
 
 /// How long drawn quota may wait, µs.
 pub const KEPT_US: u64 = 200_000;
@@ -22,6 +28,9 @@ const SPAN_US: u64 = 100_000;
 /// Fewest requests that are drawn: for less a request may as well ask itself.
 const DRAW_MIN: u64 = 2;
 
+/// How long it is believed how a limit stands in Redis, µs.
+const KNOWN_US: u64 = 1_000_000;
+
 /// Most limits with drawn quota; what the least recently used one holds is lost until it comes back by itself.
 const PURSES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 14) - 1);
 
@@ -29,6 +38,8 @@ const PURSES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 14) - 1)
 #[derive(Debug)]
 pub struct Advance {
     purses: LruCache<Box<str>, Purse>,
+    /// Of limits without a purse: which of them should have one.
+    demand: Demand,
     /// Until then some limit may be hot.
     hot_until_us: u64,
 }
@@ -47,6 +58,8 @@ struct Purse {
     drawing: Drawing,
     /// More is wanted than there is.
     hot: Option<Hot>,
+    /// The limit's arrival time in Redis, in this clock, and when that was heard: all that is held is charged in it.
+    known: Option<(u64, u64)>,
 }
 
 /// Whether more is being drawn.
@@ -59,31 +72,58 @@ enum Drawing {
 /// What a request gets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Spent {
-    /// It is paid for; so many are left.
-    Paid {
-        /// Requests that are still paid for here.
-        left: u64,
-    },
+    /// It is paid for; how the limit stands, as far as this worker knows.
+    Paid(LimitReply),
     /// There is not enough: ask Redis.
     Short,
 }
 
 impl Default for Advance {
     fn default() -> Self {
-        Self { purses: LruCache::sparse(PURSES_MAX), hot_until_us: 0 }
+        Self { purses: LruCache::sparse(PURSES_MAX), demand: Demand::new(), hot_until_us: 0 }
     }
 }
 
 impl Advance {
     /// Takes `cost` from what was drawn.
-    pub fn spend(&mut self, key: &str, quota: &Quota, cost: u64, now_us: u64) -> Spent {
+    pub fn spend(&mut self, key: &str, (quota, lease): (&Quota, Lease), cost: u64, now_us: u64) -> Spent {
+        if !self.has_purse(key, quota, lease, now_us) {
+            return Spent::Short;
+        }
         let Some(purse) = self.purse(key, quota, now_us) else { return Spent::Short };
         purse.count(cost, now_us);
         if purse.until_us <= now_us || purse.left < cost {
             return Spent::Short;
         }
         purse.left -= cost;
-        Spent::Paid { left: purse.left }
+        Spent::Paid(purse.standing(now_us))
+    }
+
+    /// Whether anything is kept of a limit, or should be from now on.
+    fn has_purse(&mut self, key: &str, quota: &Quota, lease: Lease, now_us: u64) -> bool {
+        if !self.purses.is_empty() && self.purses.contains(key) {
+            return true;
+        }
+        match Terms::of(lease, quota) {
+            Some(terms) if terms.busy_only => self.demand.is_busy(key, now_us),
+            Some(_) => true,
+            None => false,
+        }
+    }
+
+    /// How a limit stood in Redis, heard now in answer to a question from `asked_us`; kept only of limits that may be
+    /// drawn. An answer that a later one overtook would count as left what was drawn since.
+    pub fn learn(&mut self, key: &str, reset_us: u64, (asked_us, now_us): (u64, u64)) {
+        if self.purses.is_empty() {
+            return;
+        }
+        if let Some(purse) = self.purses.peek_mut(key) {
+            let tat_us = now_us.saturating_add(reset_us);
+            let overtaken = |(known_us, heard_us)| asked_us < heard_us && tat_us < known_us;
+            if !purse.known.is_some_and(overtaken) {
+                purse.known = Some((tat_us, now_us));
+            }
+        }
     }
 
     fn purse(&mut self, key: &str, quota: &Quota, now_us: u64) -> Option<&mut Purse> {
@@ -171,10 +211,14 @@ impl Advance {
         }
     }
 
-    /// Gives back what a request took and does not need, because another limit denied it.
-    pub fn unspend(&mut self, key: &str, cost: u64) {
-        if let Some(purse) = self.purses.peek_mut(key) {
-            purse.left = purse.left.saturating_add(cost);
+    /// Gives back what a request took and does not need; whether it is held here again, or else has to go to Redis.
+    pub fn unspend(&mut self, key: &str, cost: u64, now_us: u64) -> bool {
+        match self.purses.peek_mut(key) {
+            Some(purse) if purse.until_us > now_us => {
+                purse.left = purse.left.saturating_add(cost);
+                true
+            }
+            _ => false,
         }
     }
 
@@ -186,20 +230,36 @@ impl Advance {
     /// How much to draw now, if less than half of what is to be held is left; ends with [`Advance::drawn`].
     ///
     /// Only what is missing: what a worker holds is denied to all others.
-    pub fn wants(&mut self, key: &str, now_us: u64, patience_us: u64) -> Option<u64> {
+    pub fn wants(
+        &mut self,
+        key: &str,
+        (lease, cost): (Lease, u64),
+        now_us: u64,
+        patience_us: u64,
+    ) -> Option<u64> {
         if self.is_hot(key, now_us) {
             return None;
         }
         let purse = self.purses.peek_mut(key)?;
-        let target = (purse.quota.burst() / 20).min(purse.asked.max(purse.asked_before));
+        let terms = Terms::of(lease, &purse.quota)?;
+        let demand = purse.asked.max(purse.asked_before);
+        let from = if terms.busy_only { terms.from.saturating_mul(cost) } else { terms.from };
+        let target = terms.most.min(demand);
+        let held = if purse.until_us > now_us { purse.left } else { 0 };
         let waits =
             matches!(purse.drawing, Drawing::Since(since) if now_us.saturating_sub(since) < patience_us);
-        let enough = purse.until_us > now_us && purse.left * 2 >= target;
-        if waits || enough || target < DRAW_MIN {
+        if waits || held * 2 >= target || demand < from || target < DRAW_MIN {
+            return None;
+        }
+        let mut amount = target.saturating_sub(purse.left).max(DRAW_MIN);
+        if terms.reserve > 0 {
+            amount = amount.min(purse.in_redis(now_us)?.saturating_sub(terms.reserve));
+        }
+        if amount < DRAW_MIN {
             return None;
         }
         purse.drawing = Drawing::Since(now_us);
-        Some(target.saturating_sub(purse.left).max(DRAW_MIN))
+        Some(amount)
     }
 
     /// So many were drawn; 0 if Redis had none, or did not answer. Whether it has to be looked after.
@@ -212,6 +272,27 @@ impl Advance {
         purse.left = purse.left.saturating_add(amount);
         purse.until_us = now_us.saturating_add(KEPT_US);
         true
+    }
+
+    /// Takes out what is held of a limit although Redis has less left than the policy's reserve: others drew, too.
+    pub fn beyond_reserve(&mut self, key: &str, lease: Lease, now_us: u64) -> Option<(Quota, u64)> {
+        let purse = self.purses.peek(key)?;
+        let reserve = Terms::of(lease, &purse.quota)?.reserve;
+        let enough = reserve == 0 || purse.in_redis(now_us).is_none_or(|left| left >= reserve);
+        if enough { None } else { self.recall(key, now_us) }
+    }
+
+    /// Takes out what is held of a limit that denied a request of another worker; what was drawn in a flood stays, or
+    /// two workers would send it to and fro.
+    pub fn recall(&mut self, key: &str, now_us: u64) -> Option<(Quota, u64)> {
+        if self.is_hot(key, now_us) {
+            return None;
+        }
+        let purse = self.purses.peek_mut(key)?;
+        // Nothing more is drawn until Redis says how the limit stands.
+        purse.known = None;
+        let left = std::mem::take(&mut purse.left);
+        (left > 0).then_some((purse.quota, left))
     }
 
     /// Takes out what has waited too long, for Redis to have it back; `None`: it is gone, or drawn anew meanwhile.
@@ -242,7 +323,25 @@ impl Purse {
             span_us: now_us,
             drawing: Drawing::No,
             hot: None,
+            known: None,
         }
+    }
+
+    /// Requests that Redis would allow now besides what is held here; `None`: not known.
+    fn in_redis(&self, now_us: u64) -> Option<u64> {
+        let (tat_us, heard_us) = self.known.filter(|(_, at_us)| now_us.saturating_sub(*at_us) < KNOWN_US)?;
+        let ahead_us = tat_us.saturating_sub(now_us.max(heard_us));
+        Some(self.quota.tolerance_us().saturating_sub(ahead_us) / self.quota.interval_us())
+    }
+
+    /// How the limit stands for its subject: what is held here is left, too.
+    fn standing(&self, now_us: u64) -> LimitReply {
+        let (burst, interval_us) = (self.quota.burst(), self.quota.interval_us());
+        // A flood draws what there is: what is held is all that this worker can say.
+        let in_redis = if self.hot.is_some() { None } else { self.in_redis(now_us) };
+        let remaining = in_redis.unwrap_or_default().saturating_add(self.left).min(burst);
+        let reset_us = (burst - remaining).saturating_mul(interval_us);
+        LimitReply { allowed: true, remaining, retry_after_us: None, reset_us }
     }
 
     fn count(&mut self, cost: u64, now_us: u64) {
@@ -257,87 +356,4 @@ impl Purse {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::config::limit::Rate;
-
-    const KEY: &str = "k";
-    const PATIENCE_US: u64 = 50_000;
-
-    fn quota(burst: u64) -> Quota {
-        Quota::new(Rate { count: burst, period: Duration::from_secs(1) }, burst)
-    }
-
-    #[test]
-    fn it_draws_what_a_tenth_of_a_second_needs_and_at_most_a_twentieth_of_the_burst() {
-        let (quota, mut advance) = (quota(1000), Advance::default());
-        assert_eq!(advance.spend(KEY, &quota, 1, 0), Spent::Short);
-        assert_eq!(advance.wants(KEY, 0, PATIENCE_US), None, "one request is no demand");
-        for now in 1..20 {
-            assert_eq!(advance.spend(KEY, &quota, 1, now), Spent::Short);
-        }
-        assert_eq!(advance.wants(KEY, 20, PATIENCE_US), Some(20));
-        assert_eq!(advance.wants(KEY, 21, PATIENCE_US), None, "it is on its way");
-        assert!(advance.drawn(KEY, 20, 100));
-        for left in (10..20).rev() {
-            assert_eq!(advance.spend(KEY, &quota, 1, 200), Spent::Paid { left });
-        }
-        for _ in 0..100 {
-            advance.spend(KEY, &quota, 1, 300);
-        }
-        assert_eq!(advance.wants(KEY, 300, PATIENCE_US), Some(50), "a twentieth of the burst");
-        assert!(!advance.drawn(KEY, 0, 400));
-    }
-
-    #[test]
-    fn what_is_not_used_goes_back() {
-        let (quota, mut advance) = (quota(1000), Advance::default());
-        advance.spend(KEY, &quota, 10, 0);
-        assert_eq!(advance.wants(KEY, 0, PATIENCE_US), Some(10));
-        advance.drawn(KEY, 10, 1000);
-        assert_eq!(advance.expired(KEY, 1000 + KEPT_US - 1), None);
-        assert_eq!(advance.spend(KEY, &quota, 1, 1000 + KEPT_US), Spent::Short, "it is about to go back");
-        assert_eq!(advance.expired(KEY, 1000 + KEPT_US), Some((quota, 10)));
-        assert_eq!(advance.expired(KEY, 1000 + KEPT_US), None);
-        advance.drawn(KEY, 5, 500_000);
-        advance.spend(KEY, &quota, 2, 500_000);
-        advance.unspend(KEY, 1);
-        assert_eq!(advance.empty(), [(KEY.to_owned(), quota, 4)]);
-        assert!(advance.empty().is_empty());
-    }
-
-    proptest! {
-        #[test]
-        fn nothing_is_allowed_that_was_not_paid(
-            steps in prop::collection::vec((0..3u8, 1..20u64, 0..40_000u64), 1..200),
-        ) {
-            let (quota, mut advance) = (quota(2000), Advance::default());
-            let (mut now, mut drawn, mut spent, mut back) = (0, 0, 0, 0);
-            for (kind, cost, pause) in steps {
-                now += pause;
-                match kind {
-                    0 | 1 => {
-                        let covered = advance.covers(KEY, cost, now);
-                        let paid = matches!(advance.spend(KEY, &quota, cost, now), Spent::Paid { .. });
-                        prop_assert_eq!(covered, paid);
-                        spent += if paid { cost } else { 0 };
-                    }
-                    _ => if let Some(amount) = advance.wants(KEY, now, PATIENCE_US) {
-                        prop_assert!(amount <= 100);
-                        drawn += amount;
-                        advance.drawn(KEY, amount, now);
-                    },
-                }
-                back += advance.expired(KEY, now).map_or(0, |(_, amount)| amount);
-                prop_assert!(spent + back <= drawn);
-                prop_assert!(drawn - spent - back <= 100 + DRAW_MIN, "more than a twentieth is held");
-            }
-            let left: u64 = advance.empty().iter().map(|(_, _, amount)| amount).sum();
-            prop_assert_eq!(spent + back + left, drawn);
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,257 @@
+//! Purses by themselves, and leasing workers against GCRA alone.
+
+use std::time::Duration;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::config::limit::Rate;
+use crate::limiter::gcra;
+
+const KEY: &str = "k";
+const PATIENCE_US: u64 = 50_000;
+const LEASE: Lease = Lease::Always;
+
+/// Of a limit of 1000/s, of whose state in Redis nothing was heard.
+fn standing(remaining: u64) -> LimitReply {
+    LimitReply { allowed: true, remaining, retry_after_us: None, reset_us: (1000 - remaining) * 1000 }
+}
+
+fn quota(burst: u64) -> Quota {
+    Quota::new(Rate { count: burst, period: Duration::from_secs(1) }, burst)
+}
+
+#[test]
+fn it_draws_what_a_tenth_of_a_second_needs_and_at_most_a_twentieth_of_the_burst() {
+    let (quota, mut advance) = (quota(1000), Advance::default());
+    assert_eq!(advance.spend(KEY, (&quota, LEASE), 1, 0), Spent::Short);
+    assert_eq!(advance.wants(KEY, (LEASE, 1), 0, PATIENCE_US), None, "one request is no demand");
+    for now in 1..20 {
+        assert_eq!(advance.spend(KEY, (&quota, LEASE), 1, now), Spent::Short);
+    }
+    assert_eq!(advance.wants(KEY, (LEASE, 1), 20, PATIENCE_US), Some(20));
+    assert_eq!(advance.wants(KEY, (LEASE, 1), 21, PATIENCE_US), None, "it is on its way");
+    assert!(advance.drawn(KEY, 20, 100));
+    for left in (10..20).rev() {
+        assert_eq!(advance.spend(KEY, (&quota, LEASE), 1, 200), Spent::Paid(standing(left)));
+    }
+    for _ in 0..100 {
+        advance.spend(KEY, (&quota, LEASE), 1, 300);
+    }
+    assert_eq!(advance.wants(KEY, (LEASE, 1), 300, PATIENCE_US), Some(50), "a twentieth of the burst");
+    assert!(!advance.drawn(KEY, 0, 400));
+}
+
+#[test]
+fn what_is_not_used_goes_back() {
+    let (quota, mut advance) = (quota(1000), Advance::default());
+    advance.spend(KEY, (&quota, LEASE), 10, 0);
+    assert_eq!(advance.wants(KEY, (LEASE, 1), 0, PATIENCE_US), Some(10));
+    advance.drawn(KEY, 10, 1000);
+    assert_eq!(advance.expired(KEY, 1000 + KEPT_US - 1), None);
+    assert_eq!(
+        advance.spend(KEY, (&quota, LEASE), 1, 1000 + KEPT_US),
+        Spent::Short,
+        "it is about to go back"
+    );
+    assert_eq!(advance.expired(KEY, 1000 + KEPT_US), Some((quota, 10)));
+    assert_eq!(advance.expired(KEY, 1000 + KEPT_US), None);
+    advance.drawn(KEY, 5, 500_000);
+    advance.spend(KEY, (&quota, LEASE), 2, 500_000);
+    assert!(advance.unspend(KEY, 1, 500_000));
+    assert_eq!(advance.empty(), [(KEY.to_owned(), quota, 4)]);
+    assert!(advance.empty().is_empty());
+}
+
+proptest! {
+    #[test]
+    fn nothing_is_allowed_that_was_not_paid(
+        steps in prop::collection::vec((0..3u8, 1..20u64, 0..40_000u64), 1..200),
+    ) {
+        let (quota, mut advance) = (quota(2000), Advance::default());
+        let (mut now, mut drawn, mut spent, mut back) = (0, 0, 0, 0);
+        for (kind, cost, pause) in steps {
+            now += pause;
+            match kind {
+                0 | 1 => {
+                    let covered = advance.covers(KEY, cost, now);
+                    let paid = matches!(advance.spend(KEY, (&quota, LEASE), cost, now), Spent::Paid(_));
+                    prop_assert_eq!(covered, paid);
+                    spent += if paid { cost } else { 0 };
+                }
+                _ => if let Some(amount) = advance.wants(KEY, (LEASE, 1), now, PATIENCE_US) {
+                    prop_assert!(amount <= 100);
+                    drawn += amount;
+                    advance.drawn(KEY, amount, now);
+                },
+            }
+            back += advance.expired(KEY, now).map_or(0, |(_, amount)| amount);
+            prop_assert!(spent + back <= drawn);
+            prop_assert!(drawn - spent - back <= 100 + DRAW_MIN, "more than a twentieth is held");
+        }
+        let left: u64 = advance.empty().iter().map(|(_, _, amount)| amount).sum();
+        prop_assert_eq!(spent + back + left, drawn);
+    }
+}
+
+/// So many requests at this time of which none is paid for.
+fn ask(advance: &mut Advance, quota: &Quota, requests: u64, now_us: u64) {
+    for _ in 0..requests {
+        assert_eq!(advance.spend(KEY, (quota, Lease::Auto), 1, now_us), Spent::Short);
+    }
+}
+
+fn wants(advance: &mut Advance, now_us: u64) -> Option<u64> {
+    advance.wants(KEY, (Lease::Auto, 1), now_us, PATIENCE_US)
+}
+
+#[test]
+fn auto_keeps_nothing_of_subjects_that_come_rarely() {
+    let (quota, mut advance) = (quota(1000), Advance::default());
+    for client in 0..10_000 {
+        let key = format!("regatta:l:default:Zm9vYmFy:10.0.{}.{}", client / 256, client % 256);
+        let now_us = client * 10_000;
+        assert_eq!(advance.spend(&key, (&quota, Lease::Auto), 1, now_us), Spent::Short);
+        advance.learn(&key, 1000, (now_us, now_us));
+        assert_eq!(advance.wants(&key, (Lease::Auto, 1), now_us, PATIENCE_US), None);
+    }
+    assert!(advance.purses.is_empty());
+    let slow = Quota::new(Rate { count: 1, period: Duration::from_secs(1) }, 99);
+    ask(&mut advance, &slow, 1000, 0);
+    assert!(advance.purses.is_empty(), "a burst below a hundred is not leased");
+}
+
+#[test]
+fn auto_draws_for_a_subject_that_comes_often_and_only_above_half_the_burst() {
+    let (quota, mut advance) = (quota(1000), Advance::default());
+    ask(&mut advance, &quota, 16, 1_000_000);
+    assert_eq!(
+        wants(&mut advance, 1_000_000),
+        None,
+        "it is busy from the eighth on, and ten of those are needed"
+    );
+    ask(&mut advance, &quota, 44, 1_000_001);
+    assert_eq!(wants(&mut advance, 1_000_001), None, "nothing was heard of Redis");
+    advance.learn(KEY, 500_000, (1_000_002, 1_000_002));
+    assert_eq!(wants(&mut advance, 1_000_002), None, "half of it is left");
+    advance.learn(KEY, 480_000, (1_000_003, 1_000_003));
+    assert_eq!(wants(&mut advance, 1_000_003), Some(20), "what is beyond half of it");
+    assert!(advance.drawn(KEY, 20, 1_000_004));
+    advance.learn(KEY, 500_000, (1_000_004, 1_000_004));
+    assert_eq!(advance.beyond_reserve(KEY, Lease::Auto, 1_000_004), None);
+    let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 1, 1_000_004) else { panic!("short") };
+    assert_eq!((reply.remaining, reply.reset_us), (519, 481_000), "the limit's, and not what is held of it");
+    let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 1, 1_010_004) else { panic!("short") };
+    assert_eq!(reply.remaining, 528, "ten came back meanwhile");
+    advance.learn(KEY, 0, (1_010_003, 1_010_004));
+    let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 0, 1_010_004) else { panic!("short") };
+    assert_eq!(reply.remaining, 1000, "nothing newer was heard");
+    advance.learn(KEY, 600_000, (1_010_005, 1_010_005));
+    advance.learn(KEY, 0, (1_010_004, 1_010_005));
+    assert_eq!(advance.beyond_reserve(KEY, Lease::Auto, 1_010_005), Some((quota, 18)), "others drew, too");
+}
+
+#[test]
+fn a_recall_takes_all_and_nothing_is_drawn_until_redis_was_heard() {
+    let (quota, mut advance) = (quota(1000), Advance::default());
+    ask(&mut advance, &quota, 60, 0);
+    advance.learn(KEY, 0, (0, 0));
+    assert_eq!(wants(&mut advance, 0), Some(50));
+    advance.drawn(KEY, 50, 0);
+    assert_eq!(advance.recall(KEY, 1), Some((quota, 50)));
+    assert_eq!((advance.recall(KEY, 1), advance.recall("other", 1)), (None, None));
+    assert_eq!(wants(&mut advance, 2), None);
+    advance.learn(KEY, 0, (3, 3));
+    assert_eq!(wants(&mut advance, 3), Some(50));
+}
+
+/// Workers, and one Redis: each is its own `Advance`, and the arrival time is the same for all.
+struct Fleet {
+    quota: Quota,
+    workers: Vec<(Advance, Lease)>,
+    tat_us: Option<u64>,
+}
+
+impl Fleet {
+    fn charge(&mut self, requests: u64, now_us: u64) -> LimitReply {
+        let decision = gcra::decide(self.tat_us, now_us, &self.quota, requests);
+        self.tat_us = decision.tat_us.or(self.tat_us);
+        decision.reply
+    }
+
+    fn refund(&mut self, requests: u64, now_us: u64) {
+        self.tat_us = gcra::refund(self.tat_us, now_us, &self.quota, requests);
+    }
+
+    fn go_back(&mut self, now_us: u64) {
+        for number in 0..self.workers.len() {
+            let left = self.workers[number].0.expired(KEY, now_us);
+            self.refund(left.map_or(0, |(_, requests)| requests), now_us);
+        }
+    }
+
+    /// One request of one worker, as the desk decides it; whether it is allowed.
+    fn ask(&mut self, number: usize, now_us: u64) -> bool {
+        self.go_back(now_us);
+        let (quota, (advance, lease)) = (self.quota, &mut self.workers[number]);
+        let lease = *lease;
+        let paid = matches!(advance.spend(KEY, (&quota, lease), 1, now_us), Spent::Paid(_));
+        if let Some(wanted) = advance.wants(KEY, (lease, 1), now_us, PATIENCE_US) {
+            let room = gcra::decide(self.tat_us, now_us, &quota, 0).reply.remaining;
+            let reply = self.charge(wanted.min(room), now_us);
+            let advance = &mut self.workers[number].0;
+            advance.drawn(KEY, wanted.min(room), now_us);
+            advance.learn(KEY, reply.reset_us, (now_us, now_us));
+        }
+        if paid {
+            return true;
+        }
+        let mut reply = self.charge(1, now_us);
+        if !reply.allowed {
+            for other in 0..self.workers.len() {
+                let left = self.workers[other].0.recall(KEY, now_us);
+                self.refund(left.map_or(0, |(_, requests)| requests), now_us);
+            }
+            reply = self.charge(1, now_us);
+        }
+        self.workers[number].0.learn(KEY, reply.reset_us, (now_us, now_us));
+        reply.allowed
+    }
+}
+
+proptest! {
+    /// With and without leases on one and the same arrivals, workers that lease and workers of a release that does not:
+    /// never more, and never a denial that Redis alone would not have given, within what lay unused for a while.
+    #[test]
+    fn a_leased_limit_allows_what_redis_alone_would(
+        workers in prop::sample::select(vec![1usize, 2, 16]),
+        leasing in 0..4usize,
+        burst in prop::sample::select(vec![100u64, 1000]),
+        arrivals in prop::collection::vec((0..16usize, 0..600u64), 1..3000),
+    ) {
+        // Nothing comes back within the test, so that who has the last one is decided by counting.
+        let quota = Quota::new(Rate { count: 1, period: Duration::from_secs(86_400) }, burst);
+        let of = |number: usize| if leasing > 0 && number % 4 == 3 { Lease::Never } else { Lease::Auto };
+        let workers = (0..workers).map(|number| (Advance::default(), of(number))).collect();
+        let mut fleet = Fleet { quota, workers, tat_us: None };
+        let (mut now_us, mut allowed, asked) = (0, 0, arrivals.len() as u64);
+        for (number, pause_us) in arrivals {
+            now_us += pause_us;
+            let number = number % fleet.workers.len();
+            let leases = fleet.workers[number].1 != Lease::Never;
+            let granted = if leases {
+                fleet.ask(number, now_us)
+            } else {
+                // It knows no leases, and calls none back.
+                fleet.go_back(now_us);
+                fleet.charge(1, now_us).allowed
+            };
+            prop_assert!(granted || !leases || allowed == burst, "denied after {} of {}", allowed, burst);
+            allowed += u64::from(granted);
+            prop_assert!(allowed <= burst);
+        }
+        if fleet.workers.iter().all(|(_, lease)| *lease == Lease::Auto) {
+            prop_assert_eq!(allowed, burst.min(asked));
+        }
+    }
+}

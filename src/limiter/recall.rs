@@ -1,0 +1,200 @@
+//! Quota that other workers hold is called back before a leased limit denies.
+//!
+//! What a worker holds is charged in Redis, so Redis may deny one worker's request while another worker holds quota that
+//! it does not use. A worker that is denied therefore tells all others once, waits for what they return, and asks again.
+//! Once is enough for as long as it takes until half of the burst has come back: before that no worker draws. A flood
+//! that is denied costs one message and one short wait for each time that its limit runs out. [`Recalls`] is pure but
+//! for the signal that others wait for; times are µs of the worker's clock.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lru::LruCache;
+use tokio::sync::Notify;
+
+use crate::config::limit::Lease;
+use crate::limiter::advance::KEPT_US;
+use crate::limiter::asked::Asked;
+use crate::limiter::desk::Desk;
+use crate::limiter::desk::lock;
+use crate::limiter::policy::Measured;
+use crate::limiter::quota::Quota;
+use crate::limiter::set::Set;
+use crate::limiter::terms::Terms;
+use crate::redis::begin::LimitReply;
+
+/// How long it is waited for what others return, µs: two messages through Redis, on a busy machine.
+const WAIT_US: u64 = 20_000;
+
+/// Most limits whose recall is remembered.
+const RECALLS_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 12) - 1);
+
+/// Limits that denied, and what was returned since.
+#[derive(Debug)]
+pub(super) struct Recalls {
+    known: LruCache<Box<str>, Recall>,
+}
+
+#[derive(Debug)]
+struct Recall {
+    since_us: u64,
+    returned_us: Option<u64>,
+    told: Arc<Notify>,
+}
+
+/// What a denied request does.
+#[derive(Debug)]
+pub(super) enum Step {
+    /// Nothing is held anywhere: it is denied.
+    Denied,
+    /// Something came back since it asked.
+    Again,
+    /// It waits until then for what comes back, after it has told the others if it is the first.
+    Wait { tells: bool, until_us: u64, told: Arc<Notify> },
+}
+
+impl Default for Recalls {
+    fn default() -> Self {
+        Self { known: LruCache::sparse(RECALLS_MAX) }
+    }
+}
+
+impl Recalls {
+    /// A request was denied that was sent at `asked_us`; within `quiet_us` after a recall none is needed.
+    pub(super) fn denied(&mut self, key: &str, quiet_us: u64, asked_us: u64, now_us: u64) -> Step {
+        if let Some(recall) = self.known.get(key) {
+            if recall.returned_us.is_some_and(|returned_us| returned_us >= asked_us) {
+                return Step::Again;
+            }
+            let until_us = recall.since_us.saturating_add(WAIT_US);
+            if now_us < until_us {
+                return Step::Wait { tells: false, until_us, told: Arc::clone(&recall.told) };
+            }
+            if now_us.saturating_sub(recall.since_us) < quiet_us.max(WAIT_US) {
+                return Step::Denied;
+            }
+        }
+        let told = Arc::new(Notify::new());
+        let recall = Recall { since_us: now_us, returned_us: None, told: Arc::clone(&told) };
+        self.known.push(key.into(), recall);
+        Step::Wait { tells: true, until_us: now_us.saturating_add(WAIT_US), told }
+    }
+
+    /// A limit has quota again. What comes long after a recall is no answer to it: more may be drawn from now on.
+    pub(super) fn returned(&mut self, key: &str, now_us: u64) {
+        let Some(recall) = self.known.peek_mut(key) else { return };
+        if now_us.saturating_sub(recall.since_us) > WAIT_US + KEPT_US {
+            self.known.pop(key);
+            return;
+        }
+        recall.returned_us = Some(now_us);
+        recall.told.notify_waiters();
+    }
+}
+
+impl Desk {
+    /// How long after a recall nothing can be held of a limit; `None`: nothing is called back.
+    fn quiet_us(&self, key: &str, quota: &Quota, lease: Lease, now_us: u64) -> Option<u64> {
+        let terms = Terms::of(lease, quota).filter(|terms| terms.busy_only)?;
+        let hears = !self.redis.is_plain() && self.redis.news_since().is_some();
+        let is_hot = lock(&self.advance).is_hot(key, now_us);
+        (hears && !is_hot).then(|| terms.reserve.saturating_mul(quota.interval_us()))
+    }
+
+    /// The last that Redis had was granted: whether something may still be held elsewhere, which is called back. Then
+    /// the next request has to ask, and is not denied by what is known here.
+    pub(super) fn recalls_after_last(
+        &self,
+        key: &str,
+        (quota, lease): (&Quota, Lease),
+        asked_us: u64,
+    ) -> bool {
+        let now_us = self.now_us();
+        let Some(quiet_us) = self.quiet_us(key, quota, lease, now_us) else { return false };
+        match lock(&self.recalls).denied(key, quiet_us, asked_us, now_us) {
+            Step::Denied => false,
+            Step::Again => true,
+            Step::Wait { tells, .. } => {
+                if tells {
+                    self.redis.recall_limit(key);
+                }
+                true
+            }
+        }
+    }
+}
+
+impl Asked {
+    /// Redis denied it: whether it has to be asked again, because other workers returned what they held.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves nothing behind.
+    pub async fn recalled(&mut self, set: &Set, replies: &[LimitReply]) -> bool {
+        let desk = Arc::clone(self.desk());
+        let now_us = desk.now_us();
+        for (number, key) in self.denying(set, replies) {
+            let Measured::Rate { quota, lease } = set.policy(number).measure() else { continue };
+            let Some(quiet_us) = desk.quiet_us(&key, &quota, lease, now_us) else { continue };
+            let step = lock(&desk.recalls).denied(&key, quiet_us, self.sent_us(), now_us);
+            let (tells, until_us, told) = match step {
+                Step::Denied => continue,
+                Step::Again => {
+                    self.asked_at(now_us);
+                    return true;
+                }
+                Step::Wait { tells, until_us, told } => (tells, until_us, told),
+            };
+            // Before anything is sent: a signal that comes first would be missed.
+            let notified = told.notified();
+            if tells {
+                // This worker may hold some itself, if less than such a request costs.
+                desk.return_held(&key);
+                desk.redis.recall_limit(&key);
+            }
+            let wait = Duration::from_micros(until_us.saturating_sub(now_us));
+            let again = tokio::time::timeout(wait, notified).await.is_ok();
+            if again {
+                self.asked_at(desk.now_us());
+                return true;
+            }
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const QUIET_US: u64 = 1_000_000;
+
+    #[test]
+    fn the_first_that_is_denied_tells_all_and_those_after_it_wait_with_it() {
+        let mut recalls = Recalls::default();
+        let step = |recalls: &mut Recalls, asked_us, now_us| recalls.denied("k", QUIET_US, asked_us, now_us);
+        let until = WAIT_US + 100;
+        assert!(
+            matches!(step(&mut recalls, 90, 100), Step::Wait { tells: true, until_us, .. } if until_us == until)
+        );
+        assert!(
+            matches!(step(&mut recalls, 90, 110), Step::Wait { tells: false, until_us, .. } if until_us == until)
+        );
+        recalls.returned("k", 120);
+        assert!(matches!(step(&mut recalls, 115, 130), Step::Again), "decided before that came back");
+        assert!(matches!(step(&mut recalls, 125, 131), Step::Wait { tells: false, .. }), "more may come");
+        assert!(matches!(step(&mut recalls, until, until), Step::Denied));
+        assert!(matches!(step(&mut recalls, 1_000_099, 1_000_099), Step::Denied));
+        assert!(matches!(step(&mut recalls, 1_000_100, 1_000_100), Step::Wait { tells: true, .. }));
+    }
+
+    #[test]
+    fn after_a_refund_it_is_called_back_again() {
+        let mut recalls = Recalls::default();
+        assert!(matches!(recalls.denied("k", QUIET_US, 0, 0), Step::Wait { tells: true, .. }));
+        recalls.returned("other", 300_000);
+        assert!(matches!(recalls.denied("k", QUIET_US, 300_000, 300_000), Step::Denied));
+        recalls.returned("k", 300_001);
+        assert!(matches!(recalls.denied("k", QUIET_US, 300_002, 300_002), Step::Wait { tells: true, .. }));
+    }
+}
