@@ -11,6 +11,7 @@ mod machines;
 pub mod reason;
 pub mod refusal;
 pub mod row;
+pub mod shares;
 pub mod snapshot;
 mod states;
 mod strain;

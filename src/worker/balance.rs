@@ -1,0 +1,177 @@
+//! Keeps the workers' numbers of connections even: one that has more than another passes a new connection on.
+//!
+//! The kernel spreads connections by a hash, so that of 64 that are kept one of two workers may have 40. A connection
+//! that was just accepted, of which nothing was read, goes through the fleet's shared queue to the worker that has the
+//! fewest. It is not sent to that worker: the queue is everyone's, and who takes is decided by who is awake and has the
+//! fewest then. So a worker that is stopped, hangs or dies holds up none that it was meant to have.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::net::UnixDatagram;
+use tokio::time::sleep;
+
+use crate::config::schema::Config;
+use crate::config::schema::Steering;
+use crate::listener::shared;
+use crate::listener::shared::Passed;
+use crate::listener::shared::SharedQueue;
+use crate::scoreboard::Scoreboard;
+use crate::scoreboard::shares::Asking;
+use crate::sys::time;
+
+/// A connection that has been in the queue for so long is taken by any worker, however many it has.
+const LATE: Duration = Duration::from_millis(50);
+
+/// How often a worker that has more than others looks whether the queue is still not empty.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A worker without a sign of life for so long is given no connection. The supervisor steers past it after as long.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// How long a worker that is not its slot's first must have served before it is given connections: it has none yet, so
+/// that one which dies at once, again and again, would be given all of them.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// A worker's part in keeping connections even.
+#[derive(Debug)]
+pub(super) struct Balance {
+    entrance: OwnedFd,
+    /// A socket of messages is watched like one of datagrams.
+    exit: UnixDatagram,
+    scoreboard: Arc<Scoreboard>,
+    slot: usize,
+    cell: usize,
+    generation: u64,
+    leaving: AtomicBool,
+    /// Where the next look at a large fleet begins.
+    turn: AtomicUsize,
+}
+
+impl Balance {
+    /// None: the configuration does not want it.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the queue.
+    pub(super) fn new(
+        queue: Option<SharedQueue>,
+        config: &Config,
+        scoreboard: &Arc<Scoreboard>,
+        (slot, cell, generation): (usize, usize, u64),
+    ) -> io::Result<Option<Self>> {
+        // Steered by its address, a client is to meet the one worker that may know it.
+        let wanted = config.balance && config.steering == Steering::Kernel;
+        let Some(queue) = queue.filter(|_| wanted) else { return Ok(None) };
+        let (entrance, exit) = queue.into_ends();
+        Ok(Some(Self {
+            entrance,
+            exit: UnixDatagram::from_std(exit.into())?,
+            scoreboard: Arc::clone(scoreboard),
+            slot,
+            cell,
+            generation,
+            leaving: AtomicBool::new(false),
+            turn: AtomicUsize::new(slot),
+        }))
+    }
+
+    /// Takes connections that others pass on as soon as it is known to serve.
+    pub(super) async fn settle(&self) {
+        let cell = self.scoreboard.cell(self.slot, self.cell);
+        if !cell.is_first() {
+            sleep(SETTLED).await;
+        }
+        if !self.leaving.load(Relaxed) {
+            cell.set_takes(true);
+        }
+    }
+
+    /// Gives and is given nothing any more.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+        self.scoreboard.cell(self.slot, self.cell).set_takes(false);
+    }
+
+    /// Passes a connection on if another worker has fewer; it is returned if it is to be kept.
+    pub(super) fn pass(&self, stream: TcpStream) -> Option<TcpStream> {
+        let now = time::monotonic();
+        let has_more = self.fewest(now).is_some_and(|fewest| self.connections() > fewest);
+        let passed = has_more
+            && !self.leaving.load(Relaxed)
+            // A queue that is full, or a kernel that has too many sockets on their way: it is kept.
+            && shared::put(&self.entrance, &stream, self.slot, now).is_ok();
+        if passed { None } else { Some(stream) }
+    }
+
+    /// The next connection that this worker is to take.
+    ///
+    /// # Cancel safety
+    /// A connection is either still in the queue or returned.
+    pub(super) async fn next(&self) -> io::Result<TcpStream> {
+        loop {
+            self.exit.readable().await?;
+            let now = time::monotonic();
+            let looked = self.exit.try_io(Interest::READABLE, || {
+                if self.has_fewest(now) {
+                    return shared::take(&self.exit).map(Some);
+                }
+                let since = shared::oldest(&self.exit).ok_or(io::ErrorKind::WouldBlock)?;
+                match now.saturating_sub(since) >= LATE {
+                    true => shared::take(&self.exit).map(Some),
+                    false => Ok(None),
+                }
+            });
+            match looked {
+                Ok(Some(passed)) => return self.take_over(passed),
+                Ok(None) => sleep(LOOK).await,
+                Err(empty) if empty.kind() == io::ErrorKind::WouldBlock => {}
+                Err(refused) => return Err(refused),
+            }
+        }
+    }
+
+    /// Takes a connection if there is one, however many this worker has.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when there is none.
+    pub(super) fn take(&self) -> io::Result<TcpStream> {
+        self.take_over(shared::take(&self.exit)?)
+    }
+
+    fn take_over(&self, Passed { stream, from }: Passed) -> io::Result<TcpStream> {
+        if from != self.slot {
+            self.scoreboard.cell(self.slot, self.cell).connection_passed();
+        }
+        TcpStream::from_std(stream)
+    }
+
+    fn connections(&self) -> u64 {
+        self.scoreboard.cell(self.slot, self.cell).connections()
+    }
+
+    /// Whether no other worker is rather to take the next one.
+    fn has_fewest(&self, now: Duration) -> bool {
+        let takes = self.scoreboard.cell(self.slot, self.cell).takes();
+        self.fewest(now).is_none_or(|fewest| takes && self.connections() <= fewest)
+    }
+
+    fn fewest(&self, now: Duration) -> Option<u64> {
+        let moved_since = now.saturating_sub(SILENT).as_millis();
+        let turn = self.turn.load(Relaxed).wrapping_add(1);
+        self.turn.store(turn, Relaxed);
+        self.scoreboard.fewest_connections(&Asking {
+            slot: self.slot,
+            cell: self.cell,
+            generation: self.generation,
+            moved_since_ms: u64::try_from(moved_since).unwrap_or(u64::MAX),
+            turn,
+        })
+    }
+}
