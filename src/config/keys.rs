@@ -36,7 +36,7 @@ pub const KEYS: &[Key] = &[
         "listen.balance",
         "true",
         FLAG,
-        "whether a worker with more connections than another passes a new one on",
+        "whether a worker that has its share of the connections passes a new one on",
     ),
     key(
         "advertise",

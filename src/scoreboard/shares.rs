@@ -1,5 +1,8 @@
-//! Who has how many connections: whether a worker has more than its share.
+//! How many connections each worker should have: whether one has more than its share.
 
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::scoreboard::HEAD_PASSING;
 use crate::scoreboard::Scoreboard;
 
 /// Slots that are looked at for one connection. All of them where there are no more; else some, other ones each time,
@@ -22,15 +25,17 @@ pub struct Asking {
 }
 
 impl Scoreboard {
-    /// The fewest connections that another worker has which can take one more; none: no connection is to be passed.
+    /// A worker's share of all connections, once `more` have come: what each has if none has two more than another.
     ///
-    /// While workers of two generations serve, none is: a new release that has to prove itself would have no
-    /// connections yet, and so be given all new ones.
-    pub fn fewest_connections(&self, asking: &Asking) -> Option<u64> {
+    /// Those that are on their way between workers are counted. None: no connection is to be passed on, because no
+    /// other worker takes any, or because workers of two generations serve. A new release that has to prove itself has
+    /// no connections yet, and would be given all new ones.
+    pub fn share_of_connections(&self, asking: &Asking, more: u64) -> Option<u64> {
         let slots = self.slots();
-        let looked_at = (0..slots.min(LOOKED_AT)).map(|step| (asking.turn.wrapping_add(step)) % slots);
-        let mut fewest: Option<u64> = None;
-        for slot in looked_at {
+        let looked_at = slots.min(LOOKED_AT);
+        let (mut others, mut connections) = (0, self.cell(asking.slot, asking.cell).connections());
+        for step in 0..looked_at {
+            let slot = asking.turn.wrapping_add(step) % slots;
             let row = self.row(slot);
             let Some(number) = row.incumbent() else { continue };
             let cell = row.cell(number);
@@ -39,11 +44,31 @@ impl Scoreboard {
                 return None;
             }
             if slot != asking.slot && !row.is_avoided() && cell.can_take(asking.moved_since_ms) {
-                let connections = cell.connections();
-                fewest = Some(fewest.map_or(connections, |fewest| fewest.min(connections)));
+                others += 1;
+                connections += cell.connections();
             }
         }
-        fewest
+        // Read last: one that arrives meanwhile is missed, where it would otherwise be counted twice.
+        let passing = self.head(HEAD_PASSING).load(Relaxed) * looked_at as u64 / slots.max(1) as u64;
+        (others > 0).then(|| (connections + passing + more).div_ceil(others + 1))
+    }
+
+    /// A connection is about to be passed on.
+    pub fn connection_leaves(&self) {
+        self.head(HEAD_PASSING).fetch_add(1, Relaxed);
+    }
+
+    /// One that was passed on has come to a worker, or could not be.
+    pub fn connection_arrives(&self) {
+        let less = |passing: u64| passing.checked_sub(1);
+        let _ = self.head(HEAD_PASSING).fetch_update(Relaxed, Relaxed, less);
+    }
+
+    /// None is on its way: what a worker that was killed had begun to pass on is not counted for ever.
+    pub fn no_connection_passes(&self) {
+        if self.head(HEAD_PASSING).load(Relaxed) > 0 {
+            self.head(HEAD_PASSING).store(0, Relaxed);
+        }
     }
 }
 
@@ -74,13 +99,32 @@ mod tests {
     }
 
     #[test]
-    fn the_fewest_are_those_of_another_worker() {
-        assert_eq!(table(&[0, 3, 2, 5]).fewest_connections(&ASKING), Some(2));
-        assert_eq!(table(&[7]).fewest_connections(&ASKING), None, "a worker that is alone");
+    fn a_share_is_what_each_has_when_all_have_as_many() {
+        assert_eq!(table(&[0, 3, 2, 3]).share_of_connections(&ASKING, 0), Some(2));
+        assert_eq!(
+            table(&[0, 3, 2, 3]).share_of_connections(&ASKING, 1),
+            Some(3),
+            "no part of one is possible"
+        );
+        assert_eq!(table(&[7]).share_of_connections(&ASKING, 1), None, "a worker that is alone");
     }
 
     #[test]
-    fn workers_that_cannot_take_one_are_passed_by() {
+    fn what_is_on_its_way_counts_and_is_forgotten_when_the_queue_is_empty() {
+        let table = table(&[0, 4]);
+        let share = || table.share_of_connections(&ASKING, 0).unwrap();
+        table.connection_leaves();
+        table.connection_leaves();
+        assert_eq!(share(), 3);
+        table.connection_arrives();
+        table.no_connection_passes();
+        assert_eq!(share(), 2);
+        table.connection_arrives();
+        assert_eq!(share(), 2, "one that was forgotten arrives");
+    }
+
+    #[test]
+    fn workers_that_cannot_take_one_have_no_share() {
         let told: [fn(&Scoreboard); 5] = [
             |table| table.cell(2, 0).set_takes(false),
             |table| table.cell(2, 0).set_shedding(true),
@@ -89,28 +133,29 @@ mod tests {
             |table| table.row(2).set_avoided(true),
         ];
         for (case, tell) in told.into_iter().enumerate() {
-            let table = table(&[0, 3, 2, 5]);
+            let table = table(&[4, 4, 100]);
             tell(&table);
-            assert_eq!(table.fewest_connections(&ASKING), Some(3), "case {case}");
+            assert_eq!(table.share_of_connections(&ASKING, 0), Some(4), "case {case}");
         }
     }
 
     #[test]
     fn nothing_is_passed_while_two_generations_serve_or_a_successor_does() {
         let scoreboard = table(&[0, 3, 2]);
-        assert_eq!(scoreboard.fewest_connections(&Asking { generation: 2, ..ASKING }), None);
+        assert_eq!(scoreboard.share_of_connections(&Asking { generation: 2, ..ASKING }, 1), None);
         scoreboard.cell(0, 1).prepare(1, 0);
         scoreboard.cell(0, 1).set_state(WorkerState::Ready);
         scoreboard.row(0).set_state(SlotState::Ready, Some(1));
-        assert_eq!(scoreboard.fewest_connections(&ASKING), None);
+        assert_eq!(scoreboard.share_of_connections(&ASKING, 1), None);
     }
 
     #[test]
     fn a_large_fleet_is_looked_at_in_parts() {
-        let mut connections = vec![9; 200];
-        connections[150] = 1;
+        let mut connections = vec![10; 200];
+        connections[0] = 10;
+        connections[150] = 10 + 64;
         let table = table(&connections);
-        let fewest = |turn| table.fewest_connections(&Asking { turn, ..ASKING });
-        assert_eq!((fewest(0), fewest(100), fewest(190)), (Some(9), Some(1), Some(9)));
+        let share = |turn| table.share_of_connections(&Asking { turn, ..ASKING }, 0);
+        assert_eq!((share(20), share(100)), (Some(10), Some(11)));
     }
 }

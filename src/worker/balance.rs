@@ -1,9 +1,9 @@
-//! Keeps the workers' numbers of connections even: one that has more than another passes a new connection on.
+//! Keeps the workers' numbers of connections even: one that has its share passes a new connection on.
 //!
 //! The kernel spreads connections by a hash, so that of 64 that are kept one of two workers may have 40. A connection
-//! that was just accepted, of which nothing was read, goes through the fleet's shared queue to the worker that has the
-//! fewest. It is not sent to that worker: the queue is everyone's, and who takes is decided by who is awake and has the
-//! fewest then. So a worker that is stopped, hangs or dies holds up none that it was meant to have.
+//! that was just accepted, of which nothing was read, goes through the fleet's shared queue to a worker that has less
+//! than its share. It is not sent to that worker: the queue belongs to all, and the first takes it that is awake and has
+//! room. So a worker that is stopped, hangs or dies holds up none that it was meant to have.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -24,11 +24,12 @@ use crate::listener::shared;
 use crate::listener::shared::Passed;
 use crate::listener::shared::SharedQueue;
 use crate::scoreboard::Scoreboard;
+use crate::scoreboard::cell::Cell;
 use crate::scoreboard::shares::Asking;
 use crate::sys::time;
 
 /// A connection that has been in the queue for so long is taken by any worker, however many it has.
-const LATE: Duration = Duration::from_millis(50);
+const LATE: Duration = Duration::from_millis(100);
 
 /// How often a worker that has more than others looks whether the queue is still not empty.
 const LOOK: Duration = Duration::from_millis(2);
@@ -84,7 +85,7 @@ impl Balance {
 
     /// Takes connections that others pass on as soon as it is known to serve.
     pub(super) async fn settle(&self) {
-        let cell = self.scoreboard.cell(self.slot, self.cell);
+        let cell = self.cell();
         if !cell.is_first() {
             sleep(SETTLED).await;
         }
@@ -96,18 +97,24 @@ impl Balance {
     /// Gives and is given nothing any more.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Relaxed);
-        self.scoreboard.cell(self.slot, self.cell).set_takes(false);
+        self.cell().set_takes(false);
     }
 
-    /// Passes a connection on if another worker has fewer; it is returned if it is to be kept.
+    /// Passes a connection on if this worker has its share already; it is returned if it is to be kept.
     pub(super) fn pass(&self, stream: TcpStream) -> Option<TcpStream> {
         let now = time::monotonic();
-        let has_more = self.fewest(now).is_some_and(|fewest| self.connections() > fewest);
-        let passed = has_more
-            && !self.leaving.load(Relaxed)
-            // A queue that is full, or a kernel that has too many sockets on their way: it is kept.
-            && shared::put(&self.entrance, &stream, self.slot, now).is_ok();
-        if passed { None } else { Some(stream) }
+        let has_share = self.share(now, 1).is_some_and(|share| self.cell().connections() >= share);
+        if !has_share || self.leaving.load(Relaxed) {
+            return Some(stream);
+        }
+        // Counted before it can arrive anywhere.
+        self.scoreboard.connection_leaves();
+        if shared::put(&self.entrance, &stream, self.slot, now).is_ok() {
+            return None;
+        }
+        // The queue is full, or the kernel has too many sockets on their way.
+        self.scoreboard.connection_arrives();
+        Some(stream)
     }
 
     /// The next connection that this worker is to take.
@@ -119,10 +126,13 @@ impl Balance {
             self.exit.readable().await?;
             let now = time::monotonic();
             let looked = self.exit.try_io(Interest::READABLE, || {
-                if self.has_fewest(now) {
+                if self.has_room(now) {
                     return shared::take(&self.exit).map(Some);
                 }
-                let since = shared::oldest(&self.exit).ok_or(io::ErrorKind::WouldBlock)?;
+                let Some(since) = shared::oldest(&self.exit) else {
+                    self.scoreboard.no_connection_passes();
+                    return Err(io::ErrorKind::WouldBlock.into());
+                };
                 match now.saturating_sub(since) >= LATE {
                     true => shared::take(&self.exit).map(Some),
                     false => Ok(None),
@@ -146,32 +156,36 @@ impl Balance {
     }
 
     fn take_over(&self, Passed { stream, from }: Passed) -> io::Result<TcpStream> {
+        self.scoreboard.connection_arrives();
         if from != self.slot {
-            self.scoreboard.cell(self.slot, self.cell).connection_passed();
+            self.cell().connection_passed();
         }
         TcpStream::from_std(stream)
     }
 
-    fn connections(&self) -> u64 {
-        self.scoreboard.cell(self.slot, self.cell).connections()
+    fn cell(&self) -> Cell<'_> {
+        self.scoreboard.cell(self.slot, self.cell)
     }
 
-    /// Whether no other worker is rather to take the next one.
-    fn has_fewest(&self, now: Duration) -> bool {
-        let takes = self.scoreboard.cell(self.slot, self.cell).takes();
-        self.fewest(now).is_none_or(|fewest| takes && self.connections() <= fewest)
+    /// Whether this worker has less than its share.
+    fn has_room(&self, now: Duration) -> bool {
+        let below = |share| self.cell().takes() && self.cell().connections() < share;
+        // Where none is passed on, what is there must not wait.
+        self.share(now, 0).is_none_or(below)
     }
 
-    fn fewest(&self, now: Duration) -> Option<u64> {
+    /// Its share of all connections once `more` have come.
+    fn share(&self, now: Duration, more: u64) -> Option<u64> {
         let moved_since = now.saturating_sub(SILENT).as_millis();
         let turn = self.turn.load(Relaxed).wrapping_add(1);
         self.turn.store(turn, Relaxed);
-        self.scoreboard.fewest_connections(&Asking {
+        let asking = Asking {
             slot: self.slot,
             cell: self.cell,
             generation: self.generation,
             moved_since_ms: u64::try_from(moved_since).unwrap_or(u64::MAX),
             turn,
-        })
+        };
+        self.scoreboard.share_of_connections(&asking, more)
     }
 }
