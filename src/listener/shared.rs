@@ -62,7 +62,7 @@ impl SharedQueue {
         Ok(Self { entrance: self.entrance.try_clone()?, exit: self.exit.try_clone()? })
     }
 
-    /// The end that can be read when the queue is not empty.
+    /// The end for [`put`], and the one for [`take`], which can be read when the queue is not empty.
     pub fn into_ends(self) -> (OwnedFd, OwnedFd) {
         (self.entrance, self.exit)
     }

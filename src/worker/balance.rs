@@ -18,15 +18,14 @@ use tokio::net::TcpStream;
 use tokio::net::UnixDatagram;
 use tokio::time::sleep;
 
-use crate::config::schema::Config;
 use crate::config::schema::Steering;
 use crate::listener::shared;
 use crate::listener::shared::Passed;
-use crate::listener::shared::SharedQueue;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::shares::Asking;
 use crate::sys::time;
+use crate::worker::Start;
 
 /// A connection that has been in the queue for so long is taken by any worker, however many it has.
 const LATE: Duration = Duration::from_millis(100);
@@ -57,34 +56,29 @@ pub(super) struct Balance {
 }
 
 impl Balance {
-    /// None: the configuration does not want it.
+    /// None: the configuration does not want it, or the kernel has given the fleet no queue.
     ///
     /// # Errors
     /// When the runtime cannot watch the queue.
-    pub(super) fn new(
-        queue: Option<SharedQueue>,
-        config: &Config,
-        scoreboard: &Arc<Scoreboard>,
-        (slot, cell, generation): (usize, usize, u64),
-    ) -> io::Result<Option<Self>> {
+    pub(super) fn from_start(start: &mut Start) -> io::Result<Option<Arc<Self>>> {
         // Steered by its address, a client is to meet the one worker that may know it.
-        let wanted = config.balance && config.steering == Steering::Kernel;
-        let Some(queue) = queue.filter(|_| wanted) else { return Ok(None) };
+        let wanted = start.config.balance && start.config.steering == Steering::Kernel;
+        let Some(queue) = start.shared.take().filter(|_| wanted) else { return Ok(None) };
         let (entrance, exit) = queue.into_ends();
-        Ok(Some(Self {
+        Ok(Some(Arc::new(Self {
             entrance,
             exit: UnixDatagram::from_std(exit.into())?,
-            scoreboard: Arc::clone(scoreboard),
-            slot,
-            cell,
-            generation,
+            scoreboard: Arc::clone(&start.scoreboard),
+            slot: start.slot,
+            cell: start.cell,
+            generation: start.generation,
             leaving: AtomicBool::new(false),
-            turn: AtomicUsize::new(slot),
-        }))
+            turn: AtomicUsize::new(start.slot),
+        })))
     }
 
     /// Takes connections that others pass on as soon as it is known to serve.
-    pub(super) async fn settle(&self) {
+    pub(super) async fn settle(self: Arc<Self>) {
         let cell = self.cell();
         if !cell.is_first() {
             sleep(SETTLED).await;

@@ -163,7 +163,7 @@ pub fn run(start: Start) -> u8 {
 /// Most threads for blocking work: look-ups of host names beside the application's bounded pool.
 const BLOCKING: usize = 16;
 
-async fn live(start: Start) -> Result<(), Error> {
+async fn live(mut start: Start) -> Result<(), Error> {
     let mut told = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let rotated = tokio::signal::unix::signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
     // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
@@ -181,9 +181,7 @@ async fn live(start: Start) -> Result<(), Error> {
     let (public, admin) = faces(&start, &redis, &phase, (&site, &batches), &live)?;
     live.start();
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
-    let seat = (start.slot, start.cell, start.generation);
-    let balance = Balance::new(start.shared, &start.config, &start.scoreboard, seat);
-    let balance = balance.map_err(Error::Listeners)?.map(Arc::new);
+    let balance = Balance::from_start(&mut start).map_err(Error::Listeners)?;
     let doors = doors::doors(start.listeners, &hall, [public, admin], balance.as_ref(), &start.config)
         .map_err(Error::Listeners)?;
     if !first_attempt(&redis, &mut told, &lifeline).await {
@@ -201,9 +199,6 @@ async fn live(start: Start) -> Result<(), Error> {
     let served = async {
         let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
         let mut accepting = passed::accept_at(&doors);
-        if let Some(balance) = balance.clone() {
-            accepting.spawn(async move { balance.settle().await });
-        }
         let mut report = File::from(start.report);
         let _ = writeln!(report, "ready");
         let why = tokio::select! {
@@ -214,9 +209,7 @@ async fn live(start: Start) -> Result<(), Error> {
         let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
         leave::begin(&phase, fleet_ends);
         accepting.abort_all();
-        if let Some(balance) = &balance {
-            balance.leave();
-        }
+        balance.iter().for_each(|balance| balance.leave());
         // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
         let _ = writeln!(report, "leaving");
         let schedule = Schedule::new(why, &drain, Instant::now());
