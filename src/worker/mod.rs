@@ -180,8 +180,8 @@ async fn live(mut start: Start) -> Result<(), Error> {
     let heartbeat = Heartbeat::new(&start, &redis, &live.broadcasts);
     let (public, admin) = faces(&start, &redis, &phase, (&site, &batches), &live)?;
     live.start();
-    let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let balance = Balance::from_start(&mut start).map_err(Error::Listeners)?;
+    let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
     let doors = doors::doors(start.listeners, &hall, [public, admin], balance.as_ref(), &start.config)
         .map_err(Error::Listeners)?;
     if !first_attempt(&redis, &mut told, &lifeline).await {
