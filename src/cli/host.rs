@@ -213,6 +213,7 @@ impl supervisor::Host for Host {
             cell: seat.cell,
             generation: seat.generation,
             listeners: seat.listeners,
+            shared: seat.shared,
             report: seat.report,
             lifeline: seat.lifeline,
             config: Arc::clone(&generation.config),

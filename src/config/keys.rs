@@ -33,6 +33,12 @@ pub const KEYS: &[Key] = &[
     key("listen", "0.0.0.0:3000", ADDRESSES, "public addresses"),
     key("listen.steering", "kernel", "kernel or client-ip", "how connections are spread over the slots"),
     key(
+        "listen.balance",
+        "true",
+        FLAG,
+        "whether a worker that has its share of the connections passes a new one on",
+    ),
+    key(
         "advertise",
         "",
         "addresses such as 10.0.0.5, web-1:3000 or [2001:db8::1]:3000, separated by commas",

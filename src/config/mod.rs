@@ -47,6 +47,7 @@ pub fn load(inputs: &Inputs) -> Result<Config, Error> {
     let config = Config {
         listen: layers.list("listen", parse::addresses)?,
         steering: layers.one("listen.steering", parse::steering)?,
+        balance: layers.one("listen.balance", parse::flag)?,
         advertise: layers.list("advertise", parse::advertised)?,
         heartbeat: layers.one("fleet.heartbeat", parse::heartbeat)?,
         admin: Admin {

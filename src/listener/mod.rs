@@ -6,6 +6,7 @@
 
 pub mod activation;
 mod addresses;
+pub mod shared;
 pub mod steering;
 
 use std::io;

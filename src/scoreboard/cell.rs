@@ -45,6 +45,8 @@ const TURNS: usize = 16;
 const TURN_US: usize = 17;
 const WAITING: usize = 18;
 const SHEDDING: usize = 19;
+/// Whether it takes connections that other workers pass on.
+const TAKES: usize = 20;
 
 /// Everything in a cell that moves when its worker does: two that are not equal prove that its event loop turned.
 ///
@@ -201,6 +203,41 @@ impl<'a> Cell<'a> {
     /// A connection ended.
     pub fn connection_closed(self) {
         self.words[CONNECTIONS].fetch_sub(1, Relaxed);
+    }
+
+    /// A connection was taken over that a worker of another slot had accepted.
+    pub fn connection_passed(self) {
+        self.total(row::PASSED, 1);
+    }
+
+    /// Whether the worker takes connections from now on that others pass on.
+    pub fn set_takes(self, takes: bool) {
+        self.set(TAKES, u64::from(takes));
+    }
+
+    /// Whether the worker takes connections that others pass on.
+    pub fn takes(self) -> bool {
+        self.read(TAKES) != 0
+    }
+
+    /// Whether it is the slot's first worker.
+    pub fn is_first(self) -> bool {
+        self.life() == 1
+    }
+
+    /// Open connections.
+    pub fn connections(self) -> u64 {
+        self.read(CONNECTIONS)
+    }
+
+    /// Whether it is READY, and of which generation it is then.
+    pub(super) fn serves(self) -> Option<u64> {
+        (self.read(STATE) == WorkerState::Ready as u64).then(|| self.read(GENERATION))
+    }
+
+    /// Whether it can take a connection now: it says so, moves, and refuses nothing.
+    pub(super) fn can_take(self, moved_since_ms: u64) -> bool {
+        self.takes() && self.read(SHEDDING) == 0 && self.read(HEARTBEAT_MS) >= moved_since_ms
     }
 
     /// Connections were cut at the drain's deadline.

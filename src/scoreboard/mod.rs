@@ -11,6 +11,7 @@ mod machines;
 pub mod reason;
 pub mod refusal;
 pub mod row;
+pub mod shares;
 pub mod snapshot;
 mod states;
 mod strain;
@@ -51,6 +52,8 @@ const HEAD_FLEET: usize = 6;
 const HEAD_REDIS_FINDINGS: usize = 8;
 const HEAD_LOG_DROPPED: usize = 11;
 const HEAD_LOG_UNSAID: usize = 12;
+/// Connections on their way from one worker to another, about: what a killed worker had begun stays until it is seen.
+const HEAD_PASSING: usize = 13;
 const HEAD_IDENTITY: usize = 15;
 
 /// Words of a slot: its row, and the journals of its workers.

@@ -53,6 +53,10 @@ pub(super) const BROADCASTS: usize = 130;
 const LOG_DROPPED: usize = 136;
 /// What absences of Redis cost, in the order of [`SlotSnapshot::redis_absences`].
 pub(super) const ABSENCES: usize = 137;
+/// Connections taken over from workers of other slots.
+pub(super) const PASSED: usize = 139;
+/// Whether new connections are kept off the slot.
+const AVOIDED: usize = 140;
 /// Requests refused, in the order of [`Refusal::ALL`].
 pub(super) const REFUSED: usize = 144;
 /// Connections closed, in the order of [`Closing::ALL`].
@@ -61,7 +65,7 @@ pub(super) const CLOSED: usize = 152;
 const _: () = assert!(REASONS + Reason::ALL.len() <= LATENCY, "a row has room for the reasons");
 const _: () = assert!(LATENCY + latency::BUCKETS <= BUSY_US, "a row has room for the histogram");
 const _: () = assert!(
-    BROADCASTS + 5 <= LOG_DROPPED && LOG_DROPPED < ABSENCES && ABSENCES + 2 <= REFUSED,
+    BROADCASTS + 5 <= LOG_DROPPED && LOG_DROPPED < ABSENCES && ABSENCES + 2 <= PASSED && AVOIDED < REFUSED,
     "a row has room for its totals"
 );
 const _: () = assert!(REFUSED + Refusal::ALL.len() <= CLOSED, "a row has room for the refusals");
@@ -146,6 +150,21 @@ impl<'a> Row<'a> {
         self.set(STATE, state as u64);
     }
 
+    /// Whether new connections are kept off the slot. Written by the supervisor, which steers them.
+    pub fn set_avoided(self, avoided: bool) {
+        self.set(AVOIDED, u64::from(avoided));
+    }
+
+    pub(super) fn is_avoided(self) -> bool {
+        self.read(AVOIDED) != 0
+    }
+
+    /// The number of the cell whose worker is the slot's.
+    pub(super) fn incumbent(self) -> Option<usize> {
+        let number = usize::try_from(self.read(INCUMBENT)).ok()?.checked_sub(1)?;
+        (number < CELLS).then_some(number)
+    }
+
     /// Where the slot stands.
     pub fn state(self) -> SlotState {
         SlotState::from_word(self.read(STATE))
@@ -178,8 +197,7 @@ impl<'a> Row<'a> {
     /// A plain copy.
     pub fn snapshot(self, slot: usize) -> SlotSnapshot {
         let cells: Vec<_> = (0..CELLS).map(|cell| self.cell(cell).snapshot()).collect();
-        let incumbent = usize::try_from(self.read(INCUMBENT)).ok().and_then(|number| number.checked_sub(1));
-        let incumbent = incumbent.and_then(|cell| cells.get(cell).cloned().flatten());
+        let incumbent = self.incumbent().and_then(|cell| cells.get(cell).cloned().flatten());
         let mut workers: Vec<_> = cells.into_iter().flatten().collect();
         workers.sort_by_key(|worker| (worker.started_ms, worker.pid));
         SlotSnapshot {
@@ -192,6 +210,7 @@ impl<'a> Row<'a> {
             ends: std::array::from_fn(|reason| self.read(REASONS + reason)),
             last_reason: self.read(LAST_REASON).checked_sub(1).and_then(Reason::from_word),
             accepted: self.read(ACCEPTED),
+            passed: self.read(PASSED),
             cut: self.read(CUT),
             bytes: self.read(BYTES),
             views: self.read(VIEWS),

@@ -51,6 +51,8 @@ pub struct SlotSnapshot {
     pub last_reason: Option<Reason>,
     /// Connections accepted.
     pub accepted: u64,
+    /// Of these, connections taken over from workers of other slots.
+    pub passed: u64,
     /// Connections cut at a drain's deadline.
     pub cut: u64,
     /// Bytes of response bodies whose length was known.

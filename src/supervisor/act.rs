@@ -128,8 +128,8 @@ impl Supervisor<'_> {
         let cell = self.scoreboard.cell(index, number);
         cell.prepare(generation, u64::try_from(time::unix().as_millis()).unwrap_or(0));
         let host = &*self.host;
-        let given =
-            spawn::Given { slot: index, cell: number, generation, listeners, lifeline: &self.lifeline };
+        let (shared, lifeline) = (self.shared.as_ref(), &self.lifeline);
+        let given = spawn::Given { slot: index, cell: number, generation, listeners, shared, lifeline };
         match spawn::spawn(&given, host) {
             Ok((pid, pipe)) => {
                 slot.workers.push(Occupant {

@@ -155,6 +155,9 @@ pub struct Descriptors {
     pub lifeline: RawFd,
     /// Its write end.
     pub held: RawFd,
+    /// Both ends of the shared queue; none from older programs.
+    #[serde(default)]
+    pub shared: Option<[RawFd; 2]>,
 }
 
 /// What a worker has said.
@@ -248,12 +251,12 @@ impl Handoff {
 
     /// Every descriptor that is to stay open, but those of the control socket: it looks after its own.
     pub fn kept(&self) -> Vec<RawFd> {
-        let Descriptors { scoreboard, lock, folder, home, lifeline, held } = self.descriptors;
+        let Descriptors { scoreboard, lock, folder, home, lifeline, held, shared } = self.descriptors;
         let sockets = self.sockets.iter().flatten();
         let sockets = sockets.flat_map(|slot| slot.public.iter().chain(&slot.admin).map(|socket| socket.fd));
         let reports = self.reports.values().filter_map(|said| said.pipe);
         let redis = self.redis.iter().map(|redis| redis.lock);
-        let folders = folder.into_iter().chain(home);
+        let folders = folder.into_iter().chain(home).chain(shared.into_iter().flatten());
         let own = [scoreboard, lock, lifeline, held].into_iter().chain(folders);
         own.chain(sockets).chain(reports).chain(redis).collect()
     }

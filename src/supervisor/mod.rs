@@ -86,6 +86,7 @@ use crate::control::status::Decision;
 use crate::control::status::Finished;
 use crate::listener::Addresses;
 use crate::listener::SlotListeners;
+use crate::listener::shared::SharedQueue;
 use crate::scoreboard::Reason;
 use crate::scoreboard::Scoreboard;
 use crate::sys::fd;
@@ -201,6 +202,8 @@ pub struct Supervisor<'a> {
     signals: Signals,
     /// Whether this process began on a terminal, which may be closed under it.
     had_terminal: bool,
+    /// Connections on their way from one worker to another.
+    shared: Option<SharedQueue>,
     /// Read end, inherited by every worker.
     lifeline: OwnedFd,
     /// Write end; it closes when this process ends, whichever way, and that is what it is for.
@@ -272,6 +275,7 @@ impl<'a> Supervisor<'a> {
             stats: Stats::new(start.settings.stats_interval, time::monotonic(), &scoreboard.snapshot()),
             service: service::manager(&*host),
             host,
+            shared: open_shared_queue(),
             lifeline,
             lifeline_held: held,
         })
@@ -364,4 +368,13 @@ impl<'a> Supervisor<'a> {
         let fds = own.chain(self.control.watched());
         log::wait(fds, wake_at, now)
     }
+}
+
+/// The queue of connections that workers pass on; without one each keeps what it accepts.
+fn open_shared_queue() -> Option<SharedQueue> {
+    let opened = SharedQueue::open();
+    let warn = |error: &io::Error| {
+        tracing::warn!(%error, "workers keep every connection the kernel gives them (listen.balance): {error}");
+    };
+    opened.inspect_err(warn).ok()
 }

@@ -15,6 +15,7 @@ use crate::control::server::Server;
 use crate::listener::Addresses;
 use crate::listener::Listener;
 use crate::listener::SlotListeners;
+use crate::listener::shared::SharedQueue;
 use crate::scoreboard;
 use crate::scoreboard::Scoreboard;
 use crate::supervisor::Host;
@@ -60,6 +61,7 @@ use crate::sys::time;
 pub struct Taken {
     lifeline: OwnedFd,
     held: OwnedFd,
+    shared: Option<SharedQueue>,
     sockets: Vec<Option<SlotListeners>>,
     reports: BTreeMap<Pid, Report>,
     redis: Option<Private>,
@@ -89,7 +91,11 @@ impl Taken {
             let times = (redis.started, redis.restart_at);
             Ok(Private::resume(server, redis.pid.map(Pid::from_raw), times, redis.backoff))
         });
+        let shared = state.descriptors.shared.map(|[entrance, exit]| -> io::Result<SharedQueue> {
+            Ok(SharedQueue::from_ends([exec::copy(entrance)?, exec::copy(exit)?]))
+        });
         Ok(Self {
+            shared: shared.transpose()?,
             lifeline: exec::copy(state.descriptors.lifeline)?,
             held: exec::copy(state.descriptors.held)?,
             sockets: sockets.collect::<Result<_, _>>()?,
@@ -190,6 +196,7 @@ impl<'a> Supervisor<'a> {
                 home: self.home.as_ref().map(AsRawFd::as_raw_fd),
                 lifeline: number(&self.lifeline),
                 held: number(&self.lifeline_held),
+                shared: self.shared.as_ref().map(SharedQueue::descriptors),
             },
             slots: self.slots.clone(),
             sockets: self.sockets.iter().map(|slot| slot.as_ref().map(sockets)).collect(),
@@ -222,7 +229,7 @@ impl<'a> Supervisor<'a> {
         host: &'a mut dyn Host,
     ) -> io::Result<Self> {
         signals::adopt_orphans();
-        let Taken { lifeline, held, sockets, reports, redis } = with.taken;
+        let Taken { lifeline, held, shared, sockets, reports, redis } = with.taken;
         let first = sockets.iter().flatten().next();
         let addresses = Addresses::of(first.ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected))?)?;
         let build = state.build;
@@ -272,6 +279,8 @@ impl<'a> Supervisor<'a> {
             had_terminal: has_terminal(),
             service: service::manager(&*host),
             host,
+            // Workers of a program that had none keep what they accept; those to come share a new one.
+            shared: shared.or_else(super::open_shared_queue),
             lifeline,
             lifeline_held: held,
         };

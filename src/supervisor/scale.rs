@@ -133,6 +133,9 @@ impl Supervisor<'_> {
         if let Some(Err(error)) = self.sockets.iter().flatten().next().map(|first| first.steer(mode, &open)) {
             tracing::warn!(%error, "cannot steer connections past a slot that waits: {error}");
         }
+        for (slot, open) in open.iter().enumerate() {
+            self.scoreboard.row(slot).set_avoided(!open);
+        }
         (self.steered, self.steered_by) = (open, mode);
     }
 }

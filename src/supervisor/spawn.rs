@@ -6,6 +6,7 @@ use std::os::fd::OwnedFd;
 use std::os::fd::RawFd;
 
 use crate::listener::SlotListeners;
+use crate::listener::shared::SharedQueue;
 use crate::supervisor::Host;
 use crate::sys::fd;
 use crate::sys::fork;
@@ -30,6 +31,8 @@ pub struct Seat {
     pub generation: u64,
     /// The slot's listeners.
     pub listeners: SlotListeners,
+    /// The fleet's shared queue, where the kernel has given one.
+    pub shared: Option<SharedQueue>,
     /// Pipe to the supervisor, a line each: `ready`, or `failed` and the reason; `leaving`; `closed`;
     /// and where it stands, when it is asked.
     pub report: OwnedFd,
@@ -44,6 +47,7 @@ pub(super) struct Given<'a> {
     pub(super) cell: usize,
     pub(super) generation: u64,
     pub(super) listeners: &'a SlotListeners,
+    pub(super) shared: Option<&'a SharedQueue>,
     pub(super) lifeline: &'a OwnedFd,
 }
 
@@ -63,6 +67,7 @@ pub(super) fn spawn(given: &Given<'_>, host: &dyn Host) -> io::Result<(Pid, Owne
                 cell: given.cell,
                 generation: given.generation,
                 listeners: given.listeners.try_clone()?,
+                shared: given.shared.map(SharedQueue::try_clone).transpose()?,
                 report,
                 lifeline: given.lifeline.try_clone()?,
             };
@@ -82,6 +87,7 @@ pub(super) fn spawn(given: &Given<'_>, host: &dyn Host) -> io::Result<(Pid, Owne
 
 fn descriptors(seat: &Seat) -> Vec<RawFd> {
     let mut descriptors: Vec<_> = seat.listeners.all().map(AsRawFd::as_raw_fd).collect();
+    descriptors.extend(seat.shared.iter().flat_map(SharedQueue::descriptors));
     descriptors.extend([seat.report.as_raw_fd(), seat.lifeline.as_raw_fd()]);
     descriptors.extend(telemetry::descriptor());
     descriptors

@@ -16,6 +16,7 @@ pub mod interface;
 pub mod memory;
 pub mod open;
 pub mod orphan;
+pub mod pass;
 pub mod path;
 pub mod pressure;
 pub mod proc;

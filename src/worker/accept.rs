@@ -36,6 +36,7 @@ use crate::config::schema::Proxy;
 use crate::http;
 use crate::listener::Owner;
 use crate::scoreboard::refusal::Refusal;
+use crate::worker::balance::Balance;
 use crate::worker::connection::Connections;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Order;
@@ -51,7 +52,7 @@ use crate::worker::under_way::Sending;
 use crate::worker::under_way::UnderWay;
 
 /// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
-const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
+pub(super) const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
 
 /// Idle connections that are closed when there is no descriptor for a new one.
 const EVICTED: usize = 16;
@@ -115,6 +116,8 @@ pub(super) struct Door<A> {
     /// One permit per connection that is served. Each audience has its own: visitors who take every place must not
     /// keep an operator, or a health check, from being answered.
     pub(super) permits: Arc<Semaphore>,
+    /// What it passes on of them, and takes of those that other workers pass on.
+    pub(super) balance: Option<Arc<Balance>>,
     /// Whether requests wait for their turn. Operators must get an answer while visitors wait.
     pub(super) gated: bool,
     /// What all connections share.
@@ -155,6 +158,11 @@ impl<A: Answer> Door<A> {
             }
             match self.listener.accept().await {
                 Ok((stream, peer)) => {
+                    let kept = match &self.balance {
+                        Some(balance) => balance.pass(stream),
+                        None => Some(stream),
+                    };
+                    let Some(stream) = kept else { continue };
                     self.admit(stream, peer);
                     // One connection beyond the bound waits in its task, all others in the listener's queue. The
                     // semaphore is fair: this wait ends after that task's.
@@ -186,7 +194,7 @@ impl<A: Answer> Door<A> {
         any
     }
 
-    fn admit(&self, stream: TcpStream, peer: SocketAddr) {
+    pub(super) fn admit(&self, stream: TcpStream, peer: SocketAddr) {
         let client = if self.gated { self.hall.client(peer) } else { None };
         let Some(entry) = self.hall.connections.open(client) else {
             self.hall.turn_away(stream);

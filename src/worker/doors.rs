@@ -21,6 +21,7 @@ use crate::worker::Start;
 use crate::worker::accept;
 use crate::worker::accept::Door;
 use crate::worker::accept::Hall;
+use crate::worker::balance::Balance;
 use crate::worker::connection::Connections;
 use crate::worker::connection::Patience;
 use crate::worker::connection::TICK;
@@ -48,6 +49,7 @@ pub(super) fn doors(
     listeners: SlotListeners,
     hall: &Hall,
     [public, admin]: [Face; 2],
+    balance: Option<&Arc<Balance>>,
     config: &Config,
 ) -> io::Result<Vec<Door<Face>>> {
     let untaken = config.http.keep_alive.max(UNTAKEN);
@@ -57,7 +59,8 @@ pub(super) fn doors(
         }
         let listener = Arc::new(TcpListener::from_std(socket)?);
         let (answer, permits, hall) = (answer.clone(), Arc::clone(permits), hall.clone());
-        Ok(Door { listener, owner, answer, permits, gated, hall })
+        let balance = balance.filter(|_| gated).cloned();
+        Ok(Door { listener, owner, answer, permits, balance, gated, hall })
     };
     let visitors = Arc::new(Semaphore::new(places(config)));
     let operators = Arc::new(Semaphore::new(OPERATORS));

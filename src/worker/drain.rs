@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
-use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio::time::sleep;
 use tokio::time::timeout_at;
@@ -17,6 +16,7 @@ use crate::worker::accept::Answer;
 use crate::worker::accept::Door;
 use crate::worker::accept::Hall;
 use crate::worker::connection::Order;
+use crate::worker::passed::accept_at;
 
 /// How long a listener must have had nothing to give before it is closed: handshakes under way need a round trip.
 const QUIET: Duration = Duration::from_millis(50);
@@ -103,11 +103,15 @@ pub(super) async fn told_again(leave: &mut Signal, cut_now: impl Fn() -> bool) {
 /// New connections are ignored by the kernel from the end of the grace on; what it had already taken is accepted. A
 /// seat that is passed on is left as it is, and so is a queue that systemd owns.
 pub(super) async fn close<A: Answer>(doors: &[Door<A>], schedule: &Schedule) {
+    // Others take what is there; but there may be none that does, and nothing is left to chance.
+    doors.iter().for_each(|door| _ = door.take_queued());
     if !schedule.leave.closes() {
         return;
     }
-    let accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
+    let accepting = accept_at(doors);
     sleep(schedule.grace).await;
+    let fleet_ends = schedule.leave != Leave::Close;
+    let shared = doors.iter().filter(|_| fleet_ends).find(|door| door.balance.is_some());
     let doors: Vec<_> = doors.iter().filter(|door| door.owner == Owner::Slot).collect();
     for door in &doors {
         if let Err(error) = socket::refuse_new(&door.listener) {
@@ -117,11 +121,16 @@ pub(super) async fn close<A: Answer>(doors: &[Door<A>], schedule: &Schedule) {
     drop(accepting);
     let quiet_by = schedule.cut_at.min(Instant::now() + 4 * schedule.quiet);
     let mut quiet_since = Instant::now();
-    while !doors.is_empty() && quiet_since.elapsed() < schedule.quiet && Instant::now() < quiet_by {
+    while (!doors.is_empty() || shared.is_some())
+        && quiet_since.elapsed() < schedule.quiet
+        && Instant::now() < quiet_by
+    {
+        let mut any = shared.is_some_and(Door::take_queued);
         for door in &doors {
-            if door.accept_queued() {
-                quiet_since = Instant::now();
-            }
+            any |= door.accept_queued();
+        }
+        if any {
+            quiet_since = Instant::now();
         }
         sleep(QUIET / 10).await;
     }

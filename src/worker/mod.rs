@@ -4,6 +4,7 @@
 //! supervisor is gone.
 
 mod accept;
+mod balance;
 mod beacon;
 mod connection;
 mod doors;
@@ -18,6 +19,7 @@ mod leave;
 mod linger;
 mod live;
 mod log;
+mod passed;
 mod receiving;
 mod refusals;
 mod stream;
@@ -39,6 +41,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use accept::Answer;
+use balance::Balance;
 use beacon::Beacon;
 use drain::Leave;
 use drain::Schedule;
@@ -57,6 +60,7 @@ use crate::http::Phase;
 use crate::http::Site;
 use crate::http::Worker;
 use crate::listener::SlotListeners;
+use crate::listener::shared::SharedQueue;
 use crate::redis::Health;
 use crate::redis::Redis;
 use crate::scoreboard::Scoreboard;
@@ -81,6 +85,8 @@ pub struct Start {
     pub generation: u64,
     /// The slot's listeners.
     pub listeners: SlotListeners,
+    /// The fleet's shared queue.
+    pub shared: Option<SharedQueue>,
     /// Where READY, or the reason why not, is written.
     pub report: OwnedFd,
     /// Readable as soon as the supervisor is gone.
@@ -157,7 +163,7 @@ pub fn run(start: Start) -> u8 {
 /// Most threads for blocking work: look-ups of host names beside the application's bounded pool.
 const BLOCKING: usize = 16;
 
-async fn live(start: Start) -> Result<(), Error> {
+async fn live(mut start: Start) -> Result<(), Error> {
     let mut told = tokio::signal::unix::signal(SignalKind::terminate()).map_err(Error::Signals)?;
     let rotated = tokio::signal::unix::signal(SignalKind::user_defined1()).map_err(Error::Signals)?;
     // Signals of the terminal and of operators are the supervisor's; only now can ours find their handlers.
@@ -174,9 +180,10 @@ async fn live(start: Start) -> Result<(), Error> {
     let heartbeat = Heartbeat::new(&start, &redis, &live.broadcasts);
     let (public, admin) = faces(&start, &redis, &phase, (&site, &batches), &live)?;
     live.start();
+    let balance = Balance::from_start(&mut start).map_err(Error::Listeners)?;
     let lifeline = Receiver::from_owned_fd(start.lifeline).map_err(Error::Lifeline)?;
-    let doors =
-        doors::doors(start.listeners, &hall, [public, admin], &start.config).map_err(Error::Listeners)?;
+    let doors = doors::doors(start.listeners, &hall, [public, admin], balance.as_ref(), &start.config)
+        .map_err(Error::Listeners)?;
     if !first_attempt(&redis, &mut told, &lifeline).await {
         return Ok(());
     }
@@ -191,7 +198,7 @@ async fn live(start: Start) -> Result<(), Error> {
     leave::limit_orphan(drain.timeout + leave::ORPHAN_MARGIN);
     let served = async {
         let flusher = tokio::spawn(flusher::flush(Arc::clone(&batches)));
-        let mut accepting: JoinSet<()> = doors.iter().map(|door| door.clone().accept()).collect();
+        let mut accepting = passed::accept_at(&doors);
         let mut report = File::from(start.report);
         let _ = writeln!(report, "ready");
         let why = tokio::select! {
@@ -202,6 +209,7 @@ async fn live(start: Start) -> Result<(), Error> {
         let fleet_ends = matches!(why, Leave::Stop | Leave::Orphaned);
         leave::begin(&phase, fleet_ends);
         accepting.abort_all();
+        balance.iter().for_each(|balance| balance.leave());
         // If another process sent the signal, the supervisor learns it here and spawns a successor at once.
         let _ = writeln!(report, "leaving");
         let schedule = Schedule::new(why, &drain, Instant::now());

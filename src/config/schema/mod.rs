@@ -42,6 +42,8 @@ pub struct Config {
     pub listen: Vec<SocketAddr>,
     /// How new connections are spread over the slots.
     pub steering: Steering,
+    /// Whether a worker that has its share of the connections passes a new one on.
+    pub balance: bool,
     /// Where other machines reach the public addresses; empty: what this machine knows of itself.
     pub advertise: Vec<Advertised>,
     /// Time between two heartbeats of this machine in Redis, 200 ms to 1 min; none: it has none.

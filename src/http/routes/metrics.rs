@@ -70,8 +70,9 @@ struct Scrape {
 /// A number of each slot: name, help, what it is.
 type PerSlot = (&'static str, &'static str, fn(&SlotSnapshot) -> u64);
 
-const COUNTERS: [PerSlot; 24] = [
+const COUNTERS: [PerSlot; 25] = [
     ("connections_accepted", "Connections accepted", |slot| slot.accepted),
+    ("connections_passed", "Of these, taken over from workers of other slots", |slot| slot.passed),
     ("connections_cut", "Connections cut at the end of a drain", |slot| slot.cut),
     ("response_bytes", "Bytes of response bodies whose length was known", |slot| slot.bytes),
     ("views", "Page views counted in sessions", |slot| slot.views),

@@ -1,0 +1,149 @@
+//! The fleet's shared queue: connections that a worker has accepted and leaves to one that has fewer.
+//!
+//! The queue belongs to the fleet as listeners belong to slots: the supervisor makes it once and holds both its ends,
+//! every worker inherits both, and it lasts over reloads and upgrades. So a worker that ends takes nothing with it that
+//! it has put there, and one that stands still gets nothing that another could serve.
+
+use std::io;
+use std::net::TcpStream;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+use std::time::Duration;
+
+use crate::sys::fd;
+use crate::sys::pass;
+
+/// Bytes of a note: the slot, and when the connection was put into the queue.
+const NOTE: usize = 16;
+
+/// Both ends of the queue.
+#[derive(Debug)]
+pub struct SharedQueue {
+    entrance: OwnedFd,
+    exit: OwnedFd,
+}
+
+/// A connection from the queue.
+#[derive(Debug)]
+pub struct Passed {
+    /// The connection, of which nothing was read.
+    pub stream: TcpStream,
+    /// The slot whose worker accepted it.
+    pub from: usize,
+}
+
+impl SharedQueue {
+    /// A new queue.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn open() -> io::Result<Self> {
+        let (entrance, exit) = pass::queue()?;
+        Ok(Self { entrance, exit })
+    }
+
+    /// The queue with these ends.
+    pub fn from_ends([entrance, exit]: [OwnedFd; 2]) -> Self {
+        Self { entrance, exit }
+    }
+
+    /// The numbers of its ends, in the order of [`Self::from_ends`].
+    pub fn descriptors(&self) -> [RawFd; 2] {
+        [self.entrance.as_raw_fd(), self.exit.as_raw_fd()]
+    }
+
+    /// Other descriptors of the same queue.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { entrance: self.entrance.try_clone()?, exit: self.exit.try_clone()? })
+    }
+
+    /// The end for [`put`], and the one for [`take`], which can be read when the queue is not empty.
+    pub fn into_ends(self) -> (OwnedFd, OwnedFd) {
+        (self.entrance, self.exit)
+    }
+}
+
+/// Puts a connection into the queue, of which the caller then closes its own descriptor.
+///
+/// # Errors
+/// When the queue is full, or the kernel has too many sockets on their way: the connection is the caller's as before.
+pub fn put(entrance: &impl AsFd, stream: &impl AsFd, from: usize, now: Duration) -> io::Result<()> {
+    let now = u64::try_from(now.as_nanos()).unwrap_or(u64::MAX);
+    let mut note = [0; NOTE];
+    note[..8].copy_from_slice(&(from as u64).to_ne_bytes());
+    note[8..].copy_from_slice(&now.to_ne_bytes());
+    pass::put(entrance, stream, &note)
+}
+
+/// Takes the connection that has been in the queue for longest.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when there is none, or why none can be taken: then it stays in the queue.
+pub fn take(exit: &impl AsFd) -> io::Result<Passed> {
+    // The kernel drops what it finds no descriptor for, so that there must be one: this one, closed again.
+    drop(exit.as_fd().try_clone_to_owned()?);
+    let mut note = [0; NOTE];
+    let (_, socket) = pass::take(exit, &mut note)?;
+    let socket = socket.ok_or_else(|| io::Error::other("a passed connection has come without its socket"))?;
+    let (from, _) = read(&note);
+    Ok(Passed { stream: socket.into(), from: usize::try_from(from).unwrap_or(usize::MAX) })
+}
+
+/// When the oldest connection in the queue was put there; none: there is none.
+pub fn oldest(exit: &impl AsFd) -> Option<Duration> {
+    let mut note = [0; NOTE];
+    fd::peek_now(exit, &mut note).ok().filter(|len| *len > 0)?;
+    Some(Duration::from_nanos(read(&note).1))
+}
+
+fn read(note: &[u8; NOTE]) -> (u64, u64) {
+    let number = |bytes: &[u8]| bytes.try_into().map_or(u64::MAX, u64::from_ne_bytes);
+    (number(&note[..8]), number(&note[8..]))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::io::Write;
+    use std::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn a_connection_is_taken_once_with_where_it_came_from_and_since_when() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, peer) = listener.accept().unwrap();
+        let (entrance, exit) = SharedQueue::open().unwrap().into_ends();
+        assert_eq!(oldest(&exit), None);
+        put(&entrance, &accepted, 3, Duration::from_millis(7)).unwrap();
+        drop(accepted);
+        assert_eq!(oldest(&exit), Some(Duration::from_millis(7)));
+        assert_eq!(oldest(&exit), Some(Duration::from_millis(7)), "a look takes nothing");
+        let mut passed = take(&exit).unwrap();
+        assert_eq!((passed.from, passed.stream.peer_addr().unwrap()), (3, peer));
+        passed.stream.write_all(b"here").unwrap();
+        drop(passed);
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        assert_eq!(said, "here");
+        assert_eq!(take(&exit).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn what_is_in_the_queue_outlives_the_process_that_put_it_there() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (accepted, _) = listener.accept().unwrap();
+        let queue = SharedQueue::open().unwrap();
+        let (entrance, exit) = queue.try_clone().unwrap().into_ends();
+        put(&entrance, &accepted, 0, Duration::ZERO).unwrap();
+        drop((accepted, entrance, exit));
+        assert!(take(&queue.into_ends().1).is_ok());
+    }
+}

@@ -1,0 +1,161 @@
+//! How many connections each worker should have: whether one has more than its share.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use crate::scoreboard::HEAD_PASSING;
+use crate::scoreboard::Scoreboard;
+
+/// Slots that are looked at for one connection. All of them where there are no more; else some, other ones each time,
+/// so that a connection of a large fleet costs no more than one of a fleet of this size.
+const LOOKED_AT: usize = 64;
+
+/// A worker that asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asking {
+    /// Its slot.
+    pub slot: usize,
+    /// Its cell in the slot's row.
+    pub cell: usize,
+    /// Its generation.
+    pub generation: u64,
+    /// Who has not moved since then takes no connection, milliseconds of the monotonic clock.
+    pub moved_since_ms: u64,
+    /// Where the look begins in a fleet that is too large to look at all of it.
+    pub turn: usize,
+}
+
+impl Scoreboard {
+    /// A worker's share of all connections, once `more` have come: what each has if none has two more than another.
+    ///
+    /// Those that are on their way between workers are counted. None: no connection is to be passed on, because no
+    /// other worker takes any, or because workers of two generations serve. A new release that has to prove itself has
+    /// no connections yet, and would be given all new ones.
+    pub fn share_of_connections(&self, asking: &Asking, more: u64) -> Option<u64> {
+        let slots = self.slots();
+        let looked_at = slots.min(LOOKED_AT);
+        let (mut others, mut connections) = (0, self.cell(asking.slot, asking.cell).connections());
+        for step in 0..looked_at {
+            let slot = asking.turn.wrapping_add(step) % slots;
+            let row = self.row(slot);
+            let Some(number) = row.incumbent() else { continue };
+            let cell = row.cell(number);
+            let Some(generation) = cell.serves() else { continue };
+            if generation != asking.generation || (slot == asking.slot && number != asking.cell) {
+                return None;
+            }
+            if slot != asking.slot && !row.is_avoided() && cell.can_take(asking.moved_since_ms) {
+                others += 1;
+                connections += cell.connections();
+            }
+        }
+        // Read last: one that arrives meanwhile is missed, where it would otherwise be counted twice.
+        let passing = self.head(HEAD_PASSING).load(Relaxed) * looked_at as u64 / slots.max(1) as u64;
+        (others > 0).then(|| (connections + passing + more).div_ceil(others + 1))
+    }
+
+    /// A connection is about to be passed on.
+    pub fn connection_leaves(&self) {
+        self.head(HEAD_PASSING).fetch_add(1, Relaxed);
+    }
+
+    /// One that was passed on has come to a worker, or could not be.
+    pub fn connection_arrives(&self) {
+        let less = |passing: u64| passing.checked_sub(1);
+        let _ = self.head(HEAD_PASSING).fetch_update(Relaxed, Relaxed, less);
+    }
+
+    /// None is on its way: what a worker that was killed had begun to pass on is not counted for ever.
+    pub fn no_connection_passes(&self) {
+        if self.head(HEAD_PASSING).load(Relaxed) > 0 {
+            self.head(HEAD_PASSING).store(0, Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroUsize;
+
+    use super::*;
+    use crate::scoreboard::cell::WorkerState;
+    use crate::scoreboard::row::SlotState;
+
+    const ASKING: Asking = Asking { slot: 0, cell: 0, generation: 1, moved_since_ms: 100, turn: 0 };
+
+    /// A table of slots with a worker each, which has so many connections.
+    fn table(connections: &[u64]) -> Scoreboard {
+        let scoreboard = Scoreboard::create(NonZeroUsize::new(connections.len()).unwrap(), 1, 0).unwrap();
+        scoreboard.set_slots(connections.len());
+        for (slot, connections) in connections.iter().enumerate() {
+            let cell = scoreboard.cell(slot, 0);
+            cell.prepare(1, 0);
+            cell.set_state(WorkerState::Ready);
+            cell.set_takes(true);
+            cell.beat(100, 0, 0, 0);
+            (0..*connections).for_each(|_| cell.connection_opened());
+            scoreboard.row(slot).set_state(SlotState::Ready, Some(0));
+        }
+        scoreboard
+    }
+
+    #[test]
+    fn a_share_is_what_each_has_when_all_have_as_many() {
+        assert_eq!(table(&[0, 3, 2, 3]).share_of_connections(&ASKING, 0), Some(2));
+        assert_eq!(
+            table(&[0, 3, 2, 3]).share_of_connections(&ASKING, 1),
+            Some(3),
+            "no part of one is possible"
+        );
+        assert_eq!(table(&[7]).share_of_connections(&ASKING, 1), None, "a worker that is alone");
+    }
+
+    #[test]
+    fn what_is_on_its_way_counts_and_is_forgotten_when_the_queue_is_empty() {
+        let table = table(&[0, 4]);
+        let share = || table.share_of_connections(&ASKING, 0).unwrap();
+        table.connection_leaves();
+        table.connection_leaves();
+        assert_eq!(share(), 3);
+        table.connection_arrives();
+        table.no_connection_passes();
+        assert_eq!(share(), 2);
+        table.connection_arrives();
+        assert_eq!(share(), 2, "one that was forgotten arrives");
+    }
+
+    #[test]
+    fn workers_that_cannot_take_one_have_no_share() {
+        let told: [fn(&Scoreboard); 5] = [
+            |table| table.cell(2, 0).set_takes(false),
+            |table| table.cell(2, 0).set_shedding(true),
+            |table| table.cell(2, 0).beat(99, 0, 0, 0),
+            |table| table.cell(2, 0).set_state(WorkerState::Draining),
+            |table| table.row(2).set_avoided(true),
+        ];
+        for (case, tell) in told.into_iter().enumerate() {
+            let table = table(&[4, 4, 100]);
+            tell(&table);
+            assert_eq!(table.share_of_connections(&ASKING, 0), Some(4), "case {case}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_passed_while_two_generations_serve_or_a_successor_does() {
+        let scoreboard = table(&[0, 3, 2]);
+        assert_eq!(scoreboard.share_of_connections(&Asking { generation: 2, ..ASKING }, 1), None);
+        scoreboard.cell(0, 1).prepare(1, 0);
+        scoreboard.cell(0, 1).set_state(WorkerState::Ready);
+        scoreboard.row(0).set_state(SlotState::Ready, Some(1));
+        assert_eq!(scoreboard.share_of_connections(&ASKING, 1), None);
+    }
+
+    #[test]
+    fn a_large_fleet_is_looked_at_in_parts() {
+        let mut connections = vec![10; 200];
+        connections[0] = 10;
+        connections[150] = 10 + 64;
+        let table = table(&connections);
+        let share = |turn| table.share_of_connections(&Asking { turn, ..ASKING }, 0);
+        assert_eq!((share(20), share(100)), (Some(10), Some(11)));
+    }
+}

@@ -1,0 +1,117 @@
+//! Open sockets that one process gives to another (`SCM_RIGHTS`, unix(7)).
+
+use std::io;
+use std::io::IoSlice;
+use std::io::IoSliceMut;
+use std::os::fd::AsFd;
+use std::os::fd::AsRawFd;
+use std::os::fd::FromRawFd;
+use std::os::fd::OwnedFd;
+use std::os::fd::RawFd;
+
+use nix::sys::socket::AddressFamily;
+use nix::sys::socket::ControlMessage;
+use nix::sys::socket::ControlMessageOwned;
+use nix::sys::socket::MsgFlags;
+use nix::sys::socket::SockFlag;
+use nix::sys::socket::SockType;
+use nix::sys::socket::recvmsg;
+use nix::sys::socket::sendmsg;
+use nix::sys::socket::socketpair;
+
+/// A queue of sockets with a note each: the end they are put in at, and the end they are taken from. Both never block
+/// and are closed on exec.
+///
+/// A message is one socket and its note, and any number of processes may hold either end: each message reaches one of
+/// them. What is in the queue stays open as long as a process holds the taking end.
+///
+/// # Errors
+/// When no descriptor is left.
+pub fn queue() -> io::Result<(OwnedFd, OwnedFd)> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    Ok(socketpair(AddressFamily::Unix, SockType::SeqPacket, None, flags)?)
+}
+
+/// Puts a copy of a socket into the queue.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when the queue is full, or what the kernel says: nothing was put there then.
+pub fn put(queue: &impl AsFd, socket: &impl AsFd, note: &[u8]) -> io::Result<()> {
+    let sockets = [socket.as_fd().as_raw_fd()];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+    let rights = [ControlMessage::ScmRights(&sockets)];
+    sendmsg::<()>(queue.as_fd().as_raw_fd(), &[IoSlice::new(note)], &rights, flags, None)?;
+    Ok(())
+}
+
+/// Takes the oldest socket from the queue, and its note into `note`, whose length is returned.
+///
+/// None: the kernel had no descriptor for it, and has dropped it. To be sure of one, make one before and close it.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] when the queue is empty, or what the kernel says.
+pub fn take(queue: &impl AsFd, note: &mut [u8]) -> io::Result<(usize, Option<OwnedFd>)> {
+    let mut room = nix::cmsg_space!(RawFd);
+    let mut parts = [IoSliceMut::new(note)];
+    let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+    let message = recvmsg::<()>(queue.as_fd().as_raw_fd(), &mut parts, Some(&mut room), flags)?;
+    let mut taken = None;
+    for control in message.cmsgs()? {
+        if let ControlMessageOwned::ScmRights(sockets) = control {
+            for socket in sockets {
+                // SAFETY: the kernel has just made this descriptor for this call, and nothing else knows its number.
+                taken = Some(unsafe { OwnedFd::from_raw_fd(socket) });
+            }
+        }
+    }
+    Ok((message.bytes, taken))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_and_its_note_come_out_once_and_in_order() {
+        let (entrance, exit) = queue().unwrap();
+        let mut others = Vec::new();
+        for note in [b"one", b"two"] {
+            let (near, far) = UnixStream::pair().unwrap();
+            put(&entrance, &near, note).unwrap();
+            others.push(far);
+        }
+        for (expected, mut far) in [b"one", b"two"].into_iter().zip(others) {
+            let mut note = [0; 8];
+            let (len, socket) = take(&exit, &mut note).unwrap();
+            assert_eq!(&note[..len], expected);
+            UnixStream::from(socket.unwrap()).write_all(expected).unwrap();
+            let mut said = Vec::new();
+            far.read_to_end(&mut said).unwrap();
+            assert_eq!(said, expected);
+        }
+        assert_eq!(take(&exit, &mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    }
+
+    #[test]
+    fn a_full_queue_takes_nothing_more_and_keeps_what_it_has() {
+        let (entrance, exit) = queue().unwrap();
+        let (near, _far) = UnixStream::pair().unwrap();
+        let mut put_in = 0;
+        let refused = loop {
+            match put(&entrance, &near, b"note") {
+                Ok(()) => put_in += 1,
+                Err(refused) => break refused,
+            }
+        };
+        assert!(put_in >= 64, "{put_in}");
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        for _ in 0..put_in {
+            assert!(take(&exit, &mut [0; 4]).unwrap().1.is_some());
+        }
+        assert!(take(&exit, &mut [0; 4]).is_err());
+    }
+}

@@ -1,0 +1,185 @@
+//! Keeps the workers' numbers of connections even: one that has its share passes a new connection on.
+//!
+//! The kernel spreads connections by a hash, so that of 64 that are kept one of two workers may have 40. A connection
+//! that was just accepted, of which nothing was read, goes through the fleet's shared queue to a worker that has less
+//! than its share. It is not sent to that worker: the queue belongs to all, and the first takes it that is awake and has
+//! room. So a worker that is stopped, hangs or dies holds up none that it was meant to have.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::net::TcpStream;
+use tokio::net::UnixDatagram;
+use tokio::time::sleep;
+
+use crate::config::schema::Steering;
+use crate::listener::shared;
+use crate::listener::shared::Passed;
+use crate::scoreboard::Scoreboard;
+use crate::scoreboard::cell::Cell;
+use crate::scoreboard::shares::Asking;
+use crate::sys::time;
+use crate::worker::Start;
+
+/// A connection that has been in the queue for so long is taken by any worker, however many it has.
+const LATE: Duration = Duration::from_millis(100);
+
+/// How often a worker that has more than others looks whether the queue is still not empty.
+const LOOK: Duration = Duration::from_millis(2);
+
+/// A worker without a sign of life for so long is given no connection. The supervisor steers past it after as long.
+const SILENT: Duration = Duration::from_secs(1);
+
+/// How long a worker that is not its slot's first must have served before it is given connections: it has none yet, so
+/// that one which dies at once, again and again, would be given all of them.
+const SETTLED: Duration = Duration::from_secs(1);
+
+/// A worker's part in keeping connections even.
+#[derive(Debug)]
+pub(super) struct Balance {
+    entrance: OwnedFd,
+    /// A socket of messages is watched like one of datagrams.
+    exit: UnixDatagram,
+    scoreboard: Arc<Scoreboard>,
+    slot: usize,
+    cell: usize,
+    generation: u64,
+    leaving: AtomicBool,
+    /// Where the next look at a large fleet begins.
+    turn: AtomicUsize,
+}
+
+impl Balance {
+    /// None: the configuration does not want it, or the kernel has given the fleet no queue.
+    ///
+    /// # Errors
+    /// When the runtime cannot watch the queue.
+    pub(super) fn from_start(start: &mut Start) -> io::Result<Option<Arc<Self>>> {
+        // Steered by its address, a client is to meet the one worker that may know it.
+        let wanted = start.config.balance && start.config.steering == Steering::Kernel;
+        let Some(queue) = start.shared.take().filter(|_| wanted) else { return Ok(None) };
+        let (entrance, exit) = queue.into_ends();
+        Ok(Some(Arc::new(Self {
+            entrance,
+            exit: UnixDatagram::from_std(exit.into())?,
+            scoreboard: Arc::clone(&start.scoreboard),
+            slot: start.slot,
+            cell: start.cell,
+            generation: start.generation,
+            leaving: AtomicBool::new(false),
+            turn: AtomicUsize::new(start.slot),
+        })))
+    }
+
+    /// Takes connections that others pass on as soon as it is known to serve.
+    pub(super) async fn settle(self: Arc<Self>) {
+        let cell = self.cell();
+        if !cell.is_first() {
+            sleep(SETTLED).await;
+        }
+        if !self.leaving.load(Relaxed) {
+            cell.set_takes(true);
+        }
+    }
+
+    /// Gives and is given nothing any more.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Relaxed);
+        self.cell().set_takes(false);
+    }
+
+    /// Passes a connection on if this worker has its share already; it is returned if it is to be kept.
+    pub(super) fn pass(&self, stream: TcpStream) -> Option<TcpStream> {
+        let now = time::monotonic();
+        let has_share = self.share(now, 1).is_some_and(|share| self.cell().connections() >= share);
+        if !has_share || self.leaving.load(Relaxed) {
+            return Some(stream);
+        }
+        // Counted before it can arrive anywhere.
+        self.scoreboard.connection_leaves();
+        if shared::put(&self.entrance, &stream, self.slot, now).is_ok() {
+            return None;
+        }
+        // The queue is full, or the kernel has too many sockets on their way.
+        self.scoreboard.connection_arrives();
+        Some(stream)
+    }
+
+    /// The next connection that this worker is to take.
+    ///
+    /// # Cancel safety
+    /// A connection is either still in the queue or returned.
+    pub(super) async fn next(&self) -> io::Result<TcpStream> {
+        loop {
+            self.exit.readable().await?;
+            let now = time::monotonic();
+            let looked = self.exit.try_io(Interest::READABLE, || {
+                if self.has_room(now) {
+                    return shared::take(&self.exit).map(Some);
+                }
+                let Some(since) = shared::oldest(&self.exit) else {
+                    self.scoreboard.no_connection_passes();
+                    return Err(io::ErrorKind::WouldBlock.into());
+                };
+                match now.saturating_sub(since) >= LATE {
+                    true => shared::take(&self.exit).map(Some),
+                    false => Ok(None),
+                }
+            });
+            match looked {
+                Ok(Some(passed)) => return self.take_over(passed),
+                Ok(None) => sleep(LOOK).await,
+                Err(empty) if empty.kind() == io::ErrorKind::WouldBlock => {}
+                Err(refused) => return Err(refused),
+            }
+        }
+    }
+
+    /// Takes a connection if there is one, however many this worker has.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when there is none.
+    pub(super) fn take(&self) -> io::Result<TcpStream> {
+        self.take_over(shared::take(&self.exit)?)
+    }
+
+    fn take_over(&self, Passed { stream, from }: Passed) -> io::Result<TcpStream> {
+        self.scoreboard.connection_arrives();
+        if from != self.slot {
+            self.cell().connection_passed();
+        }
+        TcpStream::from_std(stream)
+    }
+
+    fn cell(&self) -> Cell<'_> {
+        self.scoreboard.cell(self.slot, self.cell)
+    }
+
+    /// Whether this worker has less than its share.
+    fn has_room(&self, now: Duration) -> bool {
+        let below = |share| self.cell().takes() && self.cell().connections() < share;
+        // Where none is passed on, what is there must not wait.
+        self.share(now, 0).is_none_or(below)
+    }
+
+    /// Its share of all connections once `more` have come.
+    fn share(&self, now: Duration, more: u64) -> Option<u64> {
+        let moved_since = now.saturating_sub(SILENT).as_millis();
+        let turn = self.turn.load(Relaxed).wrapping_add(1);
+        self.turn.store(turn, Relaxed);
+        let asking = Asking {
+            slot: self.slot,
+            cell: self.cell,
+            generation: self.generation,
+            moved_since_ms: u64::try_from(moved_since).unwrap_or(u64::MAX),
+            turn,
+        };
+        self.scoreboard.share_of_connections(&asking, more)
+    }
+}
