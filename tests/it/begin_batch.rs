@@ -39,7 +39,7 @@ redis.register_function('regatta_test_at', function(keys, args)
   local now, how = tonumber(args[#args]), args[#args - 1]
   args[#args] = nil
   args[#args] = nil
-  if how == 'batch' then return batch_at(now, keys, args) end
+  if how == 'batch' then return batches()(now, keys, args) end
   return begin_at(now, keys, args)
 end)
 redis.register_function('regatta_test_fill', function(keys, args)
