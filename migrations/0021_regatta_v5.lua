@@ -251,7 +251,10 @@ local function look(key, generation, now_ms, absolute)
   }
   if generation and (tonumber(redis.call('GET', generation)) or 0) > (tonumber(head._g) or 0) then return REVOKED end
   if found.ends <= now_ms then return GONE end
-  if #fields == 2 * ALWAYS then return LIVE, found end
+  found.head = head._h
+  local others = #fields / 2 - (head._h and 1 or 0)
+  found.bare = others == ALWAYS and head._t and head._v
+  if others == ALWAYS then return LIVE, found end
   return LIVE, found, fields
 end
 
@@ -469,6 +472,418 @@ local function begin_at(now, keys, args)
   end
   if fields then return { pack(reply), fields } end
   return pack(reply)
+end
+
+-- Flags of a batch: a ledger is given; it may have been executed before; all plain entries are views without limits.
+local NOTED, REPEATED, ALIKE = 1, 2, 4
+-- What a plain entry asks of a session.
+local NONE, READ, VIEW = 0, 1, 2
+-- How a batch was executed: now; before, and this is what stands; now, each entry on its own.
+local NOW, BEFORE, EACH = 0, 1, 2
+-- A session with fields, in place of its views.
+local WITH_FIELDS = -100
+
+-- What a server says to every write alike. Anything else concerns the entry whose key it is about.
+local WHOLE = { OOM = true, READONLY = true, MISCONF = true, NOREPLICAS = true }
+-- Failures as a ledger keeps them: a letter in place of the entry's bit.
+local LETTERS = {
+  o = 'ERR increment or decrement would overflow', i = 'ERR value is not an integer or out of range',
+  w = 'WRONGTYPE Operation against a key holding the wrong kind of value', e = 'ERR refused when it was first sent',
+}
+
+local function words(failure)
+  return type(failure) == 'table' and failure.err or tostring(failure)
+end
+
+local function is_whole(failure)
+  return WHOLE[string.match(words(failure), '^%-?(%u+)')]
+end
+
+local function letter_of(failure)
+  if string.find(failure, 'would overflow', 1, true) then return 'o' end
+  if string.find(failure, 'WRONGTYPE', 1, true) then return 'w' end
+  if string.find(failure, 'not an integer', 1, true) then return 'i' end
+  return 'e'
+end
+
+-- Whole numbers as text: a number is printed with 17 digits, which is slow.
+local function whole(number) return string.format('%.0f', number) end
+
+-- Some of an array, as one of its own.
+local function slice(array, first, count)
+  return { unpack(array, first, first + count - 1) }
+end
+
+-- How far ahead of now each distinct limit of the batch is, cut as `rate` cuts it.
+local function read_limits(batch)
+  local keys, at, now = batch.keys, batch.limits_at, batch.now
+  local numbers = { struct.unpack(format(8 + 2 * batch.limits), batch.args[1]) }
+  local ahead, first, interval, tolerance = {}, {}, {}, {}
+  for i = 1, batch.limits do
+    interval[i], tolerance[i] = numbers[7 + 2 * i], numbers[8 + 2 * i]
+    local stored, far = tonumber(redis.call('GET', keys[at + i])), 0
+    if stored and stored > now then
+      far = stored - now
+      if far > tolerance[i] then
+        far = tolerance[i]
+        redis.call('SET', keys[at + i], whole(now + far), 'PX', whole(div(far + 999, 1000)))
+      end
+    end
+    ahead[i], first[i] = far, far
+  end
+  batch.ahead, batch.first, batch.interval, batch.tolerance = ahead, first, interval, tolerance
+end
+
+-- Goes through the plan: decides each plain entry in turn, charges what is granted to `ahead`, and takes what is denied
+-- out of the counters' sums.
+local function decide_batch(batch)
+  local byte, plan, at = string.byte, batch.args[3], 1
+  local ahead, interval, tolerance = batch.ahead, batch.interval, batch.tolerance
+  local modes, bits, denied = {}, {}, 0
+  for i = 1, batch.plain do
+    local mode, count = byte(plan, at, at + 1)
+    local bit, last = '1', at + 2 * count
+    for j = at + 2, last, 2 do
+      local limit, cost = byte(plan, j, j + 1)
+      if ahead[limit] + interval[limit] * cost > tolerance[limit] then bit = '0' end
+    end
+    if bit == '1' then
+      for j = at + 2, last, 2 do
+        local limit, cost = byte(plan, j, j + 1)
+        ahead[limit] = ahead[limit] + interval[limit] * cost
+      end
+    else
+      denied = denied + 1
+    end
+    at = last + 2
+    local counters = byte(plan, at)
+    if bit == '0' and counters > 0 then
+      batch.sums = batch.sums or {}
+      for j = at + 1, at + 2 * counters, 2 do
+        local counter, by = byte(plan, j, j + 1)
+        batch.sums[counter] = (batch.sums[counter] or 0) + by
+      end
+    end
+    at = at + 1 + 2 * counters
+    modes[i], bits[i] = mode, bit
+  end
+  batch.modes, batch.bits, batch.denied = modes, bits, denied
+end
+
+-- Reads the session of each granted plain entry. A head is believed where there is nothing beside it but what every
+-- session has: commits and workers of other releases change the rest without telling it.
+local function look_batch(batch)
+  local keys, at, modes, bits = batch.keys, batch.sessions_at, batch.modes, batch.bits
+  local now_ms, idle, absolute = batch.now_ms, batch.idle, batch.absolute
+  local call, try, unpack_two = redis.call, redis.pcall, struct.unpack
+  local created, due, slow = {}, {}, {}
+  for i = 1, batch.plain do
+    if not modes or modes[i] ~= NONE then
+      at = at + 1
+      if not modes or bits[i] == '1' then
+        local key = keys[at]
+        local head = try('HGET', key, '_h')
+        if type(head) == 'string' and #head == 16 and call('HLEN', key) == ALWAYS + 1 then
+          local since, touched = unpack_two('<dd', head)
+          if since + absolute > now_ms then
+            created[i] = since
+            if (now_ms - touched) * 10 >= idle then due[i] = true end
+          else
+            slow[i] = { GONE }
+          end
+        else
+          local status, found, fields = look(key, nil, now_ms, absolute)
+          if status == ABSENT then status = GONE end
+          slow[i] = { status, found, fields }
+        end
+      end
+    end
+  end
+  batch.created, batch.due, batch.slow = created, due, slow
+end
+
+-- Notes the batch in its ledger; returns what the ledger has if it was executed before, or that it is late.
+local function note_batch(batch, bits)
+  local number = batch.args[2]
+  local old = redis.call('SET', batch.ledger, number .. bits, 'PX', LEDGER, 'GET')
+  if not old then return nil end
+  if string.sub(old, 1, #number) == number then
+    redis.call('SET', batch.ledger, old, 'PX', LEDGER)
+    return string.sub(old, #number + 1)
+  end
+  if (tonumber(string.match(old, '^%d+')) or 0) > tonumber(string.match(number, '^%d+')) then
+    redis.call('SET', batch.ledger, old, 'PX', LEDGER)
+    return nil, redis.error_reply('ERR a later batch was executed: this one was given up')
+  end
+end
+
+-- Adds to each counter what the granted entries add in all; every sum is in `out`, or nothing was added.
+local function count_batch(batch, out, at)
+  local keys, args, sums, key_at = batch.keys, batch.args, batch.sums, batch.counters_at
+  local added = {}
+  for i = 1, batch.counters do
+    local by = args[3 + i]
+    if sums and sums[i] then by = whole(tonumber(by) - sums[i]) end
+    local value
+    if by == '0' then
+      value = redis.pcall('GET', keys[key_at + i])
+      if type(value) ~= 'table' then value = tonumber(value or 0) or redis.error_reply('ERR value is not an integer') end
+    else
+      value = redis.pcall('INCRBY', keys[key_at + i], by)
+    end
+    if type(value) == 'table' then
+      for j = 1, i - 1 do
+        if added[j] ~= '0' then redis.call('DECRBY', keys[key_at + j], added[j]) end
+      end
+      return value
+    end
+    added[i], out[at + i] = by, value
+  end
+end
+
+local function charge_batch(batch)
+  local keys, at, now, ahead, first = batch.keys, batch.limits_at, batch.now, batch.ahead, batch.first
+  for i = 1, batch.limits do
+    local spent = ahead[i]
+    if spent > first[i] then
+      redis.call('SET', keys[at + i], whole(now + spent), 'PX', whole(div(spent + 999, 1000)))
+    end
+  end
+end
+
+-- Counts, touches and tells a session that was read field by field; returns how far the answer goes.
+local function settle_slow(batch, key, mode, seen, out, at, lists)
+  local status, found, fields, now_ms = seen[1], seen[2], seen[3], batch.now_ms
+  if status ~= LIVE then
+    if status == ROTATED and found.ahead then redis.call('HSET', key, '_r', now_ms) end
+    out[at + 1] = -1 - status
+    return at + 1
+  end
+  local views
+  if mode == VIEW then
+    views = view(key)
+  else
+    views = tonumber(redis.call('HGET', key, '_v') or '') or 0
+  end
+  local idle = found.idle or batch.idle
+  local touched = found.touched
+  if (now_ms - touched) * 10 >= idle then
+    touched = now_ms
+    redis.call('HSET', key, '_t', whole(now_ms))
+    redis.call('PEXPIRE', key, whole(min(idle, found.ends - now_ms)))
+  end
+  if mode == VIEW then
+    if found.bare and found.created % 1 == 0 and touched % 1 == 0 then
+      redis.call('HSET', key, '_h', struct.pack('<dd', found.created, touched))
+    elseif found.head and not found.bare then
+      redis.call('HDEL', key, '_h')
+    end
+  end
+  if fields then
+    out[at + 1], at = WITH_FIELDS, at + 1
+    lists[#lists + 1] = fields
+  end
+  out[at + 1], out[at + 2] = max(views, 0), found.created
+  return at + 2
+end
+
+-- Counts and touches the sessions of all granted plain entries, and puts them into the answer.
+local function settle_batch(batch, out, at, lists)
+  local keys, key_at, modes, bits = batch.keys, batch.sessions_at, batch.modes, batch.bits
+  local created, due, slow, now_ms = batch.created, batch.due, batch.slow, batch.now_ms
+  local call, try = redis.call, redis.pcall
+  for i = 1, batch.plain do
+    local mode = VIEW
+    if modes then mode = modes[i] end
+    if mode ~= NONE then
+      key_at = key_at + 1
+      local since = created[i]
+      if since then
+        local key, views = keys[key_at], nil
+        if mode == VIEW then
+          views = try('HINCRBY', key, '_v', '1')
+          if type(views) ~= 'number' then views = view(key) end
+        else
+          views = tonumber(call('HGET', key, '_v') or '') or 0
+        end
+        if due[i] then
+          call('HSET', key, '_t', whole(now_ms), '_h', struct.pack('<dd', since, now_ms))
+          call('PEXPIRE', key, whole(min(batch.idle, since + batch.absolute - now_ms)))
+        end
+        if views < 0 then views = 0 end
+        out[at + 1], out[at + 2] = views, since
+        at = at + 2
+      elseif slow[i] then
+        at = settle_slow(batch, keys[key_at], mode, slow[i], out, at, lists)
+      end
+    end
+  end
+end
+
+-- A plain entry in the form in which it would be called alone.
+local function alone(batch, wanted)
+  local byte, plan, at, key_at = string.byte, batch.args[3], 1, batch.sessions_at
+  for i = 1, wanted do
+    local mode, count = byte(plan, at, at + 1)
+    local limits_at, counters_at = at + 2, at + 2 + 2 * count
+    local counters = byte(plan, counters_at)
+    at = counters_at + 1 + 2 * counters
+    if mode ~= NONE then key_at = key_at + 1 end
+    if i == wanted then
+      local keys, numbers, bys = {}, { batch.idle, batch.absolute, 0 }, {}
+      for j = limits_at, counters_at - 2, 2 do
+        local limit, cost = byte(plan, j, j + 1)
+        keys[#keys + 1] = batch.keys[batch.limits_at + limit]
+        local last = #numbers
+        numbers[last + 1], numbers[last + 2] = 0, batch.interval[limit]
+        numbers[last + 3], numbers[last + 4] = batch.tolerance[limit], cost
+      end
+      if mode ~= NONE then keys[#keys + 1] = batch.keys[key_at] end
+      for j = counters_at + 1, at - 2, 2 do
+        local counter, by = byte(plan, j, j + 1)
+        keys[#keys + 1], bys[#bys + 1] = batch.keys[batch.counters_at + counter], whole(by)
+      end
+      local how = mode == NONE and '-' or mode == READ and 'r' or 'v'
+      return keys, { how, pack(numbers), '', unpack(bys) }
+    end
+  end
+end
+
+-- A rare entry as it was sent.
+local function rare_of(batch, i)
+  local at = 8 * (6 + 2 * batch.limits + 2 * i) + 1
+  local keys, args = struct.unpack('<dd', batch.args[1], at)
+  local key_at, arg_at = batch.rare_key_at, batch.rare_arg_at
+  batch.rare_key_at, batch.rare_arg_at = key_at + keys, arg_at + args
+  return slice(batch.keys, key_at, keys), slice(batch.args, arg_at, args)
+end
+
+-- What is said now to a call that was denied before.
+local function denial(now, keys, args, numbers, limits)
+  local reply = { 0 }
+  decide_all(now, keys, numbers, limits, reply)
+  uncharge(numbers, limits, reply)
+  return pack(reply)
+end
+
+-- One entry on its own: its answer, and its bit. What it fails with is its own, unless the server takes no writes at all
+-- and none was made.
+local function one(batch, keys, args, bit)
+  local now = batch.now
+  local done, answer = pcall(function()
+    if not bit then return begin_at(now, keys, args) end
+    local numbers = { struct.unpack(format(#args[2] / 8), args[2]) }
+    local limits = (#args[2] / 8 - 3) / 4
+    if #args[1] == 2 then limits = limits - 1 end
+    if bit == '1' then return again(now, keys, args, numbers, limits, limits + 1, #keys) end
+    return denial(now, keys, args, numbers, limits)
+  end)
+  if not done or type(answer) == 'table' and answer.err then
+    local failure = words(answer)
+    if not batch.written and is_whole(failure) then batch.refused = failure end
+    return { failure }, bit or letter_of(failure)
+  end
+  if bit then return answer, bit end
+  local packed = type(answer) == 'table' and answer[1] or answer
+  if struct.unpack('<d', packed) == 1 then
+    batch.written = true
+    return answer, '1'
+  end
+  return answer, '0'
+end
+
+-- Entries on their own: all of them, or only the rare ones. `before` are the bits of a batch that was executed before.
+-- Returns the failure of a server that takes no writes.
+local function each(batch, first, before, bits, lists)
+  for i = first, batch.plain + batch.rare do
+    local keys, args
+    if i <= batch.plain then
+      keys, args = alone(batch, i)
+    else
+      keys, args = rare_of(batch, i - batch.plain)
+    end
+    local bit = before and (before == '' and '1' or string.sub(before, i, i))
+    if LETTERS[bit] then
+      lists[#lists + 1], bits[i] = { LETTERS[bit] }, bit
+    else
+      lists[#lists + 1], bits[i] = one(batch, keys, args, bit)
+      if batch.refused then return redis.error_reply(batch.refused) end
+    end
+  end
+end
+
+local function bits_of(batch, bits)
+  local all = table.concat(bits)
+  if all == string.rep('1', batch.plain + batch.rare) then return '' end
+  return all
+end
+
+-- The answer; `bits` say who was granted, '' if all were.
+local function answer_of(batch, out, bits, lists)
+  local packed = pack(out)
+  if bits == '' and #lists == 0 then return packed end
+  return { packed, bits, unpack(lists) }
+end
+
+-- Every entry on its own, in the form of a call of one.
+local function each_alone(batch, before)
+  local bits, lists = {}, {}
+  local refused = each(batch, 1, before, bits, lists)
+  if refused then return refused end
+  local all = bits_of(batch, bits)
+  if batch.ledger and not before then redis.call('SET', batch.ledger, batch.args[2] .. all, 'PX', LEDGER) end
+  return answer_of(batch, { batch.now, before and BEFORE or EACH }, all, lists)
+end
+
+local function batch_at(now, keys, args)
+  local flags, idle, absolute, counters, limits, plain, sessions, rare = struct.unpack('<dddddddd', args[1])
+  local ledger = flags % 2 == NOTED and keys[1]
+  local counters_at = ledger and 1 or 0
+  local limits_at = counters_at + counters
+  local batch = {
+    now = now, now_ms = div(now, 1000), keys = keys, args = args, ledger = ledger, idle = idle, absolute = absolute,
+    counters = counters, limits = limits, plain = plain, rare = rare, counters_at = counters_at, limits_at = limits_at,
+    sessions_at = limits_at + limits, rare_key_at = limits_at + limits + sessions + 1, rare_arg_at = 4 + counters,
+    denied = 0,
+  }
+  if limits > 0 then read_limits(batch) end
+  if flags < ALIKE then decide_batch(batch) end
+  look_batch(batch)
+  local bits = ''
+  if batch.denied > 0 then bits = table.concat(batch.bits) .. string.rep('1', rare) end
+  local granted = plain - batch.denied
+  if ledger and (granted > 0 or rare > 0 or flags % 4 >= REPEATED) then
+    local before, late = note_batch(batch, bits)
+    if late then return late end
+    if before then return each_alone(batch, before) end
+    batch.written = true
+  end
+
+  local out, lists, at = { now, NOW }, {}, 2
+  for i = 1, limits do out[at + i] = batch.first[i] end
+  at = at + limits
+  if granted > 0 then
+    local failure = count_batch(batch, out, at)
+    if failure then
+      if not batch.written and is_whole(failure) then return failure end
+      return each_alone(batch)
+    end
+    charge_batch(batch)
+    settle_batch(batch, out, at + counters, lists)
+    batch.written = true
+  else
+    for i = 1, counters do out[at + i] = 0 end
+  end
+  if rare > 0 then
+    local all = batch.bits or {}
+    for i = 1, plain do all[i] = all[i] or '1' end
+    local refused = each(batch, plain + 1, nil, all, lists)
+    if refused then return refused end
+    local noted = bits
+    bits = bits_of(batch, all)
+    if ledger and bits ~= noted then redis.call('SET', ledger, args[2] .. bits, 'PX', LEDGER) end
+  end
+  return answer_of(batch, out, bits, lists)
 end
 
 -- What is asked of whole sessions. It is made when it is first called: as a script, this file is run at each call, and
@@ -754,6 +1169,7 @@ local function register(name, callback, flag)
 end
 
 redis.register_function('regatta_v5_begin', function(keys, args) return begin_at(clock(), keys, args) end)
+redis.register_function('regatta_v5_batch', function(keys, args) return batch_at(clock(), keys, args) end)
 redis.register_function('regatta_v5_move', of_sessions('move'))
 register('regatta_v5_end', of_sessions('finish'), 'allow-oom')
 register('regatta_v5_list', of_sessions('list'), 'allow-oom')

@@ -81,6 +81,7 @@ pub(super) enum Form {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Entry {
     Begin,
+    BeginBatch,
     Commit,
     SessionMove,
     SessionEnd,
@@ -125,6 +126,7 @@ pub(super) enum Entry {
 /// Every entry, in the order of the enum, with its library's and its own name.
 const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Begin, "regatta_v5", "regatta_v5_begin"),
+    (Entry::BeginBatch, "regatta_v5", "regatta_v5_batch"),
     (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
     (Entry::SessionMove, "regatta_v5", "regatta_v5_move"),
     (Entry::SessionEnd, "regatta_v5", "regatta_v5_end"),

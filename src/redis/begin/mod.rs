@@ -2,6 +2,7 @@
 //!
 //! The form is described at the head of `migrations/0021_regatta_v5.lua`; nothing here talks to a server.
 
+pub mod batch;
 mod session;
 
 use fred::types::Value;
@@ -194,6 +195,25 @@ fn double(number: u64) -> f64 {
 /// # Errors
 /// `Protocol` when the server's answer has another form.
 pub(super) fn decode(request: &Request<'_>, reply: Value) -> Result<Reply, Error> {
+    decode_parts(Expects::of(request), reply)
+}
+
+/// What the answer to a request consists of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Expects {
+    limits: usize,
+    session: bool,
+    counters: usize,
+}
+
+impl Expects {
+    fn of(request: &Request<'_>) -> Self {
+        let Request { limits, session, counters, .. } = request;
+        Self { limits: limits.len(), session: session.is_some(), counters: counters.len() }
+    }
+}
+
+fn decode_parts(expects: Expects, reply: Value) -> Result<Reply, Error> {
     let (packed, fields) = match reply {
         Value::Array(parts) => {
             let mut parts = parts.into_iter();
@@ -204,16 +224,16 @@ pub(super) fn decode(request: &Request<'_>, reply: Value) -> Result<Reply, Error
     let packed = packed
         .and_then(Value::into_bytes)
         .ok_or_else(|| Error::protocol("begin did not answer with numbers"))?;
-    let mut numbers = Numbers(packed.chunks_exact(size_of::<f64>()));
+    let mut numbers = Numbers::of(&packed);
     let granted = numbers.signed()? == 1;
-    let limits = request.limits.iter().map(|_| limit(&mut numbers)).collect::<Result<Vec<_>, _>>()?;
+    let limits = (0..expects.limits).map(|_| limit(&mut numbers)).collect::<Result<Vec<_>, _>>()?;
     if !granted {
         return Ok(Reply::Denied { limits });
     }
-    let counters = request.counters.iter().map(|_| numbers.signed()).collect::<Result<Vec<_>, _>>()?;
-    let session = match request.session {
-        None => SessionReply::None,
-        Some(_) => session::decode(&mut numbers, fields)?,
+    let counters = (0..expects.counters).map(|_| numbers.signed()).collect::<Result<Vec<_>, _>>()?;
+    let session = match expects.session {
+        false => SessionReply::None,
+        true => session::decode(&mut numbers, fields)?,
     };
     let now_ms = match session {
         SessionReply::Live { .. } => 0,
@@ -225,7 +245,11 @@ pub(super) fn decode(request: &Request<'_>, reply: Value) -> Result<Reply, Error
 /// Little-endian doubles, which hold integers below 2^53 exactly.
 pub(super) struct Numbers<'a>(std::slice::ChunksExact<'a, u8>);
 
-impl Numbers<'_> {
+impl<'a> Numbers<'a> {
+    fn of(packed: &'a [u8]) -> Self {
+        Self(packed.chunks_exact(size_of::<f64>()))
+    }
+
     #[allow(
         clippy::cast_possible_truncation,
         reason = "a counter beyond 2^53 saturates; its reader asks again"

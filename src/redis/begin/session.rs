@@ -179,24 +179,37 @@ impl Own {
 
 pub(super) fn decode(numbers: &mut Numbers<'_>, stored: Option<Value>) -> Result<SessionReply, Error> {
     let status = numbers.signed()?;
-    match status {
-        0 => return Ok(SessionReply::Gone),
-        1 | 5 | 7 | 8 => {}
-        2 => return Ok(SessionReply::Rotated),
-        3 => return Ok(SessionReply::Damaged),
-        4 => return Ok(SessionReply::Revoked),
-        6 => return Ok(SessionReply::Ticket),
-        other => return Err(Error::protocol(format!("a session is {other}, which is none of its states"))),
+    if !matches!(status, 1 | 5 | 7 | 8) {
+        return other(status);
     }
     let created_ms = numbers.unsigned()?;
-    let views = numbers.unsigned()?;
-    let flat = if let Some(Value::Array(flat)) = stored { flat } else { Vec::new() };
-    let (mut own, fields) = sort(flat);
-    if status != 1 {
+    let mut session = live(created_ms, numbers.unsigned()?, stored);
+    if status != 1
+        && let SessionReply::Live { own, .. } = &mut session
+    {
         let own = own.get_or_insert_default();
         (own.unconfirmed, own.made) = (status != 7, status != 5);
     }
-    Ok(SessionReply::Live { created_ms, views, own, fields })
+    Ok(session)
+}
+
+/// A session that does not live.
+pub(super) fn other(status: i64) -> Result<SessionReply, Error> {
+    match status {
+        0 => Ok(SessionReply::Gone),
+        2 => Ok(SessionReply::Rotated),
+        3 => Ok(SessionReply::Damaged),
+        4 => Ok(SessionReply::Revoked),
+        6 => Ok(SessionReply::Ticket),
+        other => Err(Error::protocol(format!("a session is {other}, which is none of its states"))),
+    }
+}
+
+/// A session that lives; `stored` are its fields, if it has more than every one has.
+pub(super) fn live(created_ms: u64, views: u64, stored: Option<Value>) -> SessionReply {
+    let flat = if let Some(Value::Array(flat)) = stored { flat } else { Vec::new() };
+    let (own, fields) = sort(flat);
+    SessionReply::Live { created_ms, views, own, fields }
 }
 
 /// Names and values as Redis lists them: what the session has of its own, and the application's fields.

@@ -1,0 +1,94 @@
+//! Many requests' starts in one call: what travels, and each one's answer out of the one reply.
+//!
+//! Guarantees that a batch does what its entries would do one by one at one instant, and that one entry's failure is its
+//! own. The form is described at the head of `migrations/0021_regatta_v5.lua`.
+
+mod entry;
+mod plan;
+mod reply;
+
+use bytes::Bytes;
+use fred::types::Value;
+
+use crate::redis::begin::Reply;
+use crate::redis::begin::double;
+use crate::redis::error::Error;
+pub use entry::Entry;
+use plan::Plan;
+
+/// Flags of a batch.
+const NOTED: u64 = 1;
+const REPEATED: u64 = 2;
+const ALIKE: u64 = 4;
+
+/// What makes a batch repeatable: one key holds the last batch of its lane, and who was granted in it.
+#[derive(Debug, Clone)]
+pub struct Ledger {
+    /// Key of the lane, in which one batch at most is under way.
+    pub key: Value,
+    /// The batch's number, which grows within its lane.
+    pub number: u64,
+    /// Whether it may have been executed before.
+    pub repeated: bool,
+}
+
+/// The call's arguments in wire order: the function's name, the number of keys, keys, arguments.
+pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<Value> {
+    let plan = Plan::of(entries);
+    let mut args = Vec::with_capacity(8 + 3 * entries.len() + plan.limits.len());
+    args.push(entry);
+    args.push(Value::Null);
+    args.extend(ledger.map(|ledger| ledger.key.clone()));
+    args.extend(plan.counters.iter().map(|counter| text(counter.key)));
+    args.extend(plan.limits.iter().map(|limit| text(limit.key)));
+    args.extend(plan.sessions().map(text));
+    let rare: Vec<_> = plan.rare(entries).collect();
+    args.extend(rare.iter().flat_map(|call| call.keys.iter().cloned()));
+    let keys = args.len() - 2;
+    args[1] = Value::Integer(i64::try_from(keys).unwrap_or(i64::MAX));
+
+    let mut flags = if plan.is_alike() { ALIKE } else { 0 };
+    if let Some(ledger) = ledger {
+        flags |= NOTED | if ledger.repeated { REPEATED } else { 0 };
+    }
+    let mut head = Vec::with_capacity(size_of::<f64>() * (8 + 2 * plan.limits.len() + 2 * rare.len()));
+    let mut put = |number: u64| head.extend_from_slice(&double(number).to_le_bytes());
+    let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
+    put(flags);
+    put(plan.idle_ms);
+    put(plan.absolute_ms);
+    put(count(plan.counters.len()));
+    put(count(plan.limits.len()));
+    put(count(plan.plain.len()));
+    put(count(plan.sessions().count()));
+    put(count(rare.len()));
+    for limit in &plan.limits {
+        put(limit.interval_us);
+        put(limit.tolerance_us);
+    }
+    for call in &rare {
+        put(count(call.keys.len()));
+        put(count(call.args.len()));
+    }
+    args.push(Value::Bytes(head.into()));
+    args.push(ledger.map_or(Value::from_static_str(""), |ledger| Value::from(format!("{}:", ledger.number))));
+    args.push(Value::Bytes(plan.text()));
+    args.extend(plan.counters.iter().map(|counter| Value::Integer(counter.sum)));
+    args.extend(rare.into_iter().flat_map(|call| call.args.into_owned()));
+    args
+}
+
+fn text(key: &Bytes) -> Value {
+    Value::Bytes(key.clone())
+}
+
+/// Reads the reply to what [`encode`] sent of the same entries.
+///
+/// # Errors
+/// `Protocol` when the server's answer has another form; within, what an entry of its own failed with.
+pub fn decode(entries: &[&Entry], reply: Value) -> Result<Vec<Result<Reply, Error>>, Error> {
+    reply::decode(entries, &Plan::of(entries), reply)
+}
+
+#[cfg(test)]
+mod tests;

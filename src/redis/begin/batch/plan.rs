@@ -1,0 +1,161 @@
+//! How the entries of a batch are laid out: what they share is named once.
+
+use bytes::Bytes;
+
+use crate::redis::begin::batch::entry::Call;
+use crate::redis::begin::batch::entry::Entry;
+use crate::redis::begin::batch::entry::Plain;
+use crate::redis::begin::batch::entry::Shape;
+
+/// Distinct limits, and distinct counters, that a plan can name: an index is one byte, from 1.
+const MOST: usize = 255;
+
+/// What a plan says of an entry's session.
+const NONE: u8 = 0;
+const READ: u8 = 1;
+const VIEW: u8 = 2;
+
+/// A batch's layout; the same entries always have the same.
+pub(super) struct Plan<'a> {
+    pub(super) idle_ms: u64,
+    pub(super) absolute_ms: u64,
+    pub(super) limits: Vec<Limit<'a>>,
+    pub(super) counters: Vec<Counter<'a>>,
+    /// Plain entries, in order, with where each stands among all.
+    pub(super) plain: Vec<(usize, &'a Plain)>,
+    /// Where the others stand among all.
+    pub(super) others: Vec<usize>,
+    /// Which limits and counters the plain entries name: those of the first, then those of the second.
+    pub(super) limits_at: Vec<u8>,
+    pub(super) counters_at: Vec<u8>,
+}
+
+/// A limit that some entries name.
+pub(super) struct Limit<'a> {
+    pub(super) key: &'a Bytes,
+    pub(super) interval_us: u64,
+    pub(super) tolerance_us: u64,
+}
+
+/// A counter that some entries name.
+pub(super) struct Counter<'a> {
+    pub(super) key: &'a Bytes,
+    /// What all of them add.
+    pub(super) sum: i64,
+}
+
+impl<'a> Plan<'a> {
+    pub(super) fn of(entries: &[&'a Entry]) -> Self {
+        let mut plan = Self {
+            idle_ms: 0,
+            absolute_ms: 0,
+            limits: Vec::new(),
+            counters: Vec::new(),
+            plain: Vec::with_capacity(entries.len()),
+            others: Vec::new(),
+            limits_at: Vec::new(),
+            counters_at: Vec::new(),
+        };
+        let session = |entry: &&'a Entry| match &entry.shape {
+            Shape::Plain(plain) => plain.session.as_ref(),
+            Shape::Rare(_) => None,
+        };
+        if let Some(session) = entries.iter().find_map(session) {
+            (plan.idle_ms, plan.absolute_ms) = (session.idle_ms, session.absolute_ms);
+        }
+        for (at, entry) in entries.iter().enumerate() {
+            match &entry.shape {
+                Shape::Plain(plain) if plan.takes(plain) => plan.plain.push((at, plain)),
+                _ => plan.others.push(at),
+            }
+        }
+        plan
+    }
+
+    /// Names what the entry needs; whether it could.
+    fn takes(&mut self, plain: &'a Plain) -> bool {
+        let lifetimes = plain
+            .session
+            .as_ref()
+            .map_or((self.idle_ms, self.absolute_ms), |it| (it.idle_ms, it.absolute_ms));
+        let full = self.limits.len() + plain.limits.len() > MOST
+            || self.counters.len() + plain.counters.len() > MOST;
+        // One key with two quotas would be decided by the first.
+        let crossed = plain.limits.iter().any(|it| {
+            let quota = (it.interval_us, it.tolerance_us);
+            let known = self.limits.iter().find(|limit| same(limit.key, &it.key));
+            known.is_some_and(|limit| (limit.interval_us, limit.tolerance_us) != quota)
+        });
+        if full || crossed || lifetimes != (self.idle_ms, self.absolute_ms) {
+            return false;
+        }
+        for limit in &plain.limits {
+            let at = self.limits.iter().position(|known| same(known.key, &limit.key)).unwrap_or_else(|| {
+                let (interval_us, tolerance_us) = (limit.interval_us, limit.tolerance_us);
+                self.limits.push(Limit { key: &limit.key, interval_us, tolerance_us });
+                self.limits.len() - 1
+            });
+            self.limits_at.push(index(at));
+        }
+        for counter in &plain.counters {
+            let at = self.counters.iter().position(|known| same(known.key, &counter.key));
+            let at = at.unwrap_or_else(|| {
+                self.counters.push(Counter { key: &counter.key, sum: 0 });
+                self.counters.len() - 1
+            });
+            self.counters[at].sum += i64::from(counter.by);
+            self.counters_at.push(index(at));
+        }
+        true
+    }
+
+    /// Whether nothing needs to be read in the plan: all are views without limits.
+    pub(super) fn is_alike(&self) -> bool {
+        let view = |plain: &Plain| plain.session.as_ref().is_some_and(|session| session.view);
+        self.limits.is_empty() && !self.plain.is_empty() && self.plain.iter().all(|(_, plain)| view(plain))
+    }
+
+    /// Keys of the plain entries' sessions.
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &'a Bytes> {
+        self.plain.iter().filter_map(|(_, plain)| plain.session.as_ref()).map(|session| &session.key)
+    }
+
+    /// The others as calls of their own.
+    pub(super) fn rare<'b>(&'b self, entries: &'b [&'a Entry]) -> impl Iterator<Item = Call<'a>> + 'b {
+        self.others.iter().map(|at| entries[*at].call())
+    }
+
+    /// Of each plain entry: mode, number of limits, index and cost of each, number of counters, index and addition of
+    /// each.
+    pub(super) fn text(&self) -> Bytes {
+        let mut text =
+            Vec::with_capacity(3 * self.plain.len() + 2 * (self.limits_at.len() + self.counters_at.len()));
+        let (mut limits, mut counters) = (self.limits_at.iter(), self.counters_at.iter());
+        for (_, plain) in &self.plain {
+            let mode = plain.session.as_ref().map_or(NONE, |it| if it.view { VIEW } else { READ });
+            text.extend([mode, count(plain.limits.len())]);
+            for (limit, at) in plain.limits.iter().zip(limits.by_ref().take(plain.limits.len())) {
+                text.extend([*at, limit.cost]);
+            }
+            text.push(count(plain.counters.len()));
+            for (counter, at) in plain.counters.iter().zip(counters.by_ref().take(plain.counters.len())) {
+                text.extend([*at, counter.by]);
+            }
+        }
+        text.into()
+    }
+}
+
+/// As the server counts, from 1.
+fn index(at: usize) -> u8 {
+    u8::try_from(at + 1).unwrap_or(u8::MAX)
+}
+
+fn count(count: usize) -> u8 {
+    u8::try_from(count).unwrap_or(u8::MAX)
+}
+
+/// Keys of one kind differ in their last part first.
+fn same(one: &Bytes, other: &Bytes) -> bool {
+    one.len() == other.len() && one.last() == other.last() && one == other
+}

@@ -1,0 +1,206 @@
+//! Each entry's answer out of a batch's reply.
+
+use bytes::Bytes;
+use fred::types::Value;
+
+use crate::redis::begin;
+use crate::redis::begin::LimitReply;
+use crate::redis::begin::Numbers;
+use crate::redis::begin::Reply;
+use crate::redis::begin::SessionReply;
+use crate::redis::begin::batch::entry::Entry;
+use crate::redis::begin::batch::entry::Plain;
+use crate::redis::begin::batch::plan::Plan;
+use crate::redis::begin::session::live;
+use crate::redis::begin::session::other;
+use crate::redis::error::Error;
+
+/// How the batch was executed: now, before, or each entry on its own.
+const NOW: u64 = 0;
+
+/// A session with fields, in place of its views.
+const WITH_FIELDS: i64 = -100;
+
+/// Integers below this are exact in a reply of numbers.
+const EXACT: u64 = 1 << 53;
+
+pub(super) fn decode(
+    entries: &[&Entry],
+    plan: &Plan<'_>,
+    reply: Value,
+) -> Result<Vec<Result<Reply, Error>>, Error> {
+    let (packed, bits, lists) = parts(reply)?;
+    let mut numbers = Numbers::of(&packed);
+    let now_us = numbers.unsigned()?;
+    let at_once = numbers.unsigned()? == NOW;
+    let mut lists = lists.into_iter();
+    let mut replies: Vec<_> =
+        entries.iter().map(|_| Err(Error::protocol("an entry has no answer"))).collect();
+    let plain = plan.plain.iter().map(|(at, _)| *at);
+    if at_once {
+        let mut batch = Batch::read(plan, &mut numbers, &bits, now_us / 1000)?;
+        for (number, (at, plain)) in plan.plain.iter().enumerate() {
+            replies[*at] = Ok(batch.next(number, plain, &mut numbers, &mut lists)?);
+        }
+    }
+    let alone = plain.filter(|_| !at_once).chain(plan.others.iter().copied());
+    for (number, at) in alone.enumerate() {
+        let number = if at_once { number + plan.plain.len() } else { number };
+        let answer = lists.next().ok_or_else(|| Error::protocol("a batch did not answer for every entry"))?;
+        replies[at] = one(entries[at], answer, granted(&bits, number))?;
+    }
+    Ok(replies)
+}
+
+/// The numbers, who was granted, and what does not fit into numbers.
+fn parts(reply: Value) -> Result<(Bytes, Bytes, Vec<Value>), Error> {
+    let wrong = || Error::protocol("a batch did not answer with numbers");
+    let Value::Array(mut parts) = reply else {
+        return Ok((reply.into_bytes().ok_or_else(wrong)?, Bytes::new(), Vec::new()));
+    };
+    if parts.len() < 2 {
+        return Err(wrong());
+    }
+    let lists = parts.split_off(2);
+    let bits = parts.pop().and_then(Value::into_bytes).ok_or_else(wrong)?;
+    Ok((parts.pop().and_then(Value::into_bytes).ok_or_else(wrong)?, bits, lists))
+}
+
+/// Whether the entry was granted; no bits at all say that all were.
+fn granted(bits: &[u8], at: usize) -> bool {
+    bits.is_empty() || bits.get(at) == Some(&b'1')
+}
+
+/// The answer to an entry that was executed as a call of its own.
+fn one(entry: &Entry, answer: Value, granted: bool) -> Result<Result<Reply, Error>, Error> {
+    if let Value::Array(parts) = &answer
+        && let [failure] = parts.as_slice()
+    {
+        let failure = failure.as_string().unwrap_or_default();
+        return Ok(Err(Error::from_text("", &failure)));
+    }
+    let mut reply = begin::decode_parts(entry.expects(), answer)?;
+    if let Reply::Denied { limits } = &mut reply
+        && !granted
+    {
+        refuse(limits);
+    }
+    Ok(Ok(reply))
+}
+
+/// Makes sure that something refuses what was denied: when that is told again, every limit may allow it by then.
+fn refuse(limits: &mut [LimitReply]) {
+    if limits.iter().all(|limit| limit.allowed)
+        && let Some(limit) = limits.iter_mut().max_by_key(|limit| limit.reset_us)
+    {
+        (limit.allowed, limit.retry_after_us) = (false, Some(1));
+    }
+}
+
+/// What the entries share, as it stands after those that were read so far.
+struct Batch<'a> {
+    bits: &'a [u8],
+    plan: &'a Plan<'a>,
+    now_ms: u64,
+    ahead: Vec<u64>,
+    totals: Vec<i64>,
+    values: Vec<i64>,
+    limits_at: std::slice::Iter<'a, u8>,
+    counters_at: std::slice::Iter<'a, u8>,
+}
+
+impl<'a> Batch<'a> {
+    fn read(
+        plan: &'a Plan<'a>,
+        numbers: &mut Numbers<'_>,
+        bits: &'a [u8],
+        now_ms: u64,
+    ) -> Result<Self, Error> {
+        let ahead = plan.limits.iter().map(|_| numbers.unsigned()).collect::<Result<_, _>>()?;
+        let totals = plan.counters.iter().map(|_| numbers.signed()).collect::<Result<Vec<_>, _>>()?;
+        let mut values = totals.clone();
+        // Back to what stood before the batch: the entries are handed out their additions in turn.
+        let mut at = plan.counters_at.iter();
+        for (number, (_, plain)) in plan.plain.iter().enumerate() {
+            for (counter, at) in plain.counters.iter().zip(at.by_ref().take(plain.counters.len())) {
+                if granted(bits, number) {
+                    let value = &mut values[usize::from(*at) - 1];
+                    *value = value.saturating_sub(i64::from(counter.by));
+                }
+            }
+        }
+        let (limits_at, counters_at) = (plan.limits_at.iter(), plan.counters_at.iter());
+        Ok(Self { bits, plan, now_ms, ahead, totals, values, limits_at, counters_at })
+    }
+
+    fn next(
+        &mut self,
+        number: usize,
+        plain: &Plain,
+        numbers: &mut Numbers<'_>,
+        lists: &mut impl Iterator<Item = Value>,
+    ) -> Result<Reply, Error> {
+        let granted = granted(self.bits, number);
+        let limits = self.limits(plain, granted)?;
+        let mut counters = Vec::with_capacity(if granted { plain.counters.len() } else { 0 });
+        for (counter, at) in plain.counters.iter().zip(self.counters_at.by_ref().take(plain.counters.len())) {
+            if granted {
+                let at = usize::from(*at) - 1;
+                let (total, value) = (self.totals[at], &mut self.values[at]);
+                *value = value.saturating_add(i64::from(counter.by));
+                // Beyond what a double holds nothing can be handed out, and the reader asks again.
+                counters.push(if total.unsigned_abs() < EXACT { *value } else { total });
+            }
+        }
+        if !granted {
+            return Ok(Reply::Denied { limits });
+        }
+        let session = match plain.session {
+            None => SessionReply::None,
+            Some(_) => session(numbers, lists)?,
+        };
+        let now_ms = if matches!(session, SessionReply::Live { .. }) { 0 } else { self.now_ms };
+        Ok(Reply::Granted { limits, session, counters, now_ms })
+    }
+
+    /// What the entry's limits say, by the arithmetic that the server decided with.
+    fn limits(&mut self, plain: &Plain, granted: bool) -> Result<Vec<LimitReply>, Error> {
+        let mut replies = Vec::with_capacity(plain.limits.len());
+        let mut allowed = true;
+        for (limit, at) in plain.limits.iter().zip(self.limits_at.by_ref().take(plain.limits.len())) {
+            let at = usize::from(*at) - 1;
+            let (quota, ahead) = (&self.plan.limits[at], &mut self.ahead[at]);
+            let increment = quota.interval_us.saturating_mul(u64::from(limit.cost));
+            let wanted = ahead.saturating_add(increment);
+            let fits = wanted <= quota.tolerance_us;
+            allowed &= fits;
+            if granted {
+                *ahead = wanted;
+            }
+            replies.push(LimitReply {
+                allowed: fits,
+                remaining: quota.tolerance_us.saturating_sub(*ahead) / quota.interval_us.max(1),
+                retry_after_us: (!fits && increment <= quota.tolerance_us)
+                    .then(|| wanted - quota.tolerance_us),
+                reset_us: *ahead,
+            });
+        }
+        if allowed != granted {
+            return Err(Error::protocol("a batch's limits were decided otherwise"));
+        }
+        Ok(replies)
+    }
+}
+
+fn session(
+    numbers: &mut Numbers<'_>,
+    lists: &mut impl Iterator<Item = Value>,
+) -> Result<SessionReply, Error> {
+    let first = numbers.signed()?;
+    let (views, stored) = match first {
+        WITH_FIELDS => (numbers.unsigned()?, lists.next()),
+        views if views >= 0 => (views.unsigned_abs(), None),
+        status => return other(-1 - status),
+    };
+    Ok(live(numbers.unsigned()?, views, stored))
+}

@@ -1,0 +1,71 @@
+use super::*;
+use crate::redis::begin::CounterArg;
+use crate::redis::begin::LimitArg;
+use crate::redis::begin::LimitKind;
+use crate::redis::begin::Request;
+use crate::redis::begin::SessionArg;
+use crate::redis::begin::SessionMode;
+
+fn session(key: &str) -> SessionArg {
+    SessionArg {
+        key: key.into(),
+        generation: None,
+        mode: SessionMode::Visit,
+        ticket: None,
+        idle_ms: 1000,
+        absolute_ms: 2000,
+    }
+}
+
+fn visit(key: &str, limits: &[LimitArg]) -> Entry {
+    let counters = [CounterArg { key: "p:c:total".into(), by: 1 }];
+    Entry::new(&Request { limits, session: Some(&session(key)), counters: &counters, token: "" })
+}
+
+fn limit(key: &str) -> LimitArg {
+    let kind = LimitKind::Rate { interval_us: 10, tolerance_us: 20 };
+    LimitArg { key: key.into(), kind, shadow: false, cost: 1 }
+}
+
+fn packed(numbers: &[i32]) -> Value {
+    Value::Bytes(numbers.iter().flat_map(|number| f64::from(*number).to_le_bytes()).collect())
+}
+
+#[test]
+fn what_entries_share_is_named_once() {
+    let limits = [limit("p:l:a")];
+    let (one, two) = (visit("p:s:1", &limits), visit("p:s:2", &limits));
+    let args = encode(&[&one, &two], None, Value::from("f"));
+    let keys: Vec<_> = args[2..6].iter().map(|key| key.as_string().unwrap()).collect();
+    assert_eq!(args[1], Value::Integer(4));
+    assert_eq!(keys, ["p:c:total", "p:l:a", "p:s:1", "p:s:2"]);
+    assert_eq!(args.last(), Some(&Value::Integer(2)), "the sum of what both add");
+    assert!(one.bytes() > "p:s:1p:l:ap:c:total".len());
+}
+
+#[test]
+fn entries_are_handed_out_their_part_of_what_was_done_once() {
+    let limits = [limit("p:l:a")];
+    let entries = [visit("p:s:1", &limits), visit("p:s:2", &limits), visit("p:s:3", &limits)];
+    let entries: Vec<_> = entries.iter().collect();
+    // now, at once; ahead; total; views and creation of the two that were granted.
+    let reply = Value::Array(vec![packed(&[7_000, 0, 0, 42, 5, 3, 6, 4]), Value::from("110")]);
+    let replies = decode(&entries, reply).unwrap();
+    let Ok(Reply::Granted { limits, session, counters, .. }) = &replies[1] else { panic!("{replies:?}") };
+    assert_eq!((limits[0].remaining, limits[0].reset_us, counters), (0, 20, &vec![42]));
+    assert!(matches!(session, crate::redis::begin::SessionReply::Live { created_ms: 4, views: 6, .. }));
+    let Ok(Reply::Granted { counters, .. }) = &replies[0] else { panic!("{replies:?}") };
+    assert_eq!(counters, &vec![41]);
+    let Ok(Reply::Denied { limits }) = &replies[2] else { panic!("{replies:?}") };
+    assert_eq!((limits[0].allowed, limits[0].retry_after_us), (false, Some(10)));
+}
+
+#[test]
+fn a_reply_of_another_form_is_an_error_not_a_panic() {
+    let entry = visit("p:s:1", &[limit("p:l:a")]);
+    let short = packed(&[7, 0, 0, 1]);
+    let alone = Value::Array(vec![packed(&[7, 2]), Value::from("")]);
+    for reply in [Value::Null, Value::Array(vec![]), Value::Array(vec![Value::Integer(1)]), short, alone] {
+        assert!(decode(&[&entry], reply).is_err());
+    }
+}
