@@ -88,7 +88,7 @@ impl Numbers {
     }
 
     /// The call with this number, as it is sent over the connection of number `link`.
-    pub(super) fn call(&self, prefix: &str, number: u64, link: u64, repeated: bool) -> Once {
+    fn call(&self, prefix: &str, number: u64, link: u64, repeated: bool) -> Once {
         let block = number / BLOCK;
         let bit = i64::try_from(number % BLOCK).unwrap_or_default();
         let key = Value::from(keys::once(prefix, &self.life, block));

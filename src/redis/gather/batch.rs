@@ -5,13 +5,16 @@ use std::sync::PoisonError;
 
 use crate::redis::Redis;
 use crate::redis::begin::Reply;
-use crate::redis::gather::standin;
+use crate::redis::begin::batch;
+use crate::redis::begin::batch::Entry as Begin;
+use crate::redis::begin::batch::Ledger;
 use crate::redis::error::Error;
 use crate::redis::gather::Answer;
 use crate::redis::gather::Batch;
 use crate::redis::gather::Places;
 use crate::redis::guard::Again;
 use crate::redis::lanes::Kind;
+use crate::redis::library::Entry;
 use crate::redis::link::Live;
 
 /// Brings a batch to its answers; `ledger` is the number of its ledger, which is handed back.
@@ -49,14 +52,22 @@ async fn call(
     if lock().is_empty() {
         return Ok(Vec::new());
     }
-    let _ = (ledger, number);
-    let entries = lock().iter().map(|item| std::sync::Arc::clone(&item.entry.entry)).collect();
-    let answers = standin::all(redis, live, entries, repeated).await?;
+    // What changes nothing leaves nothing behind.
+    let notes = live.notes && lock().iter().any(|item| item.entry.changes);
+    let key = || redis.inner.numbers.ledger(&redis.inner.prefix, ledger);
+    let ledger = notes.then(|| Ledger { key: key(), number, repeated });
+    let encode = |name| batch::encode(&entries(&lock()), ledger.as_ref(), name);
+    let reply = redis.execute(live, Entry::BeginBatch, encode).await?;
+    let answers = batch::decode(&entries(&lock()), reply)?;
     // A no to every entry is one to the call, which tells the breakers how the server is.
     match answers.iter().find(|answer| !matches!(answer, Err(Error::Refused { .. }))) {
         None => answers.into_iter().next().map_or(Ok(Vec::new()), |refused| refused.map(|reply| vec![Ok(reply)])),
         Some(_) => Ok(answers),
     }
+}
+
+fn entries(items: &Batch) -> Vec<&Begin> {
+    items.iter().map(|item| &item.entry.entry).collect()
 }
 
 fn hand_out(redis: &Redis, items: Batch, answers: Vec<Answer>) {

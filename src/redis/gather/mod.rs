@@ -10,7 +10,6 @@
 
 mod batch;
 mod slots;
-mod standin;
 
 use std::future::Future;
 use std::pin::Pin;
@@ -32,6 +31,7 @@ use crate::redis::begin::LimitArg;
 use crate::redis::begin::LimitKind;
 use crate::redis::begin::Reply;
 use crate::redis::begin::Request;
+use crate::redis::begin::batch::Entry;
 use crate::redis::error::Error;
 use crate::redis::standing::Gate;
 use slots::Item;
@@ -49,7 +49,7 @@ type Batch = Vec<Item<Wanted>>;
 
 /// One request's start, as it is sent.
 struct Wanted {
-    entry: Arc<standin::Entry>,
+    entry: Entry,
     /// Whether it changes anything if it is granted.
     changes: bool,
     /// Keys of limits on concurrency and the name of the place in them; none for most.
@@ -69,7 +69,7 @@ impl Wanted {
             let keys = request.limits.iter().filter(is_place).map(|limit| limit.key.clone()).collect();
             Box::new(Places { keys, name: request.token.to_owned() })
         });
-        Self { entry: Arc::new(standin::Entry::new(request)), changes: request.changes(), places }
+        Self { entry: Entry::new(request), changes: request.changes(), places }
     }
 }
 
