@@ -13,6 +13,7 @@
 mod activation; // sockets that a service manager opened
 mod addresses; // both families, several operators' addresses, and their names
 mod autoscale; // the load decides how many workers there are
+mod batches; // what the requests of a turn want of Redis is one call
 mod bad_lines; // Redis over bad lines
 mod broadcast_cluster; // over a cluster
 mod broadcast_faults; // whatever happens to Redis and to connections
