@@ -56,11 +56,25 @@ impl Redis {
         F: Future<Output = Result<T, Error>>,
     {
         let again = if kind.is_repeatable() { Again::Always } else { Again::Never };
-        self.guard_again(kind, again, |live, _| call(live)).await
+        self.guard_counted(kind, again, |live, _| call(live)).await
     }
 
     /// The same; `again` says whether twice is the same as once. The call is told whether it may have been executed
     /// before.
+    pub(super) async fn guard_counted<T, F>(
+        &self,
+        kind: Kind,
+        again: Again,
+        call: impl Fn(Live, bool) -> F,
+    ) -> Result<T, Error>
+    where
+        F: Future<Output = Result<T, Error>>,
+    {
+        let _place = self.inner.place()?;
+        self.guard_again(kind, again, call).await
+    }
+
+    /// The same for a call whose place is taken already.
     pub(super) async fn guard_again<T, F>(
         &self,
         kind: Kind,
@@ -71,7 +85,6 @@ impl Redis {
         F: Future<Output = Result<T, Error>>,
     {
         let inner = &*self.inner;
-        let _place = inner.place()?;
         let (mut lost, mut end) = (None, None);
         loop {
             let live = match inner.connection().await {
@@ -114,7 +127,7 @@ impl Redis {
 }
 
 /// A call's place among those in the worker's hands.
-struct Place<'a>(&'a Inner);
+pub(super) struct Place<'a>(&'a Inner);
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
@@ -123,7 +136,7 @@ impl Drop for Place<'_> {
 }
 
 impl Inner {
-    fn place(&self) -> Result<Place<'_>, Error> {
+    pub(super) fn place(&self) -> Result<Place<'_>, Error> {
         let place = Place(self);
         match self.calls.fetch_add(1, Relaxed) {
             calls if calls < CALLS_MAX => Ok(place),

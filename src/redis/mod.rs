@@ -16,6 +16,7 @@ mod error;
 pub mod figures;
 pub mod fleet;
 mod form;
+mod gather;
 mod greeting;
 mod guard;
 pub mod index;
@@ -126,6 +127,8 @@ struct Inner {
     /// What calls find.
     gate: watch::Sender<Gate>,
     waits: Waits,
+    /// Starts of requests that are sent together.
+    gather: gather::Gather,
     /// Numbers under which calls are sent once or more and executed once.
     numbers: Numbers,
     /// Calls in the worker's hands.
@@ -181,6 +184,7 @@ impl Redis {
             hold: standing::hold(settings.patience),
             gate: watch::Sender::new(Gate::Shut("there is no connection".into())),
             waits: Waits::default(),
+            gather: gather::Gather::new(),
             numbers: Numbers::new(),
             calls: AtomicUsize::new(0),
             answered_ms: AtomicU64::new(0),
@@ -207,6 +211,7 @@ impl Redis {
     /// Outside a tokio runtime.
     pub fn start(&self) {
         self.inner.expect();
+        tokio::spawn(gather::keep(Arc::clone(&self.inner)));
         tokio::spawn(link::keep(Arc::clone(&self.inner)));
     }
 
@@ -242,7 +247,7 @@ impl Redis {
             let split: BoxFuture<'_, _> = Box::pin(split::begin(self, request));
             return split.await;
         }
-        self.begin_once(request).await
+        self.begin_gathered(request).await
     }
 
     /// Stores what a request changed in its session, in one round trip.
@@ -337,7 +342,7 @@ impl Redis {
         let encode = &encode;
         let repeatable = kind.is_repeatable() || entry.is_repeatable();
         let again = if repeatable { Again::Always } else { Again::Never };
-        self.guard_again(kind, again, |live, _| async move { self.execute(&live, entry, encode).await }).await
+        self.guard_counted(kind, again, |live, _| async move { self.execute(&live, entry, encode).await }).await
     }
 
     /// Calls a function on this connection.

@@ -77,6 +77,16 @@ impl Numbers {
         self.next.fetch_add(1, Relaxed)
     }
 
+    /// The number of a batch, higher than that of any before.
+    pub(super) fn batch(&self) -> u64 {
+        self.take() + 1
+    }
+
+    /// Key of the ledger of this number, in which one batch at a time is noted.
+    pub(super) fn ledger(&self, prefix: &str, ledger: usize) -> Value {
+        Value::from(keys::once_batch(prefix, &self.life, ledger))
+    }
+
     /// The call with this number, as it is sent over the connection of number `link`.
     fn call(&self, prefix: &str, number: u64, link: u64, repeated: bool) -> Once {
         let block = number / BLOCK;
@@ -131,7 +141,7 @@ impl Redis {
         // What changes nothing leaves nothing behind.
         let changes = request.changes();
         let number = if changes { numbers.take() } else { 0 };
-        self.guard_again(Kind::Begin, Again::Noted, |live, repeated| async move {
+        self.guard_counted(Kind::Begin, Again::Noted, |live, repeated| async move {
             let once = (changes && live.notes).then(|| numbers.call(prefix, number, live.number, repeated));
             let arms = once.as_ref().is_some_and(|once| once.arm).then(Instant::now);
             let encode = |entry| begin::encode(request, once.as_ref(), entry);

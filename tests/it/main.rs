@@ -13,6 +13,7 @@
 mod activation; // sockets that a service manager opened
 mod addresses; // both families, several operators' addresses, and their names
 mod autoscale; // the load decides how many workers there are
+mod batches; // what the requests of a turn want of Redis is one call
 mod bad_lines; // Redis over bad lines
 mod begin_batch; // many begins in one call
 mod balance; // connections are spread evenly over the workers

@@ -97,6 +97,11 @@ pub fn once(prefix: &str, life: &str, block: u64) -> String {
     join(&[prefix, "once", life, &block.to_string()])
 }
 
+/// A worker's ledger of calls that carry several requests' starts: a string, the last one's number and what it granted.
+pub fn once_batch(prefix: &str, life: &str, ledger: usize) -> String {
+    join(&[prefix, "once", life, "b", &ledger.to_string()])
+}
+
 /// The ledger of migrations: a hash, one field a migration.
 pub fn ledger(prefix: &str) -> String {
     join(&[prefix, "mig"])
