@@ -70,7 +70,8 @@ mod tests {
     #[test]
     fn ten_thousand_clients_that_come_once_are_spread_over_the_counters() {
         let mut demand = Demand::new();
-        let key = |n: u32| format!("regatta:l:default:Zm9vYmFy:10.{}.{}.{}", n >> 16, n >> 8 & 255, n & 255);
+        let key =
+            |n: u32| format!("regatta:l:default:Zm9vYmFy:10.{}.{}.{}", n >> 16, (n >> 8) & 255, n & 255);
         let busy = (0..10_000).filter(|n| demand.is_busy(&key(*n), 0)).count();
         assert!(busy < 200, "{busy} of 10,000, at 2.4 a counter");
     }
