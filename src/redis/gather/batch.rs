@@ -59,10 +59,14 @@ async fn call(
     let encode = |name| batch::encode(&entries(&lock()), ledger.as_ref(), name);
     let reply = redis.execute(live, Entry::BeginBatch, encode).await?;
     let answers = batch::decode(&entries(&lock()), reply)?;
-    // A no to every entry is one to the call, which tells the breakers how the server is.
-    match answers.iter().find(|answer| !matches!(answer, Err(Error::Refused { .. }))) {
-        None => answers.into_iter().next().map_or(Ok(Vec::new()), |refused| refused.map(|reply| vec![Ok(reply)])),
-        Some(_) => Ok(answers),
+    match answers.first() {
+        // One no to all of them is the call's, which tells the breakers how the server is.
+        Some(Err(error @ Error::Refused { .. }))
+            if answers.iter().all(|answer| answer.as_ref() == Err(error)) =>
+        {
+            Err(error.clone())
+        }
+        _ => Ok(answers),
     }
 }
 

@@ -88,7 +88,9 @@ impl<T, A> Slots<T, A> {
                 Poll::Pending
             }
             slot @ Slot::Answered(_) => {
-                let Slot::Answered(answer) = std::mem::replace(slot, Slot::Free) else { return Poll::Pending };
+                let Slot::Answered(answer) = std::mem::replace(slot, Slot::Free) else {
+                    return Poll::Pending;
+                };
                 self.free.push(at);
                 Poll::Ready(answer)
             }
