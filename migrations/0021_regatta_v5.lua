@@ -10,7 +10,7 @@
 --
 -- A session is a hash. Fields named _ and one letter are ours:
 --   _c created ms · _t last touch ms, 0 while it is not confirmed · _v views · _i own idle lifetime ms · _x own end ms
---   · _u its user's tag · _g its user's generation at login, ms · _d details · _l the first hashed id it had
+--   · _h its head · _u its user's tag · _g its user's generation at login, ms · _d details · _l the first hashed id it had
 --   · _r the mark of an id that was replaced, ms, or 0 of a session that ended: no session any more
 -- A ticket is a signed cookie for which nothing is stored: an id, when it was issued, and whether a view was counted with
 -- it. When it comes back within its term the session is made under that id, created when the ticket was issued, and with
@@ -54,6 +54,36 @@
 --   example  FCALL regatta_v5_begin 4 p:l:default:v:10.0.0.1 p:s:digest p:c:total p:once:5eed:7
 --                  v [86400000 2592000000 2  0 10000 2000000 1] "" 1 4095
 --            -> 1  1 199 -1 10000  42  1 1763694494000 7, [_c 1763694494000 _t 1763694494000 _v 7 cart "[1]"]
+--
+-- regatta_v5_batch: up to 64 calls of begin at one instant. What it does is what they would do one by one: first the plain
+--   ones in their order, then the rare ones in theirs. What one of them fails with is its own.
+--   Plain: a session without a ticket or a user, limits on rate that count, counters; no key twice in one entry; costs and
+--   what is added from 0 to 255; one pair of lifetimes a batch. Anything else is rare, in the form of begin without a ledger.
+--   Beside the fields above a session has _h, its head: created ms and last touch ms, two doubles. It is believed where
+--   there is nothing else but _c, _t and _v, and made anew from them otherwise: other releases leave it as it is. A session
+--   that has anything else has none.
+--   KEYS   the ledger, if flag 1 is set (string: the last batch's number, ':', bits) · distinct counters · distinct limits · the plain
+--          entries' sessions · keys of each rare entry
+--   ARGV   numbers: flags, idle lifetime ms, absolute lifetime ms, counters, limits, plain entries, their sessions, rare
+--            entries · per limit interval us and tolerance us · per rare entry its number of keys and of arguments
+--            flags: 1 a ledger is given, 2 this batch may have been executed before, 4 all plain entries count a view
+--          · the batch's number and ':', as text, 16 digits; it grows within a ledger
+--          · the plan, bytes, per plain entry: 0 no session, 1 read, 2 read and count a view · its number of limits, of each
+--            index (from 1) and cost · its number of counters, of each index and what is added
+--          · per counter what all plain entries add, as text · arguments of each rare entry
+--   reply  numbers: now us, 0 · per limit how far it was ahead before the batch, us · per counter its value after it
+--            · per granted plain entry with a session: views, created ms · or -100, views, created ms: its fields are in the
+--            list · or -1 - its state as above, if it does not live
+--          · or now us and 1, executed before: what stands now, or 2, each entry was executed on its own
+--          Either these numbers alone, which says that all were granted; or a list: numbers, bits, then [field, value, ...]
+--          of each plain session that has some, then each rare entry's answer (all entries' after 1 and 2), as begin's or
+--          [error].
+--   A bit an entry, plain ones first: 1 granted, 0 denied, or a letter, failed; '' if all were granted. The ledger has them
+--   too: a batch that is sent again is answered by them and by what stands now, and writes nothing; one that comes after a
+--   later one of its ledger does nothing. A batch of which nothing is granted is noted only if it is sent again.
+--   example  FCALL regatta_v5_batch 4 p:once:5eed:b3 p:c:total p:s:one p:s:two
+--                  [5 86400000 2592000000 1 0 2 2 0] 0000000000000017: "\2\0\1\1\1\2\0\1\1\1" 2
+--            -> [1763694494000000 0 42 7 1763694400000 3 1763694300000]
 --
 -- A user's sessions stand in an index (sorted set: hashed id by 10^15 + the session's end at the latest, ms), which is
 -- advice: what it names may be gone, and every look at it mends it. An earlier release scored by the time of login,
@@ -474,416 +504,503 @@ local function begin_at(now, keys, args)
   return pack(reply)
 end
 
--- Flags of a batch: a ledger is given; it may have been executed before; all plain entries are views without limits.
-local NOTED, REPEATED, ALIKE = 1, 2, 4
--- What a plain entry asks of a session.
-local NONE, READ, VIEW = 0, 1, 2
--- How a batch was executed: now; before, and this is what stands; now, each entry on its own.
-local NOW, BEFORE, EACH = 0, 1, 2
--- A session with fields, in place of its views.
-local WITH_FIELDS = -100
+-- Many begins in one call. It is made when it is first called: as a script, this file is run at each call, and no other call
+-- is to pay for it.
+local function batches()
+  -- Flags of a batch: a ledger is given; it may have been executed before; all plain entries count a view.
+  local NOTED, REPEATED, ALIKE = 1, 2, 4
+  -- What a plain entry asks of a session.
+  local NONE, READ, VIEW = 0, 1, 2
+  -- How a batch was executed: now; before, and this is what stands; now, each entry on its own.
+  local NOW, BEFORE, EACH = 0, 1, 2
+  -- A session with fields, in place of its views.
+  local WITH_FIELDS = -100
 
--- What a server says to every write alike. Anything else concerns the entry whose key it is about.
-local WHOLE = { OOM = true, READONLY = true, MISCONF = true, NOREPLICAS = true }
--- Failures as a ledger keeps them: a letter in place of the entry's bit.
-local LETTERS = {
-  o = 'ERR increment or decrement would overflow', i = 'ERR value is not an integer or out of range',
-  w = 'WRONGTYPE Operation against a key holding the wrong kind of value', e = 'ERR refused when it was first sent',
-}
+  -- What a server says to every write alike. Anything else concerns the entry whose key it is about.
+  local WHOLE = { OOM = true, READONLY = true, MISCONF = true, NOREPLICAS = true }
+  -- Failures as a ledger keeps them: a letter in place of the entry's bit.
+  local LETTERS = {
+    o = 'ERR increment or decrement would overflow', i = 'ERR value is not an integer or out of range',
+    w = 'WRONGTYPE Operation against a key holding the wrong kind of value', e = 'ERR refused when it was first sent',
+  }
 
-local function words(failure)
-  return type(failure) == 'table' and failure.err or tostring(failure)
-end
-
-local function is_whole(failure)
-  return WHOLE[string.match(words(failure), '^%-?(%u+)')]
-end
-
-local function letter_of(failure)
-  if string.find(failure, 'would overflow', 1, true) then return 'o' end
-  if string.find(failure, 'WRONGTYPE', 1, true) then return 'w' end
-  if string.find(failure, 'not an integer', 1, true) then return 'i' end
-  return 'e'
-end
-
--- Whole numbers as text: a number is printed with 17 digits, which is slow.
-local function whole(number) return string.format('%.0f', number) end
-
--- Some of an array, as one of its own.
-local function slice(array, first, count)
-  return { unpack(array, first, first + count - 1) }
-end
-
--- How far ahead of now each distinct limit of the batch is, cut as `rate` cuts it.
-local function read_limits(batch)
-  local keys, at, now = batch.keys, batch.limits_at, batch.now
-  local numbers = { struct.unpack(format(8 + 2 * batch.limits), batch.args[1]) }
-  local ahead, first, interval, tolerance = {}, {}, {}, {}
-  for i = 1, batch.limits do
-    interval[i], tolerance[i] = numbers[7 + 2 * i], numbers[8 + 2 * i]
-    local stored, far = tonumber(redis.call('GET', keys[at + i])), 0
-    if stored and stored > now then
-      far = stored - now
-      if far > tolerance[i] then
-        far = tolerance[i]
-        redis.call('SET', keys[at + i], whole(now + far), 'PX', whole(div(far + 999, 1000)))
-      end
-    end
-    ahead[i], first[i] = far, far
+  local function words(failure)
+    return type(failure) == 'table' and failure.err or tostring(failure)
   end
-  batch.ahead, batch.first, batch.interval, batch.tolerance = ahead, first, interval, tolerance
-end
 
--- Goes through the plan: decides each plain entry in turn, charges what is granted to `ahead`, and takes what is denied
--- out of the counters' sums.
-local function decide_batch(batch)
-  local byte, plan, at = string.byte, batch.args[3], 1
-  local ahead, interval, tolerance = batch.ahead, batch.interval, batch.tolerance
-  local modes, bits, denied = {}, {}, 0
-  for i = 1, batch.plain do
-    local mode, count = byte(plan, at, at + 1)
-    local bit, last = '1', at + 2 * count
-    for j = at + 2, last, 2 do
-      local limit, cost = byte(plan, j, j + 1)
-      if ahead[limit] + interval[limit] * cost > tolerance[limit] then bit = '0' end
+  local function is_whole(failure)
+    return WHOLE[string.match(words(failure), '^%-?(%u+)')]
+  end
+
+  local function letter_of(failure)
+    if string.find(failure, 'would overflow', 1, true) then return 'o' end
+    if string.find(failure, 'WRONGTYPE', 1, true) then return 'w' end
+    if string.find(failure, 'not an integer', 1, true) then return 'i' end
+    return 'e'
+  end
+
+  -- Whole numbers as text: a number is printed with 17 digits, which is slow.
+  local function whole(number) return string.format('%.0f', number) end
+
+  -- Some of an array, as one of its own.
+  local function slice(array, first, count)
+    return { unpack(array, first, first + count - 1) }
+  end
+
+  -- How far ahead of now each distinct limit of the batch is, cut as `rate` cuts it. Returns the failure of one under
+  -- whose key something else lies.
+  local function read_limits(batch)
+    local keys, at, now, head, unpack_two = batch.keys, batch.limits_at, batch.now, batch.args[1], struct.unpack
+    local ahead, first, interval, tolerance, cut, failure = {}, {}, {}, {}, nil, nil
+    for i = 1, batch.limits do
+      interval[i], tolerance[i] = unpack_two('<dd', head, 49 + 16 * i)
+      local stored, far = redis.pcall('GET', keys[at + i]), 0
+      if type(stored) == 'table' then failure = stored end
+      stored = type(stored) == 'string' and tonumber(stored)
+      if stored and stored > now then
+        far = stored - now
+        if far > tolerance[i] then
+          far, cut = tolerance[i], cut or {}
+          cut[#cut + 1] = i
+        end
+      end
+      ahead[i], first[i] = far, far
     end
-    if bit == '1' then
+    batch.ahead, batch.first, batch.interval, batch.tolerance = ahead, first, interval, tolerance
+    for j = 1, cut and not failure and #cut or 0 do
+      local i = cut[j]
+      redis.call('SET', keys[at + i], whole(now + first[i]), 'PX', whole(div(first[i] + 999, 1000)))
+    end
+    return failure
+  end
+
+  local function ones(count)
+    local bits = {}
+    for i = 1, count do bits[i] = '1' end
+    return bits
+  end
+
+  -- Goes through the plan: decides each plain entry in turn, charges what is granted to `ahead`, and takes what is denied
+  -- out of the counters' sums.
+  local function decide_batch(batch)
+    local byte, plan, at = string.byte, batch.args[3], 1
+    local ahead, interval, tolerance = batch.ahead, batch.interval, batch.tolerance
+    local modes, bits, denied = batch.modes, nil, 0
+    for i = 1, batch.plain do
+      local mode, count = byte(plan, at, at + 1)
+      local allowed, last = true, at + 2 * count
       for j = at + 2, last, 2 do
         local limit, cost = byte(plan, j, j + 1)
-        ahead[limit] = ahead[limit] + interval[limit] * cost
+        if ahead[limit] + interval[limit] * cost > tolerance[limit] then allowed = false end
       end
-    else
-      denied = denied + 1
-    end
-    at = last + 2
-    local counters = byte(plan, at)
-    if bit == '0' and counters > 0 then
-      batch.sums = batch.sums or {}
-      for j = at + 1, at + 2 * counters, 2 do
-        local counter, by = byte(plan, j, j + 1)
-        batch.sums[counter] = (batch.sums[counter] or 0) + by
+      if allowed then
+        for j = at + 2, last, 2 do
+          local limit, cost = byte(plan, j, j + 1)
+          ahead[limit] = ahead[limit] + interval[limit] * cost
+        end
+      else
+        denied = denied + 1
+        bits = bits or ones(i - 1)
       end
+      if bits then bits[i] = allowed and '1' or '0' end
+      at = last + 2
+      local counters = byte(plan, at)
+      if not allowed and counters > 0 then
+        batch.sums = batch.sums or {}
+        for j = at + 1, at + 2 * counters, 2 do
+          local counter, by = byte(plan, j, j + 1)
+          batch.sums[counter] = (batch.sums[counter] or 0) + by
+        end
+      end
+      at = at + 1 + 2 * counters
+      if modes then modes[i] = mode end
     end
-    at = at + 1 + 2 * counters
-    modes[i], bits[i] = mode, bit
+    batch.bits, batch.denied = bits, denied
   end
-  batch.modes, batch.bits, batch.denied = modes, bits, denied
-end
 
--- Reads the session of each granted plain entry. A head is believed where there is nothing beside it but what every
--- session has: commits and workers of other releases change the rest without telling it.
-local function look_batch(batch)
-  local keys, at, modes, bits = batch.keys, batch.sessions_at, batch.modes, batch.bits
-  local now_ms, idle, absolute = batch.now_ms, batch.idle, batch.absolute
-  local call, try, unpack_two = redis.call, redis.pcall, struct.unpack
-  local created, due, slow = {}, {}, {}
-  for i = 1, batch.plain do
-    if not modes or modes[i] ~= NONE then
-      at = at + 1
-      if not modes or bits[i] == '1' then
-        local key = keys[at]
-        local head = try('HGET', key, '_h')
-        if type(head) == 'string' and #head == 16 and call('HLEN', key) == ALWAYS + 1 then
-          local since, touched = unpack_two('<dd', head)
-          if since + absolute > now_ms then
-            created[i] = since
-            if (now_ms - touched) * 10 >= idle then due[i] = true end
+  -- Reads the session of each granted plain entry. A head is believed where there is nothing beside it but what every
+  -- session has: commits and workers of other releases change the rest without telling it.
+  local function look_batch(batch)
+    local keys, at, modes, bits = batch.keys, batch.sessions_at, batch.modes, batch.bits
+    local now_ms, idle, absolute = batch.now_ms, batch.idle, batch.absolute
+    local call, try, unpack_two = redis.call, redis.pcall, struct.unpack
+    local created, due, slow = batch.created, nil, nil
+    for i = 1, batch.plain do
+      if not modes or modes[i] ~= NONE then
+        at = at + 1
+        if not created[i] and (not bits or bits[i] == '1') then
+          local key = keys[at]
+          local head = try('HGET', key, '_h')
+          if type(head) == 'string' and #head == 16 and call('HLEN', key) == ALWAYS + 1 then
+            local since, touched = unpack_two('<dd', head)
+            if since + absolute > now_ms then
+              created[i] = since
+              if (now_ms - touched) * 10 >= idle then
+                due = due or {}
+                due[i] = true
+              end
+            else
+              slow = slow or {}
+              slow[i] = { GONE }
+            end
           else
-            slow[i] = { GONE }
+            local status, found, fields = look(key, nil, now_ms, absolute)
+            if status == ABSENT then status = GONE end
+            slow = slow or {}
+            slow[i] = { status, found, fields }
           end
-        else
-          local status, found, fields = look(key, nil, now_ms, absolute)
-          if status == ABSENT then status = GONE end
-          slow[i] = { status, found, fields }
         end
       end
     end
+    batch.due, batch.slow = due, slow
   end
-  batch.created, batch.due, batch.slow = created, due, slow
-end
 
--- Notes the batch in its ledger; returns what the ledger has if it was executed before, or that it is late.
-local function note_batch(batch, bits)
-  local number = batch.args[2]
-  local old = redis.call('SET', batch.ledger, number .. bits, 'PX', LEDGER, 'GET')
-  if not old then return nil end
-  if string.sub(old, 1, #number) == number then
-    redis.call('SET', batch.ledger, old, 'PX', LEDGER)
-    return string.sub(old, #number + 1)
-  end
-  if (tonumber(string.match(old, '^%d+')) or 0) > tonumber(string.match(number, '^%d+')) then
-    redis.call('SET', batch.ledger, old, 'PX', LEDGER)
+  -- Notes the batch in its ledger; returns what the ledger has if it was executed before, or that it is late.
+  local function note_batch(ledger, number, bits)
+    local old = redis.call('SET', ledger, number .. bits, 'PX', LEDGER, 'GET')
+    -- All numbers are as long: text that is less is an earlier number.
+    if not old or old < number then return nil end
+    if string.sub(old, 1, #number) == number then
+      redis.call('SET', ledger, old, 'PX', LEDGER)
+      return string.sub(old, #number + 1)
+    end
+    redis.call('SET', ledger, old, 'PX', LEDGER)
     return nil, redis.error_reply('ERR a later batch was executed: this one was given up')
   end
-end
 
--- Adds to each counter what the granted entries add in all; every sum is in `out`, or nothing was added.
-local function count_batch(batch, out, at)
-  local keys, args, sums, key_at = batch.keys, batch.args, batch.sums, batch.counters_at
-  local added = {}
-  for i = 1, batch.counters do
-    local by = args[3 + i]
-    if sums and sums[i] then by = whole(tonumber(by) - sums[i]) end
-    local value
-    if by == '0' then
-      value = redis.pcall('GET', keys[key_at + i])
-      if type(value) ~= 'table' then value = tonumber(value or 0) or redis.error_reply('ERR value is not an integer') end
-    else
-      value = redis.pcall('INCRBY', keys[key_at + i], by)
-    end
-    if type(value) == 'table' then
-      for j = 1, i - 1 do
-        if added[j] ~= '0' then redis.call('DECRBY', keys[key_at + j], added[j]) end
+  -- Takes an addition back. A counter that is as if it had never been added to is not kept.
+  local function uncount(key, by)
+    if by ~= '0' and redis.call('DECRBY', key, by) == 0 then redis.call('DEL', key) end
+  end
+
+  -- Adds to each counter what the granted entries add in all; every sum is in `out`, or nothing was added.
+  local function count_batch(batch, out, at)
+    local keys, args, sums, key_at = batch.keys, batch.args, batch.sums, batch.counters_at
+    local added = {}
+    for i = 1, batch.counters do
+      local by = args[3 + i]
+      if sums and sums[i] then by = whole(tonumber(by) - sums[i]) end
+      local value
+      if by == '0' then
+        value = redis.pcall('GET', keys[key_at + i])
+        if type(value) ~= 'table' then value = tonumber(value or 0) or redis.error_reply('ERR value is not an integer') end
+      else
+        value = redis.pcall('INCRBY', keys[key_at + i], by)
       end
-      return value
-    end
-    added[i], out[at + i] = by, value
-  end
-end
-
-local function charge_batch(batch)
-  local keys, at, now, ahead, first = batch.keys, batch.limits_at, batch.now, batch.ahead, batch.first
-  for i = 1, batch.limits do
-    local spent = ahead[i]
-    if spent > first[i] then
-      redis.call('SET', keys[at + i], whole(now + spent), 'PX', whole(div(spent + 999, 1000)))
+      if type(value) == 'table' then
+        for j = 1, i - 1 do uncount(keys[key_at + j], added[j]) end
+        return value
+      end
+      added[i], out[at + i] = by, value
     end
   end
-end
 
--- Counts, touches and tells a session that was read field by field; returns how far the answer goes.
-local function settle_slow(batch, key, mode, seen, out, at, lists)
-  local status, found, fields, now_ms = seen[1], seen[2], seen[3], batch.now_ms
-  if status ~= LIVE then
-    if status == ROTATED and found.ahead then redis.call('HSET', key, '_r', now_ms) end
-    out[at + 1] = -1 - status
-    return at + 1
-  end
-  local views
-  if mode == VIEW then
-    views = view(key)
-  else
-    views = tonumber(redis.call('HGET', key, '_v') or '') or 0
-  end
-  local idle = found.idle or batch.idle
-  local touched = found.touched
-  if (now_ms - touched) * 10 >= idle then
-    touched = now_ms
-    redis.call('HSET', key, '_t', whole(now_ms))
-    redis.call('PEXPIRE', key, whole(min(idle, found.ends - now_ms)))
-  end
-  if mode == VIEW then
-    if found.bare and found.created % 1 == 0 and touched % 1 == 0 then
-      redis.call('HSET', key, '_h', struct.pack('<dd', found.created, touched))
-    elseif found.head and not found.bare then
-      redis.call('HDEL', key, '_h')
+  local function charge_batch(batch)
+    local keys, at, now, ahead, first = batch.keys, batch.limits_at, batch.now, batch.ahead, batch.first
+    for i = 1, batch.limits do
+      local spent = ahead[i]
+      if spent > first[i] then
+        redis.call('SET', keys[at + i], whole(now + spent), 'PX', whole(div(spent + 999, 1000)))
+      end
     end
   end
-  if fields then
-    out[at + 1], at = WITH_FIELDS, at + 1
-    lists[#lists + 1] = fields
-  end
-  out[at + 1], out[at + 2] = max(views, 0), found.created
-  return at + 2
-end
 
--- Counts and touches the sessions of all granted plain entries, and puts them into the answer.
-local function settle_batch(batch, out, at, lists)
-  local keys, key_at, modes, bits = batch.keys, batch.sessions_at, batch.modes, batch.bits
-  local created, due, slow, now_ms = batch.created, batch.due, batch.slow, batch.now_ms
-  local call, try = redis.call, redis.pcall
-  for i = 1, batch.plain do
-    local mode = VIEW
-    if modes then mode = modes[i] end
-    if mode ~= NONE then
-      key_at = key_at + 1
-      local since = created[i]
-      if since then
-        local key, views = keys[key_at], nil
-        if mode == VIEW then
-          views = try('HINCRBY', key, '_v', '1')
-          if type(views) ~= 'number' then views = view(key) end
-        else
-          views = tonumber(call('HGET', key, '_v') or '') or 0
+  -- Counts, touches and tells a session that was read field by field; returns how far the answer goes.
+  local function settle_slow(batch, key, mode, seen, out, at, lists)
+    local status, found, fields, now_ms = seen[1], seen[2], seen[3], batch.now_ms
+    if status ~= LIVE then
+      if status == ROTATED and found.ahead then redis.call('HSET', key, '_r', now_ms) end
+      out[at + 1] = -1 - status
+      return at + 1
+    end
+    local views
+    if mode == VIEW then
+      views = view(key)
+    else
+      views = tonumber(redis.call('HGET', key, '_v') or '') or 0
+    end
+    local idle = found.idle or batch.idle
+    local touched = found.touched
+    if (now_ms - touched) * 10 >= idle then
+      touched = now_ms
+      redis.call('HSET', key, '_t', whole(now_ms))
+      redis.call('PEXPIRE', key, whole(min(idle, found.ends - now_ms)))
+    end
+    if mode == VIEW then
+      if found.bare and found.created % 1 == 0 and touched % 1 == 0 then
+        redis.call('HSET', key, '_h', struct.pack('<dd', found.created, touched))
+      elseif found.head and not found.bare then
+        redis.call('HDEL', key, '_h')
+      end
+    end
+    if fields then
+      out[at + 1], at = WITH_FIELDS, at + 1
+      lists[#lists + 1] = fields
+    end
+    out[at + 1], out[at + 2] = max(views, 0), found.created
+    return at + 2
+  end
+
+  -- Counts and touches the sessions of all granted plain entries, and puts them into the answer.
+  local function settle_batch(batch, out, at, lists)
+    local keys, key_at, modes, bits = batch.keys, batch.sessions_at, batch.modes, batch.bits
+    local created, due, slow, now_ms = batch.created, batch.due, batch.slow, batch.now_ms
+    local call, try = redis.call, redis.pcall
+    for i = 1, batch.plain do
+      local mode = VIEW
+      if modes then mode = modes[i] end
+      if mode ~= NONE then
+        key_at = key_at + 1
+        local since = created[i]
+        if since then
+          local key, views = keys[key_at], nil
+          if mode == VIEW then
+            views = try('HINCRBY', key, '_v', '1')
+            if type(views) ~= 'number' then views = view(key) end
+          else
+            views = tonumber(call('HGET', key, '_v') or '') or 0
+          end
+          if due and due[i] then
+            call('HSET', key, '_t', whole(now_ms), '_h', struct.pack('<dd', since, now_ms))
+            call('PEXPIRE', key, whole(min(batch.idle, since + batch.absolute - now_ms)))
+          end
+          if views < 0 then views = 0 end
+          out[at + 1], out[at + 2] = views, since
+          at = at + 2
+        elseif slow and slow[i] then
+          at = settle_slow(batch, keys[key_at], mode, slow[i], out, at, lists)
         end
-        if due[i] then
-          call('HSET', key, '_t', whole(now_ms), '_h', struct.pack('<dd', since, now_ms))
-          call('PEXPIRE', key, whole(min(batch.idle, since + batch.absolute - now_ms)))
+      end
+    end
+  end
+
+  -- A plain entry in the form in which it would be called alone.
+  local function alone(batch, wanted)
+    local byte, plan, at, key_at = string.byte, batch.args[3], 1, batch.sessions_at
+    for i = 1, wanted do
+      local mode, count = byte(plan, at, at + 1)
+      local limits_at, counters_at = at + 2, at + 2 + 2 * count
+      local counters = byte(plan, counters_at)
+      at = counters_at + 1 + 2 * counters
+      if mode ~= NONE then key_at = key_at + 1 end
+      if i == wanted then
+        local keys, numbers, bys = {}, { batch.idle, batch.absolute, 0 }, {}
+        for j = limits_at, counters_at - 2, 2 do
+          local limit, cost = byte(plan, j, j + 1)
+          keys[#keys + 1] = batch.keys[batch.limits_at + limit]
+          local last = #numbers
+          numbers[last + 1], numbers[last + 2] = 0, batch.interval[limit]
+          numbers[last + 3], numbers[last + 4] = batch.tolerance[limit], cost
         end
-        if views < 0 then views = 0 end
-        out[at + 1], out[at + 2] = views, since
-        at = at + 2
-      elseif slow[i] then
-        at = settle_slow(batch, keys[key_at], mode, slow[i], out, at, lists)
+        if mode ~= NONE then keys[#keys + 1] = batch.keys[key_at] end
+        for j = counters_at + 1, at - 2, 2 do
+          local counter, by = byte(plan, j, j + 1)
+          keys[#keys + 1], bys[#bys + 1] = batch.keys[batch.counters_at + counter], whole(by)
+        end
+        local how = mode == NONE and '-' or mode == READ and 'r' or 'v'
+        return keys, { how, pack(numbers), '', unpack(bys) }
       end
     end
   end
-end
 
--- A plain entry in the form in which it would be called alone.
-local function alone(batch, wanted)
-  local byte, plan, at, key_at = string.byte, batch.args[3], 1, batch.sessions_at
-  for i = 1, wanted do
-    local mode, count = byte(plan, at, at + 1)
-    local limits_at, counters_at = at + 2, at + 2 + 2 * count
-    local counters = byte(plan, counters_at)
-    at = counters_at + 1 + 2 * counters
-    if mode ~= NONE then key_at = key_at + 1 end
-    if i == wanted then
-      local keys, numbers, bys = {}, { batch.idle, batch.absolute, 0 }, {}
-      for j = limits_at, counters_at - 2, 2 do
-        local limit, cost = byte(plan, j, j + 1)
-        keys[#keys + 1] = batch.keys[batch.limits_at + limit]
-        local last = #numbers
-        numbers[last + 1], numbers[last + 2] = 0, batch.interval[limit]
-        numbers[last + 3], numbers[last + 4] = batch.tolerance[limit], cost
+  -- A rare entry as it was sent.
+  local function rare_of(batch, i)
+    local at = 8 * (6 + 2 * batch.limits + 2 * i) + 1
+    local keys, args = struct.unpack('<dd', batch.args[1], at)
+    local key_at, arg_at = batch.rare_key_at, batch.rare_arg_at
+    batch.rare_key_at, batch.rare_arg_at = key_at + keys, arg_at + args
+    return slice(batch.keys, key_at, keys), slice(batch.args, arg_at, args)
+  end
+
+  -- What is said now to a call that was denied before.
+  local function denial(now, keys, args, numbers, limits)
+    local reply = { 0 }
+    decide_all(now, keys, numbers, limits, reply)
+    uncharge(numbers, limits, reply)
+    return pack(reply)
+  end
+
+  -- One entry on its own: its answer, and its bit. What it fails with is its own, unless the server takes no writes at all
+  -- and none was made.
+  local function one(batch, keys, args, bit)
+    local now = batch.now
+    local done, answer = pcall(function()
+      if not bit then return begin_at(now, keys, args) end
+      local numbers = { struct.unpack(format(#args[2] / 8), args[2]) }
+      local limits = (#args[2] / 8 - 3) / 4
+      if #args[1] == 2 then limits = limits - 1 end
+      if bit == '1' then return again(now, keys, args, numbers, limits, limits + 1, #keys) end
+      return denial(now, keys, args, numbers, limits)
+    end)
+    if not done or type(answer) == 'table' and answer.err then
+      local failure = words(answer)
+      if not batch.written and is_whole(failure) then batch.refused = failure end
+      return { failure }, bit or letter_of(failure)
+    end
+    if bit then return answer, bit end
+    local packed = type(answer) == 'table' and answer[1] or answer
+    if struct.unpack('<d', packed) == 1 then
+      batch.written = true
+      return answer, '1'
+    end
+    return answer, '0'
+  end
+
+  -- Entries on their own: all of them, or only the rare ones. `before` are the bits of a batch that was executed before.
+  -- Returns the failure of a server that takes no writes.
+  local function each(batch, first, before, bits, lists)
+    for i = first, batch.plain + batch.rare do
+      local keys, args
+      if i <= batch.plain then
+        keys, args = alone(batch, i)
+      else
+        keys, args = rare_of(batch, i - batch.plain)
       end
-      if mode ~= NONE then keys[#keys + 1] = batch.keys[key_at] end
-      for j = counters_at + 1, at - 2, 2 do
-        local counter, by = byte(plan, j, j + 1)
-        keys[#keys + 1], bys[#bys + 1] = batch.keys[batch.counters_at + counter], whole(by)
+      local bit = before and (before == '' and '1' or string.sub(before, i, i))
+      if LETTERS[bit] then
+        lists[#lists + 1], bits[i] = { LETTERS[bit] }, bit
+      else
+        lists[#lists + 1], bits[i] = one(batch, keys, args, bit)
+        if batch.refused then return redis.error_reply(batch.refused) end
       end
-      local how = mode == NONE and '-' or mode == READ and 'r' or 'v'
-      return keys, { how, pack(numbers), '', unpack(bys) }
     end
   end
-end
 
--- A rare entry as it was sent.
-local function rare_of(batch, i)
-  local at = 8 * (6 + 2 * batch.limits + 2 * i) + 1
-  local keys, args = struct.unpack('<dd', batch.args[1], at)
-  local key_at, arg_at = batch.rare_key_at, batch.rare_arg_at
-  batch.rare_key_at, batch.rare_arg_at = key_at + keys, arg_at + args
-  return slice(batch.keys, key_at, keys), slice(batch.args, arg_at, args)
-end
-
--- What is said now to a call that was denied before.
-local function denial(now, keys, args, numbers, limits)
-  local reply = { 0 }
-  decide_all(now, keys, numbers, limits, reply)
-  uncharge(numbers, limits, reply)
-  return pack(reply)
-end
-
--- One entry on its own: its answer, and its bit. What it fails with is its own, unless the server takes no writes at all
--- and none was made.
-local function one(batch, keys, args, bit)
-  local now = batch.now
-  local done, answer = pcall(function()
-    if not bit then return begin_at(now, keys, args) end
-    local numbers = { struct.unpack(format(#args[2] / 8), args[2]) }
-    local limits = (#args[2] / 8 - 3) / 4
-    if #args[1] == 2 then limits = limits - 1 end
-    if bit == '1' then return again(now, keys, args, numbers, limits, limits + 1, #keys) end
-    return denial(now, keys, args, numbers, limits)
-  end)
-  if not done or type(answer) == 'table' and answer.err then
-    local failure = words(answer)
-    if not batch.written and is_whole(failure) then batch.refused = failure end
-    return { failure }, bit or letter_of(failure)
-  end
-  if bit then return answer, bit end
-  local packed = type(answer) == 'table' and answer[1] or answer
-  if struct.unpack('<d', packed) == 1 then
-    batch.written = true
-    return answer, '1'
-  end
-  return answer, '0'
-end
-
--- Entries on their own: all of them, or only the rare ones. `before` are the bits of a batch that was executed before.
--- Returns the failure of a server that takes no writes.
-local function each(batch, first, before, bits, lists)
-  for i = first, batch.plain + batch.rare do
-    local keys, args
-    if i <= batch.plain then
-      keys, args = alone(batch, i)
-    else
-      keys, args = rare_of(batch, i - batch.plain)
-    end
-    local bit = before and (before == '' and '1' or string.sub(before, i, i))
-    if LETTERS[bit] then
-      lists[#lists + 1], bits[i] = { LETTERS[bit] }, bit
-    else
-      lists[#lists + 1], bits[i] = one(batch, keys, args, bit)
-      if batch.refused then return redis.error_reply(batch.refused) end
-    end
-  end
-end
-
-local function bits_of(batch, bits)
-  local all = table.concat(bits)
-  if all == string.rep('1', batch.plain + batch.rare) then return '' end
-  return all
-end
-
--- The answer; `bits` say who was granted, '' if all were.
-local function answer_of(batch, out, bits, lists)
-  local packed = pack(out)
-  if bits == '' and #lists == 0 then return packed end
-  return { packed, bits, unpack(lists) }
-end
-
--- Every entry on its own, in the form of a call of one.
-local function each_alone(batch, before)
-  local bits, lists = {}, {}
-  local refused = each(batch, 1, before, bits, lists)
-  if refused then return refused end
-  local all = bits_of(batch, bits)
-  if batch.ledger and not before then redis.call('SET', batch.ledger, batch.args[2] .. all, 'PX', LEDGER) end
-  return answer_of(batch, { batch.now, before and BEFORE or EACH }, all, lists)
-end
-
-local function batch_at(now, keys, args)
-  local flags, idle, absolute, counters, limits, plain, sessions, rare = struct.unpack('<dddddddd', args[1])
-  local ledger = flags % 2 == NOTED and keys[1]
-  local counters_at = ledger and 1 or 0
-  local limits_at = counters_at + counters
-  local batch = {
-    now = now, now_ms = div(now, 1000), keys = keys, args = args, ledger = ledger, idle = idle, absolute = absolute,
-    counters = counters, limits = limits, plain = plain, rare = rare, counters_at = counters_at, limits_at = limits_at,
-    sessions_at = limits_at + limits, rare_key_at = limits_at + limits + sessions + 1, rare_arg_at = 4 + counters,
-    denied = 0,
-  }
-  if limits > 0 then read_limits(batch) end
-  if flags < ALIKE then decide_batch(batch) end
-  look_batch(batch)
-  local bits = ''
-  if batch.denied > 0 then bits = table.concat(batch.bits) .. string.rep('1', rare) end
-  local granted = plain - batch.denied
-  if ledger and (granted > 0 or rare > 0 or flags % 4 >= REPEATED) then
-    local before, late = note_batch(batch, bits)
-    if late then return late end
-    if before then return each_alone(batch, before) end
-    batch.written = true
+  local function bits_of(batch, bits)
+    local all = table.concat(bits)
+    if all == string.rep('1', batch.plain + batch.rare) then return '' end
+    return all
   end
 
-  local out, lists, at = { now, NOW }, {}, 2
-  for i = 1, limits do out[at + i] = batch.first[i] end
-  at = at + limits
-  if granted > 0 then
-    local failure = count_batch(batch, out, at)
-    if failure then
-      if not batch.written and is_whole(failure) then return failure end
-      return each_alone(batch)
-    end
-    charge_batch(batch)
-    settle_batch(batch, out, at + counters, lists)
-    batch.written = true
-  else
-    for i = 1, counters do out[at + i] = 0 end
+  -- The answer; `bits` say who was granted, '' if all were.
+  local function answer_of(batch, out, bits, lists)
+    local packed = pack(out)
+    if bits == '' and #lists == 0 then return packed end
+    return { packed, bits, unpack(lists) }
   end
-  if rare > 0 then
-    local all = batch.bits or {}
-    for i = 1, plain do all[i] = all[i] or '1' end
-    local refused = each(batch, plain + 1, nil, all, lists)
+
+  -- Every entry on its own, in the form of a call of one.
+  local function each_alone(batch, before)
+    local bits, lists = {}, {}
+    local refused = each(batch, 1, before, bits, lists)
     if refused then return refused end
-    local noted = bits
-    bits = bits_of(batch, all)
-    if ledger and bits ~= noted then redis.call('SET', ledger, args[2] .. bits, 'PX', LEDGER) end
+    local all = bits_of(batch, bits)
+    if batch.ledger and not before then redis.call('SET', batch.ledger, batch.args[2] .. all, 'PX', LEDGER) end
+    return answer_of(batch, { batch.now, before and BEFORE or EACH }, all, lists)
   end
-  return answer_of(batch, out, bits, lists)
+
+  -- Reads the heads of as many sessions as are usual: believed, alive, and not to be touched. Returns whether all are.
+  local function read_heads(keys, at, plain, now_ms, idle, absolute, created)
+    local call, try, unpack_two = redis.call, redis.pcall, struct.unpack
+    for i = 1, plain do
+      local key = keys[at + i]
+      local head = try('HGET', key, '_h')
+      if type(head) ~= 'string' or #head ~= 16 or call('HLEN', key) ~= ALWAYS + 1 then return false end
+      local since, touched = unpack_two('<dd', head)
+      if since + absolute <= now_ms or (now_ms - touched) * 10 >= idle then return false end
+      created[i] = since
+    end
+    return true
+  end
+
+  -- Counts the usual batch: views of sessions whose heads were read, and counters. Returns nothing, and has changed nothing,
+  -- where a number is not what it must be.
+  local function count_usual(now, keys, args, counters_at, counters, plain, created)
+    local try, out, at = redis.pcall, { now, NOW }, 2
+    for i = 1, counters do
+      local by = args[3 + i]
+      local value = by ~= '0' and try('INCRBY', keys[counters_at + i], by)
+      if type(value) ~= 'number' then
+        for j = 1, i - 1 do uncount(keys[counters_at + j], args[3 + j]) end
+        return nil
+      end
+      out[at + i] = value
+    end
+    at = at + counters
+    local sessions_at = counters_at + counters
+    for i = 1, plain do
+      local key = keys[sessions_at + i]
+      local views = try('HINCRBY', key, '_v', '1')
+      if type(views) ~= 'number' then views = view(key) end
+      if views < 0 then views = 0 end
+      out[at + 1], out[at + 2] = views, created[i]
+      at = at + 2
+    end
+    return pack(out)
+  end
+
+  local function batch_at(now, keys, args)
+    local flags, idle, absolute, counters, limits, plain, sessions, rare = struct.unpack('<dddddddd', args[1])
+    local ledger = flags % 2 == NOTED and keys[1]
+    local counters_at = ledger and 1 or 0
+    local limits_at = counters_at + counters
+    local created, noted, before, late = {}, false, nil, nil
+    if flags >= ALIKE and limits == 0 and rare == 0
+      and read_heads(keys, limits_at, plain, div(now, 1000), idle, absolute, created) then
+      if ledger then
+        before, late = note_batch(ledger, args[2], '')
+        noted = true
+      end
+      local answer = not before and not late and count_usual(now, keys, args, counters_at, counters, plain, created)
+      if answer then return answer end
+    end
+    local batch = {
+      now = now, now_ms = div(now, 1000), keys = keys, args = args, ledger = ledger, idle = idle, absolute = absolute,
+      counters = counters, limits = limits, plain = plain, rare = rare, counters_at = counters_at, limits_at = limits_at,
+      sessions_at = limits_at + limits, rare_key_at = limits_at + limits + sessions + 1, rare_arg_at = 4 + counters,
+      denied = 0, created = created,
+    }
+    local failure
+    if limits > 0 then failure = read_limits(batch) end
+    if not failure then
+      if flags < ALIKE then batch.modes = {} end
+      if limits > 0 or flags < ALIKE then decide_batch(batch) end
+      look_batch(batch)
+    end
+    local bits = ''
+    if batch.denied > 0 then bits = table.concat(batch.bits) .. string.rep('1', rare) end
+    local granted = plain - batch.denied
+    if ledger and (granted > 0 or rare > 0 or flags % 4 >= REPEATED) then
+      if not noted then before, late = note_batch(ledger, args[2], bits) end
+      if late then return late end
+      if before then return each_alone(batch, before) end
+      batch.written = true
+    end
+    if failure then return each_alone(batch) end
+
+    local out, lists, at = { now, NOW }, {}, 2
+    for i = 1, limits do out[at + i] = batch.first[i] end
+    at = at + limits
+    if granted > 0 then
+      failure = count_batch(batch, out, at)
+      if failure then
+        if not batch.written and is_whole(failure) then return failure end
+        return each_alone(batch)
+      end
+      charge_batch(batch)
+      settle_batch(batch, out, at + counters, lists)
+      batch.written = true
+    else
+      for i = 1, counters do out[at + i] = 0 end
+    end
+    if rare > 0 then
+      local all = batch.bits or ones(plain)
+      local refused = each(batch, plain + 1, nil, all, lists)
+      if refused then return refused end
+      local noted = bits
+      bits = bits_of(batch, all)
+      if ledger and bits ~= noted then redis.call('SET', ledger, args[2] .. bits, 'PX', LEDGER) end
+    end
+    return answer_of(batch, out, bits, lists)
+  end
+
+  return batch_at
+end
+
+local batch_made
+local function of_batch(keys, args)
+  batch_made = batch_made or batches()
+  return batch_made(clock(), keys, args)
 end
 
 -- What is asked of whole sessions. It is made when it is first called: as a script, this file is run at each call, and
@@ -1017,6 +1134,8 @@ local function sessions()
 
     if created then
       redis.call('RENAME', old, new)
+      -- It would tell when the session was created before.
+      if stored._h then redis.call('HDEL', new, '_h') end
       redis.call('HSET', old, '_r', text(now))
       -- The old id may be a ticket's.
       redis.call('PEXPIRE', old, text(max(tonumber(args[9]), min(created + term - now, 2 * term))))
@@ -1169,7 +1288,7 @@ local function register(name, callback, flag)
 end
 
 redis.register_function('regatta_v5_begin', function(keys, args) return begin_at(clock(), keys, args) end)
-redis.register_function('regatta_v5_batch', function(keys, args) return batch_at(clock(), keys, args) end)
+redis.register_function('regatta_v5_batch', of_batch)
 redis.register_function('regatta_v5_move', of_sessions('move'))
 register('regatta_v5_end', of_sessions('finish'), 'allow-oom')
 register('regatta_v5_list', of_sessions('list'), 'allow-oom')

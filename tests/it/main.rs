@@ -15,6 +15,7 @@ mod addresses; // both families, several operators' addresses, and their names
 mod autoscale; // the load decides how many workers there are
 mod batches; // what the requests of a turn want of Redis is one call
 mod bad_lines; // Redis over bad lines
+mod begin_batch; // many begins in one call
 mod broadcast_cluster; // over a cluster
 mod broadcast_faults; // whatever happens to Redis and to connections
 mod broadcast_fleet; // as clients and operators of a fleet see them

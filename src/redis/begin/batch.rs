@@ -13,6 +13,7 @@ use fred::types::Value;
 use crate::redis::begin::Reply;
 use crate::redis::begin::double;
 use crate::redis::error::Error;
+pub use entry::Call;
 pub use entry::Entry;
 use plan::Plan;
 
@@ -71,7 +72,9 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
         put(count(call.args.len()));
     }
     args.push(Value::Bytes(head.into()));
-    args.push(ledger.map_or(Value::from_static_str(""), |ledger| Value::from(format!("{}:", ledger.number))));
+    args.push(
+        ledger.map_or(Value::from_static_str(""), |ledger| Value::from(format!("{:016}:", ledger.number))),
+    );
     args.push(Value::Bytes(plan.text()));
     args.extend(plan.counters.iter().map(|counter| Value::Integer(counter.sum)));
     args.extend(rare.into_iter().flat_map(|call| call.args.into_owned()));

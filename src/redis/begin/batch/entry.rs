@@ -8,9 +8,11 @@ use fred::types::Value;
 use crate::redis::begin;
 use crate::redis::begin::Expects;
 use crate::redis::begin::LimitKind;
+use crate::redis::begin::Reply;
 use crate::redis::begin::Request;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::double;
+use crate::redis::error::Error;
 
 /// One request as it waits to be sent.
 #[derive(Debug)]
@@ -64,10 +66,13 @@ pub(super) struct Rare {
     pub(super) expects: Expects,
 }
 
-/// Keys and arguments of a call of its own.
-pub(super) struct Call<'a> {
-    pub(super) keys: Cow<'a, [Value]>,
-    pub(super) args: Cow<'a, [Value]>,
+/// Keys and arguments of a call of its own, without a ledger.
+#[derive(Debug)]
+pub struct Call<'a> {
+    /// Its keys.
+    pub keys: Cow<'a, [Value]>,
+    /// Its arguments.
+    pub args: Cow<'a, [Value]>,
 }
 
 impl Entry {
@@ -88,7 +93,15 @@ impl Entry {
         self.bytes
     }
 
-    pub(super) fn expects(&self) -> Expects {
+    /// Reads the reply to [`Entry::call`].
+    ///
+    /// # Errors
+    /// `Protocol` when the server's answer has another form.
+    pub fn decode(&self, reply: Value) -> Result<Reply, Error> {
+        begin::decode_parts(self.expects(), reply)
+    }
+
+    fn expects(&self) -> Expects {
         match &self.shape {
             Shape::Plain(plain) => Expects {
                 limits: plain.limits.len(),
@@ -100,7 +113,7 @@ impl Entry {
     }
 
     /// It as a call of its own.
-    pub(super) fn call(&self) -> Call<'_> {
+    pub fn call(&self) -> Call<'_> {
         match &self.shape {
             Shape::Plain(plain) => plain.call(),
             Shape::Rare(Rare { keys, args, .. }) => Call { keys: keys.into(), args: args.into() },

@@ -109,10 +109,10 @@ impl<'a> Plan<'a> {
         true
     }
 
-    /// Whether nothing needs to be read in the plan: all are views without limits.
+    /// Whether all count a view, so that the plan is read for limits only.
     pub(super) fn is_alike(&self) -> bool {
         let view = |plain: &Plain| plain.session.as_ref().is_some_and(|session| session.view);
-        self.limits.is_empty() && !self.plain.is_empty() && self.plain.iter().all(|(_, plain)| view(plain))
+        !self.plain.is_empty() && self.plain.iter().all(|(_, plain)| view(plain))
     }
 
     /// Keys of the plain entries' sessions.

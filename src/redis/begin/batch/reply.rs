@@ -3,7 +3,6 @@
 use bytes::Bytes;
 use fred::types::Value;
 
-use crate::redis::begin;
 use crate::redis::begin::LimitReply;
 use crate::redis::begin::Numbers;
 use crate::redis::begin::Reply;
@@ -79,7 +78,7 @@ fn one(entry: &Entry, answer: Value, granted: bool) -> Result<Result<Reply, Erro
         let failure = failure.as_string().unwrap_or_default();
         return Ok(Err(Error::from_text("", &failure)));
     }
-    let mut reply = begin::decode_parts(entry.expects(), answer)?;
+    let mut reply = entry.decode(answer)?;
     if let Reply::Denied { limits } = &mut reply
         && !granted
     {

@@ -1,3 +1,5 @@
+//! A batch on the wire.
+
 use super::*;
 use crate::redis::begin::CounterArg;
 use crate::redis::begin::LimitArg;
