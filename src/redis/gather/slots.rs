@@ -255,7 +255,7 @@ mod tests {
         fn each_answer_reaches_its_own_caller(steps in proptest::collection::vec((0..6_u8, any::<prop::sample::Index>()), 1..400)) {
             let (mut slots, mut callers) = (Slots::<u32, u32>::new(), Vec::new());
             let (mut out, mut next) = (Vec::<Vec<Item<u32>>>::new(), 0);
-            let nobody = Waker::noop();
+            let noop = Waker::noop();
             for (step, index) in steps {
                 match step {
                     0 | 1 => {
@@ -274,7 +274,7 @@ mod tests {
                             slots.answer(item.at, item.entry);
                         }
                     }
-                    _ => callers.retain(|(at, entry)| match slots.poll(*at, nobody) {
+                    _ => callers.retain(|(at, entry)| match slots.poll(*at, noop) {
                         Poll::Ready(answer) => { assert_eq!(answer, *entry); false }
                         Poll::Pending => true,
                     }),
@@ -287,7 +287,7 @@ mod tests {
                 batch.into_iter().for_each(|item| { slots.answer(item.at, item.entry); });
             }
             for (at, entry) in callers {
-                prop_assert_eq!(slots.poll(at, nobody), Poll::Ready(entry));
+                prop_assert_eq!(slots.poll(at, noop), Poll::Ready(entry));
             }
             prop_assert_eq!(slots.free.len(), slots.slots.len());
             prop_assert_eq!((slots.waiting, slots.bytes), (0, 0));
