@@ -104,6 +104,12 @@ impl<T, A> Slots<T, A> {
             Slot::Waiting { bytes, .. } => {
                 self.waiting -= 1;
                 self.bytes -= bytes;
+                // The keeper does not look through a queue in which none waits.
+                if self.waiting == 0 {
+                    while let Some(left) = self.queue.pop_front() {
+                        self.release(left);
+                    }
+                }
             }
             Slot::Answered(_) => self.release(at),
             Slot::Out { .. } | Slot::Left | Slot::Free => {}
