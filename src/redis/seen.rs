@@ -23,7 +23,7 @@ impl Redis {
         let kept_s = (slices + 1) * 60;
         let expiry = vec![Value::from(key.as_str()), Value::from(kept_s.to_string())];
         // Noted twice is noted once.
-        self.guard_again(Kind::Commit, Again::Always, |live, _| {
+        self.guard_counted(Kind::Commit, Again::Always, |live, _| {
             let both = vec![("PFADD", added.clone()), ("EXPIRE", expiry.clone())];
             async move {
                 let answers = live.caller.together(both).await?;

@@ -12,6 +12,8 @@ use crate::redis::error::Error;
 use crate::redis::gather::Answer;
 use crate::redis::gather::Batch;
 use crate::redis::gather::Places;
+use crate::redis::gather::Wanted;
+use crate::redis::gather::slots::Item;
 use crate::redis::guard::Again;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
@@ -53,20 +55,28 @@ async fn call(
         return Ok(Vec::new());
     }
     // What changes nothing leaves nothing behind.
-    let notes = live.notes && lock().iter().any(|item| item.entry.changes);
+    let changes = lock().iter().any(|item| item.entry.changes);
+    if repeated && changes && !live.notes {
+        return Err(Error::Lost { reason: "calls are no longer noted".to_owned() });
+    }
+    let notes = live.notes && changes;
     let key = || redis.inner.numbers.ledger(&redis.inner.prefix, ledger);
     let ledger = notes.then(|| Ledger { key: key(), number, repeated });
     let encode = |name| batch::encode(&entries(&lock()), ledger.as_ref(), name);
     let reply = redis.execute(live, Entry::BeginBatch, encode).await?;
     let answers = batch::decode(&entries(&lock()), reply)?;
-    // A no to every entry is one to the call, which tells the breakers how the server is.
-    match answers.iter().find(|answer| !matches!(answer, Err(Error::Refused { .. }))) {
-        None => answers.into_iter().next().map_or(Ok(Vec::new()), |refused| refused.map(|reply| vec![Ok(reply)])),
-        Some(_) => Ok(answers),
+    match answers.first() {
+        // One no to all of them is the call's, which tells the breakers how the server is.
+        Some(Err(error @ Error::Refused { .. }))
+            if answers.iter().all(|answer| answer.as_ref() == Err(error)) =>
+        {
+            Err(error.clone())
+        }
+        _ => Ok(answers),
     }
 }
 
-fn entries(items: &Batch) -> Vec<&Begin> {
+fn entries(items: &[Item<Wanted>]) -> Vec<&Begin> {
     items.iter().map(|item| &item.entry.entry).collect()
 }
 
@@ -81,12 +91,12 @@ fn hand_out(redis: &Redis, items: Batch, answers: Vec<Answer>) {
     }
     drop(slots);
     for places in unwanted {
-        tokio::spawn(give_back(redis.clone(), places));
+        tokio::spawn(give_back(redis.clone(), *places));
     }
 }
 
 /// Gives back places that were granted after their caller had gone, and so after it gave them back itself.
-async fn give_back(redis: Redis, places: Box<Places>) {
+async fn give_back(redis: Redis, places: Places) {
     for key in &places.keys {
         if let Err(error) = redis.release(key, &places.name).await {
             tracing::debug!(%error, "a place was not given back and ends by itself: {error}");

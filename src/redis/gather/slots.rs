@@ -88,7 +88,9 @@ impl<T, A> Slots<T, A> {
                 Poll::Pending
             }
             slot @ Slot::Answered(_) => {
-                let Slot::Answered(answer) = std::mem::replace(slot, Slot::Free) else { return Poll::Pending };
+                let Slot::Answered(answer) = std::mem::replace(slot, Slot::Free) else {
+                    return Poll::Pending;
+                };
                 self.free.push(at);
                 Poll::Ready(answer)
             }
@@ -102,6 +104,12 @@ impl<T, A> Slots<T, A> {
             Slot::Waiting { bytes, .. } => {
                 self.waiting -= 1;
                 self.bytes -= bytes;
+                // The keeper does not look through a queue in which none waits.
+                if self.waiting == 0 {
+                    while let Some(left) = self.queue.pop_front() {
+                        self.release(left);
+                    }
+                }
             }
             Slot::Answered(_) => self.release(at),
             Slot::Out { .. } | Slot::Left | Slot::Free => {}
@@ -253,7 +261,7 @@ mod tests {
         fn each_answer_reaches_its_own_caller(steps in proptest::collection::vec((0..6_u8, any::<prop::sample::Index>()), 1..400)) {
             let (mut slots, mut callers) = (Slots::<u32, u32>::new(), Vec::new());
             let (mut out, mut next) = (Vec::<Vec<Item<u32>>>::new(), 0);
-            let nobody = Waker::noop();
+            let noop = Waker::noop();
             for (step, index) in steps {
                 match step {
                     0 | 1 => {
@@ -272,7 +280,7 @@ mod tests {
                             slots.answer(item.at, item.entry);
                         }
                     }
-                    _ => callers.retain(|(at, entry)| match slots.poll(*at, nobody) {
+                    _ => callers.retain(|(at, entry)| match slots.poll(*at, noop) {
                         Poll::Ready(answer) => { assert_eq!(answer, *entry); false }
                         Poll::Pending => true,
                     }),
@@ -285,7 +293,7 @@ mod tests {
                 batch.into_iter().for_each(|item| { slots.answer(item.at, item.entry); });
             }
             for (at, entry) in callers {
-                prop_assert_eq!(slots.poll(at, nobody), Poll::Ready(entry));
+                prop_assert_eq!(slots.poll(at, noop), Poll::Ready(entry));
             }
             prop_assert_eq!(slots.free.len(), slots.slots.len());
             prop_assert_eq!((slots.waiting, slots.bytes), (0, 0));
