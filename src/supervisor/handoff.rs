@@ -308,7 +308,7 @@ mod tests {
             inputs: Inputs { folder: "/srv".into(), ..Inputs::default() },
             layout: scoreboard::LAYOUT,
             descriptors: serde_json::from_str(
-                r#"{"scoreboard":3,"lock":4,"folder":12,"lifeline":5,"held":6}"#,
+                r#"{"scoreboard":3,"lock":4,"folder":12,"lifeline":5,"held":6,"shared":[13,14]}"#,
             )
             .unwrap(),
             slots: vec![slot],
@@ -356,7 +356,7 @@ mod tests {
         assert_eq!(format!("{read:?}"), format!("{state:?}"));
         assert_eq!(read, state);
         assert!(read.check().is_ok() || fork::threads().unwrap() > 1);
-        assert_eq!(read.kept(), [3, 4, 5, 6, 12, 7, 8, 9, 10]);
+        assert_eq!(read.kept(), [3, 4, 5, 6, 12, 13, 14, 7, 8, 9, 10]);
     }
 
     #[test]
