@@ -74,7 +74,7 @@ impl Contender {
         let redis = start_redis(&folder, options)?;
         let (address, admin) = (free_address()?, free_address()?);
         let mut command = Command::new(program);
-        // A setting of whoever runs the benchmark must not change what is measured.
+        // A setting of the shell that runs the benchmark must not change what is measured.
         command.env_clear().current_dir(&folder);
         command.env("REGATTA_LISTEN", address.to_string());
         command.env("REGATTA_ADMIN__LISTEN", admin.to_string());
@@ -169,7 +169,7 @@ fn start_redis(folder: &Path, options: &Options) -> Outcome<Server> {
     Server::start(&folder.join("redis"), options.appendonly, tcp)
 }
 
-/// An address nobody listens on: taken from the kernel and given back.
+/// An address no one listens on: taken from the kernel and given back.
 fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

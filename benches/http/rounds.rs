@@ -49,7 +49,7 @@ pub(crate) struct Figures {
     pub(crate) exact: u64,
     /// Visits answered to the pool's sessions.
     answered: u64,
-    /// Visits that may have been counted although nobody read the answer: wrk cuts what is under way at its end.
+    /// Visits that may have been counted although no one read the answer: wrk cuts what is under way at its end.
     pub(crate) cut: u64,
     /// Visits counted beyond those answered; negative: answered visits that were lost.
     pub(crate) surplus: i64,
@@ -84,7 +84,7 @@ impl Figures {
         self.runs.iter().map(|(_, run)| figure(run)).sum()
     }
 
-    /// Whether every answered visit of the pool was counted, and none that nobody made.
+    /// Whether every answered visit of the pool was counted, and none that no one made.
     pub(crate) fn pool_is_exact(&self) -> bool {
         u64::try_from(self.surplus).is_ok_and(|surplus| surplus <= self.cut)
     }

@@ -1,4 +1,4 @@
-//! Broadcasts over a real cluster: news reach whoever listens to another node, and no move of the topics costs a message.
+//! Broadcasts over a real cluster: news reach listeners at another node, and no move of the topics costs a message.
 
 use std::time::Duration;
 use std::time::Instant;

@@ -59,7 +59,7 @@ async fn a_client_whose_task_has_ended_says_that_it_is_connected() {
     proxy.reset();
     assert!(within(|| task.is_finished()).await, "without a policy the first lost connection is the end");
     assert!(client.is_connected());
-    // Commands queue for nobody, and to fail fast is no way out: the state says connected.
+    // Commands queue for no one, and to fail fast is no way out: the state says connected.
     for fail_fast in [false, true] {
         let options = Options { timeout: Some(SHORT), fail_fast, ..Options::default() };
         let answer = client.with_options(&options).get::<Option<String>, _>("k").await;

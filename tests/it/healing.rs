@@ -25,7 +25,7 @@ fn faulty(redis: &RedisServer) -> Plan {
     Plan::on(redis).example("faulty")
 }
 
-/// Sends one request that keeps its worker from serving; the connection, which nobody answers.
+/// Sends one request that keeps its worker from serving; the connection, which no one answers.
 fn harm(fleet: &Fleet, target: &str) -> Connection {
     let mut connection = Connection::open(fleet.listen).unwrap();
     connection.send(&Request::get(target).bytes()).unwrap();

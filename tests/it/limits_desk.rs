@@ -334,7 +334,7 @@ async fn who_may_have_missed_news_does_not_rely_on_what_he_knows() {
     assert!(worker.ask(CLIENT).await.is_allowed());
     eventually("it hears the news", async || worker.redis.news_since().is_some()).await;
     assert!(!worker.ask(CLIENT).await.is_allowed());
-    // Without telling anybody.
+    // Without telling anyone.
     server.cli(&["DEL", &worker.look().key]);
     server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     eventually("it asks", async || worker.ask(CLIENT).await.is_allowed()).await;
@@ -523,7 +523,7 @@ fn a_place_ends_with_its_worker() {
         worker.ask(CLIENT).await
     });
     assert!(place.is_allowed());
-    // Nothing of it runs any more, and nobody says goodbye.
+    // Nothing of it runs any more, and no one says goodbye.
     std::mem::forget(place);
     killed.shutdown_background();
     runtime().block_on(async {

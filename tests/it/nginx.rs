@@ -180,7 +180,7 @@ impl Drop for Front {
     }
 }
 
-/// Starts nginx as one process; on another port if somebody else took the first.
+/// Starts nginx as one process; on another port if someone else took the first.
 pub(crate) fn serve(folder: &Path, upstream: &str) -> (SocketAddr, Child) {
     serve_changed(folder, upstream, &[])
 }

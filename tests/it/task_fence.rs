@@ -1,4 +1,4 @@
-//! What is said too late, and what a full server takes: a healthy execution of a task is nobody else's, in both forms.
+//! What is said too late, and what a full server takes: a healthy execution of a task is no one else's, in both forms.
 
 use std::time::Duration;
 

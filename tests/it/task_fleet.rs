@@ -29,7 +29,7 @@ fn plan(redis: &RedisServer, workers: usize) -> Plan {
     Plan::on(redis).example("faulty").workers(workers).set("REGATTA_TASKS__RUNNING", "1")
 }
 
-/// Whoever makes tasks and looks at them from outside: it knows the kinds and does none.
+/// A program that makes tasks and looks at them from outside: it knows the kinds and does none.
 pub(crate) async fn client(redis: &RedisServer, fleet: &Fleet) -> Tasks {
     let connection = connect(redis, fleet.plan().prefix(), Mode::Auto).await;
     let tasks = Tasks::new(connection, &settings(&[("queue", "5000")]), "client");

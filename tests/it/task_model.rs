@@ -196,7 +196,7 @@ impl Play<'_> {
         assert_eq!(ended, Ok(expected));
     }
 
-    /// Everything that anybody can see is as the model has it.
+    /// Everything that anyone can see is as the model has it.
     async fn compare(&self) {
         let count = |state: TaskState| self.tasks.iter().filter(|task| task.state == state).count();
         for task in &self.tasks {

@@ -69,7 +69,7 @@ async fn who_stops_taking_ends_what_it_has_and_takes_nothing_more() {
     let first = leaves.enqueue("double", &(1, 500)).await.unwrap();
     let state = async |id| leaves.look(&id).await.unwrap().unwrap().state;
     eventually("it runs", async || state(first).await == TaskState::Running).await;
-    // Nobody waits for its end: whoever is cut short takes nothing either.
+    // No one waits for its end: one that is cut short takes nothing either.
     leaves.stop_taking();
     let mut later = Vec::new();
     for _ in 0..5 {

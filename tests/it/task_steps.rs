@@ -51,7 +51,7 @@ pub(crate) async fn begin(redis: &Redis, taken: Taken) -> (Execution, Begun) {
     (execution, begun)
 }
 
-/// Waits until somebody else's entry is overdue.
+/// Waits until someone else's entry is overdue.
 pub(crate) async fn take_over(redis: &Redis) -> Taken {
     let mut taken = None;
     eventually("the task is overdue", async || {
