@@ -42,7 +42,7 @@ async fn insist(hub: &Hub, topic: &Topic, text: &str) -> (Id, bool) {
             }
             Err(other) => panic!("{other}"),
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        wait::paced(Duration::from_millis(5)).await;
     }
 }
 
@@ -104,7 +104,7 @@ async fn disturbed(server: &mut RedisServer, count: usize, mut disturb: impl FnM
         while !published.load(Relaxed) {
             disturb(server, round);
             round += 1;
-            tokio::time::sleep(Duration::from_millis(40)).await;
+            wait::paced(Duration::from_millis(40)).await;
         }
         round
     };

@@ -26,6 +26,7 @@ use crate::support::broadcasts::topic;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
+use crate::support::wait;
 
 /// Publishes numbers.
 async fn publish(hub: &Hub, topic: &Topic, numbers: std::ops::Range<usize>) -> Vec<Id> {
@@ -319,9 +320,9 @@ async fn nobody_asks_nothing_and_is_not_asked() {
         !server.keys().iter().any(|key| key.contains(":here:"))
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    wait::pass(Duration::from_millis(1200)).await;
     server.cli(&["CONFIG", "RESETSTAT"]);
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    wait::pass(Duration::from_millis(2500)).await;
     let busy: Vec<_> = server
         .commands()
         .into_iter()

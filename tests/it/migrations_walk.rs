@@ -135,7 +135,7 @@ impl Foreground {
                 stream.write_all(b"PING\r\n").unwrap();
                 stream.read_exact(&mut [0; 7]).unwrap();
                 times.push(began.elapsed());
-                std::thread::sleep(Duration::from_millis(1));
+                wait::pace(Duration::from_millis(1));
             }
             times
         });
