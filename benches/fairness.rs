@@ -263,7 +263,7 @@ impl Fleet {
         let free = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr();
         let (address, admin) = (free()?, free()?);
         let mut command = Command::new(REGATTA);
-        // A setting of whoever runs the benchmark must not change what is measured.
+        // A setting of the shell that runs the benchmark must not change what is measured.
         command.env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default()).current_dir(folder);
         command.env("REGATTA_LISTEN", address.to_string()).env("REGATTA_LISTEN__STEERING", steering);
         command.env("REGATTA_ADMIN__LISTEN", admin.to_string());

@@ -10,7 +10,9 @@ use std::process::Command;
 
 use crate::Outcome;
 use crate::client;
+use crate::load::Route;
 use crate::options::Options;
+use crate::peers;
 use crate::peers::Peer;
 use crate::process;
 use crate::process::Running;
@@ -21,6 +23,9 @@ const REGATTA: &str = env!("CARGO_BIN_EXE_regatta");
 
 /// Limits on, but never reached: a denied request would be cheaper than an answered one.
 const LIMIT: (&str, &str) = ("1000000/s", "1000000");
+
+/// Where the shipped program keeps the views of all visitors.
+const TOTAL: &str = "regatta:c:@views";
 
 /// The metric of answers that were no successes although their status was 200, by slot.
 const STALE: &str = "regatta_requests_stale_total{";
@@ -74,7 +79,7 @@ impl Contender {
         let redis = start_redis(&folder, options)?;
         let (address, admin) = (free_address()?, free_address()?);
         let mut command = Command::new(program);
-        // A setting of whoever runs the benchmark must not change what is measured.
+        // A setting of the shell that runs the benchmark must not change what is measured.
         command.env_clear().current_dir(&folder);
         command.env("REGATTA_LISTEN", address.to_string());
         command.env("REGATTA_ADMIN__LISTEN", admin.to_string());
@@ -102,6 +107,7 @@ impl Contender {
         let address = free_address()?;
         let mut command = peer.command;
         command.arg(address.to_string()).arg(redis.place()).arg(options.workers.to_string());
+        command.args(peer.flavour);
         command.env("NODE_ENV", "production");
         let log = folder.join("log");
         let running = Running::start(command, &log)?;
@@ -139,6 +145,26 @@ impl Contender {
         lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")
     }
 
+    /// Whether it is asked for this route.
+    pub(crate) fn has(&self, route: Route) -> bool {
+        match route {
+            Route::Hello => true,
+            // Of a second form of a stack only what differs is asked.
+            Route::Visit => self.name != peers::AXUM_CURRENT,
+            // Only the shipped program has a page for browsers.
+            Route::Page => self.shape == Shape::Supervised,
+            Route::Bare => self.name == peers::ACTIX,
+        }
+    }
+
+    /// What its Redis says the visits of all clients are together; none for a stack of which it is not known.
+    pub(crate) fn total(&self) -> Outcome<Option<u64>> {
+        if self.shape != Shape::Supervised {
+            return Ok(None);
+        }
+        Ok(Some(self.redis.connect()?.ask(&format!("GET {TOTAL}"))?.parse()?))
+    }
+
     /// Its Redis.
     pub(crate) fn redis(&self) -> &Server {
         &self.redis
@@ -166,10 +192,10 @@ impl Contender {
 
 fn start_redis(folder: &Path, options: &Options) -> Outcome<Server> {
     let tcp = if options.tcp { Some(free_address()?) } else { None };
-    Server::start(&folder.join("redis"), options.appendonly, tcp)
+    Server::start(&options.server, &folder.join("redis"), options.appendonly, tcp)
 }
 
-/// An address nobody listens on: taken from the kernel and given back.
+/// An address no one listens on: taken from the kernel and given back.
 fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

@@ -16,6 +16,9 @@ const EACH: u64 = 10;
 /// Visits made with one cookie.
 pub(crate) const VISITS: u64 = VISITORS * EACH;
 
+/// Visits that [`parallel`] makes besides: two that make the cookie, and the last, which tells the count.
+pub(crate) const BESIDES: u64 = 3;
+
 /// Threads that make visits one by one.
 const HANDS: usize = 8;
 
@@ -34,7 +37,7 @@ pub(crate) fn parallel(contender: &Contender) -> Outcome<u64> {
     })?;
     let (views, _) = visit(&mut Client::new(contender.address), Some(&cookie))?;
     // Without the two visits that made the cookie, and this last one.
-    Ok(views.saturating_sub(3))
+    Ok(views.saturating_sub(BESIDES))
 }
 
 fn visitor(address: SocketAddr, cookie: &str) -> Result<(), String> {

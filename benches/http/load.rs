@@ -12,6 +12,9 @@ use crate::process;
 /// The script that rotates over the pool of cookies.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/http/visits.lua");
 
+/// Commands that call server-side code, as `INFO commandstats` names them.
+const CODE: [&str; 3] = ["fcall", "evalsha", "eval"];
+
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
@@ -21,11 +24,13 @@ pub(crate) enum Route {
     Visit,
     /// `/` as a browser's page, with the same state; its connection is closed after each answer.
     Page,
+    /// `/bare`: a peer's session alone, neither limit nor total.
+    Bare,
 }
 
 impl Route {
     /// All of them, in the order they are measured.
-    pub(crate) const ALL: [Self; 3] = [Self::Hello, Self::Visit, Self::Page];
+    pub(crate) const ALL: [Self; 4] = [Self::Hello, Self::Visit, Self::Page, Self::Bare];
 
     /// Its name in the tables.
     pub(crate) fn label(self) -> &'static str {
@@ -33,6 +38,7 @@ impl Route {
             Self::Hello => "/hello",
             Self::Visit => "/ (text)",
             Self::Page => "/ (page)",
+            Self::Bare => "/bare",
         }
     }
 
@@ -41,12 +47,13 @@ impl Route {
         match self {
             Self::Hello => "/hello",
             Self::Visit | Self::Page => "/",
+            Self::Bare => "/bare",
         }
     }
 
     fn accept(self) -> &'static str {
         match self {
-            Self::Hello | Self::Visit => "*/*",
+            Self::Hello | Self::Visit | Self::Bare => "*/*",
             Self::Page => "text/html",
         }
     }
@@ -82,6 +89,8 @@ pub(crate) struct Run {
     pub(crate) redis_us: f64,
     /// Commands Redis executed, those inside scripts included.
     pub(crate) commands: f64,
+    /// Calls of server-side code, each of which may bring several visits.
+    pub(crate) calls: f64,
     /// Times Redis read from a socket; one read may bring several commands.
     pub(crate) reads: f64,
     /// Answers with status 200 that showed a session as last known: wrk takes them for successes.
@@ -144,11 +153,13 @@ pub(crate) fn measure(
     let supervisor: Vec<u32> = contender.supervisor().into_iter().collect();
     let redis = [contender.redis().pid()];
     let mut link = contender.redis().connect()?;
-    let mut counted = || -> Outcome<[f64; 6]> {
-        let calls: u64 = link.calls()?.values().sum();
+    let mut counted = || -> Outcome<[f64; 7]> {
+        let calls = link.calls()?;
+        let code: u64 = CODE.iter().filter_map(|name| calls.get(*name)).sum();
+        let calls: u64 = calls.values().sum();
         let reads = link.reads()?;
         let cpu = [process::cpu_us(&serving)?, process::cpu_us(&supervisor)?, process::cpu_us(&redis)?];
-        Ok([cpu[0], cpu[1], cpu[2], float(calls), float(reads), float(contender.stale()?)])
+        Ok([cpu[0], cpu[1], cpu[2], float(calls), float(code), float(reads), float(contender.stale()?)])
     };
     let before = counted()?;
     let seen = drive(contender, route, cookies, options.seconds, options)?;
@@ -156,9 +167,9 @@ pub(crate) fn measure(
     if contender.serving() != serving {
         return Err(format!("{} lost a process under load", contender.name).into());
     }
-    let [app_us, supervisor_us, redis_us, commands, reads, stale] =
+    let [app_us, supervisor_us, redis_us, commands, calls, reads, stale] =
         std::array::from_fn(|i| after[i] - before[i]);
-    Ok(Run { seen, app_us, supervisor_us, redis_us, commands, reads, stale })
+    Ok(Run { seen, app_us, supervisor_us, redis_us, commands, calls, reads, stale })
 }
 
 /// A count as a number to divide: exact, since counts here stay far below 2^52.

@@ -20,7 +20,6 @@ pub(crate) fn describe(peers: bool) -> Outcome<Vec<(&'static str, String)>> {
             "Load before the run",
             load.split(' ').take(2).collect::<Vec<_>>().join(", ") + " (1 and 5 minutes)",
         ),
-        ("Redis", version("redis-server", "--version", "redis-server")?),
         ("Load generator", version("wrk", "-v", "wrk")?),
         ("Compiler", version("rustc", "--version", "rustc")?),
     ];

@@ -11,6 +11,7 @@ mod client;
 mod contender;
 mod crash;
 mod exact;
+mod growth;
 mod load;
 mod machine;
 mod options;
@@ -18,13 +19,16 @@ mod page;
 mod peers;
 mod process;
 mod redis;
+mod reference;
 mod report;
 mod rounds;
 mod tables;
+mod targets;
 
 use std::error::Error;
 use std::process::ExitCode;
 
+use crate::growth::Growth;
 use crate::options::Options;
 
 /// What every step here returns: a benchmark has one way to fail, with a sentence.
@@ -45,9 +49,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Outcome<()> {
-    let machine = machine::describe(options.peers)?;
+    let mut machine = machine::describe(options.peers)?;
     let folder = tempfile::Builder::new().prefix("regatta-bench").tempdir()?;
     let mut contenders = vec![contender::Contender::regatta(folder.path(), options)?];
+    machine.push(("Redis", contenders[0].redis().connect()?.version()?));
     if let Some(program) = &options.before {
         contenders.push(contender::Contender::build("before", program, folder.path(), options)?);
     }
@@ -60,12 +65,28 @@ fn run(options: &Options) -> Outcome<()> {
     for contender in &contenders {
         measured.push(rounds::prepare(contender, options)?);
     }
+    let reference = |number: u8| {
+        reference::hincrby_us(&options.server, &folder.path().join(format!("reference-{number}")))
+    };
+    let first = reference(1)?;
     rounds::run(&contenders, &mut measured, folder.path(), options)?;
+    // Before and after the rounds, because the machine may have become slower.
+    let hincrby_us = f64::midpoint(first, reference(2)?);
     for (contender, figures) in contenders.iter().zip(&mut measured) {
         rounds::finish(contender, figures, options)?;
     }
-    let page = report::page(&machine, options, &measured);
+    // The peers and their servers leave first: they would share the caches.
+    drop(contenders);
+    let growth =
+        options.growth.then(|| Growth::measure(&folder.path().join("growth"), options)).transpose()?;
+    let targets = targets::all(&measured, hincrby_us);
+    let page = report::page(&machine, options, &measured, (&targets, hincrby_us), growth.as_ref());
     println!("\n{page}");
     report::write(&page, options)?;
-    rounds::verdict(&measured)
+    println!("{}", targets::missed(&targets));
+    rounds::verdict(&measured)?;
+    match growth.map_or(0.0, |growth| growth.failed()) {
+        0.0 => Ok(()),
+        failed => Err(format!("{failed} requests failed or were stale in the growth tables").into()),
+    }
 }

@@ -32,6 +32,14 @@ pub(crate) struct Options {
     pub(crate) date: Option<String>,
     /// `--note`: a sentence to note there, such as what else ran on the machine.
     pub(crate) note: Option<String>,
+    /// `--growth`: also how cost grows with sessions, workers and connections, and on other servers.
+    pub(crate) growth: bool,
+    /// `--most-sessions`: the largest pool of those; 10^6 takes minutes to make.
+    pub(crate) most_sessions: usize,
+    /// `--redis-server PATH[,PATH]`: servers that a visit is measured on, the first of which all else runs on.
+    pub(crate) servers: Vec<PathBuf>,
+    /// The server that a contender is started with.
+    pub(crate) server: PathBuf,
     /// `--before`: another build of the program, measured in turn with this one.
     pub(crate) before: Option<PathBuf>,
 }
@@ -53,6 +61,10 @@ impl Options {
             date: None,
             note: None,
             before: None,
+            growth: false,
+            most_sessions: 1_000_000,
+            servers: vec!["redis-server".into()],
+            server: PathBuf::new(),
         };
         while let Some(argument) = arguments.next() {
             let mut value = || arguments.next().ok_or_else(|| format!("{argument} needs a value"));
@@ -71,6 +83,9 @@ impl Options {
                 "--kills" => options.kills = number(&value()?)?,
                 "--date" => options.date = Some(value()?),
                 "--note" => options.note = Some(value()?),
+                "--growth" => options.growth = true,
+                "--most-sessions" => options.most_sessions = number(&value()?)?,
+                "--redis-server" => options.servers = value()?.split(',').map(Into::into).collect(),
                 "--before" => options.before = Some(value()?.into()),
                 unknown => return Err(format!("unknown option {unknown}").into()),
             }
@@ -78,6 +93,7 @@ impl Options {
         if options.rounds == 0 || options.seconds == 0 || options.workers == 0 || options.sessions == 0 {
             return Err("--rounds, --seconds, --workers and --sessions are at least 1".into());
         }
+        options.server = options.servers.first().cloned().ok_or("--redis-server needs a path")?;
         Ok(options)
     }
 }

@@ -14,6 +14,15 @@ const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peers");
 /// Where they are built: in the folder for build results, so that nothing has to be ignored or cleaned elsewhere.
 const BUILT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/target/peers");
 
+/// The peer that also has a bare session route.
+pub(crate) const ACTIX: &str = "actix";
+
+/// axum on current-thread runtimes, as Regatta's workers are; without state only.
+pub(crate) const AXUM_CURRENT: &str = "axum-current";
+
+/// Node's cluster.
+pub(crate) const NODE: &str = "node";
+
 /// A stack that is ready to be started.
 #[derive(Debug)]
 pub(crate) struct Peer {
@@ -23,19 +32,25 @@ pub(crate) struct Peer {
     pub(crate) shape: Shape,
     /// Starts it; takes the address, Redis's socket or host:port, and the number of workers as further arguments.
     pub(crate) command: Command,
+    /// An argument after those, that chooses one of its forms.
+    pub(crate) flavour: Option<&'static str>,
 }
 
 /// Builds all of them, from their lock files.
 pub(crate) fn build() -> Outcome<Vec<Peer>> {
     println!("building the peers");
+    let actix = Command::new(cargo("actix", "peer-actix")?);
+    let axum = cargo("axum-stock", "peer-axum-stock")?;
     Ok(vec![
-        Peer { name: "actix", shape: Shape::Threads, command: Command::new(cargo("actix", "peer-actix")?) },
+        Peer { name: ACTIX, shape: Shape::Threads, command: actix, flavour: None },
+        Peer { name: "axum-stock", shape: Shape::Threads, command: Command::new(&axum), flavour: None },
         Peer {
-            name: "axum-stock",
+            name: AXUM_CURRENT,
             shape: Shape::Threads,
-            command: Command::new(cargo("axum-stock", "peer-axum-stock")?),
+            command: Command::new(&axum),
+            flavour: Some("current"),
         },
-        Peer { name: "node", shape: Shape::Cluster, command: node()? },
+        Peer { name: NODE, shape: Shape::Cluster, command: node()?, flavour: None },
     ])
 }
 

@@ -30,10 +30,15 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts one that keeps its data in this folder, without snapshots; append-only file and TCP are optional.
-    pub(crate) fn start(folder: &Path, appendonly: bool, tcp: Option<SocketAddr>) -> Outcome<Self> {
+    pub(crate) fn start(
+        program: &Path,
+        folder: &Path,
+        appendonly: bool,
+        tcp: Option<SocketAddr>,
+    ) -> Outcome<Self> {
         std::fs::create_dir_all(folder)?;
         let socket = folder.join("redis.sock");
-        let mut command = Command::new("redis-server");
+        let mut command = Command::new(program);
         command.arg("--port").arg(tcp.map_or(0, |tcp| tcp.port()).to_string());
         command.args(["--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no"]);
         command.args(["--appendonly", if appendonly { "yes" } else { "no" }, "--appendfsync", "everysec"]);
@@ -102,6 +107,36 @@ impl Link {
         }
         line.truncate(line.trim_end().len());
         Ok(line)
+    }
+
+    /// Name and version, as `redis 7.0.15` or `valkey 8.1.1`.
+    pub(crate) fn version(&mut self) -> io::Result<String> {
+        let text = self.ask("INFO server")?;
+        let value = |name: &str| text.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        let valkey = value("valkey_version:").map(|version| format!("valkey {version}"));
+        let other = || format!("redis {}", value("redis_version:").unwrap_or("of unknown version"));
+        Ok(valkey.unwrap_or_else(other))
+    }
+
+    /// Memory of its data set, bytes (`used_memory`).
+    pub(crate) fn memory(&mut self) -> io::Result<u64> {
+        let text = self.ask("INFO memory")?;
+        let value = text.lines().find_map(|line| line.strip_prefix("used_memory:"));
+        value
+            .and_then(|value| value.trim().parse().ok())
+            .ok_or_else(|| io::Error::other("it tells no memory"))
+    }
+
+    /// Sends all of these commands at once, and waits for as many replies of one line.
+    pub(crate) fn pipeline(&mut self, commands: &[u8], replies: usize) -> io::Result<()> {
+        self.stream.get_mut().write_all(commands)?;
+        for _ in 0..replies {
+            let line = self.line()?;
+            if !line.starts_with(':') {
+                return Err(io::Error::other(format!("Redis answered {line} to a pipeline")));
+            }
+        }
+        Ok(())
     }
 
     /// Calls so far by command, those made inside scripts included (`INFO commandstats`), without `INFO` itself.

@@ -1,15 +1,25 @@
 //! The page `docs/BENCHMARKS.md`: what was measured, how, and how to repeat it.
 
 use crate::Outcome;
+use crate::growth::Growth;
+use crate::growth::Point;
 use crate::load;
 use crate::options::Options;
 use crate::page;
 use crate::page::Part;
 use crate::rounds::Figures;
 use crate::tables;
+use crate::targets;
+use crate::targets::Target;
 
 /// The whole page.
-pub(crate) fn page(machine: &[(&'static str, String)], options: &Options, measured: &[Figures]) -> String {
+pub(crate) fn page(
+    machine: &[(&'static str, String)],
+    options: &Options,
+    measured: &[Figures],
+    (targets, hincrby_us): (&[Target], f64),
+    growth: Option<&Growth>,
+) -> String {
     let mut page = String::from("# Benchmarks\n\n");
     page.push_str(
         "Written by `cargo bench --bench http`; see the end for how to repeat it. Ratios within one run ",
@@ -19,12 +29,23 @@ pub(crate) fn page(machine: &[(&'static str, String)], options: &Options, measur
         page.push_str(&format!("Measured on {date}. {}\n\n", options.note.as_deref().unwrap_or_default()));
     }
     page.push_str(&tables::machine(machine));
+    let goals = format!("{TARGETS} A plain HINCRBY cost {hincrby_us:.2} µs here.");
+    let points = |points: fn(&Growth) -> &Vec<Point>| growth.map(|growth| tables::growth(points(growth)));
+    let servers = format!("{SERVERS} {}", growth.map_or_else(String::new, missing));
     let sections = [
-        ("Targets", tables::targets(measured), TARGETS),
+        ("Targets", Some(targets::page(targets)), goals.as_str()),
         ("Speed and cost of a request", Some(tables::routes(measured)), SPEED),
         ("Against the peers", tables::ratios(measured), RATIOS),
         ("Commands and round trips of a request", Some(tables::accounting(measured)), ACCOUNTING),
         ("Memory", Some(tables::memory(measured)), MEMORY),
+        ("How cost grows: sessions", points(|growth| &growth.sessions), SESSIONS),
+        ("How cost grows: workers", points(|growth| &growth.workers), WORKERS),
+        (
+            "How cost grows: connections, and visits of one call",
+            points(|growth| &growth.connections),
+            CONNECTIONS,
+        ),
+        ("Other servers", points(|growth| &growth.servers), &servers),
         ("Does every visit count?", Some(tables::exactness(measured)), EXACT),
         ("A worker killed by SIGKILL", tables::crashes(measured), CRASHES),
         ("Spread", Some(tables::rounds(measured)), SPREAD),
@@ -38,11 +59,35 @@ pub(crate) fn page(machine: &[(&'static str, String)], options: &Options, measur
     page
 }
 
-const TARGETS: &str = "From the design. CPU is user and system time.";
+const TARGETS: &str = "CPU is user and system time, medians over the rounds. *Visit* is `/` as text: a limit, a session, its view and \
+the shared total. The peers are in the same run. HINCRBYs are plain ones, sixteen in a pipeline, of a server of their own.";
+
+const SESSIONS: &str = "A visit's CPU and Redis commands, by the number of sessions that take turns; one measurement each. *Bytes a \
+session* is what the data set of Redis grew by for each while they were made.";
+
+const WORKERS: &str = "More workers than cores: answers a second would say nothing, cost does. Eight connections a worker, as many in all \
+as elsewhere at least.";
+
+const CONNECTIONS: &str = "Each connection asks again as soon as it was answered, so more of them are more load: *visits a call* is how \
+many of them a worker sent together. What one core of Redis carries is 10⁶ divided by its CPU a visit.";
+
+const SERVERS: &str = "The same visit on each server that `--redis-server PATH[,PATH]` names.";
+
+/// Servers that the page should have: their names, and how their versions begin.
+const WANTED: [(&str, &str); 4] =
+    [("Redis 7.0", "redis 7.0"), ("Redis 7.4", "redis 7.4"), ("Redis 8", "redis 8."), ("Valkey", "valkey ")];
+
+/// Which of them are not there.
+fn missing(growth: &Growth) -> String {
+    let is_missing =
+        |(_, begin): &&(&str, &str)| !growth.servers.iter().any(|point| point.at.starts_with(begin));
+    let missing: Vec<_> = WANTED.iter().filter(is_missing).map(|(name, _)| *name).collect();
+    if missing.is_empty() { String::new() } else { format!("Not at hand: {}.", missing.join(", ")) }
+}
 
 const SPEED: &str = "Medians over the rounds, CPU in microseconds for each request. *App* is all processes that serve \
 (Node's first process hands out connections and is one of them). *Redis commands* includes those inside scripts. \
-*Redis reads* is how often Redis read from a socket: below one, requests that arrive together share a read. \
+*Visits a call* is how many requests shared a call of server-side code. *Redis reads* is how often Redis read from a socket: below one, requests that arrive together share a read. \
 *4xx/5xx* and *broken* (connections that failed or gave no answer for 2 s) are over all rounds. The page closes its connection after each \
 answer, so that a browser meets another worker on reload: its figures include a new TCP connection for each request.";
 
@@ -59,7 +104,8 @@ const MEMORY: &str = "`Private_Clean` + `Private_Dirty` of `smaps_rollup`: what 
 
 const EXACT: &str = "200 visits with one cookie, 20 at a time; and the views of all sessions of the pool, added up \
 after the load, against the visits that were answered. Up to one visit for each connection and wrk run may be \
-counted although wrk was gone before the answer.";
+counted although wrk was gone before the answer. *Shared total* is by how much the total of all visitors grew beyond the answers, \
+with the same room; lost or invented visits end the run with an error, and so does a stale answer.";
 
 const CRASHES: &str = "From the kill to the first answer of the successor. Connections of their own are opened one \
 after the other; one that the kernel puts in the dead worker's queue waits there for its successor, and the clock \

@@ -49,15 +49,38 @@ pub(crate) struct Figures {
     pub(crate) exact: u64,
     /// Visits answered to the pool's sessions.
     answered: u64,
-    /// Visits that may have been counted although nobody read the answer: wrk cuts what is under way at its end.
+    /// Visits that may have been counted although no one read the answer: wrk cuts what is under way at its end.
     pub(crate) cut: u64,
     /// Visits counted beyond those answered; negative: answered visits that were lost.
     pub(crate) surplus: i64,
+    /// The shared total before the first visit that is counted here; none where it is not known.
+    total: Option<u64>,
+    /// By how much the shared total grew beyond the answered visits; none where it is not known.
+    pub(crate) total_surplus: Option<i64>,
     /// What a SIGKILL of a worker costs; none for a stack that cannot lose one.
     pub(crate) crashes: Option<Crashes>,
 }
 
 impl Figures {
+    /// Nothing but its name and its memory.
+    fn new(name: &'static str, at_rest: Memory) -> Self {
+        Self {
+            name,
+            cookies: Vec::new(),
+            at_rest,
+            after_load: Memory::default(),
+            accounting: Vec::new(),
+            runs: Vec::new(),
+            exact: 0,
+            answered: 0,
+            cut: 0,
+            surplus: 0,
+            total: None,
+            total_surplus: None,
+            crashes: None,
+        }
+    }
+
     /// The median over the rounds of a figure of one route; none when the route was not measured.
     pub(crate) fn median(&self, route: Route, figure: impl Fn(&Run) -> f64) -> Option<f64> {
         let of_route = self.runs.iter().filter(|(known, _)| *known == route);
@@ -84,7 +107,13 @@ impl Figures {
         self.runs.iter().map(|(_, run)| figure(run)).sum()
     }
 
-    /// Whether every answered visit of the pool was counted, and none that nobody made.
+    /// Whether the shared total grew by every answered visit, and by none that was not made.
+    fn total_is_exact(&self) -> bool {
+        self.total_surplus
+            .is_none_or(|surplus| u64::try_from(surplus).is_ok_and(|surplus| surplus <= self.cut))
+    }
+
+    /// Whether every answered visit of the pool was counted, and none that no one made.
     pub(crate) fn pool_is_exact(&self) -> bool {
         u64::try_from(self.surplus).is_ok_and(|surplus| surplus <= self.cut)
     }
@@ -93,7 +122,10 @@ impl Figures {
 /// Memory at rest, the pool of sessions, and what one request costs.
 pub(crate) fn prepare(contender: &Contender, options: &Options) -> Outcome<Figures> {
     println!("{}: at rest, pool of {} sessions, commands of a request", contender.name, options.sessions);
-    let at_rest = memory(contender)?;
+    let (at_rest, total) = (memory(contender)?, contender.total()?);
+    if !contender.has(Route::Visit) {
+        return Ok(Figures::new(contender.name, at_rest));
+    }
     let cookies = exact::pool(contender, options.sessions)?;
     let sample = cookies.get(..SAMPLE).unwrap_or(&cookies);
     let mut accounting = Vec::new();
@@ -105,19 +137,7 @@ pub(crate) fn prepare(contender: &Contender, options: &Options) -> Outcome<Figur
             answered += sample.len() as u64 + 1;
         }
     }
-    Ok(Figures {
-        name: contender.name,
-        cookies,
-        at_rest,
-        after_load: Memory::default(),
-        accounting,
-        runs: Vec::new(),
-        exact: 0,
-        answered,
-        cut: 0,
-        surplus: 0,
-        crashes: None,
-    })
+    Ok(Figures { cookies, accounting, answered, total, ..Figures::new(contender.name, at_rest) })
 }
 
 /// The rounds: in each of them every route, and of every route every contender in turn.
@@ -130,8 +150,7 @@ pub(crate) fn run(
     for round in 1..=options.rounds {
         for route in Route::ALL {
             for (contender, figures) in contenders.iter().zip(&mut *figures) {
-                // Only the shipped program has a page for browsers.
-                if route == Route::Page && contender.shape != Shape::Supervised {
+                if !contender.has(route) {
                     continue;
                 }
                 one(contender, figures, route, folder, options).map_err(|error| {
@@ -182,10 +201,17 @@ fn one(
 pub(crate) fn finish(contender: &Contender, figures: &mut Figures, options: &Options) -> Outcome<()> {
     println!("{}: exactness and crashes", contender.name);
     figures.after_load = memory(contender)?;
+    if !contender.has(Route::Visit) {
+        return Ok(());
+    }
     figures.exact = exact::parallel(contender)?;
     let counted = exact::sum(contender, &figures.cookies)?;
     let answered = figures.answered + figures.cookies.len() as u64;
     figures.surplus = counted.cast_signed() - answered.cast_signed();
+    // Those with the one cookie count in the total and not in the pool.
+    let all = answered + exact::VISITS + exact::BESIDES;
+    let grown = |(before, after): (u64, u64)| after.cast_signed() - before.cast_signed() - all.cast_signed();
+    figures.total_surplus = figures.total.zip(contender.total()?).map(grown);
     if options.kills > 0 && contender.shape != Shape::Threads {
         figures.crashes = Some(crash::kill_workers(contender, options.kills)?);
     }
@@ -212,6 +238,13 @@ pub(crate) fn verdict(measured: &[Figures]) -> Outcome<()> {
         return Err(
             format!("{} visits more counted than answered, at most {} may be", own.surplus, own.cut).into()
         );
+    }
+    if !own.total_is_exact() {
+        return Err(format!(
+            "the total grew by {:?} more than was answered, at most {}",
+            own.total_surplus, own.cut
+        )
+        .into());
     }
     Ok(())
 }

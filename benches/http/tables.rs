@@ -1,14 +1,16 @@
 //! The figures as tables in Markdown.
 
 use crate::exact;
+use crate::growth::Point;
 use crate::load::Route;
+use crate::load::Run;
 use crate::rounds::Figures;
 use crate::rounds::Memory;
 use crate::rounds::each;
 use crate::rounds::mib;
 
 /// A table: its head and its rows, one cell a column.
-fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
+pub(crate) fn table(head: &[&str], rows: Vec<Vec<String>>) -> String {
     let mut lines = vec![format!("| {} |", head.join(" | "))];
     lines.push(format!("|{}", "---|".repeat(head.len())));
     lines.extend(rows.into_iter().map(|row| format!("| {} |", row.join(" | "))));
@@ -32,6 +34,7 @@ pub(crate) fn routes(measured: &[Figures]) -> String {
         "supervisor µs",
         "redis µs",
         "Redis commands",
+        "visits a call",
         "Redis reads",
         "4xx/5xx",
         "broken",
@@ -59,10 +62,60 @@ fn speed(figures: &Figures, route: Route) -> Option<Vec<String>> {
         format!("{:.2}", figures.median(route, each(|run| run.supervisor_us))?),
         format!("{:.1}", figures.median(route, each(|run| run.redis_us))?),
         format!("{:.2}", figures.median(route, each(|run| run.commands))?),
+        figures.median(route, a_call).map_or_else(none, |visits| format!("{visits:.1}")),
         format!("{:.2}", figures.median(route, each(|run| run.reads))?),
         format!("{refused:.0}"),
         format!("{broken:.0}"),
     ])
+}
+
+/// Visits that a call of server-side code brought; not a number where there was none.
+fn a_call(run: &Run) -> f64 {
+    if run.calls * 1000.0 < run.seen.requests { f64::NAN } else { run.seen.requests / run.calls }
+}
+
+/// Growth of one thing, a row a point.
+pub(crate) fn growth(points: &[Point]) -> String {
+    let number =
+        |value: Option<f64>, digits: usize| value.map_or_else(none, |value| format!("{value:.digits$}"));
+    let row = |point: &Point| {
+        let Point { run, .. } = point;
+        let redis_us = run.redis_us / run.seen.requests;
+        vec![
+            point.at.clone(),
+            format!("{:.1}", run.app_us / run.seen.requests),
+            format!("{redis_us:.2}"),
+            format!("{:.0}", 1e6 / redis_us),
+            format!("{:.2}", run.commands / run.seen.requests),
+            format!("{:.1}", a_call(run)),
+            format!("{:.2}", run.seen.p99_ms),
+            number(point.session_bytes, 0),
+            number(point.hincrby_us, 2),
+            number(point.hincrby_us.map(|us| redis_us / us), 1),
+        ]
+    };
+    let head = [
+        "",
+        "app µs",
+        "Redis µs",
+        "visits/s a Redis core",
+        "Redis commands",
+        "visits a call",
+        "p99 ms",
+        "bytes a session",
+        "HINCRBY µs",
+        "in HINCRBYs",
+    ];
+    let rows: Vec<_> = points.iter().map(row).collect();
+    // A column in which nothing was measured is left out.
+    let kept: Vec<_> =
+        (0..head.len()).filter(|column| rows.iter().any(|row| row[*column] != none())).collect();
+    let pick = |row: &Vec<String>| kept.iter().map(|column| row[*column].clone()).collect();
+    table(&kept.iter().map(|column| head[*column]).collect::<Vec<_>>(), rows.iter().map(pick).collect())
+}
+
+fn none() -> String {
+    "–".to_owned()
 }
 
 /// Each round by itself, so that the spread can be seen.
@@ -121,33 +174,8 @@ pub(crate) fn ratios(measured: &[Figures]) -> Option<String> {
     (!rows.is_empty()).then(|| table(&head, rows))
 }
 
-/// What the shipped program is meant to reach, and what it reached.
-pub(crate) fn targets(measured: &[Figures]) -> Option<String> {
-    let (own, peers) = measured.split_first()?;
-    let rate = |figures: &Figures| figures.median(Route::Visit, |run| run.rate());
-    let cpu = |route| own.median(route, each(|run| run.app_us + run.redis_us));
-    let mut rows = Vec::new();
-    let mut row =
-        |what: &str, target: &str, reached: String| rows.push(vec![what.into(), target.into(), reached]);
-    for (name, target) in [("actix", "≥ 1.4 ×"), ("node", "≥ 6 ×")] {
-        if let Some(peer) = peers.iter().find(|peer| peer.name == name) {
-            row(&format!("`/` against {name}"), target, format!("{:.2} ×", rate(own)? / rate(peer)?));
-        }
-    }
-    row("`/`, app + Redis CPU", "≤ 28 µs", format!("{:.1} µs", cpu(Route::Visit)?));
-    row("… as a multiple of `/hello`", "≤ 3 ×", format!("{:.2} ×", cpu(Route::Visit)? / cpu(Route::Hello)?));
-    let supervisor = own.total(|run| run.supervisor_us) / own.total(|run| run.seen.seconds * 1e6);
-    row("supervisor, CPU under load", "< 0.5 % of a core", format!("{:.2} %", supervisor * 100.0));
-    row("supervisor, private memory", "< 8 MB", format!("{:.1} MB", megabytes(own.at_rest.supervisor?)));
-    let worker = own.at_rest.serving.iter().max()?;
-    row("worker, private memory at rest", "< 12 MB", format!("{:.1} MB", megabytes(*worker)));
-    if let Some(crashes) = &own.crashes {
-        row("slot without a worker, p99", "≤ 50 ms", format!("{:.1} ms", crashes.percentile(99)));
-    }
-    Some(table(&["", "target", "measured"], rows))
-}
-
-fn megabytes(kib: u64) -> f64 {
+/// Megabytes of a number of kibibytes.
+pub(crate) fn megabytes(kib: u64) -> f64 {
     mib(kib) * 1.048_576
 }
 
@@ -175,9 +203,15 @@ pub(crate) fn exactness(measured: &[Figures]) -> String {
         } else {
             format!("{} or more", figures.surplus.min(0).abs())
         };
-        vec![figures.name.to_owned(), format!("{} of {}", figures.exact, exact::VISITS), pool]
+        let total = figures.total_surplus.map_or_else(none, |surplus| format!("{surplus:+}"));
+        vec![figures.name.to_owned(), format!("{} of {}", figures.exact, exact::VISITS), pool, total]
     };
-    let head = ["", "one session, 20 visits at a time: counted", "pool under load: answered visits lost"];
+    let head = [
+        "",
+        "one session, 20 visits at a time: counted",
+        "pool under load: answered visits lost",
+        "shared total against answers",
+    ];
     table(&head, measured.iter().map(row).collect())
 }
 

@@ -45,7 +45,7 @@ impl Host {
         fs::create_dir_all(folder)?;
         let (address, admin) = (free_address()?, free_address()?);
         let mut command = Command::new(REGATTA);
-        // A setting of whoever runs the benchmark must not change what is measured.
+        // A setting of the shell that runs the benchmark must not change what is measured.
         command.env_clear().current_dir(folder);
         command.env("REGATTA_LISTEN", address.to_string());
         command.env("REGATTA_ADMIN__LISTEN", admin.to_string());
@@ -183,7 +183,7 @@ pub(crate) fn settle(crowd: Crowd, printed: &[Printed]) -> Outcome<Balance> {
     Ok(books::judge(&crowd.stop(), printed)?)
 }
 
-/// An address nobody listens on: taken from the kernel and given back.
+/// An address no one listens on: taken from the kernel and given back.
 fn free_address() -> Outcome<SocketAddr> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?)
 }

@@ -25,7 +25,7 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
         (count > 0).then(|| Crowd::start(Clock::start(), &vec![aim; count]))
     };
     let cases = [
-        ("nobody", 0, public, "/"),
+        ("no client", 0, public, "/"),
         ("streams of a quiet topic", options.clients, public, "/events?topic=quiet"),
         ("`/live`: pages", 1, public, "/live"),
         ("`/live`: pages", 200, public, "/live"),

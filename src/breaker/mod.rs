@@ -134,7 +134,7 @@ impl Breaker {
         }
     }
 
-    /// Opens it without a call: the server was heard to be unable by somebody else.
+    /// Opens it without a call: the server was heard to be unable by someone else.
     pub fn trip(&mut self, now: Duration, random: f64) {
         if !matches!(self.state, State::Open { .. }) {
             self.open(now, random);

@@ -21,7 +21,7 @@ pub struct Id {
 pub struct InvalidId;
 
 impl Id {
-    /// Before every message: whoever resumes after it gets all that is kept.
+    /// Before every message: the one who resumes after it gets all that is kept.
     pub const ZERO: Self = Self { ms: 0, seq: 0 };
 
     /// The id right before this one.

@@ -29,10 +29,10 @@ const WAITING: usize = 4;
 /// Shortest time between two looks at a stream for the sake of news that are not this fleet's.
 const SUSPECT: Duration = Duration::from_secs(1);
 
-/// What comes of a stream: a message, unless somebody else wrote it.
+/// What comes of a stream: a message, unless someone else wrote it.
 pub(super) type Body = Option<Arc<Message>>;
 
-/// A topic that somebody subscribes to.
+/// A topic that someone subscribes to.
 #[derive(Debug)]
 pub(super) struct Line {
     pub(super) topic: Topic,
@@ -41,9 +41,9 @@ pub(super) struct Line {
     room: Arc<AtomicUsize>,
     /// Changes with everything that is passed on.
     tip: watch::Sender<u64>,
-    /// Number of the question to the stream that was answered last. Apart, because next to nobody waits for that.
+    /// Number of the question to the stream that was answered last. Apart, because next to no one waits for that.
     looked: watch::Sender<u64>,
-    /// Held by whoever reads what is older than what is remembered, or where the stream stands: one reads for all.
+    /// Held by the caller that reads what is older than what is remembered, or where the stream stands: one for all.
     pub(super) turn: tokio::sync::Mutex<()>,
 }
 
@@ -51,7 +51,7 @@ pub(super) struct Line {
 struct Core {
     chain: Chain<Option<Arc<Message>>>,
     ring: Ring,
-    /// The ring's end before what came last, in one piece: nobody can have seen that yet.
+    /// The ring's end before what came last, in one piece: no one can have seen that yet.
     settled: u64,
     /// Questions to the stream so far.
     asked: u64,

@@ -2,7 +2,7 @@
 //!
 //! A topic is a capped stream in Redis, which is the truth; news only wake workers up. Guarantees each subscriber every
 //! message after the one he begins with, once and in the order of ids, whatever happens to connections, workers and Redis
-//! itself, or tells him that there is a gap; and that nobody who is slow holds up another or takes memory without bound.
+//! itself, or tells him that there is a gap; and that a slow one neither holds up another nor takes memory without bound.
 //! A topic without subscribers here costs a worker nothing: each has a channel of its own, which only workers with
 //! subscribers hear. What comes there is believed if it bears the fleet's mark.
 
@@ -188,10 +188,10 @@ impl Hub {
         Ok(id.into())
     }
 
-    /// Subscribes to a topic: to every message after `after`, which whoever comes back has seen, or from now on.
+    /// Subscribes to a topic: to every message after `after`, which the one who comes back has seen, or from now on.
     ///
     /// # Errors
-    /// [`Error::Subscribers`] and [`Error::Topics`] when there is no room in this worker; [`Error::Redis`] when nobody
+    /// [`Error::Subscribers`] and [`Error::Topics`] when there is no room in this worker; [`Error::Redis`] when no one
     /// subscribes to the topic here yet and Redis cannot say where it stands.
     ///
     /// # Cancel safety
@@ -234,7 +234,7 @@ impl Hub {
     /// Takes back what this worker said of who is here, because it ends; waits for 200 ms at most.
     ///
     /// # Cancel safety
-    /// Whoever does not hear of it forgets this worker ten seconds later.
+    /// The one who does not hear of it forgets this worker ten seconds later.
     pub async fn leave(&self) {
         presence::leave(&self.inner).await;
     }
@@ -265,7 +265,7 @@ impl Inner {
             if topics.len() >= topics_max {
                 return Err(Error::Topics { limit: topics_max });
             }
-            // All that Redis keeps fits, so that whoever comes back need not read for himself; and all that may come at once.
+            // All that Redis keeps fits, so that a client that comes back reads nothing itself; and all that may come at once.
             let history = usize::try_from(history).unwrap_or(usize::MAX);
             let count = history.max(buffer).saturating_add(chain::PENDING_MAX + 2 * PAGE_MAX);
             let line = Arc::new(Line::new(topic, count, &self.room));

@@ -77,7 +77,7 @@ impl Here {
         let mut rows = inner.presence.rows();
         let row = rows.entry(topic.clone()).or_default();
         row.askers += 1;
-        // Whoever asks first since a while would be told what was true then.
+        // The one who asks first since a while would be told what was true then.
         if row.askers == 1 {
             row.sum.send_replace(None);
         }
@@ -99,7 +99,7 @@ impl Here {
     /// Nothing is lost by dropping the future.
     pub async fn next(&mut self) -> u64 {
         loop {
-            // The sender lives as long as somebody asks.
+            // The sender lives as long as someone asks.
             let _ = self.sum.changed().await.is_ok();
             if let Some(count) = *self.sum.borrow_and_update() {
                 return count;
@@ -127,7 +127,7 @@ impl Presence {
         self.rows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Somebody subscribes to a topic to which nobody did.
+    /// Someone subscribes to a topic to which no one did.
     pub(super) fn wake(&self) {
         self.wake.notify_one();
     }
@@ -155,7 +155,7 @@ impl Presence {
         due.collect()
     }
 
-    /// What was said was heard, and this is the answer; `None` if nobody knows whether it was.
+    /// What was said was heard, and this is the answer; `None` if no one knows whether it was.
     fn note(&self, said: &[(Topic, Option<u64>)], sums: Option<&[u64]>) {
         let mut rows = self.rows();
         for (index, (topic, word)) in said.iter().enumerate() {

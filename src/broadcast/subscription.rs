@@ -1,8 +1,8 @@
 //! A client's place in a topic.
 //!
 //! Guarantees every message after the one it begins with, once and in order; where that cannot be, it says so
-//! ([`Event::Gap`]). Whoever comes back goes on in what the worker remembers if that reaches back far enough; if it does
-//! not, one of all who wait reads older messages from the stream for all of them, as long as there is room; if there is
+//! ([`Event::Gap`]). A client that comes back goes on in what the worker remembers if that reaches back far enough; if it
+//! does not, one of all who wait reads older messages from the stream for all of them, as long as there is room; if there is
 //! none, each reads for itself, a few at a time, until it has caught up.
 
 use std::collections::VecDeque;
@@ -25,7 +25,7 @@ use crate::redis;
 /// Messages that a client reads for itself at a time, at most.
 const OWN_PAGE: usize = 16;
 
-/// As many may come before anybody had a turn on the event loop: whoever is that far behind is not slow.
+/// As many may come before anyone had a turn on the event loop: the one who is that far behind is not slow.
 const BURST: usize = 128;
 
 /// What comes to a client.

@@ -107,7 +107,7 @@ pub(super) enum Command {
     },
     /// Apply the pending migrations to Redis
     Migrate(Migrate),
-    /// See how somebody stands under a rate limit, or begin it anew
+    /// See how someone stands under a rate limit, or begin it anew
     #[command(subcommand)]
     Limits(Limits),
     /// Print the nginx upstream of all hosts that live, or keep it in a file

@@ -56,7 +56,7 @@ pub(super) fn understand(document: Value) -> Result<Status, Failure> {
         .map_err(|error| failed(format!("the fleet's status is not understood: {error}; try status --json")))
 }
 
-/// What to tell somebody who got no answer.
+/// What to tell someone who got no answer.
 pub(super) fn failure(error: &Error) -> Failure {
     let code = if matches!(error, Error::NoFleet { .. }) { exit::UNAVAILABLE } else { exit::FAILED };
     Failure::new(code, error)

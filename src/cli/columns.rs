@@ -146,7 +146,7 @@ pub(super) const COLUMNS: &[Column] = &[
     text("BUILD", 7, |slot| of(slot, |worker| worker.build.clone()), |worker| worker.build.clone()),
 ];
 
-/// What is sorted by when nobody has chosen: the slot.
+/// What is sorted by when no one has chosen: the slot.
 pub(super) const SLOT: usize = 0;
 
 fn of(slot: &Slot, text: fn(&Worker) -> String) -> String {

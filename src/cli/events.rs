@@ -32,11 +32,11 @@ enum End {
     Told,
     /// The fleet refused, with this code and sentence.
     Refused(Failure),
-    /// Nobody reads them.
+    /// No one reads them.
     Unread,
 }
 
-/// Prints the events after number `after`; with `follow` until the fleet ends or nobody reads them.
+/// Prints the events after number `after`; with `follow` until the fleet ends or no one reads them.
 pub(super) fn events(run_dir: &Path, follow: bool, after: Option<u64>, json: bool) -> Result<u8, Failure> {
     let mut last = after;
     let mut met = false;
@@ -80,7 +80,7 @@ fn listen(run_dir: &Path, follow: bool, last: &mut Option<u64>, json: bool) -> R
     }
 }
 
-/// Prints a reply; false when nobody reads it.
+/// Prints a reply; false when no one reads it.
 fn print(reply: &Reply, json: bool) -> bool {
     let mut out = io::stdout();
     match (json, reply) {

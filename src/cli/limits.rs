@@ -1,4 +1,4 @@
-//! How somebody stands under a rate limit, and beginning it anew, from a terminal.
+//! How someone stands under a rate limit, and beginning it anew, from a terminal.
 
 use std::net::IpAddr;
 

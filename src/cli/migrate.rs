@@ -103,7 +103,7 @@ fn repair(at: Place<'_>, order: &Migrate) -> Result<u8, Failure> {
     Ok(exit::OK)
 }
 
-/// Asks on the terminal; where there is none nobody can agree.
+/// Asks on the terminal; where there is none no one can agree.
 fn agreed() -> Result<bool, Failure> {
     if !io::stdin().is_terminal() {
         let sentence = "nothing was changed: add --yes to have this done without a question".to_owned();

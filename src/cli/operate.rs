@@ -81,7 +81,7 @@ fn carry_out(run_dir: &Path, request: &Request, manner: &Manner, show: &mut Show
     Ok(verdict)
 }
 
-/// What to tell somebody whose request has no verdict.
+/// What to tell someone whose request has no verdict.
 pub(super) fn explain(error: &Error, request: &Request, manner: &Manner) -> Failure {
     let verb = request.verb();
     match error {

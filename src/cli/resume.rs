@@ -198,7 +198,7 @@ fn give_back(ticket: &Ticket, reason: &str) -> String {
         exec::keep(old, false).map_err(said)?;
         let memory = exec::copy(ticket.state).map_err(said)?;
         let state = Handoff::read(&memory);
-        // A state nobody can read still has to be given back; then the old program is called by its descriptor.
+        // A state no one can read still has to be given back; then the old program is called by its descriptor.
         let (arguments, mut environment, home) = match state {
             Ok(state) => (state.arguments, state.environment, state.descriptors.home),
             Err(_) => {

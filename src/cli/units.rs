@@ -107,7 +107,7 @@ pub(super) fn fit(text: &str, columns: usize) -> String {
     cut
 }
 
-/// Somebody else's text on one line and without control characters: a reason must not move the cursor.
+/// Someone else's text on one line and without control characters: a reason must not move the cursor.
 pub(super) fn plain(text: &str) -> String {
     let visible = |letter: char| if letter.is_control() { ' ' } else { letter };
     text.chars().map(visible).collect::<String>().split_whitespace().collect::<Vec<_>>().join(" ")

@@ -30,7 +30,7 @@ const CHUNK: usize = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// No file, or nobody behind it.
+    /// No file, or no one behind it.
     #[error(
         "no fleet runs here (run_dir {}): start it with `serve`, or name its run_dir with --run-dir",
         run_dir.display()

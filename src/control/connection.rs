@@ -1,7 +1,7 @@
 //! One client of the control socket: its bytes on the way in and out, and where its request stands.
 //!
 //! Requests of one client are taken one after the other: the next is not looked at before the last is answered and
-//! the answer is gone. So replies need no number, and a client that does not read holds up nobody but itself.
+//! the answer is gone. So replies need no number, and a client that does not read holds up no one but itself.
 
 use std::io;
 use std::io::Read;
@@ -134,7 +134,7 @@ impl Connection {
     /// What to wait for.
     pub(super) fn interest(&self) -> Interest {
         let read = !self.ended && self.state != State::Closing && self.incoming.len() <= REQUEST_MAX;
-        // A request that waits here already wakes nobody by coming: room to answer it does.
+        // A request that waits here already wakes no one by coming: room to answer it does.
         let asks = self.state == State::Idle && self.has_request();
         Interest::new(read, self.unsent() > 0 || asks)
     }
@@ -295,7 +295,7 @@ impl Connection {
         finished && self.unsent() == 0
     }
 
-    /// Whether nobody would miss it: it waits for no answer.
+    /// Whether no one would miss it: it waits for no answer.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.state, State::Idle | State::Closing)
     }

@@ -24,7 +24,7 @@ pub const VERSION: u32 = 1;
 /// Longest request, bytes, its newline left out.
 pub const REQUEST_MAX: usize = 64 * 1024;
 
-/// Longest part of somebody else's text that an error repeats, characters.
+/// Longest part of someone else's text that an error repeats, characters.
 const QUOTE_MAX: usize = 200;
 
 /// What a fleet is asked. `wait` (the default) has the verdict come when the outcome is known, not when it is begun.
@@ -281,7 +281,7 @@ fn decode(line: &[u8]) -> Result<Map<String, Value>, Error> {
     }
 }
 
-/// A part of somebody else's text that is short enough to repeat.
+/// A part of someone else's text that is short enough to repeat.
 fn quote(text: &str) -> String {
     match text.char_indices().nth(QUOTE_MAX) {
         Some((end, _)) => format!("{}…", &text[..end]),

@@ -1,6 +1,6 @@
 //! Rates of a fleet over its last moments: what two snapshots have between them.
 //!
-//! Pure: whoever owns the loop feeds snapshots with the time they were taken at. Totals alone tell how a fleet fared
+//! Pure: the owner of the loop feeds snapshots with the time they were taken at. Totals alone tell how a fleet fared
 //! since its start; a p99 that includes yesterday hides the trouble of this minute.
 
 use std::collections::HashMap;

@@ -244,7 +244,7 @@ impl Server {
     fn accept(&mut self) {
         self.exhausted = false;
         for _ in 0..ACCEPTS_MAX {
-            // Whoever has left makes room; nobody has to go for a newcomer before that was seen.
+            // The one who has left makes room; no one has to go for a newcomer before that was seen.
             if self.clients.len() >= CLIENTS_MAX && self.somebody_stirs() {
                 return;
             }

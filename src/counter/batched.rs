@@ -106,7 +106,7 @@ impl Batches {
     pub fn seat(&self) {
         let mut own = self.own();
         if own.journal.is_none() {
-            // The one of its own cell first: mostly nobody else wants it.
+            // The one of its own cell first: mostly no one else wants it.
             let mut order = std::iter::once(self.cell).chain((0..CELLS).filter(|index| *index != self.cell));
             own.journal = order.find(|index| self.scoreboard.claim(self.slot, *index, self.owner));
         }
@@ -202,7 +202,7 @@ impl Batches {
     /// What Redis said; the batch is sent again by the next call.
     ///
     /// # Cancel safety
-    /// The batch is sent again by the next call, here or by whoever has the journal then.
+    /// The batch is sent again by the next call, here or by the one who has the journal then.
     pub async fn flush(&self, now_ms: u64) -> Result<bool, redis::Error> {
         let sealed = {
             let own = self.own();
@@ -220,7 +220,7 @@ impl Batches {
         Ok(true)
     }
 
-    /// Sends what dead workers of this slot left, and of slots where nobody lives.
+    /// Sends what dead workers of this slot left, and of slots where no one lives.
     ///
     /// # Errors
     /// What Redis said; the rest waits for the next call.
@@ -252,7 +252,7 @@ impl Batches {
         Ok(())
     }
 
-    /// Gives the journal back; what is pending in it is somebody else's to send. No addition is taken afterwards.
+    /// Gives the journal back; what is pending in it is someone else's to send. No addition is taken afterwards.
     pub fn leave(&self) {
         if let Some(index) = self.own().journal.take() {
             self.scoreboard.journal(self.slot, index).release();

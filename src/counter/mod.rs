@@ -92,7 +92,7 @@ pub async fn add(redis: &Redis, prefix: &str, name: &Name, by: i64) -> Result<i6
     Ok(redis.count(&keys::counter(prefix, name.as_str()), by).await?)
 }
 
-/// Reads a counter outside a request's first call; one that nobody added to is 0.
+/// Reads a counter outside a request's first call; one that no one added to is 0.
 ///
 /// # Errors
 /// [`Error::Redis`].

@@ -101,7 +101,7 @@ fn names(environment: &BTreeMap<String, String>, pid: i32) -> Result<Vec<String>
         Err(Error::Variable { variable, value, reason })
     };
     let (Some(meant), Some(count)) = (find("LISTEN_PID"), find("LISTEN_FDS")) else { return Ok(Vec::new()) };
-    // Meant for somebody else, for example the shell that started this process.
+    // Meant for someone else, for example the shell that started this process.
     if meant != pid.to_string() {
         return Ok(Vec::new());
     }

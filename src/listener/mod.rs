@@ -82,7 +82,7 @@ pub enum Error {
 pub enum Owner {
     /// This fleet, for one slot: a place in a reuseport group, with a queue of its own.
     Slot,
-    /// systemd, for all slots together: one queue. Whoever leaves it only stops accepting.
+    /// systemd, for all slots together: one queue. The one who leaves it only stops accepting.
     Systemd,
 }
 
@@ -186,7 +186,7 @@ impl SlotListeners {
         Ok(Self { public: clones(&self.public)?, admin: clones(&self.admin)? })
     }
 
-    /// Connections that wait on the public addresses for somebody to accept them; none where the kernel does not say.
+    /// Connections that wait on the public addresses for someone to accept them; none where the kernel does not say.
     pub fn waiting(&self) -> Option<u64> {
         let waiting = |listener| queue::of(listener).ok().map(|queue| u64::from(queue.waiting));
         self.public.iter().map(waiting).sum()
@@ -209,7 +209,7 @@ impl SlotListeners {
     ///
     /// `open` may be longer or shorter than the group is at that moment, and the order of steps uses that:
     ///
-    /// - One slot more: `steer` with `open` one longer and its last false, so that nobody queues at a slot without a
+    /// - One slot more: `steer` with `open` one longer and its last false, so that no one queues at a slot without a
     ///   worker; [`Addresses::open_slot`]; `steer` with it true once its worker is READY.
     /// - One slot less, always the last: `steer` with its place false; its worker accepts its queue dry and says
     ///   `closed`; [`Self::close`]; `steer` with `open` one shorter. Several may leave together, but no new slot is to

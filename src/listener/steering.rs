@@ -36,7 +36,7 @@ pub fn table(open: &[bool], buckets: usize) -> Vec<u32> {
     settled.collect()
 }
 
-/// The slot of each bucket when all are open: each new slot takes its share from whoever has most.
+/// The slot of each bucket when all are open: each new slot takes its share from those that have most.
 fn owners(slots: usize, buckets: usize) -> Vec<u32> {
     if slots == 0 {
         return Vec::new();

@@ -34,7 +34,7 @@ const CPU_US: usize = 9;
 const BUSY_US: usize = 10;
 const REQUESTS: usize = 11;
 const ORDER: usize = 12;
-/// Which of the slot's workers it is, from 1; 0 when nobody writes the cell.
+/// Which of the slot's workers it is, from 1; 0 when no one writes the cell.
 const LIFE: usize = 13;
 /// Where the breakers of reads and writes stand, four bits each.
 const LANES: usize = 14;

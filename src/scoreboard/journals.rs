@@ -52,7 +52,7 @@ impl Scoreboard {
         slot < self.capacity && self.cell(slot, cell).life() == owner.life()
     }
 
-    /// Whether a slot has no worker, so that nobody there looks after its journals.
+    /// Whether a slot has no worker, so that no one there looks after its journals.
     pub fn is_deserted(&self, slot: usize) -> bool {
         (0..CELLS).all(|cell| self.cell(slot, cell).life() == 0)
     }

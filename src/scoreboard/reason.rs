@@ -9,7 +9,7 @@ pub enum Reason {
     Boot = 0,
     /// It ended by itself with an exit code.
     ExitCode = 1,
-    /// A signal that nobody here sent ended it.
+    /// A signal that no one here sent ended it.
     Signal = 2,
     /// The kernel killed it for want of memory.
     OutOfMemory = 3,

@@ -49,7 +49,7 @@ impl WorkerState {
 #[serde(rename_all = "snake_case")]
 #[repr(u64)]
 pub enum Order {
-    /// The supervisor has not told it anything: whoever signals it is somebody else.
+    /// The supervisor has not told it anything: what signals it is another process.
     Untold = 0,
     /// A successor takes it: listeners and queue stay as they are.
     Pass = 1,

@@ -101,7 +101,7 @@ pub fn inherit(fd: RawFd) -> io::Result<OwnedFd> {
     handed_over(fd)?;
     keep(fd, false)?;
     open::take_over(fd);
-    // SAFETY: it came through the exec, so nothing in this program owns it, and the mark just set lets nobody take it
+    // SAFETY: it came through the exec, so nothing in this program owns it, and the mark just set lets no one take it
     // a second time.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
@@ -122,7 +122,7 @@ fn handed_over<'a>(fd: RawFd) -> io::Result<BorrowedFd<'a>> {
         return Err(missing());
     }
     // SAFETY: a number that is no descriptor is refused by the kernel in the next line; one that came through the exec
-    // is closed by nobody before `inherit` takes it.
+    // is closed by no one before `inherit` takes it.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     let flags = fcntl(borrowed, FcntlArg::F_GETFD).map_err(|_| missing())?;
     match FdFlag::from_bits_truncate(flags).contains(FdFlag::FD_CLOEXEC) {

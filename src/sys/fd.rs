@@ -133,7 +133,7 @@ pub fn try_lock(file: &File) -> io::Result<bool> {
     held(file.try_lock())
 }
 
-/// Whether nobody holds the lock of this file; takes it for the moment of the question, beside others that ask.
+/// Whether no one holds the lock of this file; takes it for the moment of the question, beside others that ask.
 ///
 /// # Errors
 /// When the file system has no locks.

@@ -18,7 +18,7 @@ pub fn outward(family: Family) -> Option<IpAddr> {
 
 /// The source address of the default route. Connecting a datagram socket asks the routing table and sends nothing.
 fn routed(family: Family) -> Option<IpAddr> {
-    // Documentation addresses (RFC 5737, RFC 3849): nobody's, and thus reached by the default route.
+    // Documentation addresses (RFC 5737, RFC 3849): no one's, and thus reached by the default route.
     let (any, world): (IpAddr, IpAddr) = match family {
         Family::V4 => (Ipv4Addr::UNSPECIFIED.into(), Ipv4Addr::new(192, 0, 2, 1).into()),
         Family::V6 => (Ipv6Addr::UNSPECIFIED.into(), Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1).into()),

@@ -138,7 +138,7 @@ pub fn pid() -> Pid {
 pub fn rename(program: &Path) {
     let name = program.file_name().and_then(|name| std::ffi::CString::new(name.as_encoded_bytes()).ok());
     if let Some(name) = name {
-        // A wrong name harms nobody.
+        // A wrong name harms no one.
         let _ = nix::sys::prctl::set_name(&name);
     }
 }

@@ -1,4 +1,4 @@
-//! How many connections wait on a listener for somebody to accept them.
+//! How many connections wait on a listener for someone to accept them.
 
 use std::io;
 use std::os::fd::AsFd;

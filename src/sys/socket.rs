@@ -89,7 +89,7 @@ pub fn inherited(number: RawFd) -> io::Result<TcpListener> {
     if unsafe { libc::fcntl(number, libc::F_GETFD) } < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is open, and by the contract above nobody else in this process owns it.
+    // SAFETY: the descriptor is open, and by the contract above no one else in this process owns it.
     let socket = unsafe { Socket::from_raw_fd(number) };
     let wrong = |what| Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     match socket.local_addr().map(|address| address.as_socket()) {

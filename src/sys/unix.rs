@@ -1,4 +1,4 @@
-//! Unix sockets as a private door: who knocks, a socket file nobody else may open, descriptors across an exec.
+//! Unix sockets as a private door: who knocks, a socket file no one else may open, descriptors across an exec.
 
 use std::fs::File;
 use std::fs::Permissions;
@@ -55,7 +55,7 @@ pub fn own_user() -> u32 {
 
 /// Listens on a new socket file that only its owner may open, from its first moment on; it never blocks.
 ///
-/// The mode is set on the socket before it has a name, and Linux makes the file with it (unix(7)); nobody can connect
+/// The mode is set on the socket before it has a name, and Linux makes the file with it (unix(7)); no one can connect
 /// before it listens. The process-wide umask is left alone.
 ///
 /// # Errors
@@ -74,7 +74,7 @@ pub fn listen_private(path: &Path) -> io::Result<UnixListener> {
 /// Connects to a socket file; waits for room in its queue no longer than `patience`.
 ///
 /// # Errors
-/// When nobody listens there, it may not be opened, or (`WouldBlock`) nobody accepts in time.
+/// When no one listens there, it may not be opened, or (`WouldBlock`) no one accepts in time.
 pub fn connect(path: &Path, patience: Duration) -> io::Result<UnixStream> {
     let socket = Socket::new(Domain::UNIX, Type::STREAM, None)?;
     socket.set_write_timeout(Some(patience))?;
@@ -119,7 +119,7 @@ pub fn keep_on_exec(fd: &impl AsFd, keep: bool) -> io::Result<()> {
 
 /// Takes over a descriptor that came across an exec, known by its number; from now on it is closed on exec again.
 ///
-/// Each number may be taken over once, by whoever the program before the exec meant it for.
+/// Each number may be taken over once, by the part that the program before the exec meant it for.
 ///
 /// # Errors
 /// When it is not open.
@@ -131,7 +131,7 @@ pub fn adopt(number: RawFd) -> io::Result<OwnedFd> {
     let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
     keep_on_exec(&borrowed, false)?;
     open::take_over(number);
-    // SAFETY: it is open, as just seen; nobody else in this program owns it, as the contract above demands.
+    // SAFETY: it is open, as just seen; no one else in this program owns it, as the contract above demands.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 

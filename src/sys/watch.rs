@@ -1,7 +1,7 @@
 //! Files that change on disk, as the kernel tells: inotify(7).
 //!
 //! Folders are watched, not files: an editor writes another file and renames it over the first one, a compiler deletes
-//! and creates. What happened is not trusted; it only wakes whoever then looks at the file itself.
+//! and creates. What happened is not trusted; it only wakes the one who then looks at the file itself.
 
 use std::fs;
 use std::io;

@@ -145,7 +145,7 @@ impl Inner {
             if let Err(error) = cpu::stand_back() {
                 tracing::debug!(%error, "a task's thread does not stand back: {error}");
             }
-            // Whoever waited may be gone.
+            // The one who waited may be gone.
             let _ = sender.send(job(&input, &progress));
         };
         match thread::Builder::new().name("task".to_owned()).spawn(work) {
@@ -263,7 +263,7 @@ impl Inner {
         }
     }
 
-    /// Waits for a job that nobody needs any more; one that does not end counts as hung.
+    /// Waits for a job that no one needs any more; one that does not end counts as hung.
     async fn outlive(&self, thread: &mut Thread) {
         if timeout(PATIENCE, &mut *thread).await.is_ok() {
             return;

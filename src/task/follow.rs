@@ -30,7 +30,7 @@ const CONFIRM: Duration = Duration::from_millis(250);
 /// A task as it was seen last.
 #[derive(Debug, Clone)]
 enum Seen {
-    /// Nobody has looked yet.
+    /// No one has looked yet.
     NotYet,
     /// The first look failed.
     Failed(redis::Error),
@@ -40,7 +40,7 @@ enum Seen {
     Gone,
 }
 
-/// All tasks that somebody on this worker follows.
+/// All tasks that someone on this worker follows.
 #[derive(Debug, Default)]
 pub(super) struct Follows(Mutex<HashMap<TaskId, Followed>>);
 
@@ -106,7 +106,7 @@ impl Follows {
         id: TaskId,
     ) -> Result<Following, redis::Error> {
         let mut seen = self.join(redis, id);
-        // Whoever looks ends only after somebody was told, so this is no error.
+        // The one who looks ends only after someone was told, so this is no error.
         let first = seen.wait_for(|seen| !matches!(seen, Seen::NotYet)).await;
         let failed = first.ok().and_then(|seen| match &*seen {
             Seen::Failed(error) => Some(error.clone()),
@@ -130,7 +130,7 @@ impl Follows {
         seen
     }
 
-    /// Looks at a task until it ends or nobody follows it.
+    /// Looks at a task until it ends or no one follows it.
     async fn watch(self: Arc<Self>, redis: Redis, id: TaskId, followed: Followed) {
         let (news, name) = (Arc::clone(&followed.news), id.to_string());
         let _heard = redis.hear(Channel::Task(&name), Arc::new(move |_: &str| news.notify_one()));
@@ -139,7 +139,7 @@ impl Follows {
         loop {
             let ended = tell(&followed.seen, redis.look_at_task(id).await);
             {
-                // Under the same lock as joining: nobody joins what is no longer watched.
+                // Under the same lock as joining: no one joins what is no longer watched.
                 let mut all = self.lock();
                 if ended || followed.seen.is_closed() {
                     all.remove(&id);
@@ -158,7 +158,7 @@ fn tell(followers: &watch::Sender<Seen>, looked: Result<Option<Task>, redis::Err
     let seen = match looked {
         Ok(Some(task)) => Seen::Is(Arc::new(task)),
         Ok(None) => Seen::Gone,
-        // Redis is away for a moment: whoever follows waits. Whoever begins to is told.
+        // Redis is away for a moment: the one who follows waits. The one who begins to is told.
         Err(_) if !matches!(&*followers.borrow(), Seen::NotYet) => return false,
         Err(error) => Seen::Failed(error),
     };

@@ -1,4 +1,4 @@
-//! The kinds of tasks that a program knows: typed for whoever writes the job, JSON for whoever runs it.
+//! The kinds of tasks that a program knows: typed for the one who writes the job, JSON for the one who runs it.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -74,7 +74,7 @@ where
     E: Into<Failure>,
 {
     Arc::new(move |input, progress| {
-        // The job's own state may be torn; whoever writes one that has any makes it bear that.
+        // The job's own state may be torn; the one who writes one that has any makes it bear that.
         let run = AssertUnwindSafe(|| work(&job, input, progress));
         catch_unwind(run)
             .unwrap_or_else(|panic| Ended::Again(format!("it panicked: {}", words(&*panic))))

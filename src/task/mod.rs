@@ -51,7 +51,7 @@ pub use progress::Progress;
 /// Largest input of a task, bytes of JSON.
 pub const INPUT_MAX: usize = 16 * 1024;
 
-/// A task that waited for this long is dead: nobody who could do it takes any.
+/// A task that waited for this long is dead: no one who could do it takes any.
 pub const WAIT_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Longest time for giving back what still runs.
@@ -144,7 +144,7 @@ impl Tasks {
         let rules = Rules {
             queue: settings.queue,
             attempts: settings.attempts,
-            // Twice the longest wait, so that whoever waits too long is found and not forgotten; and it may run then.
+            // Twice the longest wait, so that one that waits too long is found and not forgotten; and it may run then.
             life: WAIT_MAX * 2 + settings.timeout,
             keep: settings.keep,
             lease: settings.lease,
@@ -189,7 +189,7 @@ impl Tasks {
     ///             sum = sum.checked_add(*number).ok_or("the sum is too large")?;
     ///             progress.percent((100 * done / numbers.len()) as u8);
     ///             if progress.is_cancelled() {
-    ///                 return Err("nobody needs it any more");
+    ///                 return Err("no one needs it any more");
     ///             }
     ///         }
     ///         Ok(sum)
@@ -241,7 +241,7 @@ impl Tasks {
     /// Takes no more tasks, and returns when those that run have ended.
     ///
     /// # Cancel safety
-    /// Whoever stops waiting gives the rest back with [`Tasks::give_back`].
+    /// The one who stops waiting gives the rest back with [`Tasks::give_back`].
     pub async fn leave(&self) {
         self.stop_taking();
         self.inner.idle().await;
@@ -272,7 +272,7 @@ impl Tasks {
     /// Makes a task, for the next worker that has a place and knows its kind.
     ///
     /// # Errors
-    /// See [`Error`]. After [`redis::Error::Timeout`] or [`redis::Error::Lost`] it may have been made; nobody knows its id
+    /// See [`Error`]. After [`redis::Error::Timeout`] or [`redis::Error::Lost`] it may have been made; its id is not known
     /// then, and its result is forgotten by itself.
     ///
     /// # Cancel safety
@@ -306,10 +306,10 @@ impl Tasks {
         Ok(self.inner.redis.look_at_task(*id).await?)
     }
 
-    /// Says that nobody needs a task any more; `None`: there is none.
+    /// Says that no one needs a task any more; `None`: there is none.
     ///
     /// One that waits is never begun. The job of one that runs is told, at once or within a third of a lease, and what
-    /// comes of it is dropped; whoever looks sees it as cancelled from now on.
+    /// comes of it is dropped; the one who looks sees it as cancelled from now on.
     ///
     /// # Errors
     /// [`Error::Redis`]; saying it once more does no harm.

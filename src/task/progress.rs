@@ -1,4 +1,4 @@
-//! What a job and its worker tell each other while it runs: how far it is, and whether anybody still needs it.
+//! What a job and its worker tell each other while it runs: how far it is, and whether anyone still needs it.
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -39,7 +39,7 @@ impl Progress {
         }
     }
 
-    /// Whether nobody needs the result any more: it was cancelled, has run for too long, its worker leaves, or another
+    /// Whether no one needs the result any more: it was cancelled, has run for too long, its worker leaves, or another
     /// one has taken it over. Whatever the job returns then is dropped.
     pub fn is_cancelled(&self) -> bool {
         self.shared.stopped.load(Relaxed)
@@ -50,7 +50,7 @@ impl Progress {
         self.attempt
     }
 
-    /// Tells the job that nobody needs it.
+    /// Tells the job that no one needs it.
     pub(super) fn stop(&self) {
         self.shared.stopped.store(true, Relaxed);
     }

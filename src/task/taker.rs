@@ -1,4 +1,4 @@
-//! Takes tasks as long as there is a place for one, and looks after those that nobody takes.
+//! Takes tasks as long as there is a place for one, and looks after those that no one takes.
 
 use std::sync::Arc;
 use std::sync::PoisonError;
@@ -27,8 +27,8 @@ const SPACING: Duration = Duration::from_millis(20);
 /// Time between two looks whether all goes well.
 const LOOK: Duration = time::TICK.saturating_mul(20);
 
-/// Looks without a failed call before a task is taken over. While Redis was away nobody could renew: whoever runs a task
-/// has the first word afterwards.
+/// Looks without a failed call before a task is taken over. While Redis was away nothing was renewed: the worker that
+/// runs a task has the first word afterwards.
 pub(super) const CALM: u32 = 3;
 
 /// Looks between two searches for tasks that have waited for too long.
@@ -173,7 +173,7 @@ impl Inner {
         self.calm.store(0, Relaxed);
     }
 
-    /// Sees whether all goes well, and now and then whether tasks wait that nobody takes.
+    /// Sees whether all goes well, and now and then whether tasks wait that no one takes.
     pub(super) async fn look_after(self: Arc<Self>) {
         // Workers that began together do not search together; that several do would be no harm.
         let mut until_search = std::process::id() % SEARCH_EVERY;
@@ -196,7 +196,7 @@ impl Inner {
         }
     }
 
-    /// Gives up the tasks that nobody has taken for a day: those of a kind that no program knows any more.
+    /// Gives up the tasks that no one has taken for a day: those of a kind that no program knows any more.
     async fn give_up_overdue(&self) -> Result<(), redis::Error> {
         let reason = format!("no worker took it within {} h", WAIT_MAX.as_secs() / 3600);
         for (id, kind) in self.redis.overdue_tasks(WAIT_MAX).await? {

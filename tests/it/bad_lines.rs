@@ -1,4 +1,4 @@
-//! Redis over bad lines: what was asked is done once or not at all, nobody sees a 500, and nobody loses a session.
+//! Redis over bad lines: what was asked is done once or not at all, no one sees a 500, and no one loses a session.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -65,7 +65,7 @@ fn a_request_whose_answer_was_lost_is_charged_exactly_once() {
 #[derive(Debug, Default)]
 struct Seen {
     statuses: BTreeMap<String, u64>,
-    /// Posts that were answered 200, and posts whose outcome nobody knows.
+    /// Posts that were answered 200, and posts whose outcome no one knows.
     counted: u64,
     unknown: u64,
     /// Each visitor's views that were answered, and those that were asked for.

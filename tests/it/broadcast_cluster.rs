@@ -1,4 +1,4 @@
-//! Broadcasts over a real cluster: news reach whoever listens to another node, and no move of the topics costs a message.
+//! Broadcasts over a real cluster: news reach listeners at another node, and no move of the topics costs a message.
 
 use std::time::Duration;
 use std::time::Instant;
@@ -29,7 +29,7 @@ async fn insist(hub: &Hub, topic: &Topic, text: &str) {
     let begun = Instant::now();
     while let Err(error) = hub.publish(topic, text).await {
         assert!(begun.elapsed() < wait::LONG, "nobody takes it: {error}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        wait::paced(Duration::from_millis(5)).await;
     }
 }
 

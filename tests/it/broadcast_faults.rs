@@ -42,7 +42,7 @@ async fn insist(hub: &Hub, topic: &Topic, text: &str) -> (Id, bool) {
             }
             Err(other) => panic!("{other}"),
         }
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        wait::paced(Duration::from_millis(5)).await;
     }
 }
 
@@ -76,7 +76,7 @@ async fn disturbed(server: &mut RedisServer, count: usize, mut disturb: impl FnM
     }
     let mut readers = JoinSet::new();
     for topic in topics.iter() {
-        // Of a topic that is empty nobody could prove that it was so while news were away.
+        // Of a topic that is empty no one could prove that it was so while news were away.
         insist(&hubs[0], topic, "0").await;
         for hub in &hubs {
             let subscription = hub.subscribe(topic, Some(Id::ZERO)).await.unwrap();
@@ -104,7 +104,7 @@ async fn disturbed(server: &mut RedisServer, count: usize, mut disturb: impl FnM
         while !published.load(Relaxed) {
             disturb(server, round);
             round += 1;
-            tokio::time::sleep(Duration::from_millis(40)).await;
+            wait::paced(Duration::from_millis(40)).await;
         }
         round
     };
@@ -264,7 +264,7 @@ async fn what_is_no_message_in_a_topic_s_stream_is_passed_over() {
     }
     assert_eq!(numbers(&mut here, 5).await, [0, 1, 2, 3, 4]);
     foreign();
-    // Somebody who comes later, whose topic ends with such a thing.
+    // Someone who comes later, whose topic ends with such a thing.
     let late = hub(&server, Mode::Auto).await;
     let mut back = late.subscribe(&chat, Some(Id::ZERO)).await.unwrap();
     assert_eq!(numbers(&mut back, 5).await, [0, 1, 2, 3, 4]);
@@ -288,7 +288,7 @@ async fn an_empty_topic_s_redis_that_restarts_with_nothing_is_told() {
     assert_eq!(numbers(&mut there, 3).await, [0, 1, 2]);
     nothing(&mut here).await;
     server.restart();
-    // Somebody may have published something, and nobody knows of it.
+    // Someone may have published something, and no one knows of it.
     gap(&mut here).await;
     nothing(&mut here).await;
     insist(&one, &chat, "1").await;

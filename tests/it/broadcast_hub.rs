@@ -26,6 +26,7 @@ use crate::support::broadcasts::topic;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
+use crate::support::wait;
 
 /// Publishes numbers.
 async fn publish(hub: &Hub, topic: &Topic, numbers: std::ops::Range<usize>) -> Vec<Id> {
@@ -178,7 +179,7 @@ async fn redis_keeps_about_as_many_as_it_is_to_and_forgets_them_after_a_time() {
     server.cli(&["PEXPIRE", "p:{b}:topic:chat", "1"]);
     eventually("the topic is forgotten", async || !server.keys().contains(&"p:{b}:topic:chat".to_owned()))
         .await;
-    // Whoever was there goes on without a word; whoever comes back cannot know.
+    // A client that was there goes on without a word; one that comes back cannot know.
     let next = publish(&one, &chat, 1000..1001).await[0];
     assert!(next > ids[999]);
     assert_eq!(numbers(&mut here, 1).await, [1000]);
@@ -224,7 +225,7 @@ async fn a_client_that_is_ahead_of_its_new_worker_waits_for_what_it_has_not() {
     let mut there = other.subscribe(&chat, None).await.unwrap();
     publish(&one, &chat, 0..1).await;
     assert_eq!(numbers(&mut there, 1).await, [0]);
-    // Written by somebody who told nobody: the worker finds it by looking.
+    // Written by someone who told no one: the worker finds it by looking.
     let newest = server.cli(&["XREVRANGE", "p:{b}:topic:chat", "+", "-", "COUNT", "1"]);
     let before = newest.lines().next().unwrap();
     let ahead = server.cli(&["XADD", "p:{b}:topic:chat", "*", "p", before, "m", "1"]);
@@ -232,7 +233,7 @@ async fn a_client_that_is_ahead_of_its_new_worker_waits_for_what_it_has_not() {
     publish(&one, &chat, 2..3).await;
     assert_eq!(numbers(&mut back, 1).await, [2]);
     assert_eq!(numbers(&mut there, 2).await, [1, 2]);
-    // An id that nobody ever gave.
+    // An id that no one ever gave.
     let future = Id::from((1 << 62, 7));
     let mut back = other.subscribe(&chat, Some(future)).await.unwrap();
     gap(&mut back).await;
@@ -319,9 +320,9 @@ async fn nobody_asks_nothing_and_is_not_asked() {
         !server.keys().iter().any(|key| key.contains(":here:"))
     })
     .await;
-    tokio::time::sleep(Duration::from_millis(1200)).await;
+    wait::pass(Duration::from_millis(1200)).await;
     server.cli(&["CONFIG", "RESETSTAT"]);
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    wait::pass(Duration::from_millis(2500)).await;
     let busy: Vec<_> = server
         .commands()
         .into_iter()

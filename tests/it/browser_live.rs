@@ -98,7 +98,7 @@ fn an_open_page_misses_nothing_over_a_reload_of_the_fleet() {
         let message = format!("message {}", sent.len() + unknown.len());
         match try_publish(fleet.listen, "news", &message).status {
             202 => sent.insert(0, message),
-            // On a machine this busy Redis may be late: then nobody knows whether it was sent.
+            // On a machine this busy Redis may be late: then no one knows whether it was sent.
             status => {
                 assert_eq!(status, 503);
                 unknown.push(message);

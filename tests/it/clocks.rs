@@ -1,4 +1,4 @@
-//! A machine whose clock is wrong: times are Redis's, so nobody's session or limit suffers.
+//! A machine whose clock is wrong: times are Redis's, so no one's session or limit suffers.
 
 use std::path::PathBuf;
 use std::process::Command;

@@ -72,7 +72,7 @@ async fn a_worker_that_renews_keeps_its_task_and_new_ones_are_not_held_up_by_old
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_secs(1) {
         assert_eq!(redis.renew_task(&execution, None).await, Ok(true));
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::paced(Duration::from_millis(50)).await;
     }
     let mut seen = Vec::new();
     for _ in 0..2 {

@@ -1,4 +1,4 @@
-//! The control socket, whoever is at its other end: strangers, stalled readers, noise.
+//! The control socket, no matter what is at its other end: strangers, stalled readers, noise.
 
 use std::fs;
 use std::io::Read;
@@ -65,7 +65,7 @@ fn script(server: &mut Server, client: ClientId, request: Request) -> bool {
 fn its_file_is_private_and_a_stale_one_is_replaced() {
     let folder = TempDir::new().unwrap();
     let path = control::socket(folder.path());
-    // What a killed fleet leaves: a file with nobody behind it.
+    // What a killed fleet leaves: a file with no one behind it.
     drop(UnixListener::bind(&path).unwrap());
     fs::set_permissions(&path, fs::Permissions::from_mode(0o777)).unwrap();
     assert!(UnixStream::connect(&path).is_err());
@@ -95,7 +95,7 @@ fn a_successors_file_is_left_alone() {
 #[test]
 fn another_user_is_turned_away_with_a_sentence() {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        // Only root can be somebody else.
+        // Only root can be someone else.
         return;
     }
     let host = Host::start(script);
@@ -299,7 +299,7 @@ fn leaving_early_is_harmless() {
             host.knock().say(ask);
         }
     }
-    // What was asked in whole is done though nobody waits for the answer.
+    // What was asked in whole is done though no one waits for the answer.
     let both =
         format!("{}{}", "{\"version\":1,\"verb\":\"reload\"}\n", "{\"version\":1,\"verb\":\"upgrade\"}\n");
     host.knock().say(both);

@@ -1,4 +1,4 @@
-//! The control socket of a real fleet: found after a kill, open to operators whoever else is there.
+//! The control socket of a real fleet: found after a kill, open to operators no matter who else is there.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;

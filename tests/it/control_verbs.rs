@@ -145,7 +145,7 @@ fn without_a_fleet_the_sentence_says_where_it_was_looked_for() {
     let output = regatta(folder.path(), &["stop", "--json"]);
     assert_eq!(output.status.code(), Some(69));
     assert_eq!(lines(&output)[0]["verdict"]["code"], 69);
-    // A broken configuration must not keep anybody from stopping a fleet.
+    // A broken configuration must not keep anyone from stopping a fleet.
     std::fs::write(folder.path().join("regatta.toml"), "no such thing").unwrap();
     assert_eq!(regatta(folder.path(), &["stop"]).status.code(), Some(69));
 }

@@ -1,4 +1,4 @@
-//! Cookies: only ours count, and nobody else's costs anything.
+//! Cookies: only ours count, and no one else's costs anything.
 
 use std::collections::BTreeMap;
 
@@ -27,7 +27,7 @@ fn letters(length: usize) -> String {
     (0..length).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect()
 }
 
-/// A cookie of the right shape that nobody signed.
+/// A cookie of the right shape that no one signed.
 fn forged(real: &str) -> String {
     let mut parts: Vec<_> = real.split('.').map(str::to_owned).collect();
     for part in parts.iter_mut().skip(2) {

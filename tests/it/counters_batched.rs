@@ -57,7 +57,7 @@ fn adder(address: std::net::SocketAddr, target: &'static str) -> impl FnMut() ->
     }
 }
 
-/// Whoever was refused or cut off before the request was sent added nothing; every other failure may have.
+/// A client that was refused or cut off before the request was sent added nothing; every other failure may have.
 fn tally(results: &[Result<(), Failure>]) -> (i64, i64) {
     let answered = results.iter().filter(|result| result.is_ok()).count();
     let unknown =

@@ -27,7 +27,7 @@ fn faulty(redis: &RedisServer, failing: &str) -> Plan {
     plan.set("FAULTY_FILE", &file.display().to_string())
 }
 
-/// Connections that have sent a request which nobody has accepted yet.
+/// Connections that have sent a request which no one has accepted yet.
 fn queue(fleet: &Fleet, count: usize) -> Vec<Connection> {
     let request = Request::get("/hello").header("Connection", "close").bytes();
     let open = |_| {

@@ -21,7 +21,7 @@ fn form(target: &str, body: &str) -> Request {
     Request::post(target).body("application/x-www-form-urlencoded", body.as_bytes())
 }
 
-/// Somebody who has shown the token, and what his forms carry.
+/// Someone who has shown the token, and what his forms carry.
 fn operator(fleet: &Fleet) -> (Visitor, String) {
     let mut operator = Visitor::default();
     let body = format!("operators-token={}", TOKEN.replace(' ', "+"));
@@ -305,7 +305,7 @@ fn the_page_and_its_files_have_the_headers_they_need_and_are_small() {
 fn nothing_is_computed_while_nobody_watches() {
     let redis = RedisServer::start();
     let fleet = plan(&redis).start();
-    // Sessions are asked for in each computation, and by nobody else.
+    // Sessions are asked for in each computation, and by no one else.
     let asked = || {
         let stats = redis.cli(&["INFO", "commandstats"]);
         let line = stats.lines().find(|line| line.starts_with("cmdstat_pfcount:")).unwrap_or_default();

@@ -290,7 +290,7 @@ fn compose_scales_loses_no_view_and_sets_only_what_there_is() {
         assert!(app.get(forbidden).is_none(), "{forbidden} forbids a second replica");
     }
     let mut environment = app["environment"].clone();
-    // What compose puts in when nobody sets the variable.
+    // What compose puts in when no one sets the variable.
     environment["REGATTA_SESSION__SECRETS"] = "".into();
     let settings = settings(&environment);
     assert!(settings.session.secrets.is_empty());

@@ -106,7 +106,7 @@ fn asked(redis: &RedisServer, act: impl FnOnce()) -> BTreeMap<String, u64> {
 #[test]
 fn a_visit_is_one_round_trip_and_few_commands() {
     let redis = RedisServer::start();
-    // Its own signing key, so that nobody looks after the one in Redis meanwhile.
+    // Its own signing key, so that no one looks after the one in Redis meanwhile.
     let secret = "a signing key of this test's own choice";
     let fleet = Plan::on(&redis).workers(3).set("REGATTA_SESSION__SECRETS", secret).start();
     let mut visitor = Visitor::default();

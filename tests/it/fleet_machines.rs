@@ -93,7 +93,7 @@ fn every_machine_and_all_its_workers_are_seen_from_everywhere() {
 #[test]
 fn a_fleet_that_stops_is_gone_when_it_has() {
     let redis = RedisServer::start();
-    // Nobody would miss its heartbeat for minutes.
+    // No one would miss its heartbeat for minutes.
     let slow = || plan(&redis).set("REGATTA_FLEET__HEARTBEAT", "1m");
     let (mut first, second) = (slow().start(), slow().start());
     until_shown(second.plan(), &[&first, &second]);

@@ -19,6 +19,7 @@ use fred::types::config::UnresponsiveConfig;
 use crate::support::proxy::Link;
 use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
+use crate::support::wait;
 
 const SHORT: Duration = Duration::from_millis(300);
 
@@ -46,7 +47,7 @@ fn again() -> Option<ReconnectPolicy> {
 async fn within(mut holds: impl FnMut() -> bool) -> bool {
     let since = Instant::now();
     while !holds() && since.elapsed() < Duration::from_secs(3) {
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        wait::paced(Duration::from_millis(5)).await;
     }
     holds()
 }
@@ -59,7 +60,7 @@ async fn a_client_whose_task_has_ended_says_that_it_is_connected() {
     proxy.reset();
     assert!(within(|| task.is_finished()).await, "without a policy the first lost connection is the end");
     assert!(client.is_connected());
-    // Commands queue for nobody, and to fail fast is no way out: the state says connected.
+    // Commands queue for no one, and to fail fast is no way out: the state says connected.
     for fail_fast in [false, true] {
         let options = Options { timeout: Some(SHORT), fail_fast, ..Options::default() };
         let answer = client.with_options(&options).get::<Option<String>, _>("k").await;
@@ -81,7 +82,7 @@ async fn a_bounded_queue_can_wedge_the_client() {
                 tokio::spawn(async move { client.set::<(), _, _>("k", large, None, None, false).await })
             })
             .collect();
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::pass(Duration::from_millis(50)).await;
         proxy.reset();
         proxy.link(Link::Open);
         for call in calls {
@@ -113,7 +114,7 @@ async fn silence_is_not_noticed_while_commands_are_written() {
                 if busy {
                     tokio::spawn(asked(patient(&client)));
                 }
-                tokio::time::sleep(Duration::from_millis(20)).await;
+                wait::paced(Duration::from_millis(20)).await;
             }
         });
         assert_eq!(within(|| proxy.accepted().len() > known).await, !busy, "busy: {busy}");

@@ -14,7 +14,7 @@ use rand::seq::IndexedRandom;
 
 use crate::support::soak;
 
-/// Pieces that mean something to somebody.
+/// Pieces that mean something to someone.
 const PIECES: &[&[u8]] = &[
     b"\xfe",
     b"\xfd",

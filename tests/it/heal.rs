@@ -1,4 +1,4 @@
-//! What Redis forgets is put back by whoever misses it, and no request fails for it.
+//! What Redis forgets is put back by the worker that misses it, and no request fails for it.
 
 use crate::support::client::Request;
 use crate::support::client::Visitor;

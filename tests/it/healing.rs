@@ -25,7 +25,7 @@ fn faulty(redis: &RedisServer) -> Plan {
     Plan::on(redis).example("faulty")
 }
 
-/// Sends one request that keeps its worker from serving; the connection, which nobody answers.
+/// Sends one request that keeps its worker from serving; the connection, which no one answers.
 fn harm(fleet: &Fleet, target: &str) -> Connection {
     let mut connection = Connection::open(fleet.listen).unwrap();
     connection.send(&Request::get(target).bytes()).unwrap();
@@ -76,7 +76,7 @@ fn a_blocked_loop_gets_a_spare_tells_where_it_stands_and_loses_nothing_when_it_c
     let queued = thread::spawn({
         let listen = fleet.listen;
         move || {
-            thread::sleep(Duration::from_millis(200));
+            wait::pace(Duration::from_millis(200));
             let begin = Instant::now();
             let answer = client::once(listen, Request::get("/hello").header("Connection", "close")).unwrap();
             (answer.worker(), begin.elapsed())
@@ -287,7 +287,7 @@ fn a_fleet_that_was_suspended_as_a_whole_goes_on_as_it_was() {
     // The supervisor is the first to wake, and finds workers that stand still.
     for pid in all {
         process::signal(pid, Signal::SIGCONT);
-        thread::sleep(Duration::from_millis(100));
+        wait::pace(Duration::from_millis(100));
     }
     wait::let_pass(Duration::from_secs(1));
     assert_eq!(fleet.workers(), before);

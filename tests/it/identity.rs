@@ -85,7 +85,7 @@ fn addresses_in_all_their_forms() {
         // Trusted in whatever form it is written: the walk goes on, and ends with it.
         ("::ffff:10.0.0.1", "10.0.0.1"),
         ("[::1]:443", "::1"),
-        // What is no address ends the walk at whoever said it.
+        // What is no address ends the walk at the hop that said it.
         ("0.0.0.0", PEER),
         ("::", PEER),
         ("188.0.2", PEER),

@@ -1,7 +1,6 @@
 //! A fleet whose supervisor was killed, and the one that comes after it.
 
 use std::net::TcpListener;
-use std::thread;
 use std::time::Duration;
 use std::time::Instant;
 
@@ -27,6 +26,15 @@ fn begun(fleet: &Fleet, target: &str) -> Connection {
     let mut connection = Connection::open(fleet.listen).unwrap();
     connection.send(&Request::get(target).bytes()).unwrap();
     connection
+}
+
+/// Waits until the only worker has a request; it is asked of the supervisor, because a stuck worker answers nothing.
+fn is_under_way(fleet: &Fleet) {
+    let status = fleet.plan().clone().args(&["status", "--json"]);
+    wait::until("the request has come to the worker", wait::LONG, || {
+        let said = serde_json::from_str::<serde_json::Value>(&status.run().1).unwrap_or_default();
+        said["slots"][0]["in_flight"].as_u64().is_some_and(|in_flight| in_flight > 0)
+    });
 }
 
 /// Kills the supervisor, and waits until it is really dead: a process that is being killed still has its locks.
@@ -65,8 +73,7 @@ fn an_orphan_that_is_stuck_keeps_no_port_from_the_next_fleet() {
         let mut killed = plan(&redis).start();
         let orphan = killed.workers()[0];
         let _unanswered = begun(&killed, stuck);
-        // The request has come to the worker when it answers no other.
-        thread::sleep(Duration::from_millis(300));
+        is_under_way(&killed);
         kill(&killed);
         let next = killed.plan().start();
         assert!(!process::alive(orphan), "{stuck}");
@@ -87,8 +94,11 @@ fn an_orphan_that_is_stuck_or_stands_still_ends_without_help() {
     for stuck in ["spins", "stands"] {
         let mut killed = plan(&redis).set("REGATTA_DRAIN__TIMEOUT", "2s").start();
         let orphan = killed.workers()[0];
-        let _unanswered = (stuck == "spins").then(|| begun(&killed, "/spin/120000"));
-        thread::sleep(Duration::from_millis(300));
+        let _unanswered = (stuck == "spins").then(|| {
+            let begun = begun(&killed, "/spin/120000");
+            is_under_way(&killed);
+            begun
+        });
         if stuck == "stands" {
             process::stop(orphan);
         }

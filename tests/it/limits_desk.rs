@@ -25,6 +25,7 @@ use tokio::task::JoinSet;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
+use crate::support::wait;
 
 pub(crate) const CLIENT: &str = "10.0.0.1";
 
@@ -151,7 +152,7 @@ async fn a_flood_costs_each_worker_one_command_for_each_wait() {
                     true => allowed += 1,
                     false => denied += 1,
                 }
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                wait::paced(Duration::from_millis(1)).await;
             }
             (allowed, denied)
         });
@@ -348,7 +349,7 @@ async fn who_may_have_missed_news_does_not_rely_on_what_he_knows() {
     assert!(worker.ask(CLIENT).await.is_allowed());
     eventually("it hears the news", async || worker.redis.news_since().is_some()).await;
     assert!(!worker.ask(CLIENT).await.is_allowed());
-    // Without telling anybody.
+    // Without telling anyone.
     server.cli(&["DEL", &worker.look().key]);
     server.cli(&["CLIENT", "KILL", "TYPE", "pubsub"]);
     eventually("it asks", async || worker.ask(CLIENT).await.is_allowed()).await;
@@ -396,7 +397,7 @@ async fn without_redis_all_workers_together_allow_the_limit_and_it_is_charged_on
     })
     .await;
     for _ in 0..3 {
-        tokio::time::sleep(Duration::from_millis(120)).await;
+        wait::pass(Duration::from_millis(120)).await;
         assert_eq!(workers[0].remaining().await, 0);
     }
     // Had anything been told twice, more than the whole would be owed: what is cut at the whole hides nothing here.
@@ -511,7 +512,7 @@ async fn places_are_shared_renewed_and_given_back() {
     while begun.elapsed() < Duration::from_millis(2500) {
         let Verdict::Denied(replies) = other.ask(CLIENT).await else { panic!("a fourth one") };
         assert!(replies[0].is_some_and(|reply| reply.retry_after_us == Some(1_000_000)));
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        wait::paced(Duration::from_millis(50)).await;
     }
     assert!(other.ask("10.0.0.2").await.is_allowed(), "another client has places of his own");
     held.pop();
@@ -537,7 +538,7 @@ fn a_place_ends_with_its_worker() {
         worker.ask(CLIENT).await
     });
     assert!(place.is_allowed());
-    // Nothing of it runs any more, and nobody says goodbye.
+    // Nothing of it runs any more, and no one says goodbye.
     std::mem::forget(place);
     killed.shutdown_background();
     runtime().block_on(async {

@@ -100,7 +100,7 @@ fn two_at_the_same_time_are_enough_and_a_killed_worker_gives_its_places_back() {
     wait::until("the places are free", wait::LONG, || fleet.get("/export/0").status == 200);
     thread::scope(|scope| {
         for _ in 0..2 {
-            // Whoever asks below holds a place for a moment, too: until it is had, it is asked for again.
+            // The client that asks below holds a place for a moment, too: until it is had, it is asked for again.
             let ask = || client::once(fleet.listen, Request::get("/export/60000"));
             scope.spawn(move || while ask().is_ok_and(|response| response.status == 429) {});
         }
@@ -189,7 +189,7 @@ fn a_denied_flood_is_answered_by_the_worker_and_its_wait_gets_shorter() {
     assert!(waits.is_sorted_by(|before, after| before >= after), "{waits:?}");
     assert!(waits.len() > 20 && waits.first() > waits.last(), "{waits:?}");
     let calls = redis.commands().get("fcall").copied().unwrap_or(0);
-    // While nobody hears the news a denial is believed for a tenth of a second only.
+    // While no one hears the news a denial is believed for a tenth of a second only.
     assert!(calls < 10, "{calls} commands for {} denied requests", waits.len());
     let metrics = fleet.operator("/metrics").text();
     let here =

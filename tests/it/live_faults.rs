@@ -77,7 +77,7 @@ fn who_has_heard_nothing_yet_misses_nothing_either() {
     let redis = RedisServer::start();
     let fleet = plan(&redis).start();
     for round in 0..soak::length(2, 10) {
-        // Topics of their own, about which nobody knows anything.
+        // Topics of their own, about which no one knows anything.
         let topics = [format!("q{round}"), format!("n{round}")];
         let mut stage = Stage::with(&[fleet.listen], &[&topics[0], &topics[1]], clients());
         let before = fleet.workers();
@@ -141,7 +141,7 @@ fn scaling_moves_streams_and_loses_none() {
         fleet.signal(Signal::SIGTTIN);
         settled(&fleet, 3);
         stage.more(60);
-        // Somebody is to sit where the cut comes: new connections are spread over three.
+        // Someone is to sit where the cut comes: new connections are spread over three.
         let extra = Stage::with(&[fleet.listen], &["x", "y"], 30);
         fleet.signal(Signal::SIGTTOU);
         settled(&fleet, 2);

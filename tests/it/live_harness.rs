@@ -55,7 +55,7 @@ enum Sin {
     Loses,
     /// A message comes twice.
     Repeats,
-    /// Whoever resumes gets what is new only.
+    /// A client that resumes gets what is new only.
     Forgets,
     /// Two messages change places.
     Swaps,

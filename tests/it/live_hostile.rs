@@ -1,5 +1,5 @@
 //! Frames that no WebSocket may send, in the manner of the Autobahn test suite, and clients that are no good: each is
-//! answered with the close code that says what it did wrong, and costs nobody else anything.
+//! answered with the close code that says what it did wrong, and costs no one else anything.
 
 use std::time::Duration;
 
@@ -190,7 +190,7 @@ fn closes_either(fleet: &Fleet, bytes: &[u8]) {
 fn what_is_too_large_is_closed_with_1009_before_it_has_come() {
     let redis = RedisServer::start();
     let fleet = fleet(&redis);
-    // Nobody waits for the rest of these.
+    // No one waits for the rest of these.
     for length in [64 * 1024 + 1, 1 << 20, 1 << 32, u64::MAX >> 1] {
         closes(&fleet, &Frame::text("").head(length, Some(MASK)), 1009);
     }

@@ -19,7 +19,7 @@ use crate::support::soak;
 use crate::support::stage::Stage;
 use crate::support::wait;
 
-/// Memory of all workers that nobody else has, bytes.
+/// Memory of all workers that no one else has, bytes.
 fn memory(fleet: &Fleet) -> u64 {
     fleet.workers().into_iter().map(process::private_memory).sum()
 }

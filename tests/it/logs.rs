@@ -23,7 +23,7 @@ fn lines(path: &Path) -> Vec<Value> {
     text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
 }
 
-/// Every line of a file that nobody writes to any more; each has to be whole.
+/// Every line of a file that no one writes to any more; each has to be whole.
 #[track_caller]
 fn all_lines(path: &Path) -> Vec<Value> {
     let text = fs::read_to_string(path).unwrap_or_default();

@@ -28,7 +28,7 @@ mod cleaner; // what a cleaner of temporary files removes
 mod clocks; // a machine whose clock is wrong
 mod clocks_step; // Redis's clock steps, both ways
 mod config_errors; // mistakes are one sentence and an exit code
-mod control; // the control socket, whoever is at its other end
+mod control; // the control socket, no matter what is at its other end
 mod control_fleet; // the control socket of a real fleet
 mod control_verbs; // what operators type, against a scripted fleet
 mod cookies; // only our own cookies count
@@ -71,7 +71,7 @@ mod limits_http; // limits as applications and clients meet them
 mod limits_leased; // limits that workers draw in advance by default, and what no client loses by it
 mod limits_strangers; // what strangers can fill, and how they would walk around a limit
 mod live_faults; // what may happen to streams without costing a message
-mod live_harness; // the crowd finds out whoever sins
+mod live_harness; // the crowd finds out who sins
 mod live_hostile; // frames that no WebSocket may send, and clients that are no good
 mod live_load; // many clients at once
 mod live_nginx; // streams and sockets behind the shipped nginx

@@ -1,4 +1,4 @@
-//! What operators read: totals over all workers, whoever answers, which never go back.
+//! What operators read: totals over all workers, no matter which worker answers, which never go back.
 
 use std::collections::BTreeSet;
 

@@ -87,7 +87,7 @@ fn an_unreleased_file_that_was_edited_is_refused_and_repaired_only_when_told_so(
     }
     assert_eq!(migrate(&server, &["--check"]).0, 1);
 
-    // Nobody is there to be asked.
+    // No one is there to be asked.
     let (code, said) = migrate(&server, &["--repair"]);
     assert_eq!(code, 64, "{said}");
     assert!(said.contains("--yes") && said.contains("the library regatta_v2 has"), "{said}");

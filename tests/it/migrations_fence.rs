@@ -1,4 +1,4 @@
-//! Whoever stood still and lost the lock writes nothing more, and says so.
+//! A process that stood still and lost the lock writes nothing more, and says so.
 
 use std::future::Future;
 use std::pin::pin;

@@ -101,7 +101,7 @@ async fn a_killed_walk_goes_on_from_where_it_was() {
         matches!(&steps[1].status, Status::Begun { by, keys } if by == "doomed" && *keys + 200 > reached.keys)
     );
     assert!(steps[0].is_applied(), "a library does not wait for walks");
-    // Until its lock has run out nobody takes over.
+    // Until its lock has run out no one takes over.
     assert_eq!(series().apply(&successor, |_| ()).await, Err(Error::Locked));
     server.cli(&["DEL", "p:mig:walk:lock"]);
 
@@ -115,7 +115,7 @@ async fn a_killed_walk_goes_on_from_where_it_was() {
     }
 }
 
-/// Somebody who asks Redis something all the time while a walk runs.
+/// Someone who asks Redis something all the time while a walk runs.
 struct Foreground {
     ended: Arc<std::sync::atomic::AtomicBool>,
     thread: std::thread::JoinHandle<Vec<Duration>>,
@@ -135,7 +135,7 @@ impl Foreground {
                 stream.write_all(b"PING\r\n").unwrap();
                 stream.read_exact(&mut [0; 7]).unwrap();
                 times.push(began.elapsed());
-                std::thread::sleep(Duration::from_millis(1));
+                wait::pace(Duration::from_millis(1));
             }
             times
         });
@@ -200,7 +200,7 @@ async fn a_survey_counts_and_changes_nothing() {
 #[tokio::test]
 async fn workers_do_not_wait_for_a_walk_and_a_library_is_loaded_beside_it() {
     let server = RedisServer::start();
-    // Somebody walks.
+    // Someone walks.
     server.cli(&["SET", "p:mig:walk:lock", "a-walker", "PX", "60000"]);
     let worker = connect(&server, "p", Mode::Fcall).await;
     assert_eq!(worker.count("p:c:x", 1).await, Ok(1));

@@ -15,6 +15,7 @@ use crate::support::broadcasts::topic;
 use crate::support::fleet::Plan;
 use crate::support::redis::RedisServer;
 use crate::support::redis::eventually;
+use crate::support::wait;
 
 /// The rules that OPERATIONS names, and what is taken away of them.
 fn limited(server: &RedisServer, without: &[&str]) -> RedisUrl {
@@ -132,9 +133,5 @@ fn check_and_readyz_say_what_is_missing() {
     assert!(code == 0 && said.contains("ACL SETUSER web &p:*"), "{code}: {said}");
     let fleet = plan(&[]).workers(1).start();
     let told = |fleet: &crate::support::fleet::Fleet| fleet.operator("/readyz").text();
-    let deadline = std::time::Instant::now() + crate::support::wait::LONG;
-    while !told(&fleet).contains("&PREFIX:*") {
-        assert!(std::time::Instant::now() < deadline, "{}", told(&fleet));
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
+    wait::until("it says what is missing", wait::LONG, || told(&fleet).contains("&PREFIX:*"));
 }

@@ -23,6 +23,7 @@ use std::time::Instant;
 use tempfile::TempDir;
 
 use crate::deploy::root;
+use crate::support::wait;
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -180,7 +181,7 @@ impl Drop for Front {
     }
 }
 
-/// Starts nginx as one process; on another port if somebody else took the first.
+/// Starts nginx as one process; on another port if someone else took the first.
 pub(crate) fn serve(folder: &Path, upstream: &str) -> (SocketAddr, Child) {
     serve_changed(folder, upstream, &[])
 }
@@ -205,7 +206,7 @@ pub(crate) fn serve_changed(folder: &Path, upstream: &str, changes: &[(&str, &st
                 return (address, process);
             }
             assert!(Instant::now() < end, "nginx does not answer");
-            thread::sleep(Duration::from_millis(5));
+            wait::pace(Duration::from_millis(5));
         }
         assert!(Instant::now() < end, "nginx does not start");
     }

@@ -264,7 +264,7 @@ fn nobody_gets_what_somebody_else_sent() {
         let bearer = |name: &str| keyed("200", &key).header("Authorization", &format!("Bearer {name}"));
         assert_eq!(answer(&mut one, bearer("one")), carried_out);
         assert_eq!(answer(&mut one, bearer("two")), carried_out);
-        // An `Authorization` names a client only with a key that nobody guesses.
+        // An `Authorization` names a client only with a key that no one guesses.
         let expected = if long { (200, 0, "true".to_owned()) } else { carried_out.clone() };
         assert_eq!(answer(&mut two, bearer("one")), expected);
         assert_eq!(answer(&mut one, bearer("one")), (200, 0, "true".to_owned()));
@@ -319,7 +319,7 @@ fn clients_of_one_authorization_get_nothing_of_each_others_by_a_key_that_both_ma
     site.again(&mut one, basic("login-ann", &key), &first);
     site.again(&mut lost, basic("login-ann", &key), &first);
     assert_eq!(lost.cookies, one.cookies);
-    // A key that nobody guesses is found from anywhere, as ever.
+    // A key that no one guesses is found from anywhere, as ever.
     let (key, mut one) = (site.key(true), Visitor::default());
     let first = site.ask(&mut one, basic("note-x", &key));
     let elsewhere = basic("note-x", &key).header("X-Forwarded-For", "192.0.2.77");

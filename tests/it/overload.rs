@@ -11,7 +11,6 @@ use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::sync::Barrier;
-use tokio::time::sleep;
 use tokio::time::timeout;
 
 use crate::support::exposition::sum;
@@ -155,7 +154,7 @@ fn what_would_wait_too_long_is_refused_until_the_load_is_gone() {
                 let mut stream = TcpStream::connect(address).await.map_err(|error| error.to_string())?;
                 ask(&mut stream, "/spin/20").await
             }));
-            sleep(Duration::from_millis(10)).await;
+            wait::paced(Duration::from_millis(10)).await;
         }
         let mut answers = Vec::new();
         for one in asked {

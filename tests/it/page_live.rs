@@ -16,7 +16,7 @@ use crate::support::redis::RedisServer;
 use crate::support::stream::Stream;
 use crate::support::wait;
 
-/// Somebody who watches.
+/// Someone who watches.
 struct Watcher(Stream);
 
 impl Watcher {

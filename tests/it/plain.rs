@@ -33,6 +33,7 @@ use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 use crate::support::redis::ticket;
+use crate::support::wait;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -222,7 +223,7 @@ async fn sessions_end_by_the_shorter_lifetime_and_use_prolongs_only_the_idle_one
     // Used all the time it outlives its idle lifetime.
     while begun.elapsed().as_millis() < 900 {
         assert!(matches!(visit(&redis, &arg(400, DAY_MS, false)).await, SessionReply::Live { .. }));
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        wait::paced(std::time::Duration::from_millis(20)).await;
     }
     eventually("it is gone without use", async || server.keys() == ["p:secret"]).await;
     visit(&redis, &arg(DAY_MS, 300, true)).await;

@@ -66,7 +66,7 @@ impl Scene {
         slots.filter_map(worker).collect()
     }
 
-    /// Waits until nobody is left who leaves.
+    /// Waits until no one is left who leaves.
     #[track_caller]
     pub(crate) fn settled(&self, workers: usize) {
         wait::until("only serving workers", wait::LONG, || self.fleet.workers().len() == workers);

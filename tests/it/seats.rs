@@ -1,4 +1,4 @@
-//! A seat outlives whoever sits in it, and a pause or a bad neighbour costs a visitor nothing.
+//! A seat outlives the workers that sit in it, and a pause or a bad neighbour costs a visitor nothing.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,4 +1,4 @@
-//! Whoever reads Redis, its traffic, its dump or our log finds nothing to log in with.
+//! A reader of Redis, its traffic, its dump or our log finds nothing to log in with.
 
 use std::fs;
 use std::fs::File;

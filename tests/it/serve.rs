@@ -1,4 +1,4 @@
-//! The main job: visits, whoever serves them, counted once each and kept.
+//! The main job: visits, no matter which worker serves them, counted once each and kept.
 
 use std::collections::BTreeSet;
 

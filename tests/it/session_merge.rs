@@ -140,7 +140,7 @@ fn a_logout_ends_the_session_whatever_is_under_way_in_it() {
         }
         assert!(late.iter().any(|answer| answer.status == 401), "some were too late");
         resurrected += usize::from(redis.cli(&["HEXISTS", &before[0], "_c"]) == "1");
-        // Whoever came after the end was a new visitor and got a session of his own.
+        // A client that came after the end was a new visitor and got a session of his own.
         for key in sessions(&redis) {
             redis.cli(&["DEL", &key]);
         }
@@ -196,7 +196,7 @@ fn a_view_with_an_old_id_makes_no_session() {
     let mut old = visitor.clone();
     let login = Request::post("/login").body("application/json", b"{\"name\":\"ann\"}");
     assert_eq!(visitor.ask(fleet.listen, login).status, 200);
-    // What was executed is noted by worker, whoever asked.
+    // What was executed is noted by worker, no matter who asked.
     let keys = || redis.keys().into_iter().filter(|key| !key.contains(":once:")).collect::<Vec<_>>();
     let before = keys();
     let view = old.ask(fleet.listen, Request::get("/"));

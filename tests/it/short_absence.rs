@@ -45,7 +45,7 @@ async fn under(redis: &Redis, act: impl AsyncFnOnce()) -> (i64, Vec<Error>) {
     };
     let crowd: Vec<_> = (0..CROWD).map(|_| tokio::spawn(one(redis.clone(), stopped.clone()))).collect();
     act().await;
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    wait::pass(Duration::from_millis(300)).await;
     stop.send_replace(true);
     let (mut done, mut failed) = (0, Vec::new());
     for one in crowd {
@@ -56,8 +56,9 @@ async fn under(redis: &Redis, act: impl AsyncFnOnce()) -> (i64, Vec<Error>) {
     (done, failed)
 }
 
-async fn sleep(ms: u64) {
-    tokio::time::sleep(Duration::from_millis(ms)).await;
+/// How long a fault, or what follows it, lasts under the load.
+async fn lasts(ms: u64) {
+    wait::pass(Duration::from_millis(ms)).await;
 }
 
 #[tokio::test]
@@ -69,9 +70,9 @@ async fn a_redis_that_stands_still_for_a_second_keeps_everybody_waiting_and_lose
         let (done, failed) = under(&redis, async || {
             for ms in [200, 1000] {
                 server.stop();
-                sleep(ms).await;
+                lasts(ms).await;
                 server.cont();
-                sleep(100).await;
+                lasts(100).await;
             }
         })
         .await;
@@ -90,13 +91,13 @@ async fn a_server_that_is_slow_or_pauses_is_not_away() {
     let ms = Duration::from_micros;
     for (latency, jitter) in [(ms(20_500), ms(0)), (ms(50_000), ms(50_000))] {
         proxy.toxics(|toxics| (toxics.latency, toxics.jitter) = (latency, jitter));
-        assert_eq!(under(&redis, async || sleep(1000).await).await.1, []);
+        assert_eq!(under(&redis, async || lasts(1000).await).await.1, []);
     }
     proxy.toxics(|toxics| (toxics.latency, toxics.jitter) = (ms(0), ms(0)));
     let paused = under(&redis, async || {
         for _ in 0..3 {
             server.cli(&["CLIENT", "PAUSE", "40", "ALL"]);
-            sleep(300).await;
+            lasts(300).await;
         }
     });
     assert_eq!(paused.await.1, []);
@@ -111,8 +112,8 @@ async fn a_worker_that_stands_still_itself_charges_nobody() {
     let (_, failed) = under(&redis, async || {
         for _ in 0..3 {
             // A handler that blocks the loop.
-            std::thread::sleep(Duration::from_millis(700));
-            sleep(20).await;
+            wait::let_pass(Duration::from_millis(700));
+            lasts(20).await;
         }
     })
     .await;
@@ -128,11 +129,11 @@ async fn connections_that_break_cost_nobody_an_answer() {
         let (done, failed) = under(&redis, async || {
             for _ in 0..5 {
                 proxy.reset();
-                sleep(50).await;
+                lasts(50).await;
                 proxy.link(Link::Down);
-                sleep(200).await;
+                lasts(200).await;
                 proxy.link(Link::Open);
-                sleep(200).await;
+                lasts(200).await;
             }
         })
         .await;
@@ -149,7 +150,7 @@ async fn a_server_that_answers_on_another_connection_has_lost_the_silent_one() {
     let redis = proxy.connect(&server, "p", Mode::Auto).await;
     let (done, failed) = under(&redis, async || {
         proxy.forget();
-        sleep(1000).await;
+        lasts(1000).await;
     })
     .await;
     assert_eq!(failed, []);

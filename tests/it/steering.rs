@@ -1,4 +1,4 @@
-//! Which worker a client meets, and that nobody is lost while slots come and go.
+//! Which worker a client meets, and that no one is lost while slots come and go.
 
 use std::collections::BTreeMap;
 use std::collections::BTreeSet;

@@ -1,4 +1,4 @@
-//! Stopping: what was begun is finished, what was queued is answered, and then nobody is there.
+//! Stopping: what was begun is finished, what was queued is answered, and then no one is there.
 
 use std::net::SocketAddr;
 use std::thread;

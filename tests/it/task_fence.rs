@@ -1,4 +1,4 @@
-//! What is said too late, and what a full server takes: a healthy execution of a task is nobody else's, in both forms.
+//! What is said too late, and what a full server takes: a healthy execution of a task is no one else's, in both forms.
 
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use regatta::redis::task::Execution;
 use regatta::redis::task::Outcome;
 use regatta::redis::task::Rules;
 
+use crate::support::wait;
 use crate::task_steps::MODES;
 use crate::task_steps::RULES;
 use crate::task_steps::begin;
@@ -52,7 +53,7 @@ async fn an_end_is_taken_only_as_it_was_said() {
         let id = make(&redis, "b").await;
         let rules = Rules { attempts: 1, ..RULES };
         let (lost, _) = begin(&redis, take(&redis, &["b"]).await.unwrap()).await;
-        tokio::time::sleep(RULES.lease * 2).await;
+        wait::pass(RULES.lease * 2).await;
         let next = Execution::new(take(&redis, &["b"]).await.unwrap()).unwrap();
         assert_eq!(redis.begin_task(&next, "web:2", &rules).await, Ok(Begun::Dead));
         for outcome in [Outcome::Done("1".into()), Outcome::Retry("x".into(), Duration::ZERO), Outcome::Back]
@@ -88,7 +89,7 @@ async fn a_full_server_ends_gives_back_cancels_and_tells() {
             running.push(begin(&redis, take(&redis, &["a"]).await.unwrap()).await.0);
         }
         let [waits, expires] = [make(&redis, "a").await, make(&redis, "a").await];
-        tokio::time::sleep(Duration::from_millis(5)).await;
+        wait::pass(Duration::from_millis(5)).await;
         server.cli(&["CONFIG", "SET", "maxmemory", "1"]);
         // Until the breaker of writes has opened.
         for _ in 0..20 {

@@ -29,7 +29,7 @@ fn plan(redis: &RedisServer, workers: usize) -> Plan {
     Plan::on(redis).example("faulty").workers(workers).set("REGATTA_TASKS__RUNNING", "1")
 }
 
-/// Whoever makes tasks and looks at them from outside: it knows the kinds and does none.
+/// A program that makes tasks and looks at them from outside: it knows the kinds and does none.
 pub(crate) async fn client(redis: &RedisServer, fleet: &Fleet) -> Tasks {
     let connection = connect(redis, fleet.plan().prefix(), Mode::Auto).await;
     let tasks = Tasks::new(connection, &settings(&[("queue", "5000")]), "client");
@@ -47,7 +47,7 @@ async fn look(tasks: &Tasks, id: TaskId) -> Task {
             // Where a test takes Redis away.
             Err(error) => assert!(begun.elapsed() < wait::LONG, "{error}"),
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        wait::paced(Duration::from_millis(20)).await;
     }
 }
 
@@ -60,7 +60,7 @@ async fn until(tasks: &Tasks, id: TaskId, within: Duration, what: &str, is: impl
             return task;
         }
         assert!(begun.elapsed() < within, "not within {within:?}: {what}; it is {task:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        wait::paced(Duration::from_millis(10)).await;
     }
 }
 
@@ -97,7 +97,7 @@ async fn a_thousand_tasks_among_random_kills_are_finished_once_each() {
         }
         assert!(begun.elapsed() < 6 * wait::LONG, "{survey:?}");
         // A worker that serves for less than a second makes its slot wait: the subject is not that.
-        tokio::time::sleep(Duration::from_millis(900)).await;
+        wait::paced(Duration::from_millis(900)).await;
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
         let workers = fleet.workers();
         if let Some(pid) = workers.get((random >> 33) as usize % workers.len().max(1)) {
@@ -284,7 +284,7 @@ async fn redis_away_for_longer_than_a_lease_costs_no_task_and_no_attempt() {
             Ok(id) => break id,
             Err(error) => assert!(begun.elapsed() < wait::LONG, "{error}"),
         }
-        tokio::time::sleep(Duration::from_millis(20)).await;
+        wait::paced(Duration::from_millis(20)).await;
     };
     assert_eq!(ended(&tasks, id).await.state, TaskState::Done);
     let totals = tasks.survey().await.unwrap().totals;
@@ -333,7 +333,7 @@ async fn a_worker_takes_no_more_than_it_has_places_for() {
             break;
         }
         assert!(begun.elapsed() < wait::LONG, "{survey:?}");
-        tokio::time::sleep(Duration::from_millis(10)).await;
+        wait::paced(Duration::from_millis(10)).await;
     }
     assert_eq!(most, 4, "every place was used");
     // In the order in which they were made: the last one began after the first ones had ended.

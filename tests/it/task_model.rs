@@ -24,6 +24,7 @@ use regatta::redis::task::Rules;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::soak;
+use crate::support::wait;
 
 const KIND: &str = "any";
 
@@ -138,7 +139,7 @@ impl Play<'_> {
     }
 
     async fn take(&mut self, over: bool) {
-        tokio::time::sleep(Duration::from_millis(3)).await;
+        wait::paced(Duration::from_millis(3)).await;
         let open = |task: &&mut Model| !task.state.is_end();
         let overdue = self.tasks.iter_mut().filter(open).find(|task| over && task.taken > 0);
         let expected = match overdue {
@@ -196,7 +197,7 @@ impl Play<'_> {
         assert_eq!(ended, Ok(expected));
     }
 
-    /// Everything that anybody can see is as the model has it.
+    /// Everything that anyone can see is as the model has it.
     async fn compare(&self) {
         let count = |state: TaskState| self.tasks.iter().filter(|task| task.state == state).count();
         for task in &self.tasks {

@@ -20,6 +20,7 @@ use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
 use crate::support::redis_cluster::RedisCluster;
+use crate::support::wait;
 
 /// Settings as an operator gives them.
 pub(crate) fn settings(set: &[(&str, &str)]) -> schema::Tasks {
@@ -37,7 +38,7 @@ fn worker_of(redis: &Redis, set: &[(&str, &str)], name: &str) -> Tasks {
     let tasks = Tasks::new(redis.clone(), &settings(set), name);
     tasks.register("double", |(number, millis): (u64, u64), progress: &Progress| {
         for step in 0..50 {
-            std::thread::sleep(Duration::from_micros(millis * 20));
+            wait::pace(Duration::from_micros(millis * 20));
             progress.percent(2 * step + 2);
         }
         Ok::<_, String>(number * 2)
@@ -69,7 +70,7 @@ async fn who_stops_taking_ends_what_it_has_and_takes_nothing_more() {
     let first = leaves.enqueue("double", &(1, 500)).await.unwrap();
     let state = async |id| leaves.look(&id).await.unwrap().unwrap().state;
     eventually("it runs", async || state(first).await == TaskState::Running).await;
-    // Nobody waits for its end: whoever is cut short takes nothing either.
+    // No one waits for its end: one that is cut short takes nothing either.
     leaves.stop_taking();
     let mut later = Vec::new();
     for _ in 0..5 {

@@ -17,6 +17,7 @@ use regatta::redis::task::Taken;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
+use crate::support::wait;
 
 pub(crate) const MODES: [Mode; 2] = [Mode::Fcall, Mode::Evalsha];
 
@@ -51,7 +52,7 @@ pub(crate) async fn begin(redis: &Redis, taken: Taken) -> (Execution, Begun) {
     (execution, begun)
 }
 
-/// Waits until somebody else's entry is overdue.
+/// Waits until someone else's entry is overdue.
 pub(crate) async fn take_over(redis: &Redis) -> Taken {
     let mut taken = None;
     eventually("the task is overdue", async || {
@@ -142,12 +143,12 @@ async fn who_renews_is_not_taken_over_and_what_was_taken_only_is_no_attempt() {
         let (execution, begun) = begin(&redis, taken).await;
         assert_eq!((begun, state(&redis, id).await.1), (run(1), 1));
         for _ in 0..10 {
-            tokio::time::sleep(RULES.lease / 6).await;
+            wait::paced(RULES.lease / 6).await;
             assert_eq!(redis.renew_task(&execution, None).await, Ok(true));
             assert_eq!(take(&redis, &["a"]).await, None, "{mode:?}");
         }
         // Without a lease nothing is overdue.
-        tokio::time::sleep(RULES.lease * 2).await;
+        wait::pass(RULES.lease * 2).await;
         assert_eq!(redis.take_task(&["a"], None).await, Ok(None));
         assert!(take(&redis, &["a"]).await.is_some());
     }
@@ -240,7 +241,7 @@ async fn the_oldest_of_all_kinds_comes_first_and_unknown_kinds_stay() {
         for kind in ["a", "b", "new", "b", "a"] {
             made.push(make(&redis, kind).await);
             // Entries of one millisecond have no order among queues.
-            tokio::time::sleep(Duration::from_millis(2)).await;
+            wait::paced(Duration::from_millis(2)).await;
         }
         let unknown = made.remove(2);
         for id in made {
@@ -267,8 +268,11 @@ async fn no_more_wait_than_may_and_what_waits_too_long_is_given_up() {
         let hour = Duration::from_secs(3600);
         assert_eq!(redis.overdue_tasks(hour).await, Ok(Vec::new()));
         assert_eq!(redis.expire_task(made[0], "a", (hour, "x"), &RULES).await, Ok(false));
-        tokio::time::sleep(Duration::from_millis(5)).await;
         let (now, why) = (Duration::from_millis(1), "nobody came");
+        eventually("all have waited for a millisecond", async || {
+            redis.overdue_tasks(now).await.is_ok_and(|overdue| overdue.len() == made.len())
+        })
+        .await;
         let overdue = redis.overdue_tasks(now).await.unwrap();
         let mut ids: Vec<_> = overdue.iter().map(|(id, _)| *id).collect();
         // Those of one millisecond have no order.

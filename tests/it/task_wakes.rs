@@ -20,6 +20,7 @@ use regatta::redis::keys;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
 use crate::support::redis::eventually;
+use crate::support::wait;
 use crate::task_room::settings;
 
 /// A worker over a connection of its own.
@@ -30,7 +31,7 @@ async fn worker(server: &RedisServer, name: &str, set: &[(&str, &str)]) -> (Redi
         tasks.register(kind, |millis: u64, progress: &Progress| {
             let until = Instant::now() + Duration::from_millis(millis);
             while Instant::now() < until && !progress.is_cancelled() {
-                std::thread::sleep(Duration::from_millis(1));
+                wait::pace(Duration::from_millis(1));
             }
             progress.percent(100);
             Ok::<_, String>(millis)
@@ -81,7 +82,7 @@ async fn a_task_costs_four_calls_whatever_the_number_of_workers() {
         assert!(calls <= TASKS * 42 / 10 + looks, "{workers} workers: {calls} calls for {TASKS} tasks");
         let asleep = Duration::from_secs(2);
         server.cli(&["CONFIG", "RESETSTAT"]);
-        tokio::time::sleep(asleep).await;
+        wait::pass(asleep).await;
         let at_rest = self::calls(&server);
         assert!(at_rest <= 14, "{workers} workers at rest: {at_rest} calls in {asleep:?}");
     }

@@ -114,7 +114,7 @@ fn a_changed_password_is_taken_from_its_file() {
     );
 }
 
-/// How often somebody came with a wrong password.
+/// How often someone came with a wrong password.
 fn failed(server: &TcpServer) -> u64 {
     let stats = server.cli(&["INFO", "commandstats"]);
     let of = |command: &str| {

@@ -28,6 +28,7 @@ use crate::support::fleet::Plan;
 use crate::support::redis::eventually;
 use crate::support::redis::ticket;
 use crate::support::redis_cluster::RedisCluster;
+use crate::support::wait;
 
 const DAY_MS: u64 = 86_400_000;
 
@@ -279,7 +280,7 @@ async fn visit_until(redis: Redis, client: usize, ended: Arc<AtomicBool>) -> (u6
             Ok(other) => panic!("a wrong answer: {other:?}"),
             Err(error) => failed.push(error),
         }
-        tokio::time::sleep(Duration::from_millis(1)).await;
+        wait::paced(Duration::from_millis(1)).await;
     }
     (served, failed)
 }
@@ -301,9 +302,9 @@ async fn a_slot_that_moves_under_load_costs_no_answer_and_no_count() {
             let slot = moving.slot(&key);
             for _ in 0..3 {
                 let to = (moving.owner(&key) + 1) % 3;
-                moving.migrate(&slot, to, || std::thread::sleep(Duration::from_millis(100)));
+                moving.migrate(&slot, to, || wait::pace(Duration::from_millis(100)));
                 assert_eq!(moving.owner(&key), to);
-                std::thread::sleep(Duration::from_millis(100));
+                wait::pace(Duration::from_millis(100));
             }
         }
     });

@@ -41,7 +41,7 @@ pub(super) enum Step<T> {
 /// Whether all was heard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Trust {
-    /// As far as anybody can tell.
+    /// As far as anyone can tell.
     Whole,
     /// The stream may hold more.
     Doubtful,
@@ -218,7 +218,7 @@ impl<T: Weigh> Chain<T> {
         }
     }
 
-    /// The stream ends before what was passed on. That a quiet topic is forgotten, or emptied by somebody, is no gap as long
+    /// The stream ends before what was passed on. That a quiet topic is forgotten, or emptied by hand, is no gap as long
     /// as all of it was heard.
     fn rewind(&mut self, newest: Id, trust: Trust, emit: &mut impl FnMut(Step<T>)) {
         let last = self.last.unwrap_or(Id::ZERO);

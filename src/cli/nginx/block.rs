@@ -18,7 +18,7 @@ pub(super) type Servers = BTreeMap<String, Server>;
 /// One host that serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Server {
-    /// Name of the machine, for whoever reads the file.
+    /// Name of the machine, for the one who reads the file.
     pub(super) host: String,
     /// Its share.
     pub(super) weight: usize,

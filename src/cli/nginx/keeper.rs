@@ -11,7 +11,7 @@ pub(super) struct Keeper {
 /// Why the hosts stay as they were.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Doubt {
-    /// Nobody lives, as far as Redis knows: an empty upstream would not even be a configuration.
+    /// No one lives, as far as Redis knows: an empty upstream would not even be a configuration.
     Nobody,
     /// Redis knows too little yet, and so do we.
     Early,
@@ -31,7 +31,7 @@ impl Keeper {
                 return Err(Doubt::Nobody);
             }
             (_, true) | (None, false) => found,
-            // Redis has lost what it knew: whoever has not spoken again yet is not gone for that.
+            // Redis has lost what it knew: the one who has not spoken again yet is not gone for that.
             (Some(mut known), false) => {
                 known.extend(found);
                 known

@@ -36,7 +36,7 @@ struct Watch<'a> {
 /// What nginx knows of the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Nginx {
-    /// Whoever kept the file before may have ended between writing and reloading.
+    /// The one who kept the file before may have ended between writing and reloading.
     Unknown,
     /// Not what stands in it now.
     Stale,

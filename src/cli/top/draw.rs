@@ -208,7 +208,7 @@ pub(super) fn text(model: &Model, columns: u16, now: Duration) -> String {
         }
         text.trim_end().to_owned()
     };
-    // The last line is that of the keys, which nobody has here.
+    // The last line is that of the keys, which no one has here.
     let lines: Vec<String> = (0..area.height.saturating_sub(1)).map(line).collect();
     lines.join("\n").trim_end().to_owned()
 }

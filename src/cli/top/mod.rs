@@ -204,7 +204,7 @@ impl View {
                 Ok((false, sentence)) => News::Verdict(Mood::Bad, sentence),
                 Err(error) => News::Verdict(Mood::Bad, ask::failure(&error).sentence),
             };
-            // Nobody listens once the view is closed; the order goes on in the fleet.
+            // No one listens once the view is closed; the order goes on in the fleet.
             let _ = tell.send(verdict);
         });
     }

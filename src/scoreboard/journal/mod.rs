@@ -1,11 +1,11 @@
 //! One worker's pending additions to counters: they outlive the worker, and each is sent on exactly once.
 //!
 //! Additions go to one of two banks. Sealing a batch is one store, the next number: from then on additions go to the
-//! other bank, and the sealed one no longer changes until it is settled, which is one store as well. Whoever holds the
+//! other bank, and the sealed one no longer changes until it is settled, which is one store as well. The holder of the
 //! journal after a SIGKILL, at whichever instruction, therefore finds either an open bank to go on with or a sealed
 //! batch to repeat word for word under the same number, and Redis ignores a number that it has seen.
 //!
-//! One process at a time writes, see [`Owner`], and one thread of it at a time. Anybody reads.
+//! One process at a time writes, see [`Owner`], and one thread of it at a time. Anyone reads.
 
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::AcqRel;
@@ -135,7 +135,7 @@ impl<'a> Journal<'a> {
         Owner::of(get(&self.head[OWNER]))
     }
 
-    /// Takes it over from whom it had, unless somebody else was faster.
+    /// Takes it over from whom it had, unless someone else was faster.
     pub(super) fn take(self, from: Option<Owner>, to: Owner) -> bool {
         let from = from.map_or(0, |owner| owner.0);
         self.head[OWNER].compare_exchange(from, to.0, AcqRel, Acquire).is_ok()
@@ -198,7 +198,7 @@ impl<'a> Journal<'a> {
             if get(self.since(bank_of(sealed + 1))) == 0 {
                 return None;
             }
-            // What whoever settled the last batch had no time to do.
+            // What the one who settled the last batch had no time to do.
             self.clean(bank_of(sealed));
             put(&self.head[SEALED], sealed + 1);
         }
@@ -222,7 +222,7 @@ impl<'a> Journal<'a> {
         }
     }
 
-    /// Empties a bank that counts for nobody any more; when interrupted, it is done again before the next sealing.
+    /// Empties a bank that counts for no one any more; when interrupted, it is done again before the next sealing.
     fn clean(self, bank: usize) {
         if get(self.since(bank)) == 0 {
             return;

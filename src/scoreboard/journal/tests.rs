@@ -104,7 +104,7 @@ fn name(number: usize) -> String {
     format!("counter-with-a-long-name-{number}")
 }
 
-/// One flush; whoever does it may be killed while it seals and while it settles.
+/// One flush; the one who does it may be killed while it seals and while it settles.
 fn flush(journal: Journal<'_>, server: &mut Server, seal: Option<u32>, fate: Fate, settle: Option<u32>) {
     let Some(Some(batch)) = killed(seal, || journal.seal()) else { return };
     match fate {

@@ -164,7 +164,7 @@ async fn a_crowd_of_workers_does_not_come_back_as_one() {
     proxy.link(Link::Down);
     eventually("all have noticed", async || workers.iter().all(|worker| !worker.health().is_up())).await;
     // Long enough that the pauses have grown.
-    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    wait::pass(std::time::Duration::from_secs(3)).await;
     let (known, since) = (proxy.accepted().len(), std::time::Instant::now());
     proxy.link(Link::Open);
     eventually("all are back", async || workers.iter().all(|worker| worker.health() == Health::Up)).await;

@@ -86,7 +86,7 @@ fn redis_is_busy_with_a_script() {
         watch.fault_is_over();
         wait::until("the script is killed", HANG, || redis.cli(&["SCRIPT", "KILL"]).contains("OK"));
     });
-    // One that was lost while Redis was still silent may be made again; nobody reconnects to a server that answers.
+    // One that was lost while Redis was still silent may be made again; no one reconnects to a server that answers.
     assert!(proxy.accepted().len() - connections <= 2 * fleet.workers().len());
     assert_shown(&watch.end("F9 busy", &fleet), "stale");
 }

@@ -29,7 +29,7 @@ fn enqueue(site: &Site, kind: &str, n: u64) -> String {
     place
 }
 
-/// The task as anybody sees it.
+/// The task as anyone sees it.
 fn look(site: &Site, place: &str) -> Result<Value, Failure> {
     let request = Request::get(place).header("Accept", "application/json");
     client::once(site.address, request).map(|answer| answer.json())

@@ -32,7 +32,7 @@ fn search(
         return false;
     }
     let next = |client: usize, done: &[usize]| clients[client].get(done[client]);
-    // Whoever was asked after somebody else's answer is not next.
+    // A worker that was asked after another's answer is not next.
     let first_answer = (0..clients.len()).filter_map(|client| Some(next(client, done)?.answered)).min();
     let Some(first_answer) = first_answer else { return true };
     for client in 0..clients.len() {

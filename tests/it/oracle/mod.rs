@@ -42,7 +42,7 @@ const KEYS: Index = 2;
 #[derive(Debug, Clone)]
 enum Move {
     Step(Step),
-    /// Reads a field and puts a longer value in its place, unless somebody else has changed it meanwhile.
+    /// Reads a field and puts a longer value in its place, unless someone else has changed it meanwhile.
     Update {
         key: Index,
         name: Index,

@@ -181,7 +181,7 @@ impl World {
 
     fn visit(&mut self, how: Use) -> Seen {
         if how.create {
-            // Its id is new: nobody else can have it.
+            // Its id is new: no one else can have it.
             // The first view is its ticket's.
             let session = Session { views: 1 + u64::from(how.visit), fields: BTreeMap::new() };
             self.sessions.insert(how.key, session);

@@ -83,7 +83,7 @@ impl Browser {
         fs::write(folder.join(name), STANDARD.decode(picture.as_str().unwrap()).unwrap()).unwrap();
     }
 
-    /// Shows the page to somebody who likes it light or dark, and still.
+    /// Shows the page to someone who likes it light or dark, and still.
     pub(crate) fn likes(&self, scheme: &str) {
         let still = json!({"name": "prefers-reduced-motion", "value": "reduce"});
         let features = json!([{"name": "prefers-color-scheme", "value": scheme}, still]);

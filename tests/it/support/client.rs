@@ -28,7 +28,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(15);
 /// How an exchange can fail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Failure {
-    /// Nobody listens.
+    /// No one listens.
     Refused,
     /// The connection was torn down.
     Reset,
@@ -311,7 +311,7 @@ pub(crate) fn get(address: SocketAddr, target: &str) -> Response {
     once(address, Request::get(target)).unwrap_or_else(|failure| panic!("GET {target}: {failure:?}"))
 }
 
-/// Somebody who keeps the cookies he is given, and takes a new connection for every request.
+/// Someone who keeps the cookies he is given, and takes a new connection for every request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Visitor {
     pub(crate) cookies: BTreeMap<String, String>,

@@ -23,7 +23,7 @@ pub(crate) struct TcpServer {
     process: Option<Child>,
 }
 
-/// A port that nobody has at this moment.
+/// A port that no one has at this moment.
 pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
@@ -76,7 +76,7 @@ impl TcpServer {
         }
     }
 
-    /// Its process stands still: connections stay and nobody answers.
+    /// Its process stands still: connections stay and no one answers.
     pub(crate) fn stop(&self) {
         process::stop(self.process.as_ref().unwrap().id());
     }

@@ -224,7 +224,7 @@ impl Socket {
                 Err(_) => return None,
             }
         };
-        // The server may have closed already: then nobody needs the answer.
+        // The server may have closed already: then no one needs the answer.
         drop(self.send(&Frame::new(CLOSE, frame.payload.clone())));
         let rest = self.connection.rest();
         assert!(matches!(&rest, Ok(rest) if rest.is_empty()), "after its close frame: {rest:?}");

@@ -128,7 +128,7 @@ impl Stage {
         }
     }
 
-    /// One message more to every topic: whoever has it has had the chance to miss any other.
+    /// One message more to every topic: a client that has it has had the chance to miss any other.
     fn last_words(&mut self) -> Vec<(String, Id)> {
         let mut last = Vec::new();
         for topic in self.topics.clone() {

@@ -46,7 +46,7 @@ impl Terminal {
         let seen = Arc::clone(&drawn);
         thread::spawn(move || {
             let mut chunk = [0; 4096];
-            // It fails when nobody holds the other end any more.
+            // It fails when no one holds the other end any more.
             while let Ok(len @ 1..) = screen.read(&mut chunk) {
                 seen.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..len]));
             }

@@ -41,6 +41,21 @@ pub(crate) fn until_or(within: Duration, mut ask: impl FnMut() -> bool) -> Resul
     Ok(())
 }
 
+/// The pause between two requests of a load, two blows of a storm or two looks of a loop that has its own deadline.
+pub(crate) fn pace(pause: Duration) {
+    thread::sleep(pause);
+}
+
+/// [`pace`] for asynchronous tests.
+pub(crate) async fn paced(pause: Duration) {
+    tokio::time::sleep(pause).await;
+}
+
+/// [`let_pass`] for asynchronous tests: the passing time is what is tested, and no state would tell that it is over.
+pub(crate) async fn pass(time: Duration) {
+    tokio::time::sleep(time).await;
+}
+
 /// Lets time pass that itself is the subject of the test, such as load that has to last for a while.
 pub(crate) fn let_pass(time: Duration) {
     let end = Instant::now() + time;

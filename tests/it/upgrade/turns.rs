@@ -1,4 +1,4 @@
-//! One upgrade at a time; whoever asks is answered across it; a stop ends it.
+//! One upgrade at a time; its caller is answered across it; a stop ends it.
 
 use std::thread;
 

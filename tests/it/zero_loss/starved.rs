@@ -1,4 +1,4 @@
-//! No processor, no supervisor: slow is not dead, and nobody is killed for it.
+//! No processor, no supervisor: slow is not dead, and no one is killed for it.
 
 use std::time::Duration;
 

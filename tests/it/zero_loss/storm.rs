@@ -13,6 +13,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::process;
 use crate::support::soak;
+use crate::support::wait;
 use crate::zero_loss::Scene;
 use crate::zero_loss::quiet;
 
@@ -36,7 +37,7 @@ impl Census {
         let watcher = thread::spawn(move || {
             while !end.load(Ordering::Relaxed) {
                 highest.fetch_max(process::children(pid).len(), Ordering::Relaxed);
-                thread::sleep(Duration::from_millis(10));
+                wait::pace(Duration::from_millis(10));
             }
         });
         Self { ended, most, watcher: Some(watcher) }
@@ -67,7 +68,7 @@ fn storm(name: &'static str, signals: &[Signal], leaving: usize, most: usize) {
         for number in 0..count {
             scene.fleet.signal(signals[rand::random_range(0..signals.len())]);
             let next = begin + time * number / count;
-            thread::sleep(next.saturating_duration_since(Instant::now()));
+            wait::pace(next.saturating_duration_since(Instant::now()));
         }
         scene.volley.more(50);
     }

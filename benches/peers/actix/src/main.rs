@@ -54,6 +54,13 @@ async fn home(
     Ok(HttpResponse::Ok().body(format!("PID: {} | Views: {views}\n", process::id())))
 }
 
+/// The session alone, without limit and total: a read and a write of Redis.
+async fn bare(session: Session) -> Result<HttpResponse, Error> {
+    let views = session.get::<u64>("views")?.unwrap_or(0) + 1;
+    session.insert("views", views)?;
+    Ok(HttpResponse::Ok().body(format!("PID: {} | Views: {views}\n", process::id())))
+}
+
 fn argument(index: usize) -> io::Result<String> {
     std::env::args().nth(index).ok_or_else(|| io::Error::other("usage: ADDRESS REDIS WORKERS"))
 }
@@ -72,6 +79,11 @@ async fn main() -> io::Result<()> {
         App::new()
             .app_data(redis.clone())
             .service(web::resource("/hello").route(web::get().to(hello)))
+            .service(
+                web::resource("/bare")
+                    .wrap(SessionMiddleware::new(store.clone(), key.clone()))
+                    .route(web::get().to(bare)),
+            )
             .service(
                 web::resource("/")
                     .wrap(SessionMiddleware::new(store.clone(), key.clone()))

@@ -1,12 +1,15 @@
 //! axum with tower-sessions and tower-sessions-redis-store: session views, a shared total and a fixed-window limit.
 //!
 //! Written as those crates' documentation shows it, with the limit's two commands pipelined in the peer's favour.
-//! Arguments: address to listen on, Redis's Unix socket or host:port, number of runtime threads.
+//! Arguments: address to listen on, Redis's Unix socket or host:port, number of runtime threads, and perhaps `current`:
+//! each thread then has a current-thread runtime and a listener of its own, as Regatta's workers have.
 
 use std::error::Error;
+use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process;
+use std::thread;
 
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -18,6 +21,8 @@ use fred::prelude::Config;
 use fred::prelude::KeysInterface;
 use fred::prelude::Pool;
 use fred::prelude::ServerConfig;
+use tokio::net::TcpListener;
+use tokio::net::TcpSocket;
 use tower_sessions::Expiry;
 use tower_sessions::Session;
 use tower_sessions::SessionManagerLayer;
@@ -62,7 +67,7 @@ fn argument(index: usize) -> Result<String, Box<dyn Error>> {
     std::env::args().nth(index).ok_or_else(|| "usage: ADDRESS REDIS THREADS".into())
 }
 
-async fn serve() -> Result<(), Box<dyn Error>> {
+async fn serve(alone: bool) -> Result<(), Box<dyn Error>> {
     let place = argument(2)?;
     let server = match place.split_once(':') {
         Some((host, port)) => ServerConfig::new_centralized(host, port.parse()?),
@@ -81,16 +86,40 @@ async fn serve() -> Result<(), Box<dyn Error>> {
         .route("/hello", get(hello))
         .with_state(redis)
         .into_make_service_with_connect_info::<SocketAddr>();
-    let listener = tokio::net::TcpListener::bind(argument(1)?).await?;
+    let listener = listener(argument(1)?.parse()?, alone)?;
     axum::serve(listener, app).await?;
     Ok(())
 }
 
+fn listener(address: SocketAddr, alone: bool) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v4()?;
+    socket.set_reuseaddr(true)?;
+    // One queue a thread, among which the kernel spreads connections.
+    socket.set_reuseport(alone)?;
+    socket.bind(address)?;
+    socket.listen(1024)
+}
+
+/// One of several runtimes that share nothing.
+fn alone() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let served = runtime.map_err(Into::into).and_then(|runtime| runtime.block_on(serve(true)));
+    if let Err(error) = served {
+        eprintln!("{error}");
+        process::exit(1);
+    }
+}
+
 fn main() -> Result<(), Box<dyn Error>> {
     let threads = argument(3)?.parse()?;
+    if argument(4).is_ok_and(|flavour| flavour == "current") {
+        let threads: Vec<_> = (0..threads).map(|_| thread::spawn(alone)).collect();
+        threads.into_iter().for_each(|thread| drop(thread.join()));
+        return Ok(());
+    }
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(threads)
         .enable_all()
         .build()?
-        .block_on(serve())
+        .block_on(serve(false))
 }

@@ -18,7 +18,7 @@ use crate::app::forms;
 use crate::app::forms::Sent;
 use crate::app::home::Wanted;
 
-/// The topic of whoever names none.
+/// The topic of the one who names none.
 pub(super) const NEWS: &str = "news";
 
 #[derive(Debug, Default, Deserialize)]

@@ -1,7 +1,7 @@
-//! The fleet as it goes on, for whoever looks at the page: a stream of one JSON event a second at most, and while
+//! The fleet as it goes on, for the one who looks at the page: a stream of one JSON event a second at most, and while
 //! nothing changes the last one again now and then.
 //!
-//! A worker looks at the fleet once a second, however many clients watch, and not at all while nobody does.
+//! A worker looks at the fleet once a second, however many clients watch, and not at all while no one does.
 
 use std::sync::Arc;
 use std::sync::Mutex;
@@ -70,7 +70,7 @@ impl Scene {
             *painter = Painter::Works;
             tokio::spawn(Arc::clone(self).paint());
         }
-        // Whoever comes sees at once what the others see.
+        // The one who comes sees at once what the others see.
         watcher.mark_changed();
         watcher
     }
@@ -95,7 +95,7 @@ impl Scene {
         }
     }
 
-    /// Whether nobody watches any more; the painter then rests, and what it showed is forgotten.
+    /// Whether no one watches any more; the painter then rests, and what it showed is forgotten.
     fn is_left(&self) -> bool {
         let mut painter = self.painter.lock().unwrap_or_else(PoisonError::into_inner);
         if self.shown.receiver_count() > 0 {

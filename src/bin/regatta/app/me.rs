@@ -81,7 +81,7 @@ pub(super) async fn me(account: Account, worker: Worker, wanted: Wanted) -> Resu
     })
 }
 
-/// Whoever is not logged in is sent to where he can, or told so.
+/// The one who is not logged in is sent to where he can, or told so.
 fn strangers(wanted: Wanted) -> Result<Response, Error> {
     match wanted {
         Wanted::Document => Ok(Redirect::to("/login").into_response()),
@@ -175,7 +175,7 @@ impl From<ListedSession> for Shown {
     }
 }
 
-/// A time for programs and for people; both in UTC, because nobody said where the visitor is.
+/// A time for programs and for people; both in UTC, because no one said where the visitor is.
 fn written(at_ms: u64) -> (String, String) {
     let seconds = i64::try_from(at_ms / 1000).unwrap_or(i64::MAX);
     let at = OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH);

@@ -14,7 +14,7 @@ use regatta::Error;
 use regatta::Session;
 use regatta::Worker;
 
-/// Sessions a worker remembers; whoever was not seen for longest is forgotten first.
+/// Sessions a worker remembers; the one who was not seen for longest is forgotten first.
 const REMEMBERED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(9_999);
 
 /// Hits by session.

@@ -1,6 +1,6 @@
-//! Background tasks: started by whoever asks, done by any worker of any machine, looked at and cancelled by their id.
+//! Background tasks: started by a visitor, done by any worker of any machine, looked at and cancelled by their id.
 //!
-//! An id cannot be guessed: whoever has it may look at the task and cancel it, as with a secret link.
+//! An id cannot be guessed: the one who has it may look at the task and cancel it, as with a secret link.
 
 use std::ops::ControlFlow;
 
@@ -85,7 +85,7 @@ pub(super) fn register(tasks: &Tasks) {
     });
 }
 
-/// The reason of a job that nobody needs any more, and that nobody reads.
+/// The reason of a job that no one needs any more, and that no one reads.
 const STOPPED: &str = "it was stopped";
 
 fn watch(progress: &Progress, percent: u8) -> ControlFlow<()> {
@@ -176,7 +176,7 @@ pub(super) async fn look(
     Ok(match wanted {
         Wanted::Document => task_pages::task(&task),
         Wanted::Line => {
-            // It changes, and is for whoever knows its id.
+            // It changes, and is for the one who knows its id.
             let head = [(header::VARY, "Accept"), (header::CACHE_CONTROL, "no-store")];
             (head, Json(task)).into_response()
         }

@@ -62,7 +62,7 @@ pub(super) fn primes_in(range: Range<u32>) -> u32 {
     u32::try_from(odd).unwrap_or(u32::MAX) + u32::from(range.contains(&2))
 }
 
-/// Never 100: whoever counts is not done yet.
+/// Never 100: the one who counts is not done yet.
 fn percent(done: u64, all: u64) -> u8 {
     u8::try_from(done.saturating_mul(100) / all.max(1)).unwrap_or(99).min(99)
 }

@@ -92,7 +92,7 @@ impl fmt::Display for Balance {
 type Topic = BTreeMap<Id, u64>;
 
 /// Compares the books: every client of a topic has every message that was answered, once and in order, and no message
-/// that was never published; what nobody knows the outcome of, all have or none. The first discrepancy otherwise.
+/// that was never published; what no one knows the outcome of, all have or none. The first discrepancy otherwise.
 ///
 /// All clients must have listened before the first message was published.
 pub(crate) fn judge(records: &[Record], printed: &[Printed]) -> Result<Balance, String> {

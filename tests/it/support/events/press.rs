@@ -25,16 +25,16 @@ use super::parse::Id;
 /// Longest wait for an answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// After a failure: whoever is refused must not do nothing else.
+/// After a failure: a refused client must not do nothing else.
 const AFTER_FAILURE: Duration = Duration::from_millis(20);
 
-/// One message that somebody tried to publish.
+/// One message that someone tried to publish.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Printed {
     pub(crate) topic: String,
     /// Of its text.
     pub(crate) hash: u64,
-    /// What it became; otherwise why nobody knows whether it became anything.
+    /// What it became; otherwise why no one knows whether it became anything.
     pub(crate) answer: Result<Id, String>,
 }
 

@@ -155,7 +155,7 @@ impl Proxy {
         let order =
             Order { link: Link::Open, age: 0, toxics: Toxics::NONE, resets: 0, forgets: 0, ended: false };
         let (order, orders) = watch::channel(order);
-        // Its port stays ours while nobody listens.
+        // Its port stays ours while no one listens.
         let place = serve::reserve();
         let address = place.local_addr().unwrap().as_socket().unwrap();
         let of_thread = Arc::clone(&shared);
@@ -234,7 +234,7 @@ impl Proxy {
         self.shared.state().ambushes.push_back((name.to_owned(), count, Ambush::Answer(reply.to_owned())));
     }
 
-    /// Nobody's replies are lost, nobody is answered in the server's place any more.
+    /// No one's replies are lost, no one is answered in the server's place any more.
     pub(crate) fn spare(&self) {
         self.shared.state().ambushes.clear();
     }

@@ -29,7 +29,7 @@ use crate::support::proxy::pump::End;
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send {}
 impl<T: AsyncRead + AsyncWrite + Send> Stream for T {}
 
-/// A port that nobody else gets while nobody listens on it.
+/// A port that no one else gets while no one listens on it.
 pub(super) fn reserve() -> Socket {
     bound(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap()
 }

@@ -38,7 +38,7 @@ const BETWEEN: Duration = Duration::from_millis(100);
 /// Pieces of a stream are this far apart; `examples/faulty.rs` knows it too.
 const DRIP_MILLIS: u64 = 25;
 
-/// Somebody who keeps a connection for as long as it lasts.
+/// Someone who keeps a connection for as long as it lasts.
 pub(super) struct Keeper {
     address: SocketAddr,
     kept: Option<Connection>,

@@ -13,7 +13,7 @@ use crate::support::client::Failure;
 use crate::support::volley::Kind;
 use crate::support::volley::Outcome;
 
-/// A small answer that takes longer than this is told of: nothing failed, but somebody waited.
+/// A small answer that takes longer than this is told of: nothing failed, but someone waited.
 const LATE: Duration = Duration::from_millis(500);
 
 /// Failures that are told in full.
@@ -22,7 +22,7 @@ const EXAMPLES: usize = 20;
 /// How a request was lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Loss {
-    /// Nobody listens.
+    /// No one listens.
     Refused,
     /// The connection ended before the first byte of the answer, or was torn down.
     Reset,

@@ -10,11 +10,11 @@
   const kept = name => { try { return JSON.parse(sessionStorage[name]); } catch { return []; } };
   const keep = (name, list) => { try { sessionStorage[name] = JSON.stringify(list); } catch {} };
 
-  // Streams that are open. A connection may be dead without anybody being told: who finds out tells the others.
+  // Streams that are open. A connection may be dead without anyone being told: who finds out tells the others.
   const streams = new Set();
   const renew = () => streams.forEach(open => open());
 
-  // A browser has six connections to a host for all its tabs: a page that nobody looks at gives its own back,
+  // A browser has six connections to a host for all its tabs: a page that no one looks at gives its own back,
   // except for a stream that would not know where to go on.
   function listen(address, handlers, resumes = () => true) {
     const gone = new AbortController();
@@ -43,7 +43,7 @@
     return () => { gone.abort(); close(); streams.delete(again); };
   }
 
-  // Asks for JSON, lights up whoever answered, and throws what the answer says is wrong.
+  // Asks for JSON, lights up the worker that answered, and throws what the answer says is wrong.
   async function ask(method, path, body) {
     const headers = { accept: 'application/json', ...body && { 'content-type': 'application/json' } };
     let response;
@@ -158,7 +158,7 @@
     form.addEventListener('submit', event => {
       event.preventDefault();
       act(form, async () => {
-        // Whoever calls before he listens would not hear himself.
+        // The one who calls before he listens would not hear himself.
         await Promise.race([open, new Promise(resolve => setTimeout(resolve, 2000))]);
         await ask('POST', '/broadcast', { topic: 'news', message: form.elements.message.value });
         form.elements.message.value = '';
