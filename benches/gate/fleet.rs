@@ -15,6 +15,7 @@ use crate::process::Running;
 use crate::profile::Profile;
 use crate::redis::Counts;
 use crate::redis::Server;
+use crate::scenarios::Scenario;
 use crate::valgrind::Dumps;
 use crate::valgrind::callgrind;
 
@@ -53,6 +54,8 @@ pub(crate) struct Stretch {
     pub(crate) worker: Profile,
     pub(crate) server: Profile,
     pub(crate) counts: Counts,
+    /// Bytes that the scenario's clients have received so far.
+    pub(crate) received: f64,
 }
 
 /// A running fleet.
@@ -107,13 +110,14 @@ impl Fleet {
     }
 
     /// Ends a stretch: what was counted in it. Counts of Redis are those since its start.
-    pub(crate) fn mark(&mut self) -> Outcome<Stretch> {
+    pub(crate) fn mark(&mut self, scenario: &Scenario) -> Outcome<Stretch> {
         self.marker.ask("GET", "/mark", 200)?;
         self.redis.mark()?;
         Ok(Stretch {
             worker: self.dumps.take(self.worker)?,
             server: self.redis.dumps.take(self.redis.pid())?,
             counts: self.redis.counts()?,
+            received: scenario.received() as f64,
         })
     }
 }

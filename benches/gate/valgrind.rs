@@ -4,13 +4,30 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
+use nix::sched::CpuSet;
+use nix::sched::sched_getaffinity;
+use nix::sched::sched_setaffinity;
+use nix::unistd::Pid;
+
 use crate::Outcome;
 use crate::profile::Profile;
 
+/// Has this program, and so all that it starts, run on one processor.
+///
+/// Together with `SCHED_BATCH`, which lets nothing that wakes up interrupt what runs, each process goes on until it
+/// waits. Otherwise it depended on two processors' speed how often a worker looks for an answer of Redis in vain.
+pub(crate) fn on_one_processor() -> Outcome<()> {
+    let here = sched_getaffinity(Pid::from_raw(0))?;
+    let first = (0..CpuSet::count()).find(|number| here.is_set(*number).unwrap_or(false));
+    let mut one = CpuSet::new();
+    one.set(first.ok_or("no processor")?)?;
+    Ok(sched_setaffinity(Pid::from_raw(0), &one)?)
+}
+
 /// The beginning of a command that counts a program and what it forks; entering such a function writes a file.
 pub(crate) fn callgrind(pattern: &str, mark: &str) -> Command {
-    let mut command = Command::new("valgrind");
-    command.args(["--quiet", "--tool=callgrind", "--vgdb=no"]);
+    let mut command = Command::new("chrt");
+    command.args(["--batch", "0", "valgrind", "--quiet", "--tool=callgrind", "--vgdb=no"]);
     command.arg(format!("--callgrind-out-file={pattern}"));
     command.arg(format!("--dump-before={mark}"));
     command
