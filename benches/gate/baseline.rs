@@ -25,8 +25,9 @@ const HEAD: &str = "\
 
 /// Before the tolerances.
 const TOLERANCE: &str = "
-# Figures that two runs of one build do not repeat within 1 %, and the per cent they may move instead of 3 (or of none).
-# Written by hand and kept.
+# Figures that two runs of one build do not repeat well enough, and the per cent that each may move instead of what
+# benches/gate/verdict.rs allows: a task runs on a thread of its own, and what it sends meets what its worker sends, or
+# does not. Written by hand and kept.
 ";
 
 /// What was counted once.

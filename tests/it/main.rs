@@ -49,6 +49,7 @@ mod fleet_machines; // several supervisors on one Redis
 mod fleet_nginx; // the upstream of all hosts that live
 mod fred_claims; // what was said of the client library
 mod fuzz; // what strangers may send, mutated
+mod gate; // what a request may cost
 mod gcra; // rates are decided alike on both sides
 mod half_closed; // clients that end their side and wait, and clients that are gone
 mod hands; // folders and files in another user's hands
