@@ -15,7 +15,7 @@ use crate::figures::Figures;
 use crate::verdict::Values;
 
 /// Functions that are kept of each process and scenario: what is below them is noise.
-const FUNCTIONS: usize = 60;
+const FUNCTIONS: usize = 100;
 
 /// Before the figures.
 const HEAD: &str = "\

@@ -83,9 +83,11 @@ pub(crate) fn compare(scenario: &str, before: &Values, now: &Values, wider: &Val
     now.iter().map(row).collect()
 }
 
-/// Functions that grew most: name, instructions before and now.
+/// Functions that grew most: name, instructions before and now. One that the baseline does not name had at most as many
+/// as the least it names.
 pub(crate) fn grown(before: &Values, now: &Values, most: usize) -> Vec<(String, f64, f64)> {
-    let before_of = |name: &str| before.get(name).copied().unwrap_or_default();
+    let least = before.values().copied().min_by(f64::total_cmp).unwrap_or_default();
+    let before_of = |name: &str| before.get(name).copied().unwrap_or(least);
     let mut all: Vec<_> = now.iter().map(|(name, now)| (name.clone(), before_of(name), *now)).collect();
     all.retain(|(_, before, now)| now > before);
     all.sort_by(|one, other| (other.2 - other.1).total_cmp(&(one.2 - one.1)));

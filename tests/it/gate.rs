@@ -58,9 +58,11 @@ fn functions_that_grew_are_named_by_how_much() {
         ("same".into(), 5.0),
         ("shrunk".into(), 1.0),
         ("grown".into(), 14.0),
-        ("new".into(), 3.0),
+        ("new".into(), 8.0),
+        ("small".into(), 2.0),
     ]);
-    let expected = vec![("grown".to_owned(), 10.0, 14.0), ("new".to_owned(), 0.0, 3.0)];
+    // Five is the least that is known of before, so something that was not known had no more.
+    let expected = vec![("grown".to_owned(), 10.0, 14.0), ("new".to_owned(), 5.0, 8.0)];
     assert_eq!(verdict::grown(&before, &now, 5), expected);
     assert_eq!(verdict::grown(&before, &now, 1), expected[..1]);
 }
