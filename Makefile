@@ -12,6 +12,7 @@ export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
 RUN_NEEDS := cc:gcc 'redis-server|valkey-server:redis-server|valkey-server'
 TEST_NEEDS := cc:gcc redis-server:redis-server redis-cli:redis-tools nginx:nginx 'chromium|chromium-browser|google-chrome:chromium|chromium-browser' \
 	'chromedriver:chromium-driver|chromium-chromedriver' python3:python3
+GATE_NEEDS := cc:gcc redis-server:redis-server valgrind:valgrind
 BENCH_NEEDS := cc:gcc redis-server:redis-server redis-cli:redis-tools wrk:wrk
 
 .PHONY: help
@@ -42,6 +43,11 @@ soak: deps-test ## the long form of the tests under load: tens of minutes; print
 fuzz: ## what strangers may send, mutated by a fuzzer: each target for a minute (SECONDS=n)
 	@.ci/install 'c++:g++'
 	@.ci/fuzz $(or $(SECONDS),60)
+
+# Not timed but counted, so it means the same on a busy machine. BASELINE=write writes benches/baseline.toml anew.
+.PHONY: gate
+gate: deps-gate ## count what a request costs, and fail if it is dearer than benches/baseline.toml says
+	@exec $(CARGO) bench --locked --profile gate --bench gate -- $(if $(filter write,$(BASELINE)),--write)
 
 .PHONY: bench
 bench: deps-bench ## measure against wrk, on this machine
@@ -104,6 +110,10 @@ deps-run:
 .PHONY: deps-test
 deps-test: $(VENV)/.tests
 	@.ci/install $(TEST_NEEDS)
+
+.PHONY: deps-gate
+deps-gate:
+	@.ci/install $(GATE_NEEDS)
 
 .PHONY: deps-bench
 deps-bench:

@@ -90,7 +90,12 @@ pub(crate) struct Site {
 impl Site {
     pub(crate) fn start(hosts: usize, options: &Options) -> Outcome<Self> {
         let folder = tempfile::Builder::new().prefix("regatta-live").tempdir()?;
-        let redis = Server::start(&folder.path().join("redis"), false, Some(free_address()?))?;
+        let redis = Server::start(
+            Path::new("redis-server"),
+            &folder.path().join("redis"),
+            false,
+            Some(free_address()?),
+        )?;
         let host = |number: usize| Host::start(&folder.path().join(number.to_string()), &redis, options);
         let hosts = (0..hosts).map(host).collect::<Outcome<_>>()?;
         Ok(Self { hosts, redis, _folder: folder })

@@ -33,7 +33,7 @@ impl Fleet {
     /// Starts a program; its Redis keeps an append-only file.
     pub(crate) fn start(program: &Path, options: &Options) -> Outcome<Self> {
         let folder = tempfile::Builder::new().prefix("regatta-overload").tempdir()?;
-        let redis = Server::start(&folder.path().join("redis"), true, None)?;
+        let redis = Server::start(Path::new("redis-server"), &folder.path().join("redis"), true, None)?;
         let (address, admin) = (free_address()?, free_address()?);
         let log = folder.path().join("log");
         let mut command = Command::new(program);
@@ -99,7 +99,8 @@ impl Fleet {
 
     /// And started again on what it had written down.
     pub(crate) fn start_redis(&mut self) -> Outcome<()> {
-        self.redis = Some(Server::start(&self.folder.path().join("redis"), true, None)?);
+        self.redis =
+            Some(Server::start(Path::new("redis-server"), &self.folder.path().join("redis"), true, None)?);
         Ok(())
     }
 }

@@ -342,7 +342,8 @@ impl Redis {
         let encode = &encode;
         let repeatable = kind.is_repeatable() || entry.is_repeatable();
         let again = if repeatable { Again::Always } else { Again::Never };
-        self.guard_counted(kind, again, |live, _| async move { self.execute(&live, entry, encode).await }).await
+        self.guard_counted(kind, again, |live, _| async move { self.execute(&live, entry, encode).await })
+            .await
     }
 
     /// Calls a function on this connection.

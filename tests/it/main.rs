@@ -13,10 +13,10 @@
 mod activation; // sockets that a service manager opened
 mod addresses; // both families, several operators' addresses, and their names
 mod autoscale; // the load decides how many workers there are
-mod batches; // what the requests of a turn want of Redis is one call
 mod bad_lines; // Redis over bad lines
-mod begin_batch; // many begins in one call
 mod balance; // connections are spread evenly over the workers
+mod batches; // what the requests of a turn want of Redis is one call
+mod begin_batch; // many begins in one call
 mod broadcast_cluster; // over a cluster
 mod broadcast_faults; // whatever happens to Redis and to connections
 mod broadcast_fleet; // as clients and operators of a fleet see them
@@ -52,6 +52,7 @@ mod fleet_machines; // several supervisors on one Redis
 mod fleet_nginx; // the upstream of all hosts that live
 mod fred_claims; // what was said of the client library
 mod fuzz; // what strangers may send, mutated
+mod gate; // what a request may cost
 mod gcra; // rates are decided alike on both sides
 mod half_closed; // clients that end their side and wait, and clients that are gone
 mod hands; // folders and files in another user's hands

@@ -1,0 +1,100 @@
+//! The fleet that is counted: the gate's own program, started again under valgrind.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Path;
+use axum::extract::State as Shared;
+use axum::response::Response;
+use axum::routing::get;
+use axum::routing::post;
+use regatta::Broadcast;
+use regatta::Error;
+use regatta::Fleet;
+use regatta::Progress;
+use regatta::Resume;
+use regatta::Session;
+use regatta::State;
+use regatta::Tasks;
+use regatta::Visit;
+use regatta::Worker;
+use tokio::sync::Notify;
+
+/// As the shipped program: what an allocation costs is part of what a request costs.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Serves until it is told to stop.
+pub(crate) fn serve() -> ExitCode {
+    Fleet::new(|fleet: State| {
+        let done = Arc::new(Notify::new());
+        let job = Arc::clone(&done);
+        fleet.tasks().register("small", move |number: u64, _: &Progress| {
+            job.notify_one();
+            Ok::<_, &str>(number)
+        });
+        Router::new()
+            .route("/hello", get(hello))
+            .route("/", get(visit))
+            .route("/fill/{count}", post(fill))
+            .route("/commit/{value}", post(commit))
+            .route("/denied", get(hello))
+            .route("/hear", get(hear))
+            .route("/say", post(say))
+            .route("/task", post(move |tasks| task(tasks, Arc::clone(&done))))
+            .route("/mark", get(mark))
+            .with_state(fleet)
+    })
+    .run()
+}
+
+async fn hello(worker: Worker) -> String {
+    format!("Handled by worker {}\n", worker.pid())
+}
+
+async fn visit(worker: Worker, visit: Visit) -> String {
+    format!("PID: {} | Views: {}\n", worker.pid(), visit.views())
+}
+
+/// So many fields in the session.
+async fn fill(session: Session, Path(count): Path<u32>) -> Result<&'static str, Error> {
+    for number in 0..count {
+        session.insert(&format!("field{number}"), number).await.map_err(|_| Error::Failed)?;
+    }
+    Ok("filled\n")
+}
+
+/// Another value in one field: `begin` reads, `commit` writes.
+async fn commit(session: Session, Path(value): Path<u64>) -> Result<&'static str, Error> {
+    session.insert("value", value).await.map_err(|_| Error::Failed)?;
+    Ok("kept\n")
+}
+
+async fn hear(broadcast: Broadcast, resume: Resume) -> Result<Response, Error> {
+    broadcast.events("gate", resume).await
+}
+
+async fn say(broadcast: Broadcast) -> Result<&'static str, Error> {
+    broadcast.publish("gate", "a message of forty characters, no more.").await?;
+    Ok("said\n")
+}
+
+/// Enqueues a task, and answers when it has run: there is one worker, so it runs here.
+async fn task(tasks: Tasks, done: Arc<Notify>) -> Result<&'static str, Error> {
+    tasks.enqueue("small", &7_u64).await?;
+    done.notified().await;
+    Ok("done\n")
+}
+
+async fn mark(Shared(_): Shared<State>) -> &'static str {
+    gate_mark(black_box(1));
+    "marked\n"
+}
+
+/// Valgrind writes down what it counted when this is called, and begins anew.
+#[inline(never)]
+fn gate_mark(number: u64) {
+    black_box(number);
+}
