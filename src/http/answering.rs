@@ -28,7 +28,6 @@ use crate::http::exchange::Exchange;
 use crate::http::finish;
 use crate::http::finish::Head;
 use crate::http::problem::Problem;
-use crate::http::state::Core;
 use crate::http::store::Store;
 use crate::http::timeout::Timer;
 
@@ -68,7 +67,7 @@ impl Answering {
         request: Request<Body>,
         visit: Visit,
     ) -> Self {
-        let handler = InTime::new(under_way.begun(), router, request);
+        let handler = InTime::new(under_way.begun, router, request);
         Self(Stage::Handling(Handling { under_way, handler, visit }))
     }
 }
@@ -107,21 +106,19 @@ impl Future for Answering {
     }
 }
 
-/// A request that is counted and has its exchange.
+/// A request on the scoreboard, with its exchange; one that is dropped on its way was abandoned by its client.
 pub(super) struct UnderWay {
     pub(super) exchange: Arc<Exchange>,
-    flight: Flight,
-    head: Head,
+    /// When it came.
+    pub(super) begun: Instant,
+    /// What its response's head needs; none: that is made.
+    head: Option<Head>,
 }
 
 impl UnderWay {
-    pub(super) fn new(exchange: Arc<Exchange>, flight: Flight, head: Head) -> Self {
-        Self { exchange, flight, head }
-    }
-
-    /// When it came.
-    pub(super) fn begun(&self) -> Instant {
-        self.flight.begun
+    pub(super) fn new(exchange: Arc<Exchange>, begun: Instant, head: Head) -> Self {
+        exchange.core.cell().request_started();
+        Self { exchange, begun, head: Some(head) }
     }
 
     /// Answers it without its handler.
@@ -133,10 +130,25 @@ impl UnderWay {
     }
 
     /// Its response is whole but for the head.
-    pub(super) fn land(self, mut response: Response) -> Response {
-        finish::dress(&mut response, &self.exchange.core, self.head);
-        self.flight.land(&response);
+    pub(super) fn land(mut self, mut response: Response) -> Response {
+        let core = &self.exchange.core;
+        if let Some(head) = self.head.take() {
+            finish::dress(&mut response, core, head);
+        }
+        let latency_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
+        let status = response.status().as_u16();
+        let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
+        core.cell().request_done(status, bytes, latency_us);
+        tracing::debug!(request_id = ?response.headers().get(finish::REQUEST_ID), status, latency_us, "request answered");
         response
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        if self.head.is_some() {
+            self.exchange.core.cell().request_abandoned();
+        }
     }
 }
 
@@ -195,42 +207,4 @@ fn poll_caught(handler: &mut RouteFuture<Infallible>, context: &mut Context<'_>)
 fn message(panic: &(dyn Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().map(ToString::to_string);
     text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
-}
-
-/// A request on the scoreboard; one that is dropped on its way was abandoned by its client.
-pub(super) struct Flight {
-    core: Arc<Core>,
-    begun: Instant,
-    state: FlightState,
-}
-
-#[derive(PartialEq, Eq)]
-enum FlightState {
-    UnderWay,
-    Landed,
-}
-
-impl Flight {
-    pub(super) fn begin(core: &Arc<Core>) -> Self {
-        core.cell().request_started();
-        Self { core: Arc::clone(core), begun: Instant::now(), state: FlightState::UnderWay }
-    }
-
-    fn land(mut self, response: &Response) {
-        self.state = FlightState::Landed;
-        let latency_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let status = response.status().as_u16();
-        let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
-        self.core.cell().request_done(status, bytes, latency_us);
-        let request_id = response.headers().get(finish::REQUEST_ID);
-        tracing::debug!(?request_id, status, latency_us, "request answered");
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if self.state == FlightState::UnderWay {
-            self.core.cell().request_abandoned();
-        }
-    }
 }

@@ -47,6 +47,13 @@ pub fn resolve(peer: IpAddr, headers: &HeaderMap, proxy: &Proxy) -> Client {
     if !proxy.trusts(peer) {
         return Client { address: peer, transport: Transport::Plain, proxied: false };
     }
+    let is_forwarded = match proxy.header {
+        ForwardHeader::XForwardedFor => has(headers, &X_FORWARDED_FOR) || has(headers, &X_FORWARDED_PROTO),
+        ForwardHeader::Forwarded => has(headers, &FORWARDED),
+    };
+    if !is_forwarded {
+        return Client { address: peer, transport: Transport::Plain, proxied: true };
+    }
     let (address, proto) = match proxy.header {
         ForwardHeader::XForwardedFor => {
             let nodes = values(headers, X_FORWARDED_FOR).flat_map(|value| value.rsplit(','));
@@ -95,9 +102,7 @@ pub fn network(address: IpAddr, prefix: u8) -> IpAddr {
 
 /// A header's values, the last one first; repeated headers are one list (RFC 9110 §5.3).
 fn values<'a>(headers: &'a HeaderMap, name: HeaderName) -> impl Iterator<Item = &'a str> {
-    let all = has(headers, &name).then(|| headers.get_all(name));
-    let values = all.into_iter().flat_map(|all| all.iter().rev());
-    values.map(|value| value.to_str().unwrap_or("unknown"))
+    headers.get_all(name).iter().rev().map(|value| value.to_str().unwrap_or("unknown"))
 }
 
 /// Walks from the nearest hop to the first one nobody vouches for; a node without an address ends the walk.

@@ -7,6 +7,7 @@ use std::error::Error;
 use std::future::poll_fn;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use axum::body::Body;
@@ -23,7 +24,6 @@ use tower_sessions::Session;
 
 use crate::http::answering;
 use crate::http::answering::Answering;
-use crate::http::answering::Flight;
 use crate::http::answering::InTime;
 use crate::http::answering::UnderWay;
 use crate::http::answering::Visit;
@@ -114,14 +114,14 @@ where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let flight = Flight::begin(core);
+    let begun = Instant::now();
     let (mut parts, incoming) = request.into_parts();
     let checked = head::check(&mut parts, !incoming.is_end_stream());
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
     unheard::note(core, &client, &parts.headers);
     let head = Head::of(core, &parts, client.proxied);
     let exchange = Arc::new(Exchange::new(Arc::clone(core), client, &parts));
-    let under_way = UnderWay::new(exchange, flight, head);
+    let under_way = UnderWay::new(exchange, begun, head);
     if let Err(problem) = checked {
         return under_way.refuse(problem.into_response());
     }
@@ -209,7 +209,7 @@ async fn carry_out_once(
     visit: Visit,
 ) -> Response {
     let exchange = Arc::clone(&under_way.exchange);
-    let begun = under_way.begun();
+    let begun = under_way.begun;
     let (request, execution) = match idempotency::admit(&exchange, request).await {
         Ok(admitted) => admitted,
         Err(response) => {

@@ -17,6 +17,7 @@ use ::http::Response;
 use ::http::Version;
 use ::http::header::EXPECT;
 use bytes::Bytes;
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
@@ -231,7 +232,7 @@ impl Hall {
         let refusals = &self.refusals;
         let service = service_fn(move |request: Request<Incoming>| {
             let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);
-            let announced = request.headers().contains_key(EXPECT);
+            let announced = !request.body().is_end_stream() && request.headers().contains_key(EXPECT);
             let request = request.map(|body| Receiving::new(body, entry, under_way.is_http2(), announced));
             let waits = gate.as_ref().and_then(|gate| wait_for_turn(gate, refusals, entry));
             match waits {
