@@ -10,7 +10,9 @@ use http::HeaderValue;
 use http::StatusCode;
 use http::Version;
 use http::header;
+use http::header::Entry;
 use http::request::Parts;
+use tokio::sync::MutexGuard;
 use tower_sessions::Session;
 
 use crate::http::body;
@@ -19,6 +21,7 @@ use crate::http::error::whole_seconds;
 use crate::http::exchange::Begun;
 use crate::http::exchange::Exchange;
 use crate::http::exchange::Origin;
+use crate::http::head::has;
 use crate::http::problem::Problem;
 use crate::http::security;
 use crate::http::state::Core;
@@ -29,7 +32,7 @@ use crate::limiter::headers::Headers;
 use crate::session::store::Outcome;
 
 pub(super) const WORKER_ID: HeaderName = HeaderName::from_static("x-worker-id");
-const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+pub(super) const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const SESSION_STATE: HeaderName = HeaderName::from_static("session-state");
 const SESSION_COMMIT: HeaderName = HeaderName::from_static("session-commit");
 const RATELIMIT: HeaderName = HeaderName::from_static("ratelimit");
@@ -37,9 +40,6 @@ const RATELIMIT_POLICY: HeaderName = HeaderName::from_static("ratelimit-policy")
 const X_RATELIMIT_LIMIT: HeaderName = HeaderName::from_static("x-ratelimit-limit");
 const X_RATELIMIT_REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const X_RATELIMIT_RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
-
-/// Headers that this room adds to a response, at most.
-const HEADERS: usize = 15;
 
 /// Longest request id that is taken over, bytes.
 const REQUEST_ID_MAX: usize = 128;
@@ -57,8 +57,8 @@ pub(super) struct Head {
 impl Head {
     /// `proxied`: somebody trusted sent the request, whose id is kept so that both logs have the same one.
     pub(super) fn of(core: &Core, parts: &Parts, proxied: bool) -> Self {
-        let theirs =
-            proxied.then(|| parts.headers.get(REQUEST_ID)).flatten().filter(|id| is_sane(id.as_bytes()));
+        let theirs = (proxied && has(&parts.headers, &REQUEST_ID)).then(|| parts.headers.get(REQUEST_ID));
+        let theirs = theirs.flatten().filter(|id| is_sane(id.as_bytes()));
         Self { request_id: theirs.cloned().unwrap_or_else(|| core.request_id()), version: parts.version }
     }
 }
@@ -126,11 +126,40 @@ pub(super) async fn settle(
         }
         None => Stored::Well,
     };
+    conclude(response, exchange, exchange.begun().await, stored)
+}
+
+/// As [`settle`], for a request that waits for nothing any more: no error to explain, nothing to store. Any other
+/// response comes back as it is.
+#[expect(clippy::result_large_err, reason = "both are the response, moved once")]
+pub(super) fn at_once(
+    response: Response,
+    exchange: &Exchange,
+    session: &Session,
+    store: &Store,
+) -> Result<Response, Response> {
+    let status = response.status();
+    let is_error = status.is_client_error() || status.is_server_error();
+    if is_error || session.is_modified() || exchange.visitor.is_exposed() || !store.is_settled() {
+        return Err(response);
+    }
+    match exchange.begun_now() {
+        Some(begun) => Ok(conclude(response, exchange, begun, Stored::Well)),
+        None => Err(response),
+    }
+}
+
+/// Puts a refusal in the place of the handler's response, or completes that by what the client is told of its state.
+fn conclude(
+    response: Response,
+    exchange: &Exchange,
+    mut begun: MutexGuard<'_, Begun>,
+    stored: Stored,
+) -> Response {
     let lost = match &stored {
         Stored::Refused(refusal) => Some(refusal.clone()),
         Stored::Well | Stored::Lost => None,
     };
-    let mut begun = exchange.begun().await;
     let mut response = match begun.refusal.take().or(lost) {
         Some(refusal) => {
             if let Refusal::Unavailable(_) | Refusal::Full = refusal {
@@ -261,19 +290,17 @@ fn tell_limits(headers: &mut HeaderMap, told: Headers) {
 }
 
 fn forbid_storing(headers: &mut HeaderMap) {
-    if !headers.contains_key(header::CACHE_CONTROL) {
-        headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    if let Entry::Vacant(vacant) = headers.entry(header::CACHE_CONTROL) {
+        vacant.insert(HeaderValue::from_static("no-store"));
     }
 }
 
 /// Headers of every response, whatever became of its request.
-pub(super) fn dress(response: &mut Response<Body>, core: &Core, head: &Head) {
+pub(super) fn dress(response: &mut Response<Body>, core: &Core, head: Head) {
     let upgrades = response.status() == StatusCode::SWITCHING_PROTOCOLS;
     let headers = response.headers_mut();
-    // One growth of the table instead of three.
-    headers.reserve(HEADERS);
     headers.insert(WORKER_ID, core.worker_id.clone());
-    headers.insert(REQUEST_ID, head.request_id.clone());
+    headers.insert(REQUEST_ID, head.request_id);
     security::harden(headers);
     if head.version >= Version::HTTP_2 {
         // RFC 9113 §8.2.2: HTTP/2 knows no such header, GOAWAY says it.

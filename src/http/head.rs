@@ -7,6 +7,7 @@
 use std::net::Ipv6Addr;
 
 use http::HeaderMap;
+use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
@@ -21,6 +22,17 @@ use crate::http::problem::Problem;
 /// Most header fields of a request, over whichever protocol: hyper's bound for HTTP/1, which it reads them within
 /// without a heap. Apache and Tomcat have the same, `HAProxy` 101, gunicorn 100, actix 96.
 const FIELDS_MAX: usize = 100;
+
+/// Most names that are compared one by one, which for so few costs less than hashing the one that is looked for.
+const FEW: usize = 16;
+
+/// Whether a header with this name was sent. Most that are looked for were not.
+pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
+    match headers.keys_len() <= FEW {
+        true => headers.keys().any(|sent| sent == name),
+        false => headers.contains_key(name),
+    }
+}
 
 /// Checks a head, and has `Host` say what the target says; `has_body`: something comes behind it.
 ///
@@ -301,6 +313,22 @@ mod tests {
         assert_eq!((coded(&[]), coded(&["Chunked"])), (Ok(()), Ok(())));
         assert_eq!((coded(&["gzip, chunked"]), coded(&["gzip", "chunked"])), (Err(501), Err(501)));
         assert_eq!((coded(&["chunked, chunked"]), coded(&["chunked", "chunked"])), (Err(400), Err(400)));
+    }
+
+    #[test]
+    fn a_header_is_found_among_few_and_among_many() {
+        let (mut headers, sought) = (HeaderMap::new(), HeaderName::from_static("x-sought"));
+        for number in 0..2 * FEW {
+            assert!(!has(&headers, &sought) && !has(&headers, &HOST), "{number}");
+            let with = |name: &HeaderName| {
+                let mut headers = headers.clone();
+                headers.insert(name, HeaderValue::from_static("a"));
+                headers
+            };
+            assert!(has(&with(&sought), &sought) && has(&with(&HOST), &HOST), "{number}");
+            let other = HeaderName::try_from(format!("x-other-{number}")).unwrap();
+            headers.insert(other, HeaderValue::from_static("a"));
+        }
     }
 
     #[test]

@@ -8,9 +8,15 @@ use std::net::Ipv4Addr;
 use std::net::Ipv6Addr;
 
 use http::HeaderMap;
+use http::HeaderName;
+use http::header::FORWARDED;
 
 use crate::config::schema::ForwardHeader;
 use crate::config::schema::Proxy;
+use crate::http::head::has;
+
+pub(super) const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Most hops that are walked past; more of them are a loop between proxies or an attack.
 const MAX_HOPS: usize = 32;
@@ -41,15 +47,22 @@ pub fn resolve(peer: IpAddr, headers: &HeaderMap, proxy: &Proxy) -> Client {
     if !proxy.trusts(peer) {
         return Client { address: peer, transport: Transport::Plain, proxied: false };
     }
+    let is_forwarded = match proxy.header {
+        ForwardHeader::XForwardedFor => has(headers, &X_FORWARDED_FOR) || has(headers, &X_FORWARDED_PROTO),
+        ForwardHeader::Forwarded => has(headers, &FORWARDED),
+    };
+    if !is_forwarded {
+        return Client { address: peer, transport: Transport::Plain, proxied: true };
+    }
     let (address, proto) = match proxy.header {
         ForwardHeader::XForwardedFor => {
-            let nodes = values(headers, "x-forwarded-for").flat_map(|value| value.rsplit(','));
-            let proto = values(headers, "x-forwarded-proto").next();
+            let nodes = values(headers, X_FORWARDED_FOR).flat_map(|value| value.rsplit(','));
+            let proto = values(headers, X_FORWARDED_PROTO).next();
             (walk(peer, proxy, nodes), proto.and_then(|value| value.rsplit(',').next()).map(str::trim))
         }
         ForwardHeader::Forwarded => {
             // Of what the client wrote itself only the part to the left of a trusted hop's element can be bent.
-            let hops: Vec<&str> = values(headers, "forwarded").flat_map(elements_from_right).collect();
+            let hops: Vec<&str> = values(headers, FORWARDED).flat_map(elements_from_right).collect();
             let proto = hops.first().and_then(|hop| parameter(hop, "proto"));
             (walk(peer, proxy, hops.iter().map(|hop| parameter(hop, "for").unwrap_or("unknown"))), proto)
         }
@@ -88,7 +101,7 @@ pub fn network(address: IpAddr, prefix: u8) -> IpAddr {
 }
 
 /// A header's values, the last one first; repeated headers are one list (RFC 9110 §5.3).
-fn values<'a>(headers: &'a HeaderMap, name: &'static str) -> impl Iterator<Item = &'a str> {
+fn values<'a>(headers: &'a HeaderMap, name: HeaderName) -> impl Iterator<Item = &'a str> {
     headers.get_all(name).iter().rev().map(|value| value.to_str().unwrap_or("unknown"))
 }
 

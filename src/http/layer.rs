@@ -93,7 +93,7 @@ where
         let next = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, next);
         let (policy, cost) = (self.policy, self.cost);
-        let exchange = request.extensions().get::<Arc<Exchange>>().cloned();
+        let exchange = Exchange::of(request.extensions()).cloned();
         Box::pin(async move {
             if let Some(policy) = policy {
                 let decided = match exchange {

@@ -3,6 +3,7 @@
 //! Guarantees one order of everything (`router`), one map from errors to responses (`error`, `problem`), and that a
 //! request costs no round trip unless it uses state, then one. It accepts no connections and starts no process.
 
+mod answering;
 mod body;
 mod dashboard;
 pub mod error;
@@ -37,6 +38,7 @@ mod visitor;
 
 use std::sync::Arc;
 
+pub use answering::Answering;
 pub use axum::Router;
 pub use axum::body::Body;
 pub use dashboard::Dashboard;

@@ -99,7 +99,7 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let client = request.extensions().get::<Arc<Exchange>>().map(|exchange| exchange.client);
+        let client = Exchange::of(request.extensions()).map(|exchange| exchange.client);
         let looks = request.method().is_safe();
         if !looks && !is_own(request.headers(), request.uri(), client.as_ref(), &self.others) {
             let problem = Problem::new(StatusCode::FORBIDDEN, "another site's page sent this request");

@@ -1,16 +1,30 @@
 //! The ids of a worker's requests.
 
-use std::sync::atomic::AtomicU64;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::Mutex;
+use std::sync::PoisonError;
 
+use bytes::Bytes;
 use http::HeaderValue;
 
 use crate::session::cookie;
 
+/// Length of an id.
+const LENGTH: usize = 25;
+
+/// Ids that are written at once, into one piece of memory, which is kept until the last of them is gone.
+const BATCH: u64 = 64;
+
 /// Ids of requests: a random start for each worker, then counting, so that one costs no random bytes.
 pub(super) struct RequestIds {
     worker: [u8; 16],
-    next: AtomicU64,
+    ready: Mutex<Ready>,
+}
+
+/// Ids that are written.
+struct Ready {
+    ids: Bytes,
+    /// Number of the first one that is not.
+    next: u64,
 }
 
 impl RequestIds {
@@ -19,16 +33,32 @@ impl RequestIds {
         let bits = cookie::new_id().map_or(u64::from(pid), |id| {
             id.0.to_le_bytes()[..8].iter().fold(0, |bits, byte| bits << 8 | u64::from(*byte))
         });
-        Self { worker: hex(bits), next: AtomicU64::new(0) }
+        Self::from(hex(bits), 0)
+    }
+
+    fn from(worker: [u8; 16], next: u64) -> Self {
+        Self { worker, ready: Mutex::new(Ready { ids: Bytes::new(), next }) }
     }
 
     pub(super) fn next(&self) -> HeaderValue {
-        let number = hex(self.next.fetch_add(1, Relaxed));
-        let mut id = [b'-'; 25];
+        // Whole after any panic: ids are taken, or replaced when none is left.
+        let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
+        if ready.ids.is_empty() {
+            let end = ready.next + BATCH;
+            ready.ids = (ready.next..end).flat_map(|number| self.id(number)).collect();
+            ready.next = end;
+        }
+        let id = ready.ids.split_to(LENGTH);
+        drop(ready);
+        HeaderValue::from_maybe_shared(id).unwrap_or(HeaderValue::from_static("-"))
+    }
+
+    fn id(&self, number: u64) -> [u8; LENGTH] {
+        let mut id = [b'-'; LENGTH];
         id[..16].copy_from_slice(&self.worker);
         // Eight digits: a worker's ids repeat after four thousand million requests.
-        id[17..].copy_from_slice(&number[8..]);
-        HeaderValue::from_bytes(&id).unwrap_or(HeaderValue::from_static("-"))
+        id[17..].copy_from_slice(&hex(number)[8..]);
+        id
     }
 }
 
@@ -42,9 +72,11 @@ mod tests {
 
     #[test]
     fn request_ids_differ_and_have_one_form() {
-        let ids = RequestIds { worker: hex(0x0123_4567_89ab_cdef), next: AtomicU64::new(254) };
+        let ids = RequestIds::from(hex(0x0123_4567_89ab_cdef), 254);
         assert_eq!(ids.next(), "0123456789abcdef-000000fe");
         assert_eq!(ids.next(), "0123456789abcdef-000000ff");
+        (0..BATCH - 2).for_each(|_| drop(ids.next()));
+        assert_eq!(ids.next(), "0123456789abcdef-0000013e", "of the next batch");
         assert_ne!(RequestIds::new(1).next(), RequestIds::new(1).next());
     }
 }

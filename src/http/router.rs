@@ -3,15 +3,10 @@
 //! Guarantees that every request gets a response with the worker's id, that a panic ends one request and no more, and
 //! that the order below is the only one.
 
-use std::any::Any;
 use std::error::Error;
 use std::future::poll_fn;
 use std::net::SocketAddr;
-use std::panic::AssertUnwindSafe;
-use std::panic::catch_unwind;
-use std::pin::pin;
 use std::sync::Arc;
-use std::task::Poll;
 use std::time::Instant;
 
 use axum::Router;
@@ -24,9 +19,14 @@ use bytes::Bytes;
 use http::Method;
 use http::Request;
 use http::StatusCode;
-use tower::Service;
+use http::request::Parts;
 use tower_sessions::Session;
 
+use crate::http::answering;
+use crate::http::answering::Answering;
+use crate::http::answering::InTime;
+use crate::http::answering::UnderWay;
+use crate::http::answering::Visit;
 use crate::http::body;
 use crate::http::dashboard;
 use crate::http::dashboard::Peer;
@@ -43,7 +43,6 @@ use crate::http::routes;
 use crate::http::state::Core;
 use crate::http::state::State;
 use crate::http::store::Store;
-use crate::http::timeout::in_time;
 use crate::http::unheard;
 
 /// What one listener serves; cheap to clone.
@@ -68,24 +67,19 @@ impl Face {
         Self { core, router, audience }
     }
 
-    /// Answers a request; never fails.
+    /// Answers a request; never fails. What it waits for is polled with the value, which is small: hyper moves it about.
     ///
     /// # Cancel safety
-    /// Dropping the future abandons the request; what it already did in Redis stays.
-    pub fn call<B>(
-        &self,
-        request: Request<B>,
-        peer: SocketAddr,
-    ) -> impl Future<Output = Response> + Send + 'static + use<B>
+    /// Dropping it abandons the request; what it already did in Redis stays.
+    pub fn call<B>(&self, request: Request<B>, peer: SocketAddr) -> Answering
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
-        let Self { core, router, audience } = self.clone();
-        async move {
-            match audience {
-                Audience::Public => serve(core, router, request, peer).await,
-                Audience::Operators => operate(core, router, request, peer).await,
+        match self.audience {
+            Audience::Public => serve(&self.core, &self.router, request, peer),
+            Audience::Operators => {
+                Answering::apart(operate(Arc::clone(&self.core), self.router.clone(), request, peer))
             }
         }
     }
@@ -115,56 +109,61 @@ pub(super) fn operators(core: &Arc<Core>) -> Router {
 /// 8. the session's commit, after the handler's last change and before the response's head, which carries the cookie;
 /// 9. what a repetition of the request is to get, now that nothing of it can fail any more;
 /// 10. the head, last, so that refusals and problems have the same headers as everything else.
-async fn serve<B>(core: Arc<Core>, router: Router, request: Request<B>, peer: SocketAddr) -> Response
+fn serve<B>(core: &Arc<Core>, router: &Router, request: Request<B>, peer: SocketAddr) -> Answering
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let flight = Flight::begin(&core);
+    let begun = Instant::now();
     let (mut parts, incoming) = request.into_parts();
     let checked = head::check(&mut parts, !incoming.is_end_stream());
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
-    unheard::note(&core, &client, &parts.headers);
-    let head = Head::of(&core, &parts, client.proxied);
-    let exchange = Arc::new(Exchange::new(Arc::clone(&core), client, &parts));
-    let bounds = &core.config.http;
-    let announced = incoming.size_hint().lower();
-    let denied = match &checked {
-        Ok(_) if exchange.is_named => exchange.decide().await.err(),
-        _ => None,
-    };
-    let refused = match (checked, denied) {
-        (Err(problem), _) => Some(problem.into_response()),
-        (Ok(_), Some(error)) => Some(error.into_response()),
-        (Ok(_), None) if announced > bounds.body_limit as u64 => {
-            Some(body::too_large(bounds.body_limit).into_response())
-        }
-        (Ok(_), None) => None,
-    };
-    let mut response = match refused {
-        Some(response) => complete(&exchange, None, response).await,
-        None => {
-            let store = Arc::new(Store::new(&exchange));
-            let session = Session::new(exchange.visitor.id(), Arc::clone(&store), None);
-            parts.extensions.insert(session.clone());
-            parts.extensions.insert(Arc::clone(&exchange));
-            parts.extensions.insert(Arc::clone(&store));
-            let mut request = Request::from_parts(parts, body::bound(incoming, bounds, &exchange));
-            DefaultBodyLimit::disable().apply(&mut request);
-            let visit = Visit { session, store };
-            match idempotency::asks(&core, &request) {
-                // Boxed: its size would be every request's.
-                true => Box::pin(carry_out_once(&exchange, flight.begun, router, request, visit)).await,
-                false => {
-                    let response = in_time(&exchange, flight.begun, answer(router, request)).await;
-                    complete(&exchange, Some(&visit), response).await
-                }
+    unheard::note(core, &client, &parts.headers);
+    let head = Head::of(core, &parts, client.proxied);
+    let exchange = Arc::new(Exchange::new(Arc::clone(core), client, &parts));
+    let under_way = UnderWay::new(exchange, begun, head);
+    if let Err(problem) = checked {
+        return under_way.refuse(problem.into_response());
+    }
+    let router = router.clone();
+    match under_way.exchange.is_named {
+        true => Answering::apart(async move {
+            match under_way.exchange.decide().await {
+                Ok(()) => handle(under_way, router, parts, incoming).await,
+                Err(error) => under_way.refuse(error.into_response()).await,
             }
-        }
-    };
-    finish::dress(&mut response, &core, &head);
-    flight.land(&head, &response);
-    response
+        }),
+        false => handle(under_way, router, parts, incoming),
+    }
+}
+
+/// Gives a request to its handler, unless its body is too large or it is to be carried out once.
+fn handle<B>(under_way: UnderWay, router: Router, mut parts: Parts, incoming: B) -> Answering
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn Error + Send + Sync>>,
+{
+    let body_limit = under_way.exchange.core.config.http.body_limit;
+    if incoming.size_hint().lower() > body_limit as u64 {
+        return under_way.refuse(body::too_large(body_limit).into_response());
+    }
+    let exchange = &under_way.exchange;
+    let bounds = &exchange.core.config.http;
+    let store = Arc::new(Store::new(exchange));
+    let session = Session::new(exchange.visitor.id(), Arc::clone(&store), None);
+    parts.extensions.insert(session.clone());
+    parts.extensions.insert(Arc::clone(&store));
+    let is_empty = incoming.is_end_stream();
+    let mut request = Request::from_parts(parts, body::bound(incoming, bounds, exchange));
+    if !is_empty {
+        // Ours is the bound that holds; of a request without a body axum has nothing to bound.
+        DefaultBodyLimit::disable().apply(&mut request);
+    }
+    let visit = Visit { session, store };
+    match idempotency::asks(&exchange.core, &request) {
+        true => Answering::apart(carry_out_once(under_way, router, request, visit)),
+        false => Answering::handling(under_way, router, request, visit),
+    }
 }
 
 /// An operator's request: no state, no limits, and not counted among the visitors'.
@@ -183,7 +182,7 @@ where
     let names = Names { configured: &core.config.admin.hosts, machine: &core.site.host };
     if let Some(refusal) = names.refusal(&parts.headers, &parts.uri) {
         let mut response = finish::explain(refusal, None).await;
-        finish::dress(&mut response, &core, &head);
+        finish::dress(&mut response, &core, head);
         return response;
     }
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
@@ -191,25 +190,12 @@ where
     // Whoever reads a form bounds it; nobody else reads.
     let body = if parts.method == Method::POST { Body::new(incoming) } else { Body::empty() };
     let response = match checked {
-        Ok(()) => answer(router, Request::from_parts(parts, body)).await,
+        Ok(()) => answering::answer(router, Request::from_parts(parts, body)).await,
         Err(problem) => problem.into_response(),
     };
     let mut response = finish::explain(response, None).await;
-    finish::dress(&mut response, &core, &head);
+    finish::dress(&mut response, &core, head);
     response
-}
-
-/// What a request that reaches its handler has of its session.
-struct Visit {
-    session: Session,
-    store: Arc<Store>,
-}
-
-/// Explains what went wrong and stores what the handler changed.
-async fn complete(exchange: &Exchange, visit: Option<&Visit>, response: Response) -> Response {
-    let fault = body::fault(&exchange.body_fault, &exchange.core.config.http);
-    let response = finish::explain(response, fault).await;
-    finish::settle(response, exchange, visit.map(|visit| (&visit.session, &*visit.store))).await
 }
 
 /// Runs the handler, unless this is the repetition of a request that is to be carried out once.
@@ -217,82 +203,30 @@ async fn complete(exchange: &Exchange, visit: Option<&Visit>, response: Response
 /// A client that leaves takes its connection's task with it. What is to be carried out once is carried out all the
 /// same, in a task of its own: whoever leaves comes again with the same key.
 async fn carry_out_once(
-    exchange: &Arc<Exchange>,
-    begun: Instant,
+    under_way: UnderWay,
     router: Router,
     request: Request<Body>,
     visit: Visit,
 ) -> Response {
-    let (request, execution) = match idempotency::admit(exchange, request).await {
+    let exchange = Arc::clone(&under_way.exchange);
+    let begun = under_way.begun;
+    let (request, execution) = match idempotency::admit(&exchange, request).await {
         Ok(admitted) => admitted,
-        Err(response) => return complete(exchange, Some(&visit), response).await,
+        Err(response) => {
+            let response = answering::complete(&exchange, Some(&visit), response).await;
+            return under_way.land(response);
+        }
     };
-    let exchange = Arc::clone(exchange);
     let task = tokio::spawn(async move {
         let work = async {
-            let response = in_time(&exchange, begun, answer(router, request)).await;
-            complete(&exchange, Some(&visit), response).await
+            let mut handler = InTime::new(begun, router, request);
+            let response = poll_fn(|context| handler.poll(&exchange, context)).await;
+            answering::complete(&exchange, Some(&visit), response).await
         };
         let response = execution.hold(work).await;
         execution.conclude(response).await
     });
-    task.await.unwrap_or_else(|_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response())
-}
-
-/// Runs the handler; one that panics answers 500.
-async fn answer(mut router: Router, request: Request<Body>) -> Response {
-    let mut handler = pin!(router.call(request));
-    // The request's own values are all that a panic can leave half-done, and they are dropped with it.
-    let caught = poll_fn(|context| match catch_unwind(AssertUnwindSafe(|| handler.as_mut().poll(context))) {
-        Ok(Poll::Pending) => Poll::Pending,
-        Ok(Poll::Ready(Ok(response))) => Poll::Ready(Ok(response)),
-        Err(panic) => Poll::Ready(Err(panic)),
-    });
-    caught.await.unwrap_or_else(|panic| {
-        let message = message(panic.as_ref());
-        tracing::error!(panic = %message, "a handler panicked: {message}");
-        Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response()
-    })
-}
-
-fn message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(ToString::to_string);
-    text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
-}
-
-/// A request on the scoreboard; one that is dropped on its way was abandoned by its client.
-struct Flight {
-    core: Arc<Core>,
-    begun: Instant,
-    state: FlightState,
-}
-
-#[derive(PartialEq, Eq)]
-enum FlightState {
-    UnderWay,
-    Landed,
-}
-
-impl Flight {
-    fn begin(core: &Arc<Core>) -> Self {
-        core.cell().request_started();
-        Self { core: Arc::clone(core), begun: Instant::now(), state: FlightState::UnderWay }
-    }
-
-    fn land(mut self, head: &Head, response: &Response) {
-        self.state = FlightState::Landed;
-        let latency_us = u64::try_from(self.begun.elapsed().as_micros()).unwrap_or(u64::MAX);
-        let status = response.status().as_u16();
-        let bytes = http_body::Body::size_hint(response.body()).exact().unwrap_or(0);
-        self.core.cell().request_done(status, bytes, latency_us);
-        tracing::debug!(request_id = ?head.request_id, status, latency_us, "request answered");
-    }
-}
-
-impl Drop for Flight {
-    fn drop(&mut self) {
-        if self.state == FlightState::UnderWay {
-            self.core.cell().request_abandoned();
-        }
-    }
+    let done = task.await;
+    let failed = |_| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "").into_response();
+    under_way.land(done.unwrap_or_else(failed))
 }

@@ -6,6 +6,7 @@ use http::HeaderMap;
 use http::HeaderName;
 use http::HeaderValue;
 use http::header;
+use http::header::Entry;
 
 /// For a document: only its own styles, images and forms; no script at all; nobody may frame it.
 ///
@@ -37,8 +38,9 @@ pub fn harden(headers: &mut HeaderMap) {
 }
 
 fn add(headers: &mut HeaderMap, name: &HeaderName, value: HeaderValue) {
-    if !headers.contains_key(name) {
-        headers.insert(name, value);
+    // One look: this is done for every response.
+    if let Entry::Vacant(vacant) = headers.entry(name) {
+        vacant.insert(value);
     }
 }
 

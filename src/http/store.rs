@@ -26,7 +26,7 @@ use crate::session::store::Source;
 /// One request's store.
 #[derive(Debug)]
 pub(super) struct Store {
-    exchange: Arc<Exchange>,
+    pub(super) exchange: Arc<Exchange>,
     pub(super) inner: RequestStore<Begin>,
 }
 
@@ -58,6 +58,11 @@ impl Store {
     /// What became of the handler's changes.
     pub(super) fn outcome(&self) -> Outcome {
         self.inner.outcome()
+    }
+
+    /// Whether nothing is left to be done, and nothing of what was done failed.
+    pub(super) fn is_settled(&self) -> bool {
+        self.inner.is_settled()
     }
 
     /// Whether `Session` let its id go and nothing was done about it yet.

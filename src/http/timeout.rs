@@ -3,10 +3,7 @@
 //! It ends with the response's head, so that streams, WebSockets and long downloads are never cut by it. It costs a timer
 //! only where it is set, and only for requests whose handler has to wait.
 
-use std::future::poll_fn;
 use std::pin::Pin;
-use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::Relaxed;
 use std::task::Context;
@@ -93,7 +90,7 @@ impl<S: Service<Request<B>>, B> Service<Request<B>> for RequestTimeoutService<S>
 
     fn call(&mut self, request: Request<B>) -> S::Future {
         // The request's one timer looks here whenever the handler has been polled.
-        if let Some(exchange) = request.extensions().get::<Arc<Exchange>>() {
+        if let Some(exchange) = Exchange::of(request.extensions()) {
             exchange.time.set(self.time);
         }
         self.inner.call(request)
@@ -123,31 +120,32 @@ fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX)
 }
 
-/// The handler's response, or what the client gets when that is not there in time after `begun`.
-pub(super) async fn in_time(
-    exchange: &Exchange,
+/// The request's one timer, armed when its handler has to wait.
+pub(super) struct Timer {
     begun: Instant,
-    handler: impl Future<Output = Response>,
-) -> Response {
-    let mut handler = pin!(handler);
-    let mut timer: Option<(Duration, Pin<Box<Sleep>>)> = None;
-    poll_fn(|context| {
-        if let Poll::Ready(response) = handler.as_mut().poll(context) {
-            return Poll::Ready(response);
-        }
+    set: Option<(Duration, Pin<Box<Sleep>>)>,
+}
+
+impl Timer {
+    /// `begun`: from when on the time runs.
+    pub(super) fn new(begun: Instant) -> Self {
+        Self { begun, set: None }
+    }
+
+    /// The handler waits: what the client gets when its time is over.
+    pub(super) fn poll_late(&mut self, exchange: &Exchange, context: &mut Context<'_>) -> Poll<Response> {
         let Some(time) = exchange.time.get() else { return Poll::Pending };
         // A layer may have changed it meanwhile.
-        if timer.as_ref().is_none_or(|(set, _)| *set != time) {
+        if self.set.as_ref().is_none_or(|(set, _)| *set != time) {
             // A time without an end in this century is none.
-            let Some(until) = begun.checked_add(time) else { return Poll::Pending };
-            timer = Some((time, Box::pin(sleep_until(until.into()))));
+            let Some(until) = self.begun.checked_add(time) else { return Poll::Pending };
+            self.set = Some((time, Box::pin(sleep_until(until.into()))));
         }
-        if let Some((_, sleep)) = &mut timer {
+        if let Some((_, sleep)) = &mut self.set {
             ready!(sleep.as_mut().poll(context));
         }
         Poll::Ready(late(exchange))
-    })
-    .await
+    }
 }
 
 /// Whose fault it is decides what the client is told.

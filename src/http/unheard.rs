@@ -13,9 +13,12 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 
 use http::HeaderMap;
+use http::header::FORWARDED;
 
 use crate::config::schema::ForwardHeader;
+use crate::http::head::has;
 use crate::http::identity::Client;
+use crate::http::identity::X_FORWARDED_FOR;
 use crate::http::state::Core;
 
 /// Peers with public addresses that are watched at the same time.
@@ -35,14 +38,17 @@ pub(super) struct Unheard {
 /// Takes note of a request whose peer is not trusted and sends the header of those that are.
 pub(super) fn note(core: &Core, client: &Client, headers: &HeaderMap) {
     let proxy = &core.config.proxy;
-    let name = match proxy.header {
-        ForwardHeader::XForwardedFor => "x-forwarded-for",
-        ForwardHeader::Forwarded => "forwarded",
-    };
     if client.proxied || core.unheard.said.load(Relaxed) {
         return;
     }
-    let Some(value) = headers.get(name) else { return };
+    let name = match proxy.header {
+        ForwardHeader::XForwardedFor => X_FORWARDED_FOR,
+        ForwardHeader::Forwarded => FORWARDED,
+    };
+    if !has(headers, &name) {
+        return;
+    }
+    let Some(value) = headers.get(&name) else { return };
     if !is_private(client.address) && !core.unheard.is_seen_often(client.address, value.as_bytes()) {
         return;
     }
@@ -51,7 +57,7 @@ pub(super) fn note(core: &Core, client: &Client, headers: &HeaderMap) {
         && core.scoreboard.note_untrusted_proxy(client.address)
     {
         let peer = client.address;
-        tracing::warn!(%peer, header = name, "{}", advice(peer));
+        tracing::warn!(%peer, header = %name, "{}", advice(peer));
     }
 }
 

@@ -10,6 +10,7 @@ use tower_sessions::session::Id;
 use crate::config::schema::Secure;
 use crate::http::exchange::Begun;
 use crate::http::exchange::Exchange;
+use crate::http::head::has;
 use crate::http::identity::Client;
 use crate::http::identity::Transport;
 use crate::http::state::Core;
@@ -69,7 +70,7 @@ impl Cookies {
         let secure = rule == Secure::Always || rule == Secure::Auto && tls;
         let of = |visitor, secure, leftover| Self { visitor, secure, leftover };
         let Some(keyring) = core.keyring() else { return of(Visitor::Unverifiable, secure, false) };
-        if !headers.contains_key(COOKIE) {
+        if !has(headers, &COOKIE) {
             return of(Visitor::Anonymous, secure, false);
         }
         let named = |name: &str, not_by: Secure| match rule == not_by {

@@ -247,18 +247,18 @@ impl<'a> Cell<'a> {
 
     /// A request's header has been read.
     pub fn request_started(self) {
-        self.words[IN_FLIGHT].fetch_add(1, Relaxed);
+        // Here and where it ends: only the worker's own thread writes it, so that no locked instruction is needed.
+        self.set(IN_FLIGHT, self.read(IN_FLIGHT) + 1);
     }
 
     /// A request was given up before there was a response (the client left).
     pub fn request_abandoned(self) {
-        self.words[IN_FLIGHT].fetch_sub(1, Relaxed);
+        self.set(IN_FLIGHT, self.read(IN_FLIGHT).saturating_sub(1));
     }
 
     /// A response is ready: its status, the bytes of its body if known, and microseconds since the request's header.
     pub fn request_done(self, status: u16, bytes: u64, latency_us: u64) {
-        self.words[IN_FLIGHT].fetch_sub(1, Relaxed);
-        // Only the worker's own thread adds to it, so that no locked instruction is needed.
+        self.request_abandoned();
         self.set(REQUESTS, self.read(REQUESTS) + 1);
         let class = usize::from(status / 100);
         self.total(row::STATUS + if class < 6 { class } else { 0 }, 1);

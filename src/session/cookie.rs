@@ -25,6 +25,10 @@ const VALUE_LEN: usize = 76;
 const USER_VALUE_LEN: usize = 88;
 /// A ticket: `v3` and 8 characters and a dot more.
 const TICKET_LEN: usize = 85;
+/// Where the dots behind the key's name and behind the id are, and how long the signature is.
+const KEY_END: usize = 9;
+const ID_END: usize = 32;
+const TAG_LEN: usize = 43;
 
 /// Signing keys: the first signs, all are accepted, so that keys can be replaced without logging anybody out.
 #[derive(Clone)]
@@ -102,16 +106,23 @@ struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
+    /// Each part has its place: none of ours has a dot within.
     fn of(value: &'a str) -> Option<Self> {
-        let (signed, tag) = value.rsplit_once('.')?;
-        let (version, rest) = signed.split_once('.')?;
-        let (key_name, rest) = rest.split_once('.')?;
-        let (id, user, ticket) = match (version, value.len()) {
-            ("v1", VALUE_LEN) => (rest, None, None),
-            ("v2", USER_VALUE_LEN) => rest.split_once('.').map(|(id, user)| (id, Some(user), None))?,
-            ("v3", TICKET_LEN) => rest.split_once('.').map(|(id, ticket)| (id, None, Some(ticket)))?,
+        let signed_len = value.len().checked_sub(1 + TAG_LEN)?;
+        let has_dots =
+            [2, KEY_END, ID_END, signed_len].iter().all(|at| value.as_bytes().get(*at) == Some(&b'.'));
+        if !has_dots {
+            return None;
+        }
+        let (key_name, id) = (value.get(3..KEY_END)?, value.get(KEY_END + 1..ID_END)?);
+        let more = value.get(ID_END + 1..signed_len);
+        let (user, ticket) = match (value.get(..2)?, value.len()) {
+            ("v1", VALUE_LEN) => (None, None),
+            ("v2", USER_VALUE_LEN) => (Some(more?), None),
+            ("v3", TICKET_LEN) => (None, Some(more?)),
             _ => return None,
         };
+        let (signed, tag) = (value.get(..signed_len)?, value.get(signed_len + 1..)?);
         Some(Self { key_name, id, user, ticket, signed, tag })
     }
 }

@@ -58,6 +58,15 @@ impl LastKnown {
     /// Keeps what was read of a session at `now`, on a clock that never steps, which is `unix_ms` since 1970; one that
     /// does not live any more is forgotten.
     pub fn note(&mut self, digest: &str, reply: &SessionReply, now: Duration, unix_ms: u64) {
+        if let (SessionReply::Live { own: None, fields, .. }, Some(copy)) =
+            (reply, self.copies.get_mut(digest))
+            && fields.is_empty()
+            && copy.bytes == COPY_BYTES
+        {
+            // The session of a visitor who only looks: its copy stays where it is, and nothing is allocated.
+            (copy.reply, copy.read_at, copy.read_unix_ms) = (reply.clone(), now, unix_ms);
+            return;
+        }
         self.forget(digest);
         let SessionReply::Live { created_ms, views, own, fields } = reply else { return };
         if self.age_max.is_zero() {
@@ -137,6 +146,24 @@ mod tests {
     fn at(now_s: u64, heard_s: u64) -> Moment {
         let (now, heard_at) = (Duration::from_secs(now_s), Duration::from_secs(heard_s));
         Moment { now, heard_at }
+    }
+
+    #[test]
+    fn a_copy_without_data_is_brought_up_to_date_in_its_place() {
+        let bare = |views| SessionReply::Live { created_ms: 0, views, own: None, fields: Vec::new() };
+        let mut known = LastKnown::new(MINUTE);
+        note(&mut known, "1", &bare(1), Duration::from_secs(1));
+        note(&mut known, "1", &bare(2), Duration::from_secs(200));
+        assert_eq!((known.bytes, known.copies.len()), (COPY_BYTES, 1));
+        assert_eq!(known.recall("1", &LIFETIMES, at(300, 260)), Some(bare(2)), "as old as its last reading");
+        note(&mut known, "1", &live(3, b"[1]"), Duration::from_secs(201));
+        assert!(
+            known.bytes > COPY_BYTES && known.recall("1", &LIFETIMES, at(300, 260)) == Some(live(3, b"[1]"))
+        );
+        note(&mut known, "1", &bare(4), Duration::from_secs(202));
+        assert_eq!((known.bytes, known.recall("1", &LIFETIMES, at(300, 260))), (COPY_BYTES, Some(bare(4))));
+        note(&mut known, "1", &SessionReply::Gone, Duration::from_secs(203));
+        assert_eq!((known.bytes, known.copies.len()), (0, 0));
     }
 
     #[test]

@@ -150,6 +150,13 @@ impl<S: Source> RequestStore<S> {
         self.state().left
     }
 
+    /// Whether nothing is left to be done of what `Session` was told, and nothing of it failed.
+    pub fn is_settled(&self) -> bool {
+        let state = self.state();
+        let is_done = matches!(state.outcome, Outcome::Untouched | Outcome::Stored(_) | Outcome::Ended);
+        is_done && state.left.is_none()
+    }
+
     /// The user who is logged in with the session that is known.
     pub fn user(&self) -> Option<UserTag> {
         self.state().known.as_ref()?.user.as_ref()?.parse().ok()

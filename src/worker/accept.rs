@@ -1,6 +1,5 @@
 //! Takes connections from one listener and serves HTTP/1.1 or h2c on each.
 
-use std::convert::Infallible;
 use std::future::poll_fn;
 use std::io;
 use std::net::IpAddr;
@@ -13,14 +12,12 @@ use std::task::Poll;
 use std::task::Waker;
 use std::time::Duration;
 
-use ::http::HeaderValue;
 use ::http::Request;
 use ::http::Response;
-use ::http::StatusCode;
 use ::http::Version;
-use ::http::header::CONNECTION;
 use ::http::header::EXPECT;
 use bytes::Bytes;
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioExecutor;
@@ -41,14 +38,12 @@ use crate::worker::connection::Connections;
 use crate::worker::connection::Entry;
 use crate::worker::connection::Order;
 use crate::worker::gate::Gate;
-use crate::worker::gate::Ticket;
-use crate::worker::gate::Verdict;
 use crate::worker::linger;
 use crate::worker::receiving::Receiving;
 use crate::worker::refusals::Refusals;
 use crate::worker::refusals::turn_away;
+use crate::worker::respond::Responding;
 use crate::worker::stream::Watched;
-use crate::worker::under_way::Sending;
 use crate::worker::under_way::UnderWay;
 
 /// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
@@ -59,9 +54,6 @@ const EVICTED: usize = 16;
 
 /// How long a connection may take that is refused.
 const TURNING_AWAY: Duration = linger::TIME;
-
-/// What refusing a request costs that was read already, about.
-const REFUSED_READ: Duration = Duration::from_micros(5);
 
 /// Bytes that each stream of HTTP/2 keeps for a client that does not take them.
 const SEND_BUFFER: usize = 16 << 10;
@@ -75,12 +67,11 @@ pub(super) trait Answer: Clone + Send + Sync + 'static {
         + Unpin
         + 'static;
 
+    /// A request until there is its response. Small, because hyper moves it about before it polls it.
+    type Answering: Future<Output = Response<Self::Body>> + Send + Unpin + 'static;
+
     /// Answers one request of the client at `peer`.
-    fn answer(
-        &self,
-        request: Request<Receiving>,
-        peer: SocketAddr,
-    ) -> impl Future<Output = Response<Self::Body>> + Send + use<Self>;
+    fn answer(&self, request: Request<Receiving>, peer: SocketAddr) -> Self::Answering;
 }
 
 /// What every connection of a worker shares.
@@ -249,10 +240,13 @@ impl Hall {
         let refusals = &self.refusals;
         let service = service_fn(move |request: Request<Incoming>| {
             let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);
-            let announced = request.headers().contains_key(EXPECT);
+            let announced = !request.body().is_end_stream() && request.headers().contains_key(EXPECT);
             let request = request.map(|body| Receiving::new(body, entry, under_way.is_http2(), announced));
             let waits = gate.as_ref().and_then(|gate| wait_for_turn(gate, refusals, entry));
-            respond(waits, answer.answer(request, peer), under_way)
+            match waits {
+                None => Responding::now(answer.answer(request, peer), under_way),
+                Some(waits) => Responding::later(waits, answer.clone(), (request, peer), under_way),
+            }
         });
         let mut served = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
         let mut going_away = false;
@@ -325,33 +319,6 @@ fn wait_for_turn(
         return None;
     }
     Some((Arc::clone(gate), Arc::clone(refusals)))
-}
-
-/// The answer, once it is the request's turn.
-async fn respond<B: From<http::Body>>(
-    waits: Option<(Arc<Gate>, Arc<Refusals>)>,
-    answered: impl Future<Output = Response<B>>,
-    under_way: UnderWay,
-) -> Result<Response<Sending<B>>, Infallible> {
-    if let Some((gate, refusals)) = waits
-        && Ticket::turn(&gate).await == Verdict::Refused
-    {
-        under_way.turned_away(Refusal::Overload);
-        gate.refused(REFUSED_READ);
-        let refusal = refusals.get(Refusal::Overload).response.response(!under_way.is_http2());
-        return Ok(refusal.map(|body| Sending::new(body.into(), under_way)));
-    }
-    let mut response = answered.await;
-    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        under_way.upgrades();
-    }
-    if let Some(sign) = response.extensions_mut().remove::<http::SignOfLife>() {
-        under_way.can_sign(sign);
-    }
-    if under_way.must_close() {
-        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-    }
-    Ok(response.map(|body| Sending::new(body, under_way)))
 }
 
 /// Serves what has come and the reactor has not told of yet; whether the connection has ended with that.

@@ -22,6 +22,7 @@ mod log;
 mod passed;
 mod receiving;
 mod refusals;
+mod respond;
 mod stream;
 mod ticks;
 mod under_way;
@@ -52,6 +53,7 @@ use receiving::Receiving;
 use crate::config::schema::Config;
 use crate::config::schema::RedisUrl;
 use crate::counter::batched::Batches;
+use crate::http::Answering;
 use crate::http::App;
 use crate::http::Dashboard;
 use crate::http::Face;
@@ -280,12 +282,9 @@ fn message(panic: &(dyn std::any::Any + Send)) -> String {
 
 impl Answer for Face {
     type Body = crate::http::Body;
+    type Answering = Answering;
 
-    fn answer(
-        &self,
-        request: http::Request<Receiving>,
-        peer: SocketAddr,
-    ) -> impl Future<Output = http::Response<Self::Body>> + Send + use<> {
+    fn answer(&self, request: http::Request<Receiving>, peer: SocketAddr) -> Answering {
         self.call(request, peer)
     }
 }

@@ -14,6 +14,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU8;
 use std::time::Duration;
 
+use http::Extensions;
 use http::HeaderValue;
 use http::Method;
 use http::request::Parts;
@@ -28,6 +29,7 @@ use crate::http::error::Refusal;
 use crate::http::exchange::limits::Limits;
 use crate::http::identity::Client;
 use crate::http::state::Core;
+use crate::http::store::Store;
 use crate::http::timeout::Time;
 use crate::http::visitor::Cookies;
 use crate::http::visitor::Visitor;
@@ -171,6 +173,16 @@ impl Exchange {
     /// What is known now; the guard keeps every other use of this request's state waiting.
     pub(super) async fn begun(&self) -> MutexGuard<'_, Begun> {
         self.begun.lock().await
+    }
+
+    /// What is known now; none while another use of this request's state goes on.
+    pub(super) fn begun_now(&self) -> Option<MutexGuard<'_, Begun>> {
+        self.begun.try_lock().ok()
+    }
+
+    /// The exchange of the request with these extensions; none outside a fleet.
+    pub(super) fn of(extensions: &Extensions) -> Option<&Arc<Self>> {
+        extensions.get::<Arc<Store>>().map(|store| &store.exchange)
     }
 
     /// Whether it waits for Redis now: the caller that asks Redis holds the guard until there is an answer.

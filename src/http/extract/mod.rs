@@ -34,5 +34,5 @@ use crate::http::exchange::Exchange;
 
 /// This request's exchange.
 fn exchange(parts: &Parts) -> Result<&Arc<Exchange>, Error> {
-    parts.extensions.get().ok_or(Error::NoFleet)
+    Exchange::of(&parts.extensions).ok_or(Error::NoFleet)
 }

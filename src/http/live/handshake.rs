@@ -111,7 +111,7 @@ impl<S: Sync> FromRequestParts<S> for Upgrade {
     type Rejection = Response;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Response> {
-        let exchange = parts.extensions.get::<Arc<Exchange>>().map(Arc::clone);
+        let exchange = Exchange::of(&parts.extensions).map(Arc::clone);
         let exchange = exchange.ok_or_else(|| Error::NoFleet.into_response())?;
         let origins = &exchange.core.config.websocket.origins;
         Self::read(parts, Some(&exchange.client), origins).map_err(Refused::response)

@@ -30,7 +30,7 @@ impl<S: Sync> FromRequestParts<S> for Tasks {
     type Rejection = Error;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Error> {
-        let exchange = parts.extensions.get::<Arc<Exchange>>().ok_or(Error::NoFleet)?;
+        let exchange = Exchange::of(&parts.extensions).ok_or(Error::NoFleet)?;
         Ok(exchange.core.tasks.clone())
     }
 }

@@ -91,7 +91,8 @@ impl Entry {
     /// A request's header is complete; it is under way until [`Entry::answered`].
     pub(in crate::worker) fn asked(&self, http2: bool) {
         let connection = &self.connection;
-        connection.active.fetch_add(1, Relaxed);
+        // The worker's own thread alone changes it: a locked instruction would be paid for by every request.
+        connection.active.store(connection.active.load(Relaxed) + 1, Relaxed);
         self.pause(Pause::Idle);
         connection.fresh.store(false, Relaxed);
         self.header_ended();
@@ -104,7 +105,8 @@ impl Entry {
 
     /// A request's response has been taken over for sending, or given up.
     pub(in crate::worker) fn answered(&self) {
-        let active = self.connection.active.fetch_sub(1, Relaxed) - 1;
+        let active = self.connection.active.load(Relaxed).saturating_sub(1);
+        self.connection.active.store(active, Relaxed);
         self.changed();
         if active == 0 {
             self.connection.held_pace.forgive();

@@ -1,0 +1,99 @@
+//! A request between hyper and what answers it: its turn before, the connection's view of the response behind.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Context;
+use std::task::Poll;
+use std::task::ready;
+use std::time::Duration;
+
+use ::http::HeaderValue;
+use ::http::Request;
+use ::http::Response;
+use ::http::StatusCode;
+use ::http::header::CONNECTION;
+
+use crate::http;
+use crate::scoreboard::refusal::Refusal;
+use crate::worker::accept::Answer;
+use crate::worker::gate::Gate;
+use crate::worker::gate::Ticket;
+use crate::worker::gate::Verdict;
+use crate::worker::receiving::Receiving;
+use crate::worker::refusals::Refusals;
+use crate::worker::under_way::Sending;
+use crate::worker::under_way::UnderWay;
+
+/// What refusing a request costs that was read already, about.
+const REFUSED_READ: Duration = Duration::from_micros(5);
+
+/// A request until its response is ready to be sent. Only one that waits for its turn costs a box: hyper copies this
+/// value, so that it must be as small as it is for most.
+pub(super) enum Responding<A: Answer> {
+    /// It is answered.
+    Answering(A::Answering, Option<UnderWay>),
+    /// It waits for its turn.
+    Waiting(Pin<Box<dyn Future<Output = Response<Sending<A::Body>>> + Send>>),
+}
+
+impl<A: Answer> Responding<A> {
+    /// One whose turn has come.
+    pub(super) fn now(answering: A::Answering, under_way: UnderWay) -> Self {
+        Self::Answering(answering, Some(under_way))
+    }
+
+    /// One that begins, or is refused, when its turn has come.
+    pub(super) fn later(
+        (gate, refusals): (Arc<Gate>, Arc<Refusals>),
+        answer: A,
+        (request, peer): (Request<Receiving>, SocketAddr),
+        under_way: UnderWay,
+    ) -> Self {
+        Self::Waiting(Box::pin(async move {
+            if Ticket::turn(&gate).await == Verdict::Refused {
+                under_way.turned_away(Refusal::Overload);
+                gate.refused(REFUSED_READ);
+                let refusal = refusals.get(Refusal::Overload).response.response(!under_way.is_http2());
+                return refusal.map(|body| Sending::new(body.into(), under_way));
+            }
+            send(answer.answer(request, peer).await, under_way)
+        }))
+    }
+}
+
+impl<A: Answer> Future for Responding<A> {
+    type Output = Result<Response<Sending<A::Body>>, Infallible>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut *self {
+            Self::Waiting(waiting) => waiting.as_mut().poll(context).map(Ok),
+            Self::Answering(answering, under_way) => {
+                let response = ready!(Pin::new(answering).poll(context));
+                match under_way.take() {
+                    Some(under_way) => Poll::Ready(Ok(send(response, under_way))),
+                    // It was answered before, and hyper does not ask again.
+                    None => Poll::Pending,
+                }
+            }
+        }
+    }
+}
+
+/// The response as the connection sends it.
+fn send<B: From<http::Body>>(mut response: Response<B>, under_way: UnderWay) -> Response<Sending<B>>
+where
+    B: ::http_body::Body<Data = bytes::Bytes> + Unpin,
+{
+    if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+        under_way.upgrades();
+    }
+    if let Some(sign) = response.extensions_mut().remove::<http::SignOfLife>() {
+        under_way.can_sign(sign);
+    }
+    if under_way.must_close() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response.map(|body| Sending::new(body, under_way))
+}
