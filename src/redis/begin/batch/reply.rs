@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use fred::types::Value;
 
+use crate::redis::EXACT;
 use crate::redis::begin::LimitReply;
 use crate::redis::begin::Numbers;
 use crate::redis::begin::Reply;
@@ -19,9 +20,6 @@ const NOW: u64 = 0;
 
 /// A session with fields, in place of its views.
 const WITH_FIELDS: i64 = -100;
-
-/// Integers below this are exact in a reply of numbers.
-const EXACT: u64 = 1 << 53;
 
 pub(super) fn decode(
     entries: &[&Entry],
