@@ -4,7 +4,7 @@ use std::fs;
 use std::net::Ipv4Addr;
 use std::net::SocketAddr;
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::Path;
 
 use tempfile::TempDir;
 
@@ -123,10 +123,10 @@ impl Fleet {
 }
 
 /// The worker's process, once it serves.
-fn ready(log: &PathBuf) -> Option<u32> {
+fn ready(log: &Path) -> Option<u32> {
     let log = fs::read_to_string(log).ok()?;
-    let lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    let line = lines.into_iter().find(|line| line["message"] == "worker ready")?;
+    let mut lines = log.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+    let line = lines.find(|line| line["message"] == "worker ready")?;
     u32::try_from(line["pid"].as_u64()?).ok()
 }
 

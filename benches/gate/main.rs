@@ -51,8 +51,8 @@ fn main() -> ExitCode {
     }
     let write = std::env::args().any(|argument| argument == "--write");
     match run(write) {
-        Ok(passed) if passed => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             println!("gate: {error}");
             ExitCode::FAILURE
