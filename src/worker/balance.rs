@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::AtomicUsize;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -40,6 +41,9 @@ const SILENT: Duration = Duration::from_secs(1);
 /// that one which dies at once, again and again, would be given all of them.
 const SETTLED: Duration = Duration::from_secs(1);
 
+/// Connections accepted in a second that say nothing yet about how long they last.
+const MANY: u64 = 64;
+
 /// A worker's part in keeping connections even.
 #[derive(Debug)]
 pub(super) struct Balance {
@@ -51,6 +55,9 @@ pub(super) struct Balance {
     cell: usize,
     generation: u64,
     leaving: AtomicBool,
+    /// A second of the monotonic clock, and connections accepted in it.
+    second: AtomicU64,
+    accepted: AtomicU64,
     /// Where the next look at a large fleet begins.
     turn: AtomicUsize,
 }
@@ -73,6 +80,8 @@ impl Balance {
             cell: start.cell,
             generation: start.generation,
             leaving: AtomicBool::new(false),
+            second: AtomicU64::new(0),
+            accepted: AtomicU64::new(0),
             turn: AtomicUsize::new(start.slot),
         })))
     }
@@ -97,8 +106,9 @@ impl Balance {
     /// Passes a connection on if this worker has its share already; it is returned if it is to be kept.
     pub(super) fn pass(&self, stream: TcpStream) -> Option<TcpStream> {
         let now = time::monotonic();
-        let has_share = self.share(now, 1).is_some_and(|share| self.cell().connections() >= share);
-        if !has_share || self.leaving.load(Relaxed) {
+        let (connections, accepted) = (self.cell().connections(), self.accepted(now));
+        let has_more = |share| connections >= share + tolerated(accepted, connections);
+        if !self.share(now, 1).is_some_and(has_more) || self.leaving.load(Relaxed) {
             return Some(stream);
         }
         // Counted before it can arrive anywhere.
@@ -157,6 +167,14 @@ impl Balance {
         TcpStream::from_std(stream)
     }
 
+    /// Connections accepted in this second.
+    fn accepted(&self, now: Duration) -> u64 {
+        let same = self.second.swap(now.as_secs(), Relaxed) == now.as_secs();
+        let accepted = if same { self.accepted.load(Relaxed) + 1 } else { 1 };
+        self.accepted.store(accepted, Relaxed);
+        accepted
+    }
+
     fn cell(&self) -> Cell<'_> {
         self.scoreboard.cell(self.slot, self.cell)
     }
@@ -181,5 +199,26 @@ impl Balance {
             turn,
         };
         self.scoreboard.share_of_connections(&asking, more)
+    }
+}
+
+/// How many connections beyond its share a worker keeps that has accepted so many in this second and has so many open.
+///
+/// Where connections are kept, none: one more is one more for long. Where many more come than are open they are short,
+/// numbers even out by themselves, and passing one on would cost more than it is worth.
+fn tolerated(accepted: u64, open: u64) -> u64 {
+    if accepted > 2 * open + MANY { open / 4 + 2 } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_of_short_connections_keeps_more_than_its_share() {
+        assert_eq!(tolerated(40, 32), 0, "the first of 64 that are kept");
+        assert_eq!(tolerated(700, 500), 0, "a crowd that stays");
+        assert_eq!(tolerated(3000, 30), 9);
+        assert_eq!(tolerated(3000, 0), 2);
     }
 }

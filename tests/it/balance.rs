@@ -118,7 +118,7 @@ fn without_it_and_with_clients_steered_by_their_address_none_is_passed() {
     }
 }
 
-/// Connections that the kernel has completed and no worker has accepted; proc_pid_net(5).
+/// Connections that the kernel has completed and no worker has accepted, by `proc_pid_net(5)`.
 fn queued(fleet: &Fleet) -> usize {
     let port = format!(":{:04X}", fleet.listen.port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
