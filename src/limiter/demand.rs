@@ -8,7 +8,7 @@
 const SPAN_US: u64 = 100_000;
 
 /// Requests in this time from which a limit is busy.
-const BUSY: u8 = 8;
+const BUSY: u8 = 32;
 
 /// Counters; a power of two.
 const COUNTERS: usize = 4096;
@@ -59,10 +59,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_eighth_request_of_a_tenth_of_a_second_is_a_busy_one() {
+    fn the_thirty_second_request_of_a_tenth_of_a_second_is_a_busy_one() {
         let mut demand = Demand::new();
-        let seen: Vec<_> = (0..9).map(|n| demand.is_busy("k", 100_000 + n)).collect();
-        assert_eq!(seen.iter().position(|busy| *busy), Some(7));
+        let seen: Vec<_> = (0..33).map(|n| demand.is_busy("k", 100_000 + n)).collect();
+        assert_eq!(seen.iter().position(|busy| *busy), Some(31));
         assert!(!demand.is_busy("k", 200_000), "a new span");
         assert!(!demand.is_busy("k", 100_000), "a clock that went back begins a span, too");
     }

@@ -6,7 +6,7 @@ use crate::limiter::quota::Quota;
 
 /// Requests of one worker in a tenth of a second from which `auto` leases: a draw costs as much as three or four
 /// questions that ride on a call that is made anyway.
-const AUTO_FROM: u64 = 10;
+const AUTO_FROM: u64 = 40;
 
 /// Fewest requests that are drawn: for less a request may as well ask itself.
 const DRAW_MIN: u64 = 2;

@@ -96,10 +96,14 @@ fn sentinel(url: &Url<'_>, tls: bool) -> Result<Place, String> {
 }
 
 /// A host may stand after the credentials, because some URL libraries insist on one; it means nothing.
+///
+/// `@/` in a path without credentials is what a password that begins with / leaves of them: taken for a path, it would be
+/// printed.
 fn unix(url: &Url<'_>) -> Result<Place, String> {
     url.only(&[])?;
     let pair = match url.authority.rsplit_once('@') {
         Some((pair, _)) => pair,
+        None if url.path.contains("@/") => return Err(ESCAPE.to_owned()),
         None if url.authority.is_empty() => "",
         None => return Err(format!("the socket's path must begin with /, as in unix:///run/x; or {ESCAPE}")),
     };

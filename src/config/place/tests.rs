@@ -193,6 +193,7 @@ fn mistakes_are_told() {
         ("redis-sentinel://:p?ss@h/m", "? as %3F"),
         ("unix://:p/ss@/run/x", "/ as %2F"),
         ("unix://:p#ss@/run/x", "# as %23"),
+        ("unix:///pass@/run/x", "/ as %2F"),
         ("unix://", "path is missing"),
         ("unix://relative/x.sock", "begin with /"),
         ("unix:///x?db=999", "database"),

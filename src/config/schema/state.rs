@@ -72,8 +72,8 @@ impl RedisUrl {
     }
 }
 
-/// What would end a path, or begin an escape.
-const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
+/// What would end a path, begin an escape, or be taken for the end of credentials.
+const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#').add(b'@');
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

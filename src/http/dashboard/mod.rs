@@ -117,7 +117,7 @@ pub(super) struct Peer(pub(super) Client);
 impl Asker {
     fn of(core: &Core, parts: &Parts) -> Self {
         let (client, audience) =
-            match (parts.extensions.get::<Peer>(), parts.extensions.get::<Arc<Exchange>>()) {
+            match (parts.extensions.get::<Peer>(), Exchange::of(&parts.extensions)) {
                 (Some(Peer(client)), _) => (Some(*client), Audience::Operators),
                 (None, exchange) => (exchange.map(|exchange| exchange.client), Audience::Public),
             };
