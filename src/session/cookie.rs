@@ -79,7 +79,7 @@ impl Ticket {
     /// Eight characters.
     pub fn encode(self) -> String {
         let unviewed = if self.viewed { 0 } else { Self::UNVIEWED };
-        let bits = self.issued_ms % Self::UNVIEWED | unviewed;
+        let bits = (self.issued_ms % Self::UNVIEWED) | unviewed;
         URL_SAFE_NO_PAD.encode(&bits.to_be_bytes()[2..])
     }
 
