@@ -34,6 +34,10 @@ use crate::http::timeout::Timer;
 /// A request until there is its response.
 pub struct Answering(Stage);
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "the large one is the usual one: a box would cost each request an allocation"
+)]
 enum Stage {
     /// Its handler runs.
     Handling(Handling),

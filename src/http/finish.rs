@@ -126,7 +126,7 @@ pub(super) async fn settle(
         }
         None => Stored::Well,
     };
-    conclude(response, exchange, exchange.begun().await, stored)
+    conclude(response, exchange, exchange.begun().await, &stored)
 }
 
 /// As [`settle`], for a request that waits for nothing any more: no error to explain, nothing to store. Any other
@@ -144,7 +144,7 @@ pub(super) fn at_once(
         return Err(response);
     }
     match exchange.begun_now() {
-        Some(begun) => Ok(conclude(response, exchange, begun, Stored::Well)),
+        Some(begun) => Ok(conclude(response, exchange, begun, &Stored::Well)),
         None => Err(response),
     }
 }
@@ -154,9 +154,9 @@ fn conclude(
     response: Response,
     exchange: &Exchange,
     mut begun: MutexGuard<'_, Begun>,
-    stored: Stored,
+    stored: &Stored,
 ) -> Response {
-    let lost = match &stored {
+    let lost = match stored {
         Stored::Refused(refusal) => Some(refusal.clone()),
         Stored::Well | Stored::Lost => None,
     };

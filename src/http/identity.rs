@@ -101,7 +101,7 @@ pub fn network(address: IpAddr, prefix: u8) -> IpAddr {
 }
 
 /// A header's values, the last one first; repeated headers are one list (RFC 9110 §5.3).
-fn values<'a>(headers: &'a HeaderMap, name: HeaderName) -> impl Iterator<Item = &'a str> {
+fn values(headers: &HeaderMap, name: HeaderName) -> impl Iterator<Item = &str> {
     headers.get_all(name).iter().rev().map(|value| value.to_str().unwrap_or("unknown"))
 }
 

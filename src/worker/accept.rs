@@ -243,10 +243,7 @@ impl Hall {
             let announced = !request.body().is_end_stream() && request.headers().contains_key(EXPECT);
             let request = request.map(|body| Receiving::new(body, entry, under_way.is_http2(), announced));
             let waits = gate.as_ref().and_then(|gate| wait_for_turn(gate, refusals, entry));
-            match waits {
-                None => Responding::now(answer.answer(request, peer), under_way),
-                Some(waits) => Responding::later(waits, answer.clone(), (request, peer), under_way),
-            }
+            Responding::new(waits, &answer, (request, peer), under_way)
         });
         let mut served = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
         let mut going_away = false;

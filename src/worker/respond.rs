@@ -29,28 +29,29 @@ use crate::worker::under_way::UnderWay;
 /// What refusing a request costs that was read already, about.
 const REFUSED_READ: Duration = Duration::from_micros(5);
 
+type Boxed<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
 /// A request until its response is ready to be sent. Only one that waits for its turn costs a box: hyper copies this
 /// value, so that it must be as small as it is for most.
 pub(super) enum Responding<A: Answer> {
     /// It is answered.
     Answering(A::Answering, Option<UnderWay>),
     /// It waits for its turn.
-    Waiting(Pin<Box<dyn Future<Output = Response<Sending<A::Body>>> + Send>>),
+    Waiting(Boxed<Response<Sending<A::Body>>>),
 }
 
 impl<A: Answer> Responding<A> {
-    /// One whose turn has come.
-    pub(super) fn now(answering: A::Answering, under_way: UnderWay) -> Self {
-        Self::Answering(answering, Some(under_way))
-    }
-
-    /// One that begins, or is refused, when its turn has come.
-    pub(super) fn later(
-        (gate, refusals): (Arc<Gate>, Arc<Refusals>),
-        answer: A,
+    /// It begins now, or begins or is refused when its turn has come at the gate where it `waits`.
+    pub(super) fn new(
+        waits: Option<(Arc<Gate>, Arc<Refusals>)>,
+        answer: &A,
         (request, peer): (Request<Receiving>, SocketAddr),
         under_way: UnderWay,
     ) -> Self {
+        let Some((gate, refusals)) = waits else {
+            return Self::Answering(answer.answer(request, peer), Some(under_way));
+        };
+        let answer = answer.clone();
         Self::Waiting(Box::pin(async move {
             if Ticket::turn(&gate).await == Verdict::Refused {
                 under_way.turned_away(Refusal::Overload);
@@ -82,10 +83,7 @@ impl<A: Answer> Future for Responding<A> {
 }
 
 /// The response as the connection sends it.
-fn send<B: From<http::Body>>(mut response: Response<B>, under_way: UnderWay) -> Response<Sending<B>>
-where
-    B: ::http_body::Body<Data = bytes::Bytes> + Unpin,
-{
+fn send<B>(mut response: Response<B>, under_way: UnderWay) -> Response<Sending<B>> {
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         under_way.upgrades();
     }
