@@ -116,11 +116,10 @@ pub(super) struct Peer(pub(super) Client);
 
 impl Asker {
     fn of(core: &Core, parts: &Parts) -> Self {
-        let (client, audience) =
-            match (parts.extensions.get::<Peer>(), Exchange::of(&parts.extensions)) {
-                (Some(Peer(client)), _) => (Some(*client), Audience::Operators),
-                (None, exchange) => (exchange.map(|exchange| exchange.client), Audience::Public),
-            };
+        let (client, audience) = match (parts.extensions.get::<Peer>(), Exchange::of(&parts.extensions)) {
+            (Some(Peer(client)), _) => (Some(*client), Audience::Operators),
+            (None, exchange) => (exchange.map(|exchange| exchange.client), Audience::Public),
+        };
         Self {
             subject: client.map(|client| client.subject(core.config.ipv6_prefix)).unwrap_or_default(),
             secure: client.is_some_and(|client| client.transport == Transport::Tls),

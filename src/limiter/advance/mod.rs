@@ -1,7 +1,7 @@
 //! Quota that a worker draws in advance, so that most requests under a high limit need no round trip.
 //!
 //! What is drawn is charged in Redis before it is used, so no number of workers can allow more than the limit does. A
-//! worker holds what it will need in a tenth of a second, at most what the policy's [`Terms`] say, and gives back what it
+//! worker holds what it will need in a tenth of a second, at most what the policy's `Terms` say, and gives back what it
 //! did not use within two tenths, or as soon as another worker is denied; one that dies leaves that much unused. Where a
 //! policy is leased by default, nothing is kept of a subject until it comes often, and nothing is drawn of the last half
 //! of its burst. Pure; times are µs of the worker's clock.
