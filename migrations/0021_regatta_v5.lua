@@ -153,6 +153,7 @@ local function rate(key, now, interval, tolerance, cost)
   local ahead = 0
   if stored and stored > now then
     ahead = stored - now
+    ahead = ahead - ahead % 1
     if ahead > tolerance then
       ahead = tolerance
       redis.call('SET', key, now + ahead, 'PX', div(ahead + 999, 1000))
@@ -254,6 +255,8 @@ end
 local GONE, LIVE, ROTATED, DAMAGED, REVOKED, UNCONFIRMED, TICKET, MADE, MADE_UNCONFIRMED = 0, 1, 2, 3, 4, 5, 6, 7, 8
 -- Never told: nothing lies under the key.
 local ABSENT = 9
+-- Below this a double holds every whole number.
+local EXACT = 9007199254740992
 -- How long an id that was replaced is told apart from one whose session ended, ms: requests that were sent with it are
 -- under way. They get no cookie, which would take the new one's place.
 local GRACE = 10000
@@ -279,6 +282,8 @@ local function look(key, generation, now_ms, absolute)
     created = created, touched = tonumber(head._t) or 0, views = tonumber(head._v) or 0,
     idle = tonumber(head._i), ends = tonumber(head._x) or created + absolute,
   }
+  -- Times that are no numbers, or beyond what Redis takes, would fail after the first write, and fail a whole batch.
+  if not (found.ends < EXACT) or found.idle and not (found.idle < EXACT) then return DAMAGED end
   if generation and (tonumber(redis.call('GET', generation)) or 0) > (tonumber(head._g) or 0) then return REVOKED end
   if found.ends <= now_ms then return GONE end
   found.head = head._h
@@ -529,7 +534,9 @@ local function batches()
   end
 
   local function is_whole(failure)
-    return WHOLE[string.match(words(failure), '^%-?(%u+)')]
+    -- Before version 7 a server puts the place in the script in front.
+    local text = string.gsub(words(failure), '^@user_script:%s*%d*:?%s*', '')
+    return WHOLE[string.match(text, '^%-?(%u+)')]
   end
 
   local function letter_of(failure)
@@ -559,6 +566,8 @@ local function batches()
       stored = type(stored) == 'string' and tonumber(stored)
       if stored and stored > now then
         far = stored - now
+        -- Travels as a whole number: with a fraction the caller would decide otherwise than is decided here.
+        far = far - far % 1
         if far > tolerance[i] then
           far, cut = tolerance[i], cut or {}
           cut[#cut + 1] = i

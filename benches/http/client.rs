@@ -72,7 +72,8 @@ impl Client {
         let cookie = cookie.map(|cookie| format!("Cookie: {cookie}\r\n")).unwrap_or_default();
         let client = self.forwarded_for.as_ref();
         let client = client.map(|client| format!("X-Forwarded-For: {client}\r\n")).unwrap_or_default();
-        let request = format!("GET {path} HTTP/1.1\r\nHost: bench\r\nAccept: */*\r\n{client}{cookie}\r\n");
+        let host = self.address;
+        let request = format!("GET {path} HTTP/1.1\r\nHost: {host}\r\nAccept: */*\r\n{client}{cookie}\r\n");
         connection.get_mut().write_all(request.as_bytes())?;
         let answer = read_answer(&mut connection)?;
         if answer.header("connection").is_none_or(|value| !value.eq_ignore_ascii_case("close")) {

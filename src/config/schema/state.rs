@@ -58,7 +58,10 @@ pub struct RedisUrl(pub(in crate::config) String);
 impl RedisUrl {
     /// A server's Unix socket.
     pub fn unix(path: &std::path::Path) -> Self {
-        Self(format!("unix://{}", percent_encode(path.as_os_str().as_bytes(), IN_PATH)))
+        let path = percent_encode(path.as_os_str().as_bytes(), IN_PATH).to_string();
+        // `@/` behind a first / would be taken for the end of a password that begins with it.
+        let path = if path.starts_with('/') { path.replace("@/", "%40/") } else { path };
+        Self(format!("unix://{path}"))
     }
 
     /// A text that may be such an address, as it may be shown.
@@ -72,8 +75,8 @@ impl RedisUrl {
     }
 }
 
-/// What would end a path, begin an escape, or be taken for the end of credentials.
-const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#').add(b'@');
+/// What would end a path, or begin an escape.
+const IN_PATH: &AsciiSet = &CONTROLS.add(b' ').add(b'%').add(b'?').add(b'#');
 
 impl fmt::Display for RedisUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -124,11 +124,11 @@ fn auto_keeps_nothing_of_subjects_that_come_rarely() {
 #[test]
 fn auto_draws_for_a_subject_that_comes_often_and_only_above_half_the_burst() {
     let (quota, mut advance) = (quota(1000), Advance::default());
-    ask(&mut advance, &quota, 16, 1_000_000);
+    ask(&mut advance, &quota, 40, 1_000_000);
     assert_eq!(
         wants(&mut advance, 1_000_000),
         None,
-        "it is busy from the eighth on, and ten of those are needed"
+        "it is busy from the thirty-second on, and forty of those are needed"
     );
     ask(&mut advance, &quota, 44, 1_000_001);
     assert_eq!(wants(&mut advance, 1_000_001), None, "nothing was heard of Redis");
@@ -154,7 +154,7 @@ fn auto_draws_for_a_subject_that_comes_often_and_only_above_half_the_burst() {
 #[test]
 fn a_recall_takes_all_and_nothing_is_drawn_until_redis_was_heard() {
     let (quota, mut advance) = (quota(1000), Advance::default());
-    ask(&mut advance, &quota, 60, 0);
+    ask(&mut advance, &quota, 110, 0);
     advance.learn(KEY, 0, (0, 0));
     assert_eq!(wants(&mut advance, 0), Some(50));
     advance.drawn(KEY, 50, 0);

@@ -52,7 +52,8 @@ async fn call(
         redis.inner.gather.lock().retain(&mut lock());
     }
     if lock().is_empty() {
-        return Ok(Vec::new());
+        // Nothing is sent. An answer would tell the breakers that the server is well; this tells them nothing.
+        return Err(Error::Timeout);
     }
     // What changes nothing leaves nothing behind.
     let changes = lock().iter().any(|item| item.entry.changes);

@@ -152,27 +152,40 @@ impl Inner {
     }
 }
 
-/// Sends what gathers, for as long as the runtime lives.
+/// Sends what gathers, for as long as the runtime lives. Without it no request of this worker would ever be answered, so
+/// a worker whose keeper panics ends, and its successor serves.
 pub(super) async fn keep(inner: Arc<Inner>) {
+    let kept = tokio::spawn(gathering(inner)).await;
+    if kept.is_err_and(|error| error.is_panic()) {
+        tracing::error!("the task that sends to Redis panicked: this worker ends");
+        std::process::abort();
+    }
+}
+
+async fn gathering(inner: Arc<Inner>) {
     let redis = Redis { inner };
     let (inner, mut out) = (&*redis.inner, FuturesUnordered::new());
     // Each call that is out has a ledger of its own: a late first sending finds its own number there or a higher one.
     let mut ledgers: Vec<usize> = (0..OUT_MAX).collect();
-    let mut link = None;
+    let mut links = [None; OUT_MAX];
     std::future::poll_fn(|cx| {
         inner.gather.keeper.register(cx.waker());
         let mut answered = false;
         loop {
             while let Poll::Ready(Some(ledger)) = out.poll_next_unpin(cx) {
                 ledgers.push(ledger);
+                links[ledger] = None;
                 answered = true;
             }
-            let urgent = || answered || inner.may_be_long(link);
+            // There is one for each call that may be out. It is taken first: a batch without one would never be answered.
+            let Some(ledger) = ledgers.pop() else { return Poll::<()>::Pending };
+            let urgent = || answered || inner.may_be_long(links.iter().flatten());
             let batch = inner.gather.lock().seal(out.len(), urgent);
-            let Some(batch) = batch else { return Poll::<()>::Pending };
-            // There is one for each call that may be out.
-            let Some(ledger) = ledgers.pop() else { return Poll::Pending };
-            link = inner.link();
+            let Some(batch) = batch else {
+                ledgers.push(ledger);
+                return Poll::Pending;
+            };
+            links[ledger] = Some(inner.link());
             out.push(batch::carry(&redis, batch, ledger));
         }
     })
@@ -180,9 +193,10 @@ pub(super) async fn keep(inner: Arc<Inner>) {
 }
 
 impl Inner {
-    /// Whether a call that is out may be answered late or not at all while others are: it went over another connection
-    /// than `link`, the one of the last, or breakers refuse, which need no answer for it.
-    fn may_be_long(&self, link: Option<u64>) -> bool {
-        self.link() != link || !self.lanes.states().are_closed()
+    /// Whether a call that is out may be answered late or not at all while others are: one of them began with another
+    /// connection than the present one, or breakers refuse, which need no answer for it.
+    fn may_be_long<'a>(&self, mut links: impl Iterator<Item = &'a Option<u64>>) -> bool {
+        let link = self.link();
+        links.any(|begun| *begun != link) || !self.lanes.states().are_closed()
     }
 }
