@@ -62,7 +62,10 @@ fn speed(figures: &Figures, route: Route) -> Option<Vec<String>> {
         format!("{:.2}", figures.median(route, each(|run| run.supervisor_us))?),
         format!("{:.1}", figures.median(route, each(|run| run.redis_us))?),
         format!("{:.2}", figures.median(route, each(|run| run.commands))?),
-        figures.median(route, a_call).map_or_else(none, |visits| format!("{visits:.1}")),
+        figures
+            .median(route, a_call)
+            .filter(|visits| visits.is_finite())
+            .map_or_else(none, |visits| format!("{visits:.1}")),
         format!("{:.2}", figures.median(route, each(|run| run.reads))?),
         format!("{refused:.0}"),
         format!("{broken:.0}"),

@@ -94,7 +94,9 @@ impl Future for Answering {
         let Stage::Handling(handling) = std::mem::replace(&mut self.0, Stage::Done) else {
             return Poll::Pending;
         };
-        let Handling { under_way, visit, .. } = handling;
+        let Handling { under_way, visit, handler } = handling;
+        // Before its session is stored: what a handler that ran out of time changes when it is dropped is stored too.
+        drop(handler);
         match finish::at_once(response, &under_way.exchange, &visit.session, &visit.store) {
             Ok(response) => Poll::Ready(under_way.land(response)),
             Err(response) => {

@@ -308,8 +308,10 @@ impl Exchange {
         let token = asked.as_ref().map_or("", Asked::token);
         let request = begin::Request { limits, session, counters, token };
         let mut answer = self.core.redis.begin(&request).await;
-        let mut asked = asked;
+        // Twice at most: where quota is given back all the time, a denied request would ask for ever.
+        let (mut asked, mut rounds) = (asked, 0..2);
         while let (Ok(begin::Reply::Denied { limits: replies }), Some(open)) = (&answer, &mut asked)
+            && rounds.next().is_some()
             && begun.limits.recalled(open, replies).await
         {
             let (limits, token) = (open.limits(), open.token());
