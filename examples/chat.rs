@@ -37,7 +37,7 @@ fn main() -> std::process::ExitCode {
     .run()
 }
 
-/// Server-sent events; the one who was cut off comes again with his last id and has missed nothing.
+/// Server-sent events; a client that was cut off comes again with its last id and has missed nothing.
 async fn hear(broadcast: Broadcast, resume: Resume, Query(room): Query<Room>) -> Result<Response, Error> {
     broadcast.events(&room.room, resume).await
 }

@@ -1,8 +1,8 @@
-//! Messages to everybody who subscribes to a topic, whichever worker of whichever machine he is connected to.
+//! Messages to all subscribers of a topic, whichever worker of whichever machine they are connected to.
 //!
 //! A topic is a capped stream in Redis, which is the truth; news only wake workers up. Guarantees each subscriber every
-//! message after the one he begins with, once and in the order of ids, whatever happens to connections, workers and Redis
-//! itself, or tells him that there is a gap; and that a slow one neither holds up another nor takes memory without bound.
+//! message after the one it begins with, once and in the order of ids, whatever happens to connections, workers and Redis
+//! itself, or tells it that there is a gap; and that a slow one neither holds up another nor takes memory without bound.
 //! A topic without subscribers here costs a worker nothing: each has a channel of its own, which only workers with
 //! subscribers hear. What comes there is believed if it bears the fleet's mark.
 

@@ -8,6 +8,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
+use std::sync::OnceLock;
 use std::sync::PoisonError;
 use std::sync::Weak;
 use std::sync::atomic::AtomicBool;
@@ -68,7 +69,8 @@ pub struct Desk {
     pub(super) recalls: Mutex<Recalls>,
     pub(super) local: Local,
     pub(super) meters: Mutex<Meters>,
-    listens: AtomicBool,
+    /// Since when it listens to news of limits, µs of its clock.
+    pub(super) listens: OnceLock<u64>,
     pub(super) merges: AtomicBool,
     /// Names of this worker's places and batches: a random start, then counting.
     name: u64,
@@ -136,7 +138,7 @@ impl Desk {
             recalls: Mutex::default(),
             local: Local::default(),
             meters: Mutex::default(),
-            listens: AtomicBool::new(false),
+            listens: OnceLock::new(),
             merges: AtomicBool::new(false),
             name,
             names: AtomicU64::new(0),
@@ -350,7 +352,7 @@ impl Desk {
 
     /// Hears from now on which limits have quota again, and of which this worker should return what it holds.
     pub(super) fn listen(self: &Arc<Self>) {
-        if self.listens.swap(true, Relaxed) {
+        if self.listens.set(self.now_us()).is_err() {
             return;
         }
         let to = |act: fn(&Arc<Self>, &str)| {

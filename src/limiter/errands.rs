@@ -63,10 +63,12 @@ impl Desk {
             }
             (is_held, advance.beyond_reserve(&wanted.key, lease, now_us))
         };
-        match surplus {
-            Some((quota, requests)) => self.return_to_redis(amount(wanted.key, &quota, requests)).await,
-            None if is_held => self.look_after(wanted.key).await,
-            None => {}
+        if let Some((quota, requests)) = surplus {
+            self.return_to_redis(amount(wanted.key.clone(), &quota, requests)).await;
+        }
+        // Also if all went back: what a request gives back is held here until then.
+        if is_held {
+            self.look_after(wanted.key).await;
         }
     }
 

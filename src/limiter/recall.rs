@@ -97,9 +97,25 @@ impl Desk {
     /// How long after a recall nothing can be held of a limit; `None`: nothing is called back.
     fn quiet_us(&self, key: &str, quota: &Quota, lease: Lease, now_us: u64) -> Option<u64> {
         let terms = Terms::of(lease, quota).filter(|terms| terms.busy_only)?;
-        let hears = !self.redis.is_plain() && self.redis.news_since().is_some();
+        // News of other things may be heard and the answers to a recall not yet.
+        let hears = self.listens.get().is_some() && self.redis.news_since().is_some();
         let is_hot = lock(&self.advance).is_hot(key, now_us);
         (hears && !is_hot).then(|| terms.reserve.saturating_mul(quota.interval_us()))
+    }
+
+    /// Whether what comes back is heard. A worker that is denied before it ever drew listens from then on, and waits a
+    /// moment for the connection: without it its client is denied what other workers hold.
+    async fn hears_returns(self: &Arc<Self>, lease: Lease, quota: &Quota) -> bool {
+        if self.redis.is_plain() || Terms::of(lease, quota).is_none_or(|terms| !terms.busy_only) {
+            return false;
+        }
+        self.listen();
+        let since_us = self.listens.get().copied().unwrap_or_default();
+        let left = since_us.saturating_add(WAIT_US).saturating_sub(self.now_us());
+        let mut changes = self.redis.news_changes();
+        let heard = changes.wait_for(Option::is_some);
+        self.redis.news_since().is_some()
+            || left > 0 && tokio::time::timeout(Duration::from_micros(left), heard).await.is_ok()
     }
 
     /// The last that Redis had was granted: whether something may still be held elsewhere, which is called back. Then
@@ -132,9 +148,12 @@ impl Asked {
     /// Dropping the future leaves nothing behind.
     pub async fn recalled(&mut self, set: &Set, replies: &[LimitReply]) -> bool {
         let desk = Arc::clone(self.desk());
-        let now_us = desk.now_us();
         for (number, key) in self.denying(set, replies) {
             let Measured::Rate { quota, lease } = set.policy(number).measure() else { continue };
+            if !desk.hears_returns(lease, &quota).await {
+                continue;
+            }
+            let now_us = desk.now_us();
             let Some(quiet_us) = desk.quiet_us(&key, &quota, lease, now_us) else { continue };
             let step = lock(&desk.recalls).denied(&key, quiet_us, self.sent_us(), now_us);
             let (tells, until_us, told) = match step {

@@ -189,7 +189,7 @@ fn a_worker_that_dies_in_the_grace_leaves_nobody_waiting_in_its_queue() {
     wait::until("it is reaped", Duration::from_secs(2), || !fleet.said("worker died").is_empty());
     let mut served = 0;
     loop {
-        // No one would be answered before the grace is over, if he met the queue of the dead.
+        // A connection in the queue of the dead worker would get no answer before the grace is over.
         match visit(fleet.listen, Duration::from_secs(1)) {
             Ok(status) => served += usize::from(status == 200),
             Err(Failure::Refused) if begin.elapsed() >= GRACE / 2 => break,

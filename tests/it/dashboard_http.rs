@@ -21,7 +21,7 @@ fn form(target: &str, body: &str) -> Request {
     Request::post(target).body("application/x-www-form-urlencoded", body.as_bytes())
 }
 
-/// Someone who has shown the token, and what his forms carry.
+/// An operator who has shown the token, and what the operator's forms carry.
 fn operator(fleet: &Fleet) -> (Visitor, String) {
     let mut operator = Visitor::default();
     let body = format!("operators-token={}", TOKEN.replace(' ', "+"));

@@ -197,7 +197,7 @@ fn the_last_good_file_stays_whatever_redis_does() {
     said("stays as it is: Redis");
     redis.cont();
     redis.kill();
-    // Empty: no one has said yet that he lives.
+    // Empty: no machine has sent a heartbeat yet.
     redis.restart();
     said("is kept as before");
     kept.until_lists(&[&first, &second]);

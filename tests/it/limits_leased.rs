@@ -120,19 +120,24 @@ async fn a_busy_limit_is_hardly_ever_asked_about_and_ten_thousand_clients_are_as
 
 #[tokio::test]
 async fn what_a_worker_holds_is_called_back_by_one_that_is_denied() {
-    let server = RedisServer::start();
-    let [holder, other]: [Worker; 2] = workers(&server, &limit(1000, "")).await;
-    warm(&holder, CLIENT).await;
-    warm(&other, "10.9.9.9").await;
-    let left = holder.remaining().await;
-    let key = holder.look().key;
-    let all = Amount { key, interval_us: 3_600_000_000, tolerance_us: 3_600_000_000_000, requests: left };
-    assert_eq!(other.redis.draw(&all).await.unwrap().requests, left);
-    // Redis has none left, and one is held for a moment: it is had by whichever worker is asked.
-    let verdict = other.ask(CLIENT).await;
-    assert!(verdict.is_allowed(), "{verdict:?}");
-    while other.ask(CLIENT).await.is_allowed() {}
-    assert!(!holder.ask(CLIENT).await.is_allowed(), "all of it came back");
+    // The other one has drawn before and listens, or has never been denied before.
+    for listens in [true, false] {
+        let server = RedisServer::start();
+        let [holder, other]: [Worker; 2] = workers(&server, &limit(1000, "")).await;
+        if listens {
+            warm(&other, "10.9.9.9").await;
+        }
+        warm(&holder, CLIENT).await;
+        let left = holder.remaining().await;
+        let key = holder.look().key;
+        let all = Amount { key, interval_us: 3_600_000_000, tolerance_us: 3_600_000_000_000, requests: left };
+        assert_eq!(other.redis.draw(&all).await.unwrap().requests, left);
+        // Redis has none left, and one is held for a moment: it is had by whichever worker is asked.
+        let verdict = other.ask(CLIENT).await;
+        assert!(verdict.is_allowed(), "{listens}: {verdict:?}");
+        while other.ask(CLIENT).await.is_allowed() {}
+        assert!(!holder.ask(CLIENT).await.is_allowed(), "{listens}: all of it came back");
+    }
 }
 
 #[tokio::test]

@@ -140,7 +140,7 @@ fn a_logout_ends_the_session_whatever_is_under_way_in_it() {
         }
         assert!(late.iter().any(|answer| answer.status == 401), "some were too late");
         resurrected += usize::from(redis.cli(&["HEXISTS", &before[0], "_c"]) == "1");
-        // A client that came after the end was a new visitor and got a session of his own.
+        // A client that came after the end was a new visitor and got a session of its own.
         for key in sessions(&redis) {
             redis.cli(&["DEL", &key]);
         }

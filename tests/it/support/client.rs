@@ -311,7 +311,7 @@ pub(crate) fn get(address: SocketAddr, target: &str) -> Response {
     once(address, Request::get(target)).unwrap_or_else(|failure| panic!("GET {target}: {failure:?}"))
 }
 
-/// Someone who keeps the cookies he is given, and takes a new connection for every request.
+/// A visitor who keeps every cookie, and takes a new connection for every request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Visitor {
     pub(crate) cookies: BTreeMap<String, String>,

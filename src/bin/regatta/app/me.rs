@@ -81,7 +81,7 @@ pub(super) async fn me(account: Account, worker: Worker, wanted: Wanted) -> Resu
     })
 }
 
-/// The one who is not logged in is sent to where he can, or told so.
+/// A visitor who is not logged in is sent to the login page, and a program is answered 401.
 fn strangers(wanted: Wanted) -> Result<Response, Error> {
     match wanted {
         Wanted::Document => Ok(Redirect::to("/login").into_response()),

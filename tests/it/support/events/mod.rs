@@ -31,7 +31,7 @@ const THREADS: usize = 2;
 /// Between two clients that come for the first time: thousands at once are a test of the listen queue.
 const APART: Duration = Duration::from_micros(300);
 
-/// What time it is for everybody: texts carry it, so that its reader knows how long it took.
+/// One clock for publishers and subscribers: texts carry it, so that its reader knows how long it took.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock(Instant);
 

@@ -158,7 +158,7 @@
     form.addEventListener('submit', event => {
       event.preventDefault();
       act(form, async () => {
-        // The one who calls before he listens would not hear himself.
+        // A client that publishes before it subscribes would not hear its own message.
         await Promise.race([open, new Promise(resolve => setTimeout(resolve, 2000))]);
         await ask('POST', '/broadcast', { topic: 'news', message: form.elements.message.value });
         form.elements.message.value = '';
