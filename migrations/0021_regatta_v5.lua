@@ -14,8 +14,8 @@
 --   · _r the mark of an id that was replaced, ms, or 0 of a session that ended: no session any more
 -- A ticket is a signed cookie for which nothing is stored: an id, when it was issued, and whether a view was counted with
 -- it. When it comes back within its term the session is made under that id, created when the ticket was issued, and with
--- the ticket's view. A session whose id may still be named by
--- a ticket leaves a mark until the ticket's term is over, or the ticket would make it anew.
+-- the ticket's view. A session whose id may still be named by a ticket leaves a mark until the ticket's term is over, or
+-- the ticket would make it anew.
 -- A session is not confirmed until its cookie has come back, or while its client makes more than it may: it is gone
 -- after the term without use. Every version takes the 0 for a touch that is long overdue, and confirms it.
 --
@@ -23,14 +23,12 @@
 --   A call that is denied writes nothing but repairs. What could fail is tried before the first write.
 --   KEYS   one per limit · the session, unless ARGV[1] is '-' (hash) · its user's generation, if flag 1 is set
 --          (string: number) · the client's limit on new sessions, if flag 16 is set · one per counter (string: number)
---          · the once-ledger, if flag 2 is set (string: bits)
 --          A limit on rate is a string: theoretical arrival time, us. One on concurrency is a sorted set: a member per
 --          request under way, its score the time at which its lease ends, us.
 --   ARGV   session: '-' none, 'r' read, 'v' read and count a view; 'kr', 'kv' the same for a ticket, and make what it
 --          names; 'pr', 'pv' the same for a ticket, and make nothing
 --          · numbers: idle lifetime ms, absolute lifetime ms (both 0 without a session)
---            , flags: 1 a generation is given, 2 a ledger is given, 4 the ledger's lifetime is to be set, 8 this call may
---              have been executed before, 16 a limit on new sessions is given, 32 the ticket carries a view
+--            , flags: 1 a generation is given, 16 a limit on new sessions is given, 32 the ticket carries a view
 --            · per limit: kind, a, b, cost (0 looks only)
 --              kind 0 rate: a interval us, b tolerance us (interval x burst)
 --              kind 1 rate in shadow: the same; its refusal is told and denies nothing
@@ -38,7 +36,6 @@
 --            · of a ticket: issued ms, term ms, interval us and tolerance us of the limit on new sessions
 --          · token: what this request is called in limits on concurrency
 --          · per counter: what to add, as text, because it may exceed what a double holds (0 reads only)
---          · the call's bit in the ledger, as text, if flag 2 is set
 --   reply  numbers
 --          · 1 granted or 0 denied
 --          · per limit: 1 allowed or 0, remaining, retry after us (-1: allowed, or never), reset after us
@@ -49,21 +46,20 @@
 --            · 4 revoked: its user logged out everywhere; it is deleted · 6 a ticket, and nothing is made
 --          · only if granted, unless the session lives: now, ms
 --          If the session lives and has more than _c, _t and _v: a list of that string and [field, value, ...].
---          A call that was executed before writes nothing and is answered with what stands now, as granted.
 --   Numbers travel as doubles, little-endian, in one string: on both sides it is cheaper than a list.
---   example  FCALL regatta_v5_begin 4 p:l:default:v:10.0.0.1 p:s:digest p:c:total p:once:5eed:7
---                  v [86400000 2592000000 2  0 10000 2000000 1] "" 1 4095
+--   example  FCALL regatta_v5_begin 3 p:l:default:v:10.0.0.1 p:s:digest p:c:total
+--                  v [86400000 2592000000 0  0 10000 2000000 1] "" 1
 --            -> 1  1 199 -1 10000  42  1 1763694494000 7, [_c 1763694494000 _t 1763694494000 _v 7 cart "[1]"]
 --
 -- regatta_v5_batch: up to 64 calls of begin at one instant. What it does is what they would do one by one: first the plain
 --   ones in their order, then the rare ones in theirs. What one of them fails with is its own.
 --   Plain: a session without a ticket or a user, limits on rate that count, counters; no key twice in one entry; costs and
---   what is added from 0 to 255; one pair of lifetimes a batch. Anything else is rare, in the form of begin without a ledger.
+--   what is added from 0 to 255; one pair of lifetimes a batch. Anything else is rare, in the form of begin.
 --   Beside the fields above a session has _h, its head: created ms and last touch ms, two doubles. It is believed where
 --   there is nothing else but _c, _t and _v, and made anew from them otherwise: other releases leave it as it is. A session
 --   that has anything else has none.
---   KEYS   the ledger, if flag 1 is set (string: the last batch's number, ':', bits) · distinct counters · distinct limits · the plain
---          entries' sessions · keys of each rare entry
+--   KEYS   the ledger, if flag 1 is set (string: the last batch's number, ':', bits) · distinct counters · distinct limits
+--          · the plain entries' sessions · keys of each rare entry
 --   ARGV   numbers: flags, idle lifetime ms, absolute lifetime ms, counters, limits, plain entries, their sessions, rare
 --            entries · per limit interval us and tolerance us · per rare entry its number of keys and of arguments
 --            flags: 1 a ledger is given, 2 this batch may have been executed before, 4 all plain entries count a view
@@ -402,16 +398,6 @@ local function settle(key, visit, status, found, ticket, now, now_ms, numbers, r
   reply[at + 1], reply[at + 2] = status, now_ms
 end
 
--- Calls in one ledger. Behind their bits lie as many more: that a call was denied after it had been sent again.
-local CALLS = 4096
-
--- Notes in the ledger that this call is executed; whether it was before.
-local function note(ledger, bit, arm)
-  local before = redis.call('SETBIT', ledger, bit, '1')
-  if arm then redis.call('PEXPIRE', ledger, LEDGER) end
-  return before == 1
-end
-
 -- The answer to a call that was executed before: what stands now, and nothing is written.
 local function again(now, keys, args, numbers, limits, key_at, last)
   for i = 1, limits do numbers[4 * i + 3] = 0 end
@@ -448,23 +434,11 @@ local function begin_at(now, keys, args)
   local numbers = { struct.unpack(format(#args[2] / 8), args[2]) }
   local limits = (#args[2] / 8 - 3) / 4
   if #how == 2 then limits = limits - 1 end
-  local flags, last, ledger, bit = numbers[3], #keys, nil, nil
-  if flags % 4 >= 2 then ledger, bit, last = keys[last], args[#args], last - 1 end
-  local arm, repeated = flags % 8 >= 4, flags % 16 >= 8
-  local void = false
-  if repeated and ledger and redis.call('GETBIT', ledger, bit) == 1 then
-    void = redis.call('GETBIT', ledger, bit + CALLS) == 1
-    if not void then return again(now, keys, args, numbers, limits, limits + 1, last) end
-  end
+  local flags = numbers[3]
   local reply = { 1 }
   if not decide_all(now, keys, numbers, limits, reply) then
     reply[1] = 0
     uncharge(numbers, limits, reply)
-    -- The first sending may still be on its way: it is to do nothing after its caller was denied.
-    if repeated and ledger then
-      note(ledger, bit, arm)
-      redis.call('SETBIT', ledger, bit + CALLS, '1')
-    end
     return pack(reply)
   end
 
@@ -488,17 +462,9 @@ local function begin_at(now, keys, args)
     end
   end
 
-  -- The first write: a server that takes none says so here. A later sending may have come first.
-  if void then
-    redis.call('SETBIT', ledger, bit + CALLS, '0')
-  elseif ledger and note(ledger, bit, arm) then
-    return again(now, keys, args, numbers, limits, limits + 1, last)
-  end
-  local refused = count(keys, args, key_at, last, 4, reply)
-  if refused then
-    if ledger then redis.call('SETBIT', ledger, bit, '0') end
-    return refused
-  end
+  -- The first write: a server that takes none says so here.
+  local refused = count(keys, args, key_at, #keys, 4, reply)
+  if refused then return refused end
   charge(now, keys, numbers, limits, args[3], reply)
   if key then
     settle(key, string.sub(how, -1) == 'v', status, found, ticket, now, now_ms, numbers, reply)

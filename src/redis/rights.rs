@@ -28,6 +28,7 @@ const TRIES: &[Try] = &[
     Try("string", "SET", &[KEY, "", "PX", "none"]),
     Try("string", "INCRBY", &[KEY, "none"]),
     Try("string", "DECRBY", &[KEY, "none"]),
+    // Workers of earlier releases, beside which this one serves during a rolling deploy.
     Try("bitmap", "GETBIT", &[KEY, "0"]),
     Try("bitmap", "SETBIT", &[KEY, "none", "1"]),
     Try("hash", "HGET", &[KEY, "f"]),
@@ -49,6 +50,7 @@ const TRIES: &[Try] = &[
     Try("sortedset", "ZREMRANGEBYSCORE", &[KEY, "0", "0"]),
     Try("sortedset", "ZPOPMAX", &[KEY]),
     Try("sortedset", "ZSCORE", &[KEY, "m"]),
+    Try("sortedset", "ZMSCORE", &[KEY, "m"]),
     Try("stream", "XADD", &[KEY, "none", "f", "v"]),
     Try("stream", "XLEN", &[KEY]),
     Try("stream", "XRANGE", &[KEY, "-", "+", "COUNT", "1"]),

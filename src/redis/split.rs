@@ -22,8 +22,11 @@ use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionReply;
 use crate::redis::begin::TicketArg;
 use crate::redis::error::Error;
+use crate::redis::guard::Again;
 use crate::redis::keys;
+use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
+use crate::redis::link::Live;
 use crate::redis::topology;
 
 /// News that quota of a rate limit was given back.
@@ -85,7 +88,9 @@ pub(super) async fn begin(redis: &Redis, request: &Request<'_>) -> Result<Reply,
 
 /// All of it on the one node that has all its keys.
 async fn at_once(redis: &Redis, request: &Request<'_>) -> Result<Reply, Error> {
-    redis.begin_once(request).await
+    let encode = |entry| begin::encode(request, entry);
+    let call = |live: Live, _| async move { redis.execute(&live, Entry::Begin, encode).await };
+    begin::decode(request, redis.guard_counted(Kind::Begin, Again::Never, call).await?)
 }
 
 /// The request in pieces, one for each slot.
@@ -156,7 +161,7 @@ fn unheard(_: &LimitArg) -> LimitReply {
 
 /// The call's arguments: those of the call that is undone, and the mark that keeps it from being undone twice.
 fn encode(request: &Request<'_>, mark: &str, entry: Value) -> Vec<Value> {
-    let mut args = begin::encode(request, None, entry);
+    let mut args = begin::encode(request, entry);
     let keys = args.get(1).and_then(Value::as_u64).and_then(|keys| usize::try_from(keys).ok()).unwrap_or(0);
     if let Some(count) = args.get_mut(1) {
         *count = Value::Integer(i64::try_from(keys + 1).unwrap_or(i64::MAX));

@@ -8,7 +8,6 @@ mod session;
 use fred::types::Value;
 
 use crate::redis::error::Error;
-use crate::redis::repeat::Once;
 pub use session::NewSessions;
 pub use session::Own;
 pub use session::SessionArg;
@@ -129,15 +128,11 @@ pub struct LimitReply {
 
 /// Flags of a call.
 const GENERATION: u64 = 1;
-const LEDGER: u64 = 2;
-const ARM: u64 = 4;
-const REPEATED: u64 = 8;
 const NEW_SESSIONS: u64 = 16;
 const VIEWED: u64 = 32;
 
-/// The call's arguments in wire order: the entry's name, the number of keys, keys, arguments. `once` makes it a call that
-/// may be sent again; without it, it has the form of version 2.
-pub(super) fn encode(request: &Request<'_>, once: Option<&Once>, entry: Value) -> Vec<Value> {
+/// The call's arguments in wire order: the entry's name, the number of keys, keys, arguments.
+pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
     let Request { limits, session, counters, token } = *request;
     let generation = session.and_then(|session| session.generation.as_deref());
     let ticket = session.and_then(|session| session.ticket.as_ref());
@@ -146,9 +141,8 @@ pub(super) fn encode(request: &Request<'_>, once: Option<&Once>, entry: Value) -
         + usize::from(session.is_some())
         + usize::from(generation.is_some())
         + usize::from(new.is_some())
-        + counters.len()
-        + usize::from(once.is_some());
-    let mut args = Vec::with_capacity(2 + keys + 4 + counters.len());
+        + counters.len();
+    let mut args = Vec::with_capacity(2 + keys + 3 + counters.len());
     args.push(entry);
     args.push(Value::Integer(i64::try_from(keys).unwrap_or(i64::MAX)));
     args.extend(limits.iter().map(|limit| Value::from(limit.key.as_str())));
@@ -156,7 +150,6 @@ pub(super) fn encode(request: &Request<'_>, once: Option<&Once>, entry: Value) -
     args.extend(generation.map(Value::from));
     args.extend(new.map(|new| Value::from(new.key.as_str())));
     args.extend(counters.iter().map(|counter| Value::from(counter.key.as_str())));
-    args.extend(once.iter().map(|once| once.key.clone()));
     args.push(Value::from_static_str(session.map_or("-", SessionArg::how)));
     let mut numbers = Vec::with_capacity((7 + 4 * limits.len()) * size_of::<f64>());
     let lifetimes = session.map_or([0, 0], |session| [session.idle_ms, session.absolute_ms]);
@@ -166,9 +159,6 @@ pub(super) fn encode(request: &Request<'_>, once: Option<&Once>, entry: Value) -
     }
     if ticket.is_some_and(|ticket| ticket.viewed) {
         flags |= VIEWED;
-    }
-    if let Some(once) = once {
-        flags |= LEDGER | if once.arm { ARM } else { 0 } | if once.repeated { REPEATED } else { 0 };
     }
     let ticket = ticket.map(|ticket| {
         let [interval_us, tolerance_us] = new.map_or([1, 1], |new| [new.interval_us, new.tolerance_us]);
@@ -181,7 +171,6 @@ pub(super) fn encode(request: &Request<'_>, once: Option<&Once>, entry: Value) -
     args.push(Value::Bytes(numbers.into()));
     args.push(Value::from(token));
     args.extend(counters.iter().map(|counter| Value::Integer(counter.by)));
-    args.extend(once.iter().map(|once| Value::Integer(once.bit)));
     args
 }
 

@@ -91,14 +91,8 @@ pub fn idempotency_name(prefix: &str, key_digest: &str, digest: &str) -> String 
     join(&[prefix, "io", &format!("{{{key_digest}}}"), digest])
 }
 
-/// Which of a worker's calls were executed: one bit a call, 4,096 calls a key; `life` is the worker's own, never
-/// another's.
-pub fn once(prefix: &str, life: &str, block: u64) -> String {
-    join(&[prefix, "once", life, &block.to_string()])
-}
-
 /// A worker's ledger of calls that carry several requests' starts: a string, the last one's number and what it granted.
-pub fn once_batch(prefix: &str, life: &str, ledger: usize) -> String {
+pub fn once(prefix: &str, life: &str, ledger: usize) -> String {
     join(&[prefix, "once", life, "b", &ledger.to_string()])
 }
 

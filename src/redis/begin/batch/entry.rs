@@ -128,7 +128,7 @@ fn size(value: &Value) -> usize {
 
 impl Rare {
     fn of(request: &Request<'_>) -> Self {
-        let mut keys = begin::encode(request, None, Value::Null);
+        let mut keys = begin::encode(request, Value::Null);
         let count = keys.get(1).and_then(Value::as_u64).and_then(|count| usize::try_from(count).ok());
         let args = keys.split_off(2 + count.unwrap_or(0));
         keys.drain(..2);
