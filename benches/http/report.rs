@@ -141,7 +141,7 @@ Needs `wrk` and `redis-server` (Debian's packages of these names), with `--peers
 cargo bench --bench http --{peers} --date \"$(date +%F)\"
 ```
 
-Without `--date` the page is printed and not written. Shorter: `--rounds 1 --seconds 3 --kills 5`. All options are \
+Without `--date` the page is printed and not written. Shorter: `--rounds 1 --seconds 3 --kills 5`. `--growth` adds how cost grows with sessions, workers and connections, and `--redis-server PATH,PATH` with which servers. All options are \
 in `benches/http/options.rs`, the peers' sources in `benches/peers/`.
 "
     )
