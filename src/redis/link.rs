@@ -42,6 +42,7 @@ use crate::redis::migrations;
 use crate::redis::pauses::Pauses;
 use crate::redis::pauses::between;
 use crate::redis::pauses::random;
+use crate::redis::repeat;
 use crate::redis::secret;
 use crate::sys::time;
 
@@ -210,7 +211,7 @@ impl Link {
         }
         let refused = secret::offer(&patient, inner).await?;
         inner.warn_of_form(form);
-        let notes = inner.may_note(&patient, form).await?;
+        let notes = repeat::may_note(&patient, form).await?;
         let number = inner.connections.fetch_add(1, Relaxed) + 1;
         let live = Live { caller: self.caller(), form, number, notes };
         Ok(Ready { link: self, live, refused })

@@ -11,10 +11,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use fred::types::Value;
 
-use crate::redis::Inner;
 use crate::redis::caller::Caller;
 use crate::redis::error::Error;
-use crate::redis::error::Refusal;
+use crate::redis::inspect;
 use crate::redis::keys;
 use crate::redis::library::Form;
 use crate::sys::proc;
@@ -53,30 +52,36 @@ impl Numbers {
     }
 }
 
-impl Inner {
-    /// Whether this server can note what it executed: `SET … GET` came with Redis 6.2, as `ZMSCORE` did, which changes
-    /// nothing.
-    ///
-    /// # Errors
-    /// What the server said to it, if that is anything else.
-    pub(super) async fn may_note(&self, caller: &Caller, form: Form) -> Result<bool, Error> {
-        if form == Form::Plain {
-            return Ok(false);
-        }
-        let key = keys::once(&self.prefix, &self.numbers.life, 0);
-        match caller.call("ZMSCORE", [key.as_str(), "m"]).await {
-            Err(error) if error.unsupported() => {
-                tracing::warn!(
-                    "this server is older than Redis 6.2, or its ACL rules forbid ZMSCORE (+@sortedset): what is under \
-                     way when the connection to Redis is lost is answered 503, because it cannot be sent again"
-                );
-                Ok(false)
-            }
-            // A ledger of this worker lies there.
-            Err(Error::Refused { refusal: Refusal::WrongType, .. }) => Ok(true),
-            answer => answer.map(|_| true),
-        }
+/// Whether this server can note what it executed, which takes `SET … GET`: it came with Redis 6.2. One that has functions
+/// is newer.
+///
+/// # Errors
+/// When the server did not answer.
+pub(super) async fn may_note(caller: &Caller, form: Form) -> Result<bool, Error> {
+    let info = match form {
+        Form::Plain => return Ok(false),
+        Form::Function => return Ok(true),
+        Form::Script => caller.call("INFO", ["server"]).await,
+    };
+    let info = match info {
+        Err(Error::Refused { .. }) => String::new(),
+        info => info?.as_string().unwrap_or_default(),
+    };
+    let notes = has_set_get(&info);
+    if !notes {
+        tracing::warn!(
+            "this server is older than Redis 6.2, or does not tell its version (INFO): what is under way when the \
+             connection to Redis is lost is answered 503, because it cannot be sent again"
+        );
     }
+    Ok(notes)
+}
+
+/// Engines of another name tell the version of Redis that they stand for.
+fn has_set_get(info: &str) -> bool {
+    let version = inspect::field(info, "redis_version").unwrap_or_default();
+    let mut parts = version.split('.').map(|part| part.parse::<u64>().ok());
+    matches!((parts.next().flatten(), parts.next().flatten()), (Some(major), minor) if (major, minor.unwrap_or(0)) >= (6, 2))
 }
 
 #[cfg(test)]
@@ -90,5 +95,17 @@ mod tests {
         assert_eq!(one.ledger("p", 3), one.ledger("p", 3));
         assert_ne!(one.ledger("p", 3), one.ledger("p", 4));
         assert_ne!(one.ledger("p", 3), other.ledger("p", 3));
+    }
+
+    #[test]
+    fn only_a_server_from_6_2_on_notes_what_it_executed() {
+        for version in ["6.2", "6.2.0", "6.3.4", "7.0.15", "10.0.1"] {
+            assert!(has_set_get(&format!("# Server\r\nredis_version:{version}\r\n")), "{version}");
+        }
+        for info in
+            ["", "# Server\r\n", "redis_version:\r\n", "redis_version:6.0.16\r\n", "redis_version:5.9\r\n"]
+        {
+            assert!(!has_set_get(info), "{info}");
+        }
     }
 }

@@ -50,7 +50,6 @@ const TRIES: &[Try] = &[
     Try("sortedset", "ZREMRANGEBYSCORE", &[KEY, "0", "0"]),
     Try("sortedset", "ZPOPMAX", &[KEY]),
     Try("sortedset", "ZSCORE", &[KEY, "m"]),
-    Try("sortedset", "ZMSCORE", &[KEY, "m"]),
     Try("stream", "XADD", &[KEY, "none", "f", "v"]),
     Try("stream", "XLEN", &[KEY]),
     Try("stream", "XRANGE", &[KEY, "-", "+", "COUNT", "1"]),
