@@ -61,6 +61,7 @@ pub const ALL: &[Library] = &[
     library!("0020", "regatta_cluster_v2", false),
     library!("0021", "regatta_v5", true),
     library!("0022", "regatta_cluster_v3", true),
+    library!("0023", "regatta_v6", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -83,6 +84,7 @@ pub(super) enum Entry {
     Begin,
     BeginBatch,
     Commit,
+    CommitBatch,
     SessionMove,
     SessionEnd,
     SessionList,
@@ -126,8 +128,9 @@ pub(super) enum Entry {
 /// Every entry, in the order of the enum, with its library's and its own name.
 const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Begin, "regatta_v5", "regatta_v5_begin"),
-    (Entry::BeginBatch, "regatta_v5", "regatta_v5_batch"),
+    (Entry::BeginBatch, "regatta_v6", "regatta_v6_batch"),
     (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
+    (Entry::CommitBatch, "regatta_v6", "regatta_v6_commits"),
     (Entry::SessionMove, "regatta_v5", "regatta_v5_move"),
     (Entry::SessionEnd, "regatta_v5", "regatta_v5_end"),
     (Entry::SessionList, "regatta_v5", "regatta_v5_list"),
