@@ -28,7 +28,8 @@ pub struct Entry {
 impl Request<'_> {
     /// About how much of it travels: a length in front of each part, and its line ends, included.
     pub fn bytes(&self) -> usize {
-        let expect = self.expect.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len));
+        let expect =
+            self.expect.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len));
         let set = self.set.iter().map(|(name, value)| name.len() + value.len());
         let add = self.add.iter().map(|(name, _)| name.len() + 10);
         let texts: usize = expect.chain(set).chain(add).chain(self.remove.iter().map(String::len)).sum();
@@ -52,7 +53,9 @@ impl Entry {
         ];
         let mut args = Vec::with_capacity(request.values() + if create.is_some() { 4 } else { 0 });
         args.extend(create.into_iter().flat_map(Create::values));
-        args.extend(request.expected().chain(request.assigned()).chain(request.added()).chain(request.removed()));
+        args.extend(
+            request.expected().chain(request.assigned()).chain(request.added()).chain(request.removed()),
+        );
         Self { key: Value::from(key), head, args }
     }
 
@@ -87,7 +90,8 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
 /// # Errors
 /// `Protocol` when the server's answer has another form; within, what an entry of its own failed with.
 pub fn decode(entries: &[&Entry], reply: Value) -> Result<Vec<Result<Reply, Error>>, Error> {
-    let reply = reply.into_bytes().ok_or_else(|| Error::protocol("commits were not answered with letters"))?;
+    let reply =
+        reply.into_bytes().ok_or_else(|| Error::protocol("commits were not answered with letters"))?;
     let (letters, mut texts) = match reply.is_empty() {
         true => (None, &[][..]),
         false => {
@@ -153,10 +157,12 @@ mod tests {
         let stored = || Reply::Committed { sums: Vec::new() };
         assert_eq!(answer(&[&plain, &plain], b""), [Ok(stored()), Ok(stored())]);
         let entries = [&plain, &adds, &plain, &plain, &adds];
-        let answers =
-            answer(&entries, b"11ce0\x01\0\0\x007\x03\0\0\0-12\x0c\0\0\0WRONGTYPE no");
+        let answers = answer(&entries, b"11ce0\x01\0\0\x007\x03\0\0\0-12\x0c\0\0\0WRONGTYPE no");
         assert_eq!(answers[1], Ok(Reply::Committed { sums: vec![7, -12] }));
-        assert_eq!((&answers[0], &answers[2], &answers[4]), (&Ok(stored()), &Ok(Reply::Conflict), &Ok(Reply::Gone)));
+        assert_eq!(
+            (&answers[0], &answers[2], &answers[4]),
+            (&Ok(stored()), &Ok(Reply::Conflict), &Ok(Reply::Gone))
+        );
         assert!(matches!(&answers[3], Err(Error::Refused { .. })), "{:?}", answers[3]);
     }
 
@@ -178,9 +184,13 @@ mod tests {
         assert!(one.bytes() > "p:s:1_xv".len());
         let args = encode(&[&Entry::new(&one), &entry(&[("a".into(), 5)])], None, Value::from("f"));
         let texts: Vec<_> = args.iter().filter_map(Value::as_string).collect();
-        assert_eq!((&texts[..4], &args[5..]), (
-            &["f", "2", "p:s:1", "p:s:1"].map(String::from)[..],
-            &[Value::from(""), Value::from("__x"), Value::from("v"), Value::from("a"), Value::Integer(5)][..],
-        ));
+        assert_eq!(
+            (&texts[..4], &args[5..]),
+            (
+                &["f", "2", "p:s:1", "p:s:1"].map(String::from)[..],
+                &[Value::from(""), Value::from("__x"), Value::from("v"), Value::from("a"), Value::Integer(5)]
+                    [..],
+            )
+        );
     }
 }
