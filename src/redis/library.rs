@@ -61,6 +61,7 @@ pub const ALL: &[Library] = &[
     library!("0020", "regatta_cluster_v2", false),
     library!("0021", "regatta_v5", true),
     library!("0022", "regatta_cluster_v3", true),
+    library!("0023", "regatta_v6", true),
 ];
 
 /// All of them, as `FUNCTION LIST` takes a pattern.
@@ -83,6 +84,7 @@ pub(super) enum Entry {
     Begin,
     BeginBatch,
     Commit,
+    CommitBatch,
     SessionMove,
     SessionEnd,
     SessionList,
@@ -126,8 +128,9 @@ pub(super) enum Entry {
 /// Every entry, in the order of the enum, with its library's and its own name.
 const ENTRIES: &[(Entry, &str, &str)] = &[
     (Entry::Begin, "regatta_v5", "regatta_v5_begin"),
-    (Entry::BeginBatch, "regatta_v5", "regatta_v5_batch"),
+    (Entry::BeginBatch, "regatta_v6", "regatta_v6_batch"),
     (Entry::Commit, "regatta_v2", "regatta_v2_commit"),
+    (Entry::CommitBatch, "regatta_v6", "regatta_v6_commits"),
     (Entry::SessionMove, "regatta_v5", "regatta_v5_move"),
     (Entry::SessionEnd, "regatta_v5", "regatta_v5_end"),
     (Entry::SessionList, "regatta_v5", "regatta_v5_list"),
@@ -359,6 +362,21 @@ mod tests {
             let plainly = library.text.contains(&format!("\nredis.register_function('{function}', "));
             assert!(with_flags || plainly, "{function}");
         }
+    }
+
+    /// A batch's entry that is executed alone does what a call of its own does, which is version 5's.
+    #[test]
+    fn versions_5_and_6_begin_alike() {
+        let part = |name: &str, first: &str, behind: &str| {
+            let (_, text) = named(name).unwrap().text.split_once(first).unwrap();
+            text.split_once(behind).unwrap().0
+        };
+        let [five, six] = ["regatta_v5", "regatta_v6"]
+            .map(|name| part(name, "\n-- GCRA.", "\n-- What lies under a session's key"));
+        assert_eq!(five, six);
+        let rest = "\n-- Whether the client may have one session more";
+        let five = part("regatta_v5", rest, "\n-- Many begins in one call.");
+        assert_eq!(five, part("regatta_v6", rest, "\n-- What batches of begins and of commits"));
     }
 
     #[test]

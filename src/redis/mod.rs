@@ -128,7 +128,9 @@ struct Inner {
     gate: watch::Sender<Gate>,
     waits: Waits,
     /// Starts of requests that are sent together.
-    gather: gather::Gather,
+    begins: gather::Begins,
+    /// What they commit, likewise.
+    commits: gather::Commits,
     /// Numbers under which calls are sent once or more and executed once.
     numbers: Numbers,
     /// Calls in the worker's hands.
@@ -184,7 +186,8 @@ impl Redis {
             hold: standing::hold(settings.patience),
             gate: watch::Sender::new(Gate::Shut("there is no connection".into())),
             waits: Waits::default(),
-            gather: gather::Gather::new(),
+            begins: gather::Begins::new(),
+            commits: gather::Commits::new(),
             numbers: Numbers::new(),
             calls: AtomicUsize::new(0),
             answered_ms: AtomicU64::new(0),
@@ -250,7 +253,7 @@ impl Redis {
         self.begin_gathered(request).await
     }
 
-    /// Stores what a request changed in its session, in one round trip.
+    /// Stores what a request changed in its session, in one round trip, which it may share with others.
     ///
     /// # Errors
     /// See [`Error`]; after [`Error::Lost`] it may have been stored.
@@ -261,8 +264,12 @@ impl Redis {
         if self.is_plain() {
             return self.plainly(Kind::Commit, async |caller| plain::commit(caller, request).await).await;
         }
-        let reply = self.run(Entry::Commit, |entry| commit::encode(request, entry)).await?;
-        commit::decode(&reply)
+        let bytes = request.bytes();
+        if bytes <= gather::SHARED_MAX && self.inner.endpoint.cluster().is_none() {
+            return self.commit_gathered(request, bytes).await;
+        }
+        let alone = self.run(Entry::Commit, |entry| commit::encode(request, entry));
+        commit::decode(&Box::pin(alone).await?)
     }
 
     /// Deletes one key.

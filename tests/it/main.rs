@@ -27,6 +27,7 @@ mod browser_live; // what moves on the page, in real browsers
 mod cleaner; // what a cleaner of temporary files removes
 mod clocks; // a machine whose clock is wrong
 mod clocks_step; // Redis's clock steps, both ways
+mod commit_batch; // what the requests of a turn commit is one call
 mod config_errors; // mistakes are one sentence and an exit code
 mod control; // the control socket, no matter what is at its other end
 mod control_fleet; // the control socket of a real fleet

@@ -175,7 +175,7 @@ pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
 }
 
 #[allow(clippy::cast_precision_loss, reason = "times and lifetimes are far below 2^53")]
-fn double(number: u64) -> f64 {
+pub(super) fn double(number: u64) -> f64 {
     number as f64
 }
 

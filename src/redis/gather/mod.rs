@@ -1,14 +1,17 @@
-//! One call for all that the requests of one turn of the worker's loop want of Redis at their start.
+//! One call for all that the requests of one turn of the worker's loop want of Redis: one for their starts, one for what
+//! they commit.
 //!
 //! A request puts its entry into the queue and waits for the answer. The first entry of a turn wakes one task, the
 //! keeper, which the runtime therefore polls behind every task that was runnable by then: it sends what has gathered as
 //! one call. So a request that is alone is sent in its own turn, without a timer, and 64 that come together cost one
 //! call. What comes while a call is out waits for the next answer at most, or for enough company to be worth a call.
 //!
-//! Guarantees that a caller who leaves before the batch is sealed has sent nothing, that one who leaves later harms no
-//! other entry and keeps no place in a limit on concurrency, and that a batch is executed once however often it is sent.
+//! Guarantees that a caller who leaves before the batch is sealed has sent nothing, and that one who leaves later harms no
+//! other entry. What goes into a call, and when it may be sent again, is the matter of what is carried: see [`begins`] and
+//! [`commits`].
 
-mod batch;
+mod begins;
+mod commits;
 mod slots;
 
 use std::future::Future;
@@ -21,72 +24,44 @@ use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
 
+use futures_util::future::Either;
+use futures_util::future::select;
 use futures_util::stream::FuturesUnordered;
 use futures_util::stream::StreamExt;
 use futures_util::task::AtomicWaker;
 
 use crate::redis::Inner;
 use crate::redis::Redis;
-use crate::redis::begin::LimitArg;
-use crate::redis::begin::LimitKind;
-use crate::redis::begin::Reply;
-use crate::redis::begin::Request;
-use crate::redis::begin::batch::Entry;
 use crate::redis::error::Error;
 use crate::redis::standing::Gate;
+pub(super) use begins::Begins;
+pub(super) use commits::Commits;
+pub(super) use commits::SHARED_MAX;
 use slots::Item;
 use slots::OUT_MAX;
 use slots::Slots;
 
-/// What waits to be sent and what is out, of one worker.
-pub(super) struct Gather {
-    slots: Mutex<Slots<Wanted, Answer>>,
+/// Entries `T` that wait to be sent or are out, of one worker, each of which is answered by an `A`.
+pub(super) struct Gather<T, A> {
+    slots: Mutex<Slots<T, A>>,
     keeper: AtomicWaker,
 }
 
-type Answer = Result<Reply, Error>;
-type Batch = Vec<Item<Wanted>>;
+/// What goes as one call.
+type Batch<T> = Vec<Item<T>>;
 
-/// One request's start, as it is sent.
-struct Wanted {
-    entry: Entry,
-    /// Whether it changes anything if it is granted.
-    changes: bool,
-    /// Keys of limits on concurrency and the name of the place in them; none for most.
-    places: Option<Box<Places>>,
-}
-
-struct Places {
-    keys: Vec<String>,
-    name: String,
-}
-
-impl Wanted {
-    fn new(request: &Request<'_>) -> Self {
-        let is_place =
-            |limit: &&LimitArg| limit.cost > 0 && matches!(limit.kind, LimitKind::Concurrency { .. });
-        let places = request.limits.iter().any(|limit| is_place(&limit)).then(|| {
-            let keys = request.limits.iter().filter(is_place).map(|limit| limit.key.clone()).collect();
-            Box::new(Places { keys, name: request.token.to_owned() })
-        });
-        Self { entry: Entry::new(request), changes: request.changes(), places }
-    }
-}
-
-impl Gather {
-    pub(super) fn new() -> Self {
+impl<T, A> Gather<T, A> {
+    pub(super) const fn new() -> Self {
         Self { slots: Mutex::new(Slots::new()), keeper: AtomicWaker::new() }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Slots<Wanted, Answer>> {
+    fn lock(&self) -> MutexGuard<'_, Slots<T, A>> {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Puts a request's start into the queue.
-    fn put(&self, request: &Request<'_>) -> Waiting<'_> {
-        let wanted = Wanted::new(request);
-        let bytes = wanted.entry.bytes();
-        let (at, first) = self.lock().push(wanted, bytes);
+    /// Puts an entry of about so many bytes into the queue.
+    fn put(&self, entry: T, bytes: usize) -> Waiting<'_, T, A> {
+        let (at, first) = self.lock().push(entry, bytes);
         if first {
             self.keeper.wake();
         }
@@ -95,16 +70,16 @@ impl Gather {
 }
 
 /// A caller who waits for an answer. Dropped before it came it says that the caller has gone.
-struct Waiting<'a> {
-    gather: &'a Gather,
+struct Waiting<'a, T, A> {
+    gather: &'a Gather<T, A>,
     /// Its slot, until the answer was taken from it.
     at: Option<usize>,
 }
 
-impl Future for Waiting<'_> {
-    type Output = Answer;
+impl<T, A> Future for Waiting<'_, T, A> {
+    type Output = A;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Answer> {
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<A> {
         let Some(at) = self.at else { return Poll::Pending };
         let answer = ready!(self.gather.lock().poll(at, cx.waker()));
         self.at = None;
@@ -112,23 +87,11 @@ impl Future for Waiting<'_> {
     }
 }
 
-impl Drop for Waiting<'_> {
+impl<T, A> Drop for Waiting<'_, T, A> {
     fn drop(&mut self) {
         if let Some(at) = self.at {
             self.gather.lock().leave(at);
         }
-    }
-}
-
-impl Redis {
-    /// A request's start, in one call with those of its turn.
-    ///
-    /// # Errors
-    /// Its own; what fails the whole call is the error of each.
-    pub(super) async fn begin_gathered(&self, request: &Request<'_>) -> Result<Reply, Error> {
-        let _place = self.inner.place()?;
-        self.inner.expected().await?;
-        self.inner.gather.put(request).await
     }
 }
 
@@ -150,53 +113,76 @@ impl Inner {
             Gate::Held { .. } | Gate::Shut(_) => None,
         }
     }
-}
 
-/// Sends what gathers, for as long as the runtime lives. Without it no request of this worker would ever be answered, so
-/// a worker whose keeper panics ends, and its successor serves.
-pub(super) async fn keep(inner: Arc<Inner>) {
-    let kept = tokio::spawn(gathering(inner)).await;
-    if kept.is_err_and(|error| error.is_panic()) {
-        tracing::error!("the task that sends to Redis panicked: this worker ends");
-        std::process::abort();
-    }
-}
-
-async fn gathering(inner: Arc<Inner>) {
-    let redis = Redis { inner };
-    let (inner, mut out) = (&*redis.inner, FuturesUnordered::new());
-    // Each call that is out has a ledger of its own: a late first sending finds its own number there or a higher one.
-    let mut ledgers: Vec<usize> = (0..OUT_MAX).collect();
-    let mut links = [None; OUT_MAX];
-    std::future::poll_fn(|cx| {
-        inner.gather.keeper.register(cx.waker());
-        let mut answered = false;
-        loop {
-            while let Poll::Ready(Some(ledger)) = out.poll_next_unpin(cx) {
-                ledgers.push(ledger);
-                links[ledger] = None;
-                answered = true;
-            }
-            // There is one for each call that may be out. It is taken first: a batch without one would never be answered.
-            let Some(ledger) = ledgers.pop() else { return Poll::<()>::Pending };
-            let urgent = || answered || inner.may_be_long(links.iter().flatten());
-            let batch = inner.gather.lock().seal(out.len(), urgent);
-            let Some(batch) = batch else {
-                ledgers.push(ledger);
-                return Poll::Pending;
-            };
-            links[ledger] = Some(inner.link());
-            out.push(batch::carry(&redis, batch, ledger));
-        }
-    })
-    .await;
-}
-
-impl Inner {
     /// Whether a call that is out may be answered late or not at all while others are: one of them began with another
     /// connection than the present one, or breakers refuse, which need no answer for it.
     fn may_be_long<'a>(&self, mut links: impl Iterator<Item = &'a Option<u64>>) -> bool {
         let link = self.link();
         links.any(|begun| *begun != link) || !self.lanes.states().are_closed()
     }
+}
+
+/// Sends what gathers, for as long as the runtime lives. Without it no request of this worker would ever be answered, so
+/// a worker whose keeper panics ends, and its successor serves.
+pub(super) async fn keep(inner: Arc<Inner>) {
+    let begins = tokio::spawn(gathering_begins(Redis { inner: Arc::clone(&inner) }));
+    let commits = tokio::spawn(gathering_commits(Redis { inner }));
+    let (Either::Left((ended, _)) | Either::Right((ended, _))) = select(begins, commits).await;
+    if ended.is_err_and(|error| error.is_panic()) {
+        tracing::error!("a task that sends to Redis panicked: this worker ends");
+        std::process::abort();
+    }
+}
+
+async fn gathering_begins(redis: Redis) {
+    gathering(&redis.inner, &redis.inner.begins, |batch, lane| begins::carry(&redis, batch, lane)).await;
+}
+
+async fn gathering_commits(redis: Redis) {
+    gathering(&redis.inner, &redis.inner.commits, |batch, lane| commits::carry(&redis, batch, lane)).await;
+}
+
+/// One no to all entries is the call's, which tells the breakers how the server is.
+fn of_all<R: PartialEq>(answers: Vec<Result<R, Error>>) -> Result<Vec<Result<R, Error>>, Error> {
+    match answers.first() {
+        Some(Err(error @ Error::Refused { .. }))
+            if answers.iter().all(|answer| answer.as_ref().err() == Some(error)) =>
+        {
+            Err(error.clone())
+        }
+        _ => Ok(answers),
+    }
+}
+
+/// Sends what comes into a queue. Each call that is out has a lane of its own, below [`OUT_MAX`]: `carry` brings a batch to
+/// its answers and hands its lane back.
+async fn gathering<T, A, F>(inner: &Inner, gather: &Gather<T, A>, carry: impl Fn(Batch<T>, usize) -> F)
+where
+    F: Future<Output = usize>,
+{
+    let mut out = FuturesUnordered::new();
+    let mut lanes: Vec<usize> = (0..OUT_MAX).collect();
+    let mut links = [None; OUT_MAX];
+    std::future::poll_fn(|cx| {
+        gather.keeper.register(cx.waker());
+        let mut answered = false;
+        loop {
+            while let Poll::Ready(Some(lane)) = out.poll_next_unpin(cx) {
+                lanes.push(lane);
+                links[lane] = None;
+                answered = true;
+            }
+            // There is one for each call that may be out. It is taken first: a batch without one would never be answered.
+            let Some(lane) = lanes.pop() else { return Poll::<()>::Pending };
+            let urgent = || answered || inner.may_be_long(links.iter().flatten());
+            let batch = gather.lock().seal(out.len(), urgent);
+            let Some(batch) = batch else {
+                lanes.push(lane);
+                return Poll::Pending;
+            };
+            links[lane] = Some(inner.link());
+            out.push(carry(batch, lane));
+        }
+    })
+    .await;
 }

@@ -91,7 +91,8 @@ pub fn idempotency_name(prefix: &str, key_digest: &str, digest: &str) -> String 
     join(&[prefix, "io", &format!("{{{key_digest}}}"), digest])
 }
 
-/// A worker's ledger of calls that carry several requests' starts: a string, the last one's number and what it granted.
+/// A worker's ledger of calls that carry several requests' starts, or what they commit: a string, the last one's number and
+/// what was answered.
 pub fn once(prefix: &str, life: &str, ledger: usize) -> String {
     join(&[prefix, "once", life, "b", &ledger.to_string()])
 }

@@ -39,6 +39,8 @@ pub(super) struct Plain {
 #[derive(Debug)]
 pub(super) struct PlainSession {
     pub(super) key: Bytes,
+    /// Key of its user's generation.
+    pub(super) generation: Option<Bytes>,
     pub(super) view: bool,
     pub(super) idle_ms: u64,
     pub(super) absolute_ms: u64,
@@ -140,7 +142,7 @@ impl Plain {
     /// With about how many bytes it travels; `None` if the request needs a call of its own.
     fn of(request: &Request<'_>) -> Option<(Self, usize)> {
         let Request { limits, session, counters, token: _ } = request;
-        if session.is_some_and(|session| session.ticket.is_some() || session.generation.is_some()) {
+        if session.is_some_and(|session| session.ticket.is_some()) {
             return None;
         }
         // The same key twice is decided, or added to, twice at one time: that is not what the plan says.
@@ -162,11 +164,13 @@ impl Plain {
             names.for_each(|name| text.extend_from_slice(name.as_bytes()));
             text
         };
-        let bytes = text.len() + 12 * (limits.len() + counters.len() + 1);
+        let user = session.and_then(|session| session.generation.as_ref()).map_or(0, |key| key.len() + 12);
+        let bytes = text.len() + user + 12 * (limits.len() + counters.len() + 1);
         let mut text = Bytes::from(text);
         let mut key = |name: &str| text.split_to(name.len());
         let session = session.map(|session| PlainSession {
             key: key(&session.key),
+            generation: session.generation.as_deref().map(|key| Bytes::copy_from_slice(key.as_bytes())),
             view: session.mode == SessionMode::Visit,
             idle_ms: session.idle_ms,
             absolute_ms: session.absolute_ms,
@@ -189,13 +193,15 @@ impl Plain {
     fn call(&self) -> Call<'static> {
         let session = self.session.as_ref();
         let keys = self.limits.iter().map(|limit| &limit.key);
-        let keys = keys.chain(session.map(|session| &session.key));
+        let generation = session.and_then(|session| session.generation.as_ref());
+        let keys = keys.chain(session.map(|session| &session.key)).chain(generation);
         let keys = keys.chain(self.counters.iter().map(|counter| &counter.key));
         let how = session.map_or("-", |session| if session.view { "v" } else { "r" });
         let lifetimes = session.map_or([0, 0], |session| [session.idle_ms, session.absolute_ms]);
         let limits = self.limits.iter();
         let limits = limits.flat_map(|it| [0, it.interval_us, it.tolerance_us, u64::from(it.cost)]);
-        let numbers = lifetimes.into_iter().chain([0]).chain(limits);
+        let flags = if generation.is_some() { begin::GENERATION } else { 0 };
+        let numbers = lifetimes.into_iter().chain([flags]).chain(limits);
         let packed: Vec<u8> = numbers.flat_map(|number| double(number).to_le_bytes()).collect();
         let mut args =
             vec![Value::from_static_str(how), Value::Bytes(packed.into()), Value::from_static_str("")];

@@ -1,7 +1,7 @@
 //! Many requests' starts in one call: what travels, and each one's answer out of the one reply.
 //!
 //! Guarantees that a batch does what its entries would do one by one at one instant, and that one entry's failure is its
-//! own. The form is described at the head of `migrations/0021_regatta_v5.lua`.
+//! own. The form is described at the head of `migrations/0023_regatta_v6.lua`.
 
 mod entry;
 mod plan;
@@ -33,6 +33,13 @@ pub struct Ledger {
     pub repeated: bool,
 }
 
+impl Ledger {
+    /// The batch's number as the ledger has it: all are as long, so that text that is less is an earlier number.
+    pub(in crate::redis) fn text(&self) -> Value {
+        Value::from(format!("{:016}:", self.number))
+    }
+}
+
 /// The call's arguments in wire order: the function's name, the number of keys, keys, arguments.
 pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<Value> {
     let plan = Plan::of(entries);
@@ -42,6 +49,7 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
     args.extend(ledger.map(|ledger| ledger.key.clone()));
     args.extend(plan.counters.iter().map(|counter| text(counter.key)));
     args.extend(plan.limits.iter().map(|limit| text(limit.key)));
+    args.extend(plan.generations.iter().map(|key| text(key)));
     args.extend(plan.sessions().map(text));
     let rare: Vec<_> = plan.rare(entries).collect();
     args.extend(rare.iter().flat_map(|call| call.keys.iter().cloned()));
@@ -52,7 +60,7 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
     if let Some(ledger) = ledger {
         flags |= NOTED | if ledger.repeated { REPEATED } else { 0 };
     }
-    let mut head = Vec::with_capacity(size_of::<f64>() * (8 + 2 * plan.limits.len() + 2 * rare.len()));
+    let mut head = Vec::with_capacity(size_of::<f64>() * (9 + 2 * plan.limits.len() + 2 * rare.len()));
     let mut put = |number: u64| head.extend_from_slice(&double(number).to_le_bytes());
     let count = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     put(flags);
@@ -60,6 +68,7 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
     put(plan.absolute_ms);
     put(count(plan.counters.len()));
     put(count(plan.limits.len()));
+    put(count(plan.generations.len()));
     put(count(plan.plain.len()));
     put(count(plan.sessions().count()));
     put(count(rare.len()));
@@ -72,9 +81,7 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
         put(count(call.args.len()));
     }
     args.push(Value::Bytes(head.into()));
-    args.push(
-        ledger.map_or(Value::from_static_str(""), |ledger| Value::from(format!("{:016}:", ledger.number))),
-    );
+    args.push(ledger.map_or(Value::from_static_str(""), Ledger::text));
     args.push(Value::Bytes(plan.text()));
     args.extend(plan.counters.iter().map(|counter| Value::Integer(counter.sum)));
     args.extend(rare.into_iter().flat_map(|call| call.args.into_owned()));

@@ -21,6 +21,8 @@ pub(super) struct Plan<'a> {
     pub(super) absolute_ms: u64,
     pub(super) limits: Vec<Limit<'a>>,
     pub(super) counters: Vec<Counter<'a>>,
+    /// Keys of the generations of the users whose sessions they are.
+    pub(super) generations: Vec<&'a Bytes>,
     /// Plain entries, in order, with where each stands among all.
     pub(super) plain: Vec<(usize, &'a Plain)>,
     /// Where the others stand among all.
@@ -28,6 +30,8 @@ pub(super) struct Plan<'a> {
     /// Which limits and counters the plain entries name: those of the first, then those of the second.
     pub(super) limits_at: Vec<u8>,
     pub(super) counters_at: Vec<u8>,
+    /// Which generation each session is held against; 0: none.
+    users: Vec<u8>,
 }
 
 /// A limit that some entries name.
@@ -51,10 +55,12 @@ impl<'a> Plan<'a> {
             absolute_ms: 0,
             limits: Vec::new(),
             counters: Vec::new(),
+            generations: Vec::new(),
             plain: Vec::with_capacity(entries.len()),
             others: Vec::new(),
             limits_at: Vec::new(),
             counters_at: Vec::new(),
+            users: Vec::new(),
         };
         let session = |entry: &&'a Entry| match &entry.shape {
             Shape::Plain(plain) => plain.session.as_ref(),
@@ -79,7 +85,8 @@ impl<'a> Plan<'a> {
             .as_ref()
             .map_or((self.idle_ms, self.absolute_ms), |it| (it.idle_ms, it.absolute_ms));
         let full = self.limits.len() + plain.limits.len() > MOST
-            || self.counters.len() + plain.counters.len() > MOST;
+            || self.counters.len() + plain.counters.len() > MOST
+            || self.generations.len() == MOST;
         // One key with two quotas would be decided by the first.
         let crossed = plain.limits.iter().any(|it| {
             let quota = (it.interval_us, it.tolerance_us);
@@ -106,7 +113,20 @@ impl<'a> Plan<'a> {
             self.counters[at].sum += i64::from(counter.by);
             self.counters_at.push(index(at));
         }
+        if let Some(session) = &plain.session {
+            let user = session.generation.as_ref().map_or(0, |key| self.user(key));
+            self.users.push(user);
+        }
         true
+    }
+
+    /// The generation of this key among the plan's.
+    fn user(&mut self, key: &'a Bytes) -> u8 {
+        let at = self.generations.iter().position(|known| same(known, key)).unwrap_or_else(|| {
+            self.generations.push(key);
+            self.generations.len() - 1
+        });
+        index(at)
     }
 
     /// Whether all count a view, so that the plan is read for limits only.
@@ -126,7 +146,7 @@ impl<'a> Plan<'a> {
     }
 
     /// Of each plain entry: mode, number of limits, index and cost of each, number of counters, index and addition of
-    /// each.
+    /// each; and behind all, if there are generations, of each session the index of its own.
     pub(super) fn text(&self) -> Bytes {
         let mut text =
             Vec::with_capacity(3 * self.plain.len() + 2 * (self.limits_at.len() + self.counters_at.len()));
@@ -141,6 +161,9 @@ impl<'a> Plan<'a> {
             for (counter, at) in plain.counters.iter().zip(counters.by_ref().take(plain.counters.len())) {
                 text.extend([*at, counter.by]);
             }
+        }
+        if !self.generations.is_empty() {
+            text.extend_from_slice(&self.users);
         }
         text.into()
     }

@@ -1,25 +1,76 @@
-//! One batch on its way: sent, sent again if its connection was lost, and its answers handed out.
+//! Requests' starts on their way as one call: sent, sent again if its connection was lost, and its answers handed out.
+//!
+//! Guarantees that a batch is executed once however often it is sent, and that a caller who left keeps no place in a limit
+//! on concurrency.
 
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
 use crate::redis::Redis;
+use crate::redis::begin::LimitArg;
+use crate::redis::begin::LimitKind;
 use crate::redis::begin::Reply;
+use crate::redis::begin::Request;
 use crate::redis::begin::batch;
 use crate::redis::begin::batch::Entry as Begin;
 use crate::redis::begin::batch::Ledger;
 use crate::redis::error::Error;
-use crate::redis::gather::Answer;
-use crate::redis::gather::Batch;
-use crate::redis::gather::Places;
-use crate::redis::gather::Wanted;
+use crate::redis::gather::Gather;
+use crate::redis::gather::of_all;
 use crate::redis::gather::slots::Item;
 use crate::redis::guard::Again;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
 use crate::redis::link::Live;
 
-/// Brings a batch to its answers; `ledger` is the number of its ledger, which is handed back.
+/// The queue of requests' starts.
+pub(in crate::redis) type Begins = Gather<Wanted, Answer>;
+
+type Answer = Result<Reply, Error>;
+type Batch = super::Batch<Wanted>;
+
+/// One request's start, as it is sent.
+pub(in crate::redis) struct Wanted {
+    entry: Begin,
+    /// Whether it changes anything if it is granted.
+    changes: bool,
+    /// Keys of limits on concurrency and the name of the place in them; none for most.
+    places: Option<Box<Places>>,
+}
+
+struct Places {
+    keys: Vec<String>,
+    name: String,
+}
+
+impl Wanted {
+    fn new(request: &Request<'_>) -> Self {
+        let is_place =
+            |limit: &&LimitArg| limit.cost > 0 && matches!(limit.kind, LimitKind::Concurrency { .. });
+        let places = request.limits.iter().any(|limit| is_place(&limit)).then(|| {
+            let keys = request.limits.iter().filter(is_place).map(|limit| limit.key.clone()).collect();
+            Box::new(Places { keys, name: request.token.to_owned() })
+        });
+        Self { entry: Begin::new(request), changes: request.changes(), places }
+    }
+}
+
+impl Redis {
+    /// A request's start, in one call with those of its turn.
+    ///
+    /// # Errors
+    /// Its own; what fails the whole call is the error of each.
+    pub(in crate::redis) async fn begin_gathered(&self, request: &Request<'_>) -> Result<Reply, Error> {
+        let _place = self.inner.place()?;
+        self.inner.expected().await?;
+        let wanted = Wanted::new(request);
+        let bytes = wanted.entry.bytes();
+        self.inner.begins.put(wanted, bytes).await
+    }
+}
+
+/// Brings a batch to its answers; `ledger` is its lane and the number of its ledger, which is handed back: a late first
+/// sending finds its own number there or a higher one.
 pub(super) async fn carry(redis: &Redis, items: Batch, ledger: usize) -> usize {
     let number = redis.inner.numbers.batch();
     let items = Mutex::new(items);
@@ -49,7 +100,7 @@ async fn call(
     let lock = || items.lock().unwrap_or_else(PoisonError::into_inner);
     // What may have been executed goes again as it went first: the ledger notes its entries by their places.
     if !repeated {
-        redis.inner.gather.lock().retain(&mut lock());
+        redis.inner.begins.lock().retain(&mut lock());
     }
     if lock().is_empty() {
         // Nothing is sent. An answer would tell the breakers that the server is well; this tells them nothing.
@@ -65,16 +116,7 @@ async fn call(
     let ledger = notes.then(|| Ledger { key: key(), number, repeated });
     let encode = |name| batch::encode(&entries(&lock()), ledger.as_ref(), name);
     let reply = redis.execute(live, Entry::BeginBatch, encode).await?;
-    let answers = batch::decode(&entries(&lock()), reply)?;
-    match answers.first() {
-        // One no to all of them is the call's, which tells the breakers how the server is.
-        Some(Err(error @ Error::Refused { .. }))
-            if answers.iter().all(|answer| answer.as_ref() == Err(error)) =>
-        {
-            Err(error.clone())
-        }
-        _ => Ok(answers),
-    }
+    of_all(batch::decode(&entries(&lock()), reply)?)
 }
 
 fn entries(items: &[Item<Wanted>]) -> Vec<&Begin> {
@@ -83,7 +125,7 @@ fn entries(items: &[Item<Wanted>]) -> Vec<&Begin> {
 
 fn hand_out(redis: &Redis, items: Batch, answers: Vec<Answer>) {
     let mut unwanted = Vec::new();
-    let mut slots = redis.inner.gather.lock();
+    let mut slots = redis.inner.begins.lock();
     for (item, answer) in items.into_iter().zip(answers) {
         let answer = slots.answer(item.at, answer);
         if let (Some(Ok(Reply::Granted { .. })), Some(places)) = (answer, item.entry.places) {

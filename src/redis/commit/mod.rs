@@ -2,6 +2,8 @@
 //!
 //! Only changed and removed fields travel, so requests that change different fields never undo each other.
 
+pub mod batch;
+
 use bytes::Bytes;
 use fred::types::Value;
 
@@ -64,40 +66,56 @@ pub enum Reply {
     NoSum,
 }
 
-/// The call's arguments in wire order: the entry's name, the number of keys, the key, arguments.
+/// Arguments of a call of its own, in wire order: the entry's name, the number of keys, the key, arguments.
 pub(super) fn encode(request: &Request<'_>, entry: Value) -> Vec<Value> {
-    let fields =
-        3 * request.expect.len() + 2 * (request.set.len() + request.add.len()) + request.remove.len();
-    let mut args = Vec::with_capacity(13 + fields);
+    let mut args = Vec::with_capacity(13 + request.values());
     args.extend([entry, Value::Integer(1), Value::from(request.key)]);
-    match request.create {
-        None => args.push(Value::Integer(0)),
-        Some(create) => {
-            args.push(Value::Integer(1));
-            let created_ms = create.created_ms.unwrap_or(0);
-            args.extend([created_ms, create.views, create.idle_ms, create.absolute_ms].map(number));
-        }
-    }
+    args.push(Value::Integer(i64::from(request.create.is_some())));
+    args.extend(request.create.into_iter().flat_map(Create::values));
     args.push(number(request.max_fields));
     args.push(number(request.max_bytes));
     args.push(number(request.expect.len() as u64));
-    for (name, value) in request.expect {
-        args.push(Value::from(stored_field(name)));
-        args.push(Value::Integer(i64::from(value.is_some())));
-        args.push(Value::Bytes(value.clone().unwrap_or_default()));
-    }
+    args.extend(request.expected());
     args.push(number(request.set.len() as u64));
-    for (name, value) in request.set {
-        args.push(Value::from(stored_field(name)));
-        args.push(Value::Bytes(value.clone()));
-    }
+    args.extend(request.assigned());
     args.push(number(request.add.len() as u64));
-    for (name, by) in request.add {
-        args.push(Value::from(stored_field(name)));
-        args.push(Value::Integer(*by));
-    }
-    args.extend(request.remove.iter().map(|name| Value::from(stored_field(name))));
+    args.extend(request.added());
+    args.extend(request.removed());
     args
+}
+
+impl Request<'_> {
+    /// How many arguments its fields are.
+    fn values(&self) -> usize {
+        3 * self.expect.len() + 2 * (self.set.len() + self.add.len()) + self.remove.len()
+    }
+
+    fn expected(&self) -> impl Iterator<Item = Value> {
+        self.expect.iter().flat_map(|(name, value)| {
+            let there = Value::Integer(i64::from(value.is_some()));
+            [Value::from(stored_field(name)), there, Value::Bytes(value.clone().unwrap_or_default())]
+        })
+    }
+
+    fn assigned(&self) -> impl Iterator<Item = Value> {
+        self.set
+            .iter()
+            .flat_map(|(name, value)| [Value::from(stored_field(name)), Value::Bytes(value.clone())])
+    }
+
+    fn added(&self) -> impl Iterator<Item = Value> {
+        self.add.iter().flat_map(|(name, by)| [Value::from(stored_field(name)), Value::Integer(*by)])
+    }
+
+    fn removed(&self) -> impl Iterator<Item = Value> {
+        self.remove.iter().map(|name| Value::from(stored_field(name)))
+    }
+}
+
+impl Create {
+    fn values(self) -> [Value; 4] {
+        [self.created_ms.unwrap_or(0), self.views, self.idle_ms, self.absolute_ms].map(number)
+    }
 }
 
 fn number(value: u64) -> Value {
