@@ -119,12 +119,15 @@ pub(super) struct Door<A> {
 pub(super) fn builder(header_limit: usize) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // No header timer: see the connection module. Head and body are copied into one buffer: for
-    // small responses that costs less than a vector of two for the kernel.
+    // small responses that costs less than a vector of two for the kernel. hyper does not look for the
+    // client's end while a request is under way: it would make room for 8 KiB to read into for each one, and the
+    // request's header keeps the room there is. The stream looks for that end, and reads nothing.
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_buf_size(header_limit)
+        .half_close(true)
         .writev(false);
     let streams = 256;
     let header_list = u32::try_from(header_limit).unwrap_or(u32::MAX);
