@@ -34,6 +34,16 @@ pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     }
 }
 
+/// The first value of a header, and whether it was sent again.
+pub(super) fn first<'h>(headers: &'h HeaderMap, name: &HeaderName) -> (Option<&'h HeaderValue>, bool) {
+    if headers.keys_len() <= FEW {
+        let mut values = headers.iter().filter(|(sent, _)| *sent == name).map(|(_, value)| value);
+        return (values.next(), values.next().is_some());
+    }
+    let mut values = headers.get_all(name).iter();
+    (values.next(), values.next().is_some())
+}
+
 /// Checks a head, and has `Host` say what the target says; `has_body`: something comes behind it.
 ///
 /// # Errors
@@ -75,10 +85,9 @@ fn target(version: Version, method: &Method, uri: &Uri) -> Result<(), &'static s
 
 /// Whether it says as its protocol demands for whom it is.
 fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
-    let mut fields = headers.get_all(HOST).iter();
-    let (field, more) = (fields.next(), fields.next());
+    let (field, is_repeated) = first(headers, &HOST);
     let named = uri.authority().map(|authority| authority.as_str().as_bytes());
-    if more.is_some() {
+    if is_repeated {
         return Err("a request has one Host, not several");
     }
     if !field.is_none_or(|field| is_host(field.as_bytes())) {

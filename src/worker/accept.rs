@@ -16,6 +16,7 @@ use ::http::Request;
 use ::http::Response;
 use ::http::Version;
 use ::http::header::EXPECT;
+use ::http::request::Parts;
 use bytes::Bytes;
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -71,7 +72,7 @@ pub(super) trait Answer: Clone + Send + Sync + 'static {
     type Answering: Future<Output = Response<Self::Body>> + Send + Unpin + 'static;
 
     /// Answers one request of the client at `peer`.
-    fn answer(&self, request: Request<Receiving>, peer: SocketAddr) -> Self::Answering;
+    fn answer(&self, head: Parts, body: Receiving, peer: SocketAddr) -> Self::Answering;
 }
 
 /// What every connection of a worker shares.
@@ -243,10 +244,12 @@ impl Hall {
         let refusals = &self.refusals;
         let service = service_fn(move |request: Request<Incoming>| {
             let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);
-            let announced = !request.body().is_end_stream() && request.headers().contains_key(EXPECT);
-            let request = request.map(|body| Receiving::new(body, entry, under_way.is_http2(), announced));
+            // In two parts from here to the handler: put together again on the way, the head would be copied each time.
+            let (head, body) = request.into_parts();
+            let announced = !body.is_end_stream() && head.headers.contains_key(EXPECT);
+            let body = Receiving::new(body, entry, under_way.is_http2(), announced);
             let waits = gate.as_ref().and_then(|gate| wait_for_turn(gate, refusals, entry));
-            Responding::new(waits, &answer, (request, peer), under_way)
+            Responding::new(waits, &answer, (head, body, peer), under_way)
         });
         let mut served = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
         let mut going_away = false;
