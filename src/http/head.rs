@@ -35,13 +35,10 @@ pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
 }
 
 /// The first value of a header, and whether it was sent again.
-pub(super) fn first<'h>(headers: &'h HeaderMap, name: &HeaderName) -> (Option<&'h HeaderValue>, bool) {
-    if headers.keys_len() <= FEW {
-        let mut values = headers.iter().filter(|(sent, _)| *sent == name).map(|(_, value)| value);
-        return (values.next(), values.next().is_some());
-    }
-    let mut values = headers.get_all(name).iter();
-    (values.next(), values.next().is_some())
+fn first<'h>(headers: &'h HeaderMap, name: &HeaderName) -> (Option<&'h HeaderValue>, bool) {
+    // Walking over a header's values costs more than looking it up, and in next to every request no name comes twice.
+    let is_repeated = headers.len() > headers.keys_len() && headers.get_all(name).iter().nth(1).is_some();
+    (headers.get(name), is_repeated)
 }
 
 /// Checks a head, and has `Host` say what the target says; `has_body`: something comes behind it.
@@ -128,8 +125,15 @@ fn is_host(bytes: &[u8]) -> bool {
             (text.parse::<Ipv6Addr>().is_ok(), &inside[end + 1..])
         }
         None => {
-            let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
-            (is_name(&bytes[..end]), &bytes[end..])
+            // One walk ends at the colon, too, which no name has; only what is encoded is looked at again.
+            let plain = bytes.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(bytes.len());
+            match bytes.get(plain) {
+                None | Some(b':') => (true, &bytes[plain..]),
+                Some(_) => {
+                    let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
+                    (is_name(&bytes[..end]), &bytes[end..])
+                }
+            }
         }
     };
     is_host && (rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port))

@@ -59,13 +59,14 @@ impl RequestIds {
         let mut id = [b'-'; LENGTH];
         id[..16].copy_from_slice(&self.worker);
         // Eight digits: a worker's ids repeat after four thousand million requests.
-        id[17..].copy_from_slice(&hex(number)[8..]);
+        id[17..].copy_from_slice(&hex::<8>(number));
         id
     }
 }
 
-fn hex(bits: u64) -> [u8; 16] {
-    std::array::from_fn(|digit| b"0123456789abcdef"[(bits >> (60 - 4 * digit) & 15) as usize])
+/// The last digits of a number.
+fn hex<const DIGITS: usize>(bits: u64) -> [u8; DIGITS] {
+    std::array::from_fn(|digit| b"0123456789abcdef"[(bits >> (4 * (DIGITS - 1 - digit)) & 15) as usize])
 }
 
 #[cfg(test)]

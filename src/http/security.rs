@@ -8,8 +8,6 @@ use http::HeaderValue;
 use http::header;
 use http::header::Entry;
 
-use crate::http::head::first;
-
 /// For a document: only its own styles, images and forms; no script at all; nobody may frame it.
 ///
 /// `style-src 'self'` without `'unsafe-inline'`: a page links its stylesheet instead of carrying it.
@@ -31,7 +29,7 @@ const DOCUMENT: [(HeaderName, HeaderValue); 5] = [
 pub fn harden(headers: &mut HeaderMap) {
     add(headers, &header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     let document =
-        first(headers, &header::CONTENT_TYPE).0.is_some_and(|kind| kind.as_bytes().starts_with(b"text/html"));
+        headers.get(header::CONTENT_TYPE).is_some_and(|value| value.as_bytes().starts_with(b"text/html"));
     if document {
         for (name, value) in DOCUMENT {
             add(headers, &name, value);
