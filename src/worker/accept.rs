@@ -241,14 +241,13 @@ impl Hall {
         answer: A,
         entry: &Arc<Entry>,
     ) {
-        let refusals = &self.refusals;
         let service = service_fn(move |request: Request<Incoming>| {
             let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);
             // In two parts from here to the handler: put together again on the way, the head would be copied each time.
             let (head, body) = request.into_parts();
-            let announced = !body.is_end_stream() && head.headers.contains_key(EXPECT);
+            let announced = announces(&head, &body);
             let body = Receiving::new(body, entry, under_way.is_http2(), announced);
-            let waits = gate.as_ref().and_then(|gate| wait_for_turn(gate, refusals, entry));
+            let waits = gate.as_ref().and_then(|gate| wait_for_turn(gate, &self.refusals, entry));
             Responding::new(waits, &answer, (head, body, peer), under_way)
         });
         let mut served = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
@@ -306,6 +305,11 @@ impl Hall {
             }
         }
     }
+}
+
+/// Whether a client waits to be told before it sends a body (RFC 9110 §10.1.1).
+fn announces(head: &Parts, body: &Incoming) -> bool {
+    !body.is_end_stream() && head.headers.contains_key(EXPECT)
 }
 
 /// Where a request waits that was read already: a stream of HTTP/2, or what was sent ahead in HTTP/1; none: it begins.
