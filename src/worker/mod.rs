@@ -284,7 +284,7 @@ impl Answer for Face {
     type Body = crate::http::Body;
     type Answering = Answering;
 
-    fn answer(&self, request: http::Request<Receiving>, peer: SocketAddr) -> Answering {
-        self.call(request, peer)
+    fn answer(&self, head: http::request::Parts, body: Receiving, peer: SocketAddr) -> Answering {
+        self.answer(head, body, peer)
     }
 }
