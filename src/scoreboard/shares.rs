@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::scoreboard::HEAD_PASSES;
 use crate::scoreboard::HEAD_PASSING;
 use crate::scoreboard::Scoreboard;
 
@@ -55,6 +56,7 @@ impl Scoreboard {
 
     /// A connection is about to be passed on.
     pub fn connection_leaves(&self) {
+        self.head(HEAD_PASSES).fetch_add(1, Relaxed);
         self.head(HEAD_PASSING).fetch_add(1, Relaxed);
     }
 
@@ -64,10 +66,23 @@ impl Scoreboard {
         let _ = self.head(HEAD_PASSING).fetch_update(Relaxed, Relaxed, less);
     }
 
-    /// None is on its way: what a worker that was killed had begun to pass on is not counted for ever.
-    pub fn no_connection_passes(&self) {
-        if self.head(HEAD_PASSING).load(Relaxed) > 0 {
-            self.head(HEAD_PASSING).store(0, Relaxed);
+    /// How many are on their way, and how many ever were.
+    pub fn connections_passing(&self) -> (u64, u64) {
+        // In this order: one that leaves meanwhile makes the second number one that is not believed later.
+        let begun = self.head(HEAD_PASSES).load(Relaxed);
+        (self.head(HEAD_PASSING).load(Relaxed), begun)
+    }
+
+    /// The queue was empty for longer than a pass takes, and so many had begun before: what a worker that was killed
+    /// had in its hands is not counted for ever.
+    ///
+    /// An empty queue alone says nothing: one that has just left is counted before it is there, and without it the share
+    /// would be so low that no worker takes it.
+    pub fn no_connection_passes(&self, begun: u64) {
+        let (passing, now) = self.connections_passing();
+        if now == begun {
+            // If one arrives at this very moment, the number is the next look's.
+            let _ = self.head(HEAD_PASSING).compare_exchange(passing, 0, Relaxed, Relaxed);
         }
     }
 }
@@ -110,15 +125,17 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_its_way_counts_and_is_forgotten_when_the_queue_is_empty() {
+    fn what_is_on_its_way_counts_and_what_a_killed_worker_had_is_forgotten() {
         let table = table(&[0, 4]);
         let share = || table.share_of_connections(&ASKING, 0).unwrap();
         table.connection_leaves();
         table.connection_leaves();
-        assert_eq!(share(), 3);
+        assert_eq!((share(), table.connections_passing()), (3, (2, 2)));
         table.connection_arrives();
-        table.no_connection_passes();
-        assert_eq!(share(), 2);
+        table.no_connection_passes(1);
+        assert_eq!(table.connections_passing(), (1, 2), "one has left since the queue was seen empty");
+        table.no_connection_passes(2);
+        assert_eq!((share(), table.connections_passing()), (2, (0, 2)));
         table.connection_arrives();
         assert_eq!(share(), 2, "one that was forgotten arrives");
     }

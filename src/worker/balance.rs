@@ -18,6 +18,7 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::UnixDatagram;
 use tokio::time::sleep;
+use tokio::time::timeout;
 
 use crate::config::schema::Steering;
 use crate::listener::shared;
@@ -127,21 +128,9 @@ impl Balance {
     /// A connection is either still in the queue or returned.
     pub(super) async fn next(&self) -> io::Result<TcpStream> {
         loop {
-            self.exit.readable().await?;
+            self.any().await?;
             let now = time::monotonic();
-            let looked = self.exit.try_io(Interest::READABLE, || {
-                if self.has_room(now) {
-                    return shared::take(&self.exit).map(Some);
-                }
-                let Some(since) = shared::oldest(&self.exit) else {
-                    self.scoreboard.no_connection_passes();
-                    return Err(io::ErrorKind::WouldBlock.into());
-                };
-                match now.saturating_sub(since) >= LATE {
-                    true => shared::take(&self.exit).map(Some),
-                    false => Ok(None),
-                }
-            });
+            let looked = self.exit.try_io(Interest::READABLE, || self.look(now));
             match looked {
                 Ok(Some(passed)) => return self.take_over(passed),
                 Ok(None) => sleep(LOOK).await,
@@ -149,6 +138,31 @@ impl Balance {
                 Err(refused) => return Err(refused),
             }
         }
+    }
+
+    /// Waits until there may be one in the queue.
+    async fn any(&self) -> io::Result<()> {
+        loop {
+            let (passing, begun) = self.scoreboard.connections_passing();
+            if passing == 0 {
+                return self.exit.readable().await;
+            }
+            match timeout(LATE, self.exit.readable()).await {
+                Ok(ready) => return ready,
+                Err(_) => self.scoreboard.no_connection_passes(begun),
+            }
+        }
+    }
+
+    /// The oldest connection in the queue, if this worker is to take it; none: it is left to others.
+    fn look(&self, now: Duration) -> io::Result<Option<Passed>> {
+        if !self.has_room(now) {
+            let since = shared::oldest(&self.exit).ok_or(io::ErrorKind::WouldBlock)?;
+            if now.saturating_sub(since) < LATE {
+                return Ok(None);
+            }
+        }
+        shared::take(&self.exit).map(Some)
     }
 
     /// Takes a connection if there is one, however many this worker has.
@@ -160,7 +174,10 @@ impl Balance {
     }
 
     fn take_over(&self, Passed { stream, from }: Passed) -> io::Result<TcpStream> {
+        // Before anything can fail: one that is counted as on its way for ever would raise the share of all workers.
         self.scoreboard.connection_arrives();
+        let stream =
+            stream.ok_or_else(|| io::Error::other("a passed connection has come without its socket"))?;
         if from != self.slot {
             self.cell().connection_passed();
         }
