@@ -27,7 +27,10 @@ pub(crate) struct Load {
     pub(crate) keep: bool,
     /// How many of them there are.
     pub(crate) clients: usize,
-    /// How long they go on.
+    /// How long they go on before anything counts but which worker has their connection: opening many at once takes a
+    /// time of its own.
+    pub(crate) warm_up: Duration,
+    /// How long they go on then.
     pub(crate) time: Duration,
     /// When a client asks again, counted from when it was to ask before; none: as soon as it has its answer.
     pub(crate) interval: Option<Duration>,
@@ -93,7 +96,8 @@ pub(crate) async fn open_one_by_one(address: SocketAddr, count: usize) -> Outcom
 async fn client(number: u32, address: SocketAddr, load: Load, begin: tokio::time::Instant) -> Seen {
     let mut seen = Seen::default();
     let mut client = Client::new(number, address);
-    let until = begin + load.time;
+    let counted_from = begin + load.warm_up;
+    let until = counted_from + load.time;
     let offset = load.interval.unwrap_or_default().mul_f64(f64::from(number) / load.clients.max(1) as f64);
     let mut due = begin + offset;
     let mut count = u64::from(number);
@@ -122,9 +126,11 @@ async fn client(number: u32, address: SocketAddr, load: Load, begin: tokio::time
         let new = client.stream.is_none();
         match client.exchange(path, load.keep).await {
             Ok(worker) => {
-                *seen.answers.entry(worker).or_default() += 1;
                 *seen.connections.entry(worker).or_default() += u64::from(new);
-                seen.latencies.push(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
+                if asked >= counted_from {
+                    *seen.answers.entry(worker).or_default() += 1;
+                    seen.latencies.push(u64::try_from(asked.elapsed().as_micros()).unwrap_or(u64::MAX));
+                }
             }
             Err(_) => {
                 client.stream = None;

@@ -7,7 +7,7 @@
 //!   when one answers everything. Options: `--workers 4 --connections 64 --seconds 5 --rounds 5 --heavy 0` (every how
 //!   many requests one is CPU work; 0: none).
 //! - with `--balance`, `listen.balance` on and off, in turns: see `balance.rs`. Options: `--workers 2,4,8,16
-//!   --connections 64,16,256 --seconds 0.6 --rounds 5 --only hello,visit,work,paced,closed,opened`.
+//!   --connections 64,16,256 --seconds 0.4 --rounds 5 --only hello,visit,work,paced,closed,opened`.
 
 #![allow(clippy::print_stdout, reason = "printing figures is what a benchmark is for")]
 

@@ -33,7 +33,7 @@ impl Options {
                 balance,
                 workers: vec![2, 4, 8, 16],
                 connections: vec![64, 16, 256],
-                time: Duration::from_millis(600),
+                time: Duration::from_millis(400),
                 rounds: 5,
                 heavy: 0,
                 only: Vec::new(),

@@ -1,6 +1,7 @@
 //! Each `listen.steering`, with kept connections and with one a request.
 
 use std::process::Command;
+use std::time::Duration;
 
 use crate::Outcome;
 use crate::fleet::Fleet;
@@ -43,8 +44,15 @@ pub(crate) fn run(options: &Options) -> Outcome<()> {
             let fleet = Fleet::start(Command::new(REGATTA), folder.path(), workers, &settings)?;
             for keep in [true, false] {
                 let other = (options.heavy > 0).then_some((options.heavy, "/heavy?n=300000"));
-                let wanted =
-                    Load { path: "/hello", other, keep, clients, time: options.time, interval: None };
+                let wanted = Load {
+                    path: "/hello",
+                    other,
+                    keep,
+                    clients,
+                    warm_up: Duration::ZERO,
+                    time: options.time,
+                    interval: None,
+                };
                 let mut rounds = Vec::new();
                 for _ in 0..options.rounds {
                     let seen = runtime.block_on(load(fleet.address, wanted))?;

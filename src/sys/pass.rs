@@ -67,8 +67,10 @@ pub fn take(queue: &impl AsFd, note: &mut [u8]) -> io::Result<(usize, Option<Own
     Ok((message.bytes, taken))
 }
 
-/// Something that wakes all who watch it, each time it is rung (eventfd(2)): it is never read, and every ring is news to
-/// an edge-triggered watcher. Any number of processes may watch it and ring it; it is closed on exec.
+/// Something that wakes all who watch it, each time it is rung (eventfd(2)).
+///
+/// It is never read, and every ring is news to an edge-triggered watcher. Any number of processes may watch it and ring
+/// it; it is closed on exec.
 ///
 /// # Errors
 /// When no descriptor is left.
