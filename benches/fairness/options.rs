@@ -55,8 +55,8 @@ impl Options {
             match argument.as_str() {
                 // The first is given by cargo.
                 "--bench" | "--balance" => {}
-                "--workers" => options.workers = numbers(&value()?)?,
-                "--connections" => options.connections = numbers(&value()?)?,
+                "--workers" => options.workers = numbers(value()?)?,
+                "--connections" => options.connections = numbers(value()?)?,
                 "--seconds" => options.time = Duration::try_from_secs_f64(value()?.parse()?)?,
                 "--rounds" => options.rounds = value()?.parse()?,
                 "--heavy" => options.heavy = value()?.parse()?,
