@@ -66,6 +66,10 @@ bench-overload: deps-bench ## measure beyond saturation: closed and open loops, 
 bench-fairness: deps-bench ## measure how evenly each steering spreads requests over the workers
 	@exec $(CARGO) bench --locked --bench fairness
 
+.PHONY: bench-balance
+bench-balance: deps-bench ## measure what passing connections between workers brings and costs: on and off in turns, 5 minutes
+	@exec $(CARGO) bench --locked --bench fairness -- --balance
+
 .PHONY: check
 check: fmt clippy docs deny ## formatting, lints, documentation, licences: all that .ci/run checks besides the tests
 

@@ -48,7 +48,7 @@ use crate::worker::stream::Watched;
 use crate::worker::under_way::UnderWay;
 
 /// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
-pub(super) const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
+const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
 
 /// Idle connections that are closed when there is no descriptor for a new one.
 const EVICTED: usize = 16;
@@ -166,14 +166,17 @@ impl<A: Answer> Door<A> {
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    // Descriptors, most likely: those of idle connections are worth less than a new one.
-                    (0..EVICTED).for_each(|_| _ = self.hall.connections.evict());
-                    tracing::warn!(%error, "cannot accept: {error}");
-                    tokio::time::sleep(OUT_OF_RESOURCES).await;
-                }
+                Err(error) => self.make_room(&error, "cannot accept").await,
             }
         }
+    }
+
+    /// Closes idle connections for one that could not be taken, and lets the time pass that this takes.
+    pub(super) async fn make_room(&self, error: &io::Error, what: &str) {
+        // Descriptors, most likely: those of idle connections are worth less than a new one.
+        (0..EVICTED).for_each(|_| _ = self.hall.connections.evict());
+        tracing::warn!(%error, "{what}: {error}");
+        tokio::time::sleep(OUT_OF_RESOURCES).await;
     }
 
     /// Accepts what waits in the queue now, beyond the bound if need be: it is the last chance of what is there.

@@ -17,19 +17,19 @@ use crate::support::wait;
 use crate::zero_loss::rollout;
 
 /// Connections of these tests, as many as the promise is about.
-const KEPT: usize = 64;
+pub(crate) const KEPT: usize = 64;
 
-const ACCEPTED: &str = "regatta_connections_accepted_total";
-const PASSED: &str = "regatta_connections_passed_total";
+pub(crate) const ACCEPTED: &str = "regatta_connections_accepted_total";
+pub(crate) const PASSED: &str = "regatta_connections_passed_total";
 
 /// Opens so many connections, all of them before the first is used.
-fn open(fleet: &Fleet, count: usize) -> Vec<Connection> {
+pub(crate) fn open(fleet: &Fleet, count: usize) -> Vec<Connection> {
     (0..count).map(|_| Connection::open(fleet.listen).expect("no connection is refused")).collect()
 }
 
 /// One request on each; the worker that answered it.
 #[track_caller]
-fn use_all(connections: &mut [Connection]) -> Vec<u32> {
+pub(crate) fn use_all(connections: &mut [Connection]) -> Vec<u32> {
     let ask = |connection: &mut Connection| {
         let response = connection.ask(&Request::get("/hello")).expect("every request is answered");
         assert_eq!(response.status, 200, "{}", response.text());
@@ -51,7 +51,7 @@ fn assert_even(shares: &[usize]) {
     assert!(most * workers * 10 <= total * 11, "one of {workers} workers has {most} of {total}: {shares:?}");
 }
 
-fn total(fleet: &Fleet, name: &str) -> f64 {
+pub(crate) fn total(fleet: &Fleet, name: &str) -> f64 {
     sum(&fleet.operator("/metrics").text(), name, &[])
 }
 
@@ -119,7 +119,7 @@ fn without_it_and_with_clients_steered_by_their_address_none_is_passed() {
 }
 
 /// Connections that the kernel has completed and no worker has accepted, by `proc_pid_net(5)`.
-fn queued(fleet: &Fleet) -> usize {
+pub(crate) fn queued(fleet: &Fleet) -> usize {
     let port = format!(":{:04X}", fleet.listen.port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let waiting = |line: &str| {
@@ -132,7 +132,7 @@ fn queued(fleet: &Fleet) -> usize {
 }
 
 /// Which of these have been answered.
-fn answered(connections: &mut [Connection]) -> usize {
+pub(crate) fn answered(connections: &mut [Connection]) -> usize {
     let mut count = 0;
     for connection in connections {
         connection.patience(Duration::from_millis(1));

@@ -97,6 +97,7 @@ mod oracle; // commits against a sequential model
 mod overload; // more requests than a worker can answer
 mod page_live; // the page's stream
 mod page_tasks; // the application's tasks over HTTP
+mod passed; // connections on their way from one worker to another
 mod paths; // files that are moved, emptied, and behind links that are switched
 mod plain; // no server-side code allowed
 mod plain_limits; // and what that means for limits
