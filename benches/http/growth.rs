@@ -32,6 +32,12 @@ const WORKERS: [usize; 7] = [1, 2, 4, 8, 16, 32, 64];
 /// Connections of each worker while their number grows; there are never fewer in all than elsewhere.
 const EACH: usize = 8;
 
+/// The smallest pool whose memory is told.
+const WEIGHED: usize = 10_000;
+
+/// Redis gives the buffers of busy connections back after two seconds of rest.
+const BUFFERS: Duration = Duration::from_secs(3);
+
 /// Sessions whose views are added up after the load: more would take longer than the load.
 const ADDED_UP: usize = 10_000;
 
@@ -173,6 +179,15 @@ impl<'a> Stand<'a> {
         Ok(Point { at, run, session_bytes: None, hincrby_us: None, rest: None })
     }
 
+    /// Memory of the data set of Redis; none for so few sessions that what the server has besides would be most of it.
+    fn memory(&self, sessions: usize) -> Outcome<Option<u64>> {
+        if sessions < WEIGHED {
+            return Ok(None);
+        }
+        std::thread::sleep(BUFFERS);
+        Ok(Some(self.contender.redis().connect()?.memory()?))
+    }
+
     /// What the fleet does and has while no one asks it for anything.
     fn rest(&self) -> Outcome<Rest> {
         // Its last requests and what they had begun are over.
@@ -223,14 +238,13 @@ fn sessions(folder: &Path, options: &Options, clock: &Clock) -> Outcome<Vec<Poin
     let mut stand = Stand::start(folder, options, clock)?;
     let mut points = Vec::new();
     for size in SESSIONS.into_iter().filter(|size| *size <= options.most_sessions) {
-        let mut link = stand.contender.redis().connect()?;
-        let before = link.memory()?;
+        let before = stand.memory(size)?;
         stand.pool(size)?;
-        let bytes = float(link.memory()?.saturating_sub(before)) / float(size as u64);
+        let grown = |(before, after): (u64, u64)| float(after.saturating_sub(before)) / float(size as u64);
+        let session_bytes = before.zip(stand.memory(size)?).map(grown);
         let point = stand.visits(size.to_string(), options.connections)?;
         stand.check_sessions(&point.at)?;
-        // Of a hundred, what the server has besides would be most of it.
-        points.push(Point { session_bytes: (size >= 10_000).then_some(bytes), ..point });
+        points.push(Point { session_bytes, ..point });
     }
     Ok(points)
 }

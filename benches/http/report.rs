@@ -145,7 +145,7 @@ Needs `wrk` and `redis-server` (Debian's packages of these names), with `--peers
 cargo bench --bench http --{peers} --date \"$(date +%F)\"
 ```
 
-Without `--date` the page is printed and not written. Shorter: `--rounds 1 --seconds 3 --kills 5`. `--growth` adds how cost grows with sessions, workers and connections, and `--redis-server PATH,PATH` with which servers. All options are \
+Without `--date` the page is printed and not written. `--out FILE` writes it to another file. Shorter: `--rounds 1 --seconds 3 --kills 5`. `--growth` adds how cost grows with sessions, workers and connections, and `--redis-server PATH,PATH` with which servers: six minutes, three with `--most-sessions 10000`, never more than fifteen. All options are \
 in `benches/http/options.rs`, the peers' sources in `benches/peers/`.
 "
     )
