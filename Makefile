@@ -24,6 +24,7 @@ run: deps-run ## build and serve on http://localhost:3000, with a private Redis;
 	@$(CARGO) build --release --locked
 	@exec target/release/regatta
 
+# REGATTA_TEST_REDIS_SERVER=PROGRAM in the environment runs them on another server than redis-server, such as a Valkey.
 .PHONY: test
 test: deps-test ## run every test
 	@$(CARGO) test --locked --doc

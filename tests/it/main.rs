@@ -81,6 +81,7 @@ mod live_sse; // streams of events as their clients meet them
 mod live_ws; // WebSockets as their clients meet them
 mod log_stuck; // a log that nothing takes lines from
 mod logs; // the log in a file, its rotation, and the figures in it
+mod memory; // what one more worker costs
 mod metrics; // what operators read
 mod migrations_cli; // `regatta migrate`
 mod migrations_fence; // who lost the lock writes nothing more
