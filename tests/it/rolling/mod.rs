@@ -51,9 +51,11 @@ impl Both {
         if back {
             programs.reverse();
         }
-        let first = change(Plan::on(&redis)).program(&programs[0]);
+        // All clients of a test are one address.
+        let plan = || change(Plan::on(&redis).set("REGATTA_SESSION__CREATE_BURST", "100000"));
+        let first = plan().program(&programs[0]);
         let prefix = first.prefix().to_owned();
-        let second = change(Plan::on(&redis)).program(&programs[1]).set("REGATTA_REDIS__PREFIX", &prefix);
+        let second = plan().program(&programs[1]).set("REGATTA_REDIS__PREFIX", &prefix);
         Self { fleets: [first.start(), second.start()], prefix, redis }
     }
 
