@@ -46,6 +46,8 @@ const DAY_MS: u64 = 86_400_000;
 /// What a caller was told.
 #[derive(Debug, Default)]
 struct Seen {
+    /// Which caller it was.
+    caller: usize,
     /// Its own number, unless the server may have forgotten it.
     told: Option<i64>,
     /// Calls since then of which it is unknown whether they were executed.
@@ -127,7 +129,8 @@ impl Crowd {
         let seen = self.thread.join().expect("a caller was told what is wrong");
         let number = |key: &str| server.cli(&["GET", key]).parse::<i64>().unwrap_or(0);
         let (mut sum, mut totals, mut told) = (0, BTreeSet::<i64>::new(), 0);
-        for (at, seen) in seen.iter().enumerate() {
+        for seen in &seen {
+            let at = seen.caller;
             let value = number(&format!("p:c:{at}"));
             let own = seen.told.expect("it was told in the end");
             assert!((own..=own + seen.maybe).contains(&value), "{name}: {value} after {seen:?}");
@@ -151,7 +154,7 @@ impl Crowd {
 
 /// Views a session, adds to a counter of its own and to one of all, again and again.
 async fn caller(redis: Redis, number: usize, shared: Arc<Shared>) -> Seen {
-    let mut seen = Seen::default();
+    let mut seen = Seen { caller: number, ..Seen::default() };
     while !shared.ended.load(SeqCst) {
         let begun = Instant::now();
         let answer = tokio::time::timeout(HANG, one(&redis, number)).await;
