@@ -36,6 +36,8 @@ impl Turns {
     fn start(name: &str) -> Self {
         let redis = RedisServer::start();
         let plan = Plan::on(&redis).set("REGATTA_WORKERS__PROBATION", "300ms");
+        // An example has none of the shipped application's limits.
+        let plan = if name.starts_with("examples/") { plan.shipped_limits() } else { plan };
         let link = plan.folder().join("program");
         let programs = [former(name), present(name)];
         symlink(&programs[0], &link).unwrap();
