@@ -45,6 +45,10 @@ fuzz: ## what strangers may send, mutated by a fuzzer: each target for a minute 
 	@.ci/install 'c++:g++'
 	@.ci/fuzz $(or $(SECONDS),60)
 
+.PHONY: rolling
+rolling: deps-test ## an earlier release beside this one, under load, forwards and back: FROM=<git ref>
+	@exec .ci/rolling $(FROM)
+
 # Not timed but counted, so it means the same on a busy machine. BASELINE=write writes benches/baseline.toml anew.
 .PHONY: gate
 gate: deps-gate ## count what a request costs, and fail if it is dearer than benches/baseline.toml says

@@ -15,6 +15,7 @@ mod addresses; // both families, several operators' addresses, and their names
 mod autoscale; // the load decides how many workers there are
 mod bad_lines; // Redis over bad lines
 mod balance; // connections are spread evenly over the workers
+mod batch_faults; // batches in the middle of every fault
 mod batches; // what the requests of a turn want of Redis is one call
 mod begin_batch; // many begins in one call
 mod broadcast_cluster; // over a cluster
@@ -105,6 +106,7 @@ mod plain_limits; // and what that means for limits
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
+mod rolling; // two releases at once, and one after the other
 mod rollout; // verdicts of reloads, restarts and scaling, and roll-backs
 mod saturation; // more clients than it can serve at once
 mod seats; // seats outlive workers, pauses and bad neighbours
