@@ -1,7 +1,7 @@
 //! Quota that a worker draws in advance, so that most requests under a high limit need no round trip.
 //!
 //! What is drawn is charged in Redis before it is used, and it is worth only what of that charge is still ahead
-//! ([`lots`]): time takes it from the worker as it takes it from Redis, so no number of workers allows more than the
+//! (`lots.rs`): time takes it from the worker as it takes it from Redis, so no number of workers allows more than the
 //! limit does, in any window. A worker holds what it will need in a tenth of a second (or what the rate brings in it,
 //! where it is leased by default: less would be passed before it is used), at most what the policy's `Terms` say. It
 //! gives back what it did not use within two tenths, or as soon as another worker is denied; one that dies leaves that
