@@ -34,6 +34,10 @@ pub struct Asked {
     name: String,
     places: Vec<Place>,
     asked_us: u64,
+    /// When it took what was drawn in advance.
+    spent_us: u64,
+    /// Until when it may wait for what other workers return; none: Redis has not denied it.
+    pub(super) recall_until_us: Option<u64>,
 }
 
 /// A limit that was drawn in advance.
@@ -108,7 +112,18 @@ enum Insured {
 impl Asked {
     pub(super) fn new(desk: Arc<Desk>, from: usize, question: Question, asked_us: u64) -> Self {
         let Question { asked, paid, tracked, name, places } = question;
-        Self { desk, from, asked, paid, tracked, name, places, asked_us }
+        Self {
+            desk,
+            from,
+            asked,
+            paid,
+            tracked,
+            name,
+            places,
+            asked_us,
+            spent_us: asked_us,
+            recall_until_us: None,
+        }
     }
 
     pub(super) fn desk(&self) -> &Arc<Desk> {
@@ -120,11 +135,11 @@ impl Asked {
         self.asked_us
     }
 
-    /// Which of the limits that count denied, by number and key.
-    pub(super) fn denying(&self, set: &Set, replies: &[LimitReply]) -> Vec<(usize, String)> {
+    /// Which of the limits that count denied, by number and key, and how many requests Redis has left there.
+    pub(super) fn denying(&self, set: &Set, replies: &[LimitReply]) -> Vec<(usize, String, u64)> {
         let asked = self.numbers().into_iter().zip(&self.asked).zip(replies);
         let denying = asked.filter(|((number, _), reply)| !reply.allowed && !set.policy(*number).is_shadow());
-        denying.map(|((number, arg), _)| (number, arg.key.clone())).collect()
+        denying.map(|((number, arg), reply)| (number, arg.key.clone(), reply.remaining)).collect()
     }
 
     /// It is asked at this time, later than it was meant to be.
@@ -291,7 +306,7 @@ impl Drop for Asked {
         // Those that were answered are not in it any more.
         self.desk.unanswered(&self.tracked);
         for Paid { arg, .. } in self.paid.drain(..) {
-            self.desk.return_unused(arg);
+            self.desk.return_unused(arg, self.spent_us);
         }
     }
 }
