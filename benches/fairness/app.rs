@@ -17,7 +17,7 @@ pub(crate) const WORK: Duration = Duration::from_millis(1);
 
 /// As the shipped program.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 
 /// Serves until it is told to stop.
 pub(crate) fn serve() -> ExitCode {

@@ -38,6 +38,7 @@ use crate::limiter::place::Local;
 use crate::limiter::place::Place;
 use crate::limiter::policy::Measured;
 use crate::limiter::policy::Policies;
+use crate::limiter::policy::Policy;
 use crate::limiter::policy::Subject;
 use crate::limiter::quota::Quota;
 use crate::limiter::recall::Recalls;
@@ -264,30 +265,35 @@ impl Desk {
         self: &Arc<Self>,
         set: &Set,
         from: usize,
-        args: Vec<LimitArg>,
+        mut args: Vec<LimitArg>,
         tracked: Vec<Tracked>,
         now_us: u64,
     ) -> Asked {
-        let mut question = Question { asked: Vec::with_capacity(args.len()), tracked, ..Question::default() };
-        for (index, arg) in args.into_iter().enumerate() {
-            match set.policy(from + index).measure() {
-                Measured::Rate { quota, lease } if !arg.shadow && arg.cost > 0 => {
-                    if let Some(reply) = self.spend(&arg, quota, lease, now_us) {
-                        question.paid.push(Paid { index, arg, reply });
-                        continue;
-                    }
+        let mut question = Question { tracked, ..Question::default() };
+        for (index, arg) in args.iter().enumerate() {
+            if let Measured::Concurrency { .. } = set.policy(from + index).measure() {
+                if question.name.is_empty() {
+                    question.name = self.new_name();
                 }
-                Measured::Rate { .. } => {}
-                Measured::Concurrency { .. } => {
-                    if question.name.is_empty() {
-                        question.name = self.new_name();
-                    }
-                    question.places.push(Place::wanted(&self.redis, &arg.key, &question.name));
-                }
+                question.places.push(Place::wanted(&self.redis, &arg.key, &question.name));
             }
-            question.asked.push(arg);
         }
+        // The list stays where it is and loses what was drawn in advance.
+        let (mut at, count) = (0, args.len());
+        for index in 0..count {
+            match self.prepaid(set.policy(from + index), &args[at], now_us) {
+                Some(reply) => question.paid.push(Paid { index, arg: args.remove(at), reply }),
+                None => at += 1,
+            }
+        }
+        question.asked = args;
         Asked::new(Arc::clone(self), from, question, now_us)
+    }
+
+    /// Pays for a request under a policy from what was drawn in advance, if that is a thing of this policy.
+    fn prepaid(self: &Arc<Self>, policy: &Policy, arg: &LimitArg, now_us: u64) -> Option<LimitReply> {
+        let Measured::Rate { quota, lease } = policy.measure() else { return None };
+        if arg.shadow || arg.cost == 0 { None } else { self.spend(arg, quota, lease, now_us) }
     }
 
     /// Pays from what was drawn in advance; how the limit stands then, or nothing if there is not enough.
