@@ -4,6 +4,8 @@
 //! that was just accepted, of which nothing was read, goes through the fleet's shared queue to a worker that has less
 //! than its share. It is not sent to that worker: the queue belongs to all, and the first takes it that is awake and has
 //! room. So a worker that is stopped, hangs or dies holds up none that it was meant to have.
+//!
+//! What is kept is moved only where that fell short: a worker that has had too many for a while ends some of them.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -28,6 +30,10 @@ use crate::scoreboard::cell::Cell;
 use crate::scoreboard::shares::Asking;
 use crate::sys::time;
 use crate::worker::Start;
+use crate::worker::connection::Connections;
+use crate::worker::heartbeat::BEAT;
+use crate::worker::surplus::Surplus;
+use crate::worker::ticks;
 
 /// A connection that has been in the queue for so long is taken by any worker, however many it has.
 const LATE: Duration = Duration::from_millis(100);
@@ -56,9 +62,11 @@ pub(super) struct Balance {
     cell: usize,
     generation: u64,
     leaving: AtomicBool,
-    /// A second of the monotonic clock, and connections accepted in it.
-    second: AtomicU64,
+    /// Connections accepted in all.
     accepted: AtomicU64,
+    /// A second of the monotonic clock, and how many had been accepted before it.
+    second: AtomicU64,
+    before: AtomicU64,
     /// Where the next look at a large fleet begins.
     turn: AtomicUsize,
 }
@@ -81,8 +89,9 @@ impl Balance {
             cell: start.cell,
             generation: start.generation,
             leaving: AtomicBool::new(false),
-            second: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
+            second: AtomicU64::new(0),
+            before: AtomicU64::new(0),
             turn: AtomicUsize::new(start.slot),
         })))
     }
@@ -95,6 +104,22 @@ impl Balance {
         }
         if !self.leaving.load(Relaxed) {
             cell.set_takes(true);
+        }
+    }
+
+    /// Ends kept connections beyond this worker's share for as long as it has too many of them.
+    ///
+    /// It looks when the heart beats, so that a worker at rest is not woken for it.
+    pub(super) async fn even_out(self: Arc<Self>, connections: Arc<Connections>) {
+        let mut ticks = ticks::every(BEAT * time::TICK);
+        let (mut surplus, mut before) = (Surplus::default(), self.accepted.load(Relaxed));
+        loop {
+            ticks.tick().await;
+            let accepted = self.accepted.load(Relaxed);
+            let (came, open) = (accepted.wrapping_sub(before), self.cell().connections());
+            before = accepted;
+            let share = self.share(time::monotonic(), 0).filter(|_| self.cell().takes());
+            connections.end_after_answers(surplus.look(open, share, tolerated(came + came / 2, open)));
         }
     }
 
@@ -184,12 +209,13 @@ impl Balance {
         TcpStream::from_std(stream)
     }
 
-    /// Connections accepted in this second.
+    /// One was accepted; how many were in this second.
     fn accepted(&self, now: Duration) -> u64 {
-        let same = self.second.swap(now.as_secs(), Relaxed) == now.as_secs();
-        let accepted = if same { self.accepted.load(Relaxed) + 1 } else { 1 };
-        self.accepted.store(accepted, Relaxed);
-        accepted
+        let before = self.accepted.fetch_add(1, Relaxed);
+        if self.second.swap(now.as_secs(), Relaxed) != now.as_secs() {
+            self.before.store(before, Relaxed);
+        }
+        before + 1 - self.before.load(Relaxed)
     }
 
     fn cell(&self) -> Cell<'_> {
