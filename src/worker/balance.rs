@@ -5,6 +5,8 @@
 //! than its share. That worker is woken, but the connection is not sent to it: the queue belongs to all, and the first
 //! takes it that is awake and has room. So a worker that is stopped, hangs or dies holds up none that it was meant to
 //! have: the one that has passed it on looks again after 2 ms and wakes others until it is gone.
+//!
+//! What is kept is moved only where that fell short: a worker that has had too many for a while ends some of them.
 
 use std::io;
 use std::sync::Arc;
@@ -31,6 +33,10 @@ use crate::scoreboard::shares::Asking;
 use crate::scoreboard::shares::Share;
 use crate::sys::time;
 use crate::worker::Start;
+use crate::worker::connection::Connections;
+use crate::worker::heartbeat::BEAT;
+use crate::worker::surplus::Surplus;
+use crate::worker::ticks;
 
 /// A connection that has been in the queue for so long is taken by any worker, however many it has.
 const LATE: Duration = Duration::from_millis(100);
@@ -62,9 +68,11 @@ pub(super) struct Balance {
     cell: usize,
     generation: u64,
     leaving: AtomicBool,
-    /// A second of the monotonic clock, and connections accepted in it.
-    second: AtomicU64,
+    /// Connections accepted in all.
     accepted: AtomicU64,
+    /// A second of the monotonic clock, and how many had been accepted before it.
+    second: AtomicU64,
+    before: AtomicU64,
     /// Where the next look at a large fleet begins.
     turn: AtomicUsize,
 }
@@ -88,8 +96,9 @@ impl Balance {
             cell: start.cell,
             generation: start.generation,
             leaving: AtomicBool::new(false),
-            second: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
+            second: AtomicU64::new(0),
+            before: AtomicU64::new(0),
             turn: AtomicUsize::new(start.slot),
         })))
     }
@@ -102,6 +111,22 @@ impl Balance {
         }
         if !self.leaving.load(Relaxed) {
             cell.set_takes(true);
+        }
+    }
+
+    /// Ends kept connections beyond this worker's share for as long as it has too many of them.
+    ///
+    /// It looks when the heart beats, so that a worker at rest is not woken for it.
+    pub(super) async fn even_out(self: Arc<Self>, connections: Arc<Connections>) {
+        let mut ticks = ticks::every(BEAT * time::TICK);
+        let (mut surplus, mut before) = (Surplus::default(), self.accepted.load(Relaxed));
+        loop {
+            ticks.tick().await;
+            let accepted = self.accepted.load(Relaxed);
+            let (came, open) = (accepted.wrapping_sub(before), self.cell().connections());
+            before = accepted;
+            let share = self.share(time::monotonic(), 0).filter(|_| self.cell().takes());
+            connections.end_after_answers(surplus.look(open, share, tolerated(came + came / 2, open)));
         }
     }
 
@@ -222,12 +247,13 @@ impl Balance {
         TcpStream::from_std(stream)
     }
 
-    /// Connections accepted in this second.
+    /// One was accepted; how many were in this second.
     fn accepted(&self, now: Duration) -> u64 {
-        let same = self.second.swap(now.as_secs(), Relaxed) == now.as_secs();
-        let accepted = if same { self.accepted.load(Relaxed) + 1 } else { 1 };
-        self.accepted.store(accepted, Relaxed);
-        accepted
+        let before = self.accepted.fetch_add(1, Relaxed);
+        if self.second.swap(now.as_secs(), Relaxed) != now.as_secs() {
+            self.before.store(before, Relaxed);
+        }
+        before + 1 - self.before.load(Relaxed)
     }
 
     fn cell(&self) -> Cell<'_> {

@@ -24,6 +24,7 @@ mod receiving;
 mod refusals;
 mod respond;
 mod stream;
+mod surplus;
 mod ticks;
 mod under_way;
 

@@ -15,6 +15,7 @@ pub(super) fn accept_at<A: Answer>(doors: &[Door<A>]) -> JoinSet<()> {
     // Any public door will do: they differ in where they listen alone.
     if let Some((door, balance)) = doors.iter().find_map(|door| Some((door, door.balance.clone()?))) {
         accepting.spawn(Arc::clone(&balance).settle());
+        accepting.spawn(Arc::clone(&balance).even_out(Arc::clone(&door.hall.connections)));
         accepting.spawn(door.clone().take_passed(balance));
     }
     accepting

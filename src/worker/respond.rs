@@ -84,13 +84,18 @@ impl<A: Answer> Future for Responding<A> {
 
 /// The response as the connection sends it.
 fn send<B>(mut response: Response<B>, under_way: UnderWay) -> Response<Sending<B>> {
+    let mut lasts = false;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         under_way.upgrades();
+        lasts = true;
     }
     if let Some(sign) = response.extensions_mut().remove::<http::SignOfLife>() {
         under_way.can_sign(sign);
+        lasts = true;
     }
-    if under_way.must_close() {
+    // One that lasts would not end soon, and one that ends anyway is none of those that are too many.
+    let may_stay = || !lasts && !response.headers().contains_key(CONNECTION);
+    if under_way.must_close(may_stay) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| Sending::new(body, under_way))

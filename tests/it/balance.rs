@@ -108,6 +108,64 @@ fn who_comes_late_gets_what_is_missing() {
     assert_even(&self::shares(&fleet, &answers));
 }
 
+/// Clients that keep their connections and ask over them again and again, until they are even or it takes too long.
+/// Each that is told that its connection ends opens another one, as HTTP clients do.
+#[track_caller]
+fn ask_until_even(fleet: &Fleet, kept: &mut [Connection]) {
+    let mut last = Vec::new();
+    wait::until("the workers have as many connections each", wait::LONG, || {
+        let mut answers = Vec::new();
+        for connection in kept.iter_mut() {
+            let response = match connection.ask(&Request::get("/hello")) {
+                Ok(response) => response,
+                // A rollout or a death may end it while nothing is under way.
+                Err(Failure::Reset | Failure::Closed) => {
+                    *connection = Connection::open(fleet.listen).expect("no connection is refused");
+                    connection.ask(&Request::get("/hello")).expect("a new connection is answered")
+                }
+                Err(other) => panic!("{other:?}"),
+            };
+            assert_eq!(response.status, 200, "{}", response.text());
+            if !response.keeps_alive() {
+                *connection = Connection::open(fleet.listen).expect("no connection is refused");
+            }
+            answers.push(response.worker());
+        }
+        last = shares(fleet, &answers);
+        let most = last.iter().max().copied().unwrap_or(0);
+        last.iter().sum::<usize>() == KEPT && most * last.len() * 10 <= KEPT * 11
+    });
+}
+
+#[test]
+fn kept_connections_become_even_again_after_reloads_and_deaths() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(4).start();
+    let mut kept = open(&fleet, KEPT);
+    ask_until_even(&fleet, &mut kept);
+    for _ in 0..2 {
+        rollout(&fleet, Signal::SIGHUP, "reload");
+        ask_until_even(&fleet, &mut kept);
+    }
+    fleet.crash(fleet.ready()[0].1);
+    wait::until("the successor serves", wait::LONG, || fleet.ready().len() == 4);
+    ask_until_even(&fleet, &mut kept);
+}
+
+#[test]
+fn a_new_slot_gets_its_share_of_those_that_are_kept() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(3).start();
+    let mut kept = open(&fleet, KEPT);
+    ask_until_even(&fleet, &mut kept);
+    fleet.signal(Signal::SIGTTIN);
+    wait::until("the new slot serves", wait::LONG, || fleet.ready().len() == 4);
+    ask_until_even(&fleet, &mut kept);
+    let ended =
+        sum(&fleet.operator("/metrics").text(), "regatta_connections_closed_total", &[("reason", "surplus")]);
+    assert!(ended > 0.0 && ended <= KEPT as f64, "{ended} of {KEPT}");
+}
+
 #[test]
 fn without_it_and_with_clients_steered_by_their_address_none_is_passed() {
     let redis = RedisServer::start();
