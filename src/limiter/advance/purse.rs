@@ -62,17 +62,25 @@ impl Purse {
 
     /// Requests that Redis would allow now besides what is held here; `None`: not known.
     pub(super) fn in_redis(&self, now_us: u64) -> Option<u64> {
+        Some(self.in_redis_us(now_us)? / self.quota.interval_us())
+    }
+
+    /// The same as time.
+    fn in_redis_us(&self, now_us: u64) -> Option<u64> {
         let (tat_us, heard_us) = self.known.filter(|(_, at_us)| now_us.saturating_sub(*at_us) < KNOWN_US)?;
         let ahead_us = tat_us.saturating_sub(now_us.max(heard_us));
-        Some(self.quota.tolerance_us().saturating_sub(ahead_us) / self.quota.interval_us())
+        Some(self.quota.tolerance_us().saturating_sub(ahead_us))
     }
 
     /// How the limit stands for its subject: what is held here is left, too.
     pub(super) fn standing(&self, now_us: u64) -> LimitReply {
         let (burst, interval_us) = (self.quota.burst(), self.quota.interval_us());
         // A flood draws what there is: what is held is all that this worker can say.
-        let in_redis = if self.hot.is_some() { None } else { self.in_redis(now_us) };
-        let remaining = in_redis.unwrap_or_default().saturating_add(self.held(now_us)).min(burst);
+        let in_redis = if self.hot.is_some() { None } else { self.in_redis_us(now_us) };
+        let held_us = if self.until_us > now_us { self.lots.left_us(now_us) } else { 0 };
+        // Parts of requests count together: what time took of the one came back in the other.
+        let left_us = in_redis.unwrap_or_default().saturating_add(held_us);
+        let remaining = (left_us / interval_us).min(burst);
         let reset_us = (burst - remaining).saturating_mul(interval_us);
         LimitReply { allowed: true, remaining, retry_after_us: None, reset_us }
     }
