@@ -126,7 +126,12 @@ impl Balance {
             let (came, open) = (accepted.wrapping_sub(before), self.cell().connections());
             before = accepted;
             let share = self.share(time::monotonic(), 0).filter(|_| self.cell().takes());
-            connections.end_after_answers(surplus.look(open, share, tolerated(came + came / 2, open)));
+            let each = share.map(|share| share.each);
+            connections.end_after_answers(surplus.look(open, each, tolerated(came + came / 2, open)));
+            // The worker that has put one into the queue and the one that was rung for it may both stand still.
+            if self.scoreboard.connections_passing().0 > 0 {
+                self.queue.ring(self.slot);
+            }
         }
     }
 

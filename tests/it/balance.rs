@@ -162,7 +162,7 @@ fn a_new_slot_gets_its_share_of_those_that_are_kept() {
     wait::until("the new slot serves", wait::LONG, || fleet.ready().len() == 4);
     ask_until_even(&fleet, &mut kept);
     let ended =
-        sum(&fleet.operator("/metrics").text(), "regatta_connections_closed_total", &[("reason", "surplus")]);
+        sum(&fleet.operator("/metrics").text(), "regatta_connections_closed_total", &["reason=\"surplus\""]);
     assert!(ended > 0.0 && ended <= KEPT as f64, "{ended} of {KEPT}");
 }
 
