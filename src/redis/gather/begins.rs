@@ -6,6 +6,8 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
+use fred::types::Value;
+
 use crate::redis::Redis;
 use crate::redis::begin::LimitArg;
 use crate::redis::begin::LimitKind;
@@ -115,8 +117,20 @@ async fn call(
     let key = || redis.inner.numbers.ledger(&redis.inner.prefix, ledger);
     let ledger = notes.then(|| Ledger { key: key(), number, repeated });
     let encode = |name| batch::encode(&entries(&lock()), ledger.as_ref(), name);
-    let reply = redis.execute(live, Entry::BeginBatch, encode).await?;
+    let count = lock().len();
+    // Sessions with much in them, over a line that is not fast, are no silence of the server.
+    let long = redis.inner.begins.is_large(count).then(|| live.clone().long());
+    let reply = redis.execute(long.as_ref().unwrap_or(live), Entry::BeginBatch, encode).await?;
+    redis.inner.begins.answered(count, size(&reply));
     of_all(batch::decode(&entries(&lock()), reply)?)
+}
+
+/// About how many bytes an answer had on the wire.
+fn size(reply: &Value) -> usize {
+    match reply {
+        Value::Array(parts) => parts.iter().map(size).sum(),
+        part => part.as_bytes().map_or(8, <[u8]>::len),
+    }
 }
 
 fn entries(items: &[Item<Wanted>]) -> Vec<&Begin> {

@@ -12,6 +12,7 @@
 
 mod begins;
 mod commits;
+mod pace;
 mod slots;
 
 use std::future::Future;
@@ -20,9 +21,12 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::Relaxed;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Instant;
 
 use futures_util::future::Either;
 use futures_util::future::select;
@@ -37,6 +41,7 @@ use crate::redis::standing::Gate;
 pub(super) use begins::Begins;
 pub(super) use commits::Commits;
 pub(super) use commits::SHARED_MAX;
+use pace::Pace;
 use slots::Item;
 use slots::OUT_MAX;
 use slots::Slots;
@@ -45,14 +50,35 @@ use slots::Slots;
 pub(super) struct Gather<T, A> {
     slots: Mutex<Slots<T, A>>,
     keeper: AtomicWaker,
+    /// About how many bytes the largest answers of late had, an entry.
+    answer_bytes: AtomicUsize,
 }
+
+/// Answers from so many bytes on may take longer than a server may be silent: a call's answer counts when all of it is
+/// there.
+const LARGE: usize = 64 * 1024;
 
 /// What goes as one call.
 type Batch<T> = Vec<Item<T>>;
 
 impl<T, A> Gather<T, A> {
     pub(super) const fn new() -> Self {
-        Self { slots: Mutex::new(Slots::new()), keeper: AtomicWaker::new() }
+        Self {
+            slots: Mutex::new(Slots::new()),
+            keeper: AtomicWaker::new(),
+            answer_bytes: AtomicUsize::new(0),
+        }
+    }
+
+    /// So many entries were answered by so many bytes.
+    fn answered(&self, entries: usize, bytes: usize) {
+        let before = self.answer_bytes.load(Relaxed);
+        self.answer_bytes.store((bytes / entries.max(1)).max(before - before.div_ceil(16)), Relaxed);
+    }
+
+    /// Whether as many may be answered at length, by what answers were like of late.
+    fn is_large(&self, entries: usize) -> bool {
+        self.answer_bytes.load(Relaxed).saturating_mul(entries) >= LARGE
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots<T, A>> {
@@ -163,6 +189,7 @@ where
     let mut out = FuturesUnordered::new();
     let mut lanes: Vec<usize> = (0..OUT_MAX).collect();
     let mut links = [None; OUT_MAX];
+    let (mut pace, mut sent) = (Pace::default(), [None; OUT_MAX]);
     std::future::poll_fn(|cx| {
         gather.keeper.register(cx.waker());
         let mut answered = false;
@@ -171,16 +198,23 @@ where
                 lanes.push(lane);
                 links[lane] = None;
                 answered = true;
+                if let Some(sent) = sent[lane].take() {
+                    pace.answered(Instant::elapsed(&sent));
+                }
             }
             // There is one for each call that may be out. It is taken first: a batch without one would never be answered.
             let Some(lane) = lanes.pop() else { return Poll::<()>::Pending };
-            let urgent = || answered || inner.may_be_long(links.iter().flatten());
+            let now = Instant::now();
+            let urgent =
+                || answered || pace.is_due(now, OUT_MAX as u32) || inner.may_be_long(links.iter().flatten());
             let batch = gather.lock().seal(out.len(), urgent);
             let Some(batch) = batch else {
                 lanes.push(lane);
                 return Poll::Pending;
             };
             links[lane] = Some(inner.link());
+            sent[lane] = Some(now);
+            pace.sent(now);
             out.push(carry(batch, lane));
         }
     })
