@@ -11,6 +11,8 @@
 //! [`commits`].
 
 mod begins;
+mod by_slot;
+pub(super) mod cluster;
 mod commits;
 mod slots;
 
@@ -97,7 +99,7 @@ impl<T, A> Drop for Waiting<'_, T, A> {
 
 impl Inner {
     /// Waits while calls are held; whatever there is to send on afterwards is the batch's matter.
-    async fn expected(&self) -> Result<(), Error> {
+    pub(super) async fn expected(&self) -> Result<(), Error> {
         match &*self.gate.borrow() {
             Gate::Open(_) => return Ok(()),
             Gate::Shut(reason) => return Err(Error::unavailable(&**reason)),
@@ -135,6 +137,9 @@ pub(super) async fn keep(inner: Arc<Inner>) {
 }
 
 async fn gathering_begins(redis: Redis) {
+    if redis.inner.endpoint.cluster().is_some() {
+        return cluster::gathering(redis).await;
+    }
     gathering(&redis.inner, &redis.inner.begins, |batch, lane| begins::carry(&redis, batch, lane)).await;
 }
 
