@@ -24,6 +24,7 @@ run: deps-run ## build and serve on http://localhost:3000, with a private Redis;
 	@$(CARGO) build --release --locked
 	@exec target/release/regatta
 
+# REGATTA_TEST_REDIS_SERVER=PROGRAM in the environment runs them on another server than redis-server, such as a Valkey.
 .PHONY: test
 test: deps-test ## run every test
 	@$(CARGO) test --locked --doc
@@ -43,6 +44,10 @@ soak: deps-test ## the long form of the tests under load: tens of minutes; print
 fuzz: ## what strangers may send, mutated by a fuzzer: each target for a minute (SECONDS=n)
 	@.ci/install 'c++:g++'
 	@.ci/fuzz $(or $(SECONDS),60)
+
+.PHONY: rolling
+rolling: deps-test ## an earlier release beside this one, under load, forwards and back: FROM=<git ref>
+	@exec .ci/rolling $(FROM)
 
 # Not timed but counted, so it means the same on a busy machine. BASELINE=write writes benches/baseline.toml anew.
 .PHONY: gate
@@ -65,6 +70,10 @@ bench-overload: deps-bench ## measure beyond saturation: closed and open loops, 
 .PHONY: bench-fairness
 bench-fairness: deps-bench ## measure how evenly each steering spreads requests over the workers
 	@exec $(CARGO) bench --locked --bench fairness
+
+.PHONY: bench-balance
+bench-balance: deps-bench ## measure what passing connections between workers brings and costs: on and off in turns, 5 minutes
+	@exec $(CARGO) bench --locked --bench fairness -- --balance
 
 .PHONY: check
 check: fmt clippy docs deny ## formatting, lints, documentation, licences: all that .ci/run checks besides the tests

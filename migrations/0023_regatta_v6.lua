@@ -741,7 +741,7 @@ local function batches()
             call('PEXPIRE', key, whole(min(batch.idle, since + batch.absolute - now_ms)))
           end
           if views < 0 then views = 0 end
-          if fields[i] then
+          if fields and fields[i] then
             out[at + 1], at = WITH_FIELDS, at + 1
             lists[#lists + 1] = fields[i]
           end
@@ -905,27 +905,29 @@ local function batches()
     if ends > now_ms and ends < EXACT and idle < EXACT and (now_ms - touched) * 10 < idle then return created, fields end
   end
 
-  -- Reads as many sessions as are usual: alive, and not to be touched. Returns whether all are. `users` are the plan's.
-  local function read_usual(keys, at, plain, now_ms, idle, absolute, generation, users, users_at, created, lists)
-    local call, try, unpack_two = redis.call, redis.pcall, struct.unpack
+  -- Reads as many sessions as are usual: alive, and not to be touched. Returns whether all are, and the fields of those
+  -- that have some. `users` are the plan's.
+  local function read_usual(keys, at, plain, now_ms, idle, absolute, generation, users, users_at, created)
+    local call, try, unpack_two, lists = redis.call, redis.pcall, struct.unpack, nil
     for i = 1, plain do
       local key = keys[at + i]
       local since = generation and generation[string.byte(users, users_at + i)]
       local size = try('HLEN', key)
       if size == ALWAYS + 1 then
         local head = call('HGET', key, '_h')
-        if not head or #head ~= 16 or since and since > 0 then return false end
+        if not head or #head ~= 16 or since and since > 0 then return false, lists end
         local made, touched = unpack_two('<dd', head)
-        if made + absolute <= now_ms or (now_ms - touched) * 10 >= idle then return false end
+        if made + absolute <= now_ms or (now_ms - touched) * 10 >= idle then return false, lists end
         created[i] = made
       elseif type(size) ~= 'number' or size < ALWAYS then
-        return false
+        return false, lists
       else
+        lists = lists or {}
         created[i], lists[i] = read_fields(key, since, now_ms, idle, absolute)
-        if not created[i] then return false end
+        if not created[i] then return false, lists end
       end
     end
-    return true
+    return true, lists
   end
 
   -- Counts the usual batch: views of sessions that were read, and counters. Returns nothing, and has changed nothing,
@@ -948,7 +950,7 @@ local function batches()
       local views = try('HINCRBY', key, '_v', '1')
       if type(views) ~= 'number' then views = view(key) end
       if views < 0 then views = 0 end
-      if lists[i] then
+      if lists and lists[i] then
         answer = answer or { '', '' }
         answer[#answer + 1] = lists[i]
         out[at + 1], at = WITH_FIELDS, at + 1
@@ -970,10 +972,14 @@ local function batches()
     local generations_at = limits_at + limits
     local sessions_at = generations_at + generations
     local users_at = #args[3] - sessions
-    local created, fields, noted, before, late, generation, failure = {}, {}, false, nil, nil, nil, nil
+    local created, noted, usual, fields, before, late, generation, failure = {}, false, nil, nil, nil, nil, nil, nil
     if generations > 0 then generation, failure = read_generations(keys, generations_at, generations) end
-    if flags >= ALIKE and limits == 0 and rare == 0 and not failure and read_usual(keys, sessions_at, plain,
-      div(now, 1000), idle, absolute, generation, args[3], users_at, created, fields) then
+    if flags >= ALIKE and limits == 0 and rare == 0 and not failure then
+      local now_ms = div(now, 1000)
+      usual, fields =
+        read_usual(keys, sessions_at, plain, now_ms, idle, absolute, generation, args[3], users_at, created)
+    end
+    if usual then
       if ledger then
         before, late = note_batch(ledger, args[2], '')
         noted = true

@@ -68,6 +68,8 @@ pub use redis::task::TaskId;
 pub use redis::task::TaskState;
 pub use scoreboard::snapshot::SlotSnapshot;
 pub use session::account::Listed as ListedSession;
+#[cfg(feature = "app")]
+pub use sys::allocator::Allocator;
 pub use task::Failure as TaskFailure;
 pub use task::Progress;
 pub use task::Tasks;

@@ -24,7 +24,7 @@ use tokio::sync::Notify;
 
 /// As the shipped program: what an allocation costs is part of what a request costs.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 
 /// Serves until it is told to stop.
 pub(crate) fn serve() -> ExitCode {

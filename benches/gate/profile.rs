@@ -6,8 +6,9 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 
 /// Calls of these by anything but the allocator itself are allocations.
-const ALLOCATING: [&str; 8] = [
+const ALLOCATING: [&str; 9] = [
     "mi_malloc",
+    "mi_zalloc",
     "mi_malloc_aligned",
     "mi_zalloc",
     "mi_zalloc_aligned",

@@ -12,10 +12,19 @@ use crate::fleet::Fleet;
 use crate::process;
 
 /// Names, in the order in which they are counted.
-pub(crate) const NAMES: [&str; 8] =
-    ["hello", "visit", "visits-16-at-once", "visit-10-fields", "commit", "denied", "broadcast", "task"];
+pub(crate) const NAMES: [&str; 9] = [
+    "hello",
+    "visit",
+    "visits-16-at-once",
+    "visit-10-fields",
+    "commit",
+    "commits-16-at-once",
+    "denied",
+    "broadcast",
+    "task",
+];
 
-/// Visits that come while the worker is stopped, and so are all there when it looks.
+/// Requests that come while the worker is stopped, and so are all there when it looks.
 const AT_ONCE: usize = 16;
 
 /// Time for what a request leaves behind, such as a task's end.
@@ -35,12 +44,12 @@ pub(crate) struct Scenario {
 impl Scenario {
     /// Connects, and makes the sessions there are to be.
     pub(crate) fn prepare(name: &'static str, fleet: &Fleet) -> Outcome<Self> {
-        let count = if name == "visits-16-at-once" { AT_ONCE } else { 1 };
+        let count = if name.ends_with("-16-at-once") { AT_ONCE } else { 1 };
         let clients = (0..count).map(|_| Client::connect(fleet.address)).collect::<Outcome<Vec<_>>>()?;
         let mut scenario = Self { name, worker: fleet.worker(), clients, listener: None, sent: 0 };
         for client in &mut scenario.clients {
             // The first gets a ticket, the second a session.
-            if name.starts_with("visit") || name == "commit" {
+            if name.starts_with("visit") || name.starts_with("commit") {
                 client.ask("GET", "/", 200)?;
                 client.ask("GET", "/", 200)?;
             }
@@ -60,7 +69,7 @@ impl Scenario {
     pub(crate) fn sizes(&self) -> (usize, usize) {
         match self.name {
             "hello" | "denied" => (400, 1600),
-            "visits-16-at-once" => (AT_ONCE * 20, AT_ONCE * 80),
+            "visits-16-at-once" | "commits-16-at-once" => (AT_ONCE * 20, AT_ONCE * 80),
             // A hundred entries are a node of a Redis stream, and what a task costs depends on how full the last one is.
             "task" => (100, 300),
             _ => (200, 800),
@@ -79,10 +88,13 @@ impl Scenario {
                     let path = format!("/commit/{}", 1_000_000 + self.sent);
                     self.clients[0].ask("POST", &path, 200)?;
                 }
+                "commits-16-at-once" => {
+                    self.at_once("POST", &format!("/commit/{}", 1_000_000 + self.sent))?;
+                }
                 "denied" => self.clients[0].ask("GET", "/denied", 429)?,
                 "broadcast" => self.broadcast()?,
                 "task" => self.clients[0].ask("POST", "/task", 200)?,
-                _ => self.at_once()?,
+                _ => self.at_once("GET", "/")?,
             }
         }
         thread::sleep(SETTLING);
@@ -94,19 +106,19 @@ impl Scenario {
         self.clients.iter().chain(&self.listener).map(|client| client.received).sum()
     }
 
-    fn at_once(&mut self) -> Outcome<()> {
+    fn at_once(&mut self, method: &str, path: &str) -> Outcome<()> {
         process::kill(self.worker, Signal::SIGSTOP)?;
         let stat = format!("/proc/{}/stat", self.worker);
         process::wait_until("the worker stands still", || {
             std::fs::read_to_string(&stat).is_ok_and(|stat| stat.contains(") T "))
         })?;
-        let sent = self.clients.iter_mut().try_for_each(|client| client.send("GET", "/"));
+        let sent = self.clients.iter_mut().try_for_each(|client| client.send(method, path));
         process::kill(self.worker, Signal::SIGCONT)?;
         sent?;
         for client in &mut self.clients {
             let status = client.answer()?;
             if status != 200 {
-                return Err(format!("a visit was answered {status}").into());
+                return Err(format!("{method} {path} was answered {status}").into());
             }
         }
         Ok(())

@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::Outcome;
 use crate::client;
@@ -29,6 +30,9 @@ const TOTAL: &str = "regatta:c:@views";
 
 /// The metric of answers that were no successes although their status was 200, by slot.
 const STALE: &str = "regatta_requests_stale_total{";
+
+/// Longest time that each worker may add to the boot of a fleet.
+const A_WORKER: Duration = Duration::from_secs(1);
 
 /// Lines of a log that are shown with a failure.
 const LAST_WORDS: usize = 10;
@@ -121,7 +125,10 @@ impl Contender {
     fn wait_for_answers(&self, options: &Options) -> Outcome<()> {
         let complete = || self.shape == Shape::Threads || self.workers().len() == options.workers;
         let answers = |path| client::ask_once(self.address, path).is_ok_and(|answer| answer.status == 200);
-        let waited = process::wait_until("it answers", || complete() && answers("/hello") && answers("/"));
+        let holds = || complete() && answers("/hello") && answers("/");
+        // Workers boot one after the other where there are fewer cores than workers.
+        let patience = process::PATIENCE + A_WORKER * u32::try_from(options.workers)?;
+        let waited = process::wait_for("it answers", patience, holds);
         waited.map_err(|error| format!("{}: {error}; it wrote:\n{}", self.name, self.last_words()).into())
     }
 

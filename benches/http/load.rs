@@ -3,17 +3,23 @@
 use std::path::Path;
 use std::process::Command;
 use std::thread;
+use std::time::Duration;
+use std::time::Instant;
 
 use crate::Outcome;
 use crate::contender::Contender;
 use crate::options::Options;
 use crate::process;
+use crate::redis::Link;
 
 /// The script that rotates over the pool of cookies.
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/http/visits.lua");
 
 /// Commands that call server-side code, as `INFO commandstats` names them.
 const CODE: [&str; 3] = ["fcall", "evalsha", "eval"];
+
+/// Seconds of a load that are not measured, besides the warm-up: reading the counters takes a part of them.
+const BESIDES: u64 = 1;
 
 /// A kind of request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,27 +155,73 @@ pub(crate) fn measure(
     cookies: &Path,
     options: &Options,
 ) -> Outcome<Run> {
-    let serving = contender.serving();
-    let supervisor: Vec<u32> = contender.supervisor().into_iter().collect();
-    let redis = [contender.redis().pid()];
-    let mut link = contender.redis().connect()?;
-    let mut counted = || -> Outcome<[f64; 7]> {
-        let calls = link.calls()?;
+    let mut counters = Counters::of(contender)?;
+    let before = counters.read()?;
+    let seen = drive(contender, route, cookies, options.seconds, options)?;
+    let after = counters.read()?;
+    counters.run(seen, (before, after))
+}
+
+/// Loads visits for longer than is measured, and takes the difference over a part of that in which every connection is
+/// open: thousands of them cost more to open than they are asked for in a few seconds. Visits are counted by the total
+/// of all; the second result is what wrk saw of the whole load, whose latencies are in both.
+pub(crate) fn measure_within(
+    contender: &Contender,
+    cookies: &Path,
+    options: &Options,
+) -> Outcome<(Run, Seen)> {
+    let mut counters = Counters::of(contender)?;
+    let total = || -> Outcome<u64> { Ok(contender.total()?.ok_or("the total is not known")?) };
+    let first = total()?;
+    let length = options.warm_up + options.seconds + BESIDES;
+    thread::scope(|scope| {
+        let wrk = scope.spawn(|| {
+            drive(contender, Route::Visit, cookies, length, options).map_err(|error| error.to_string())
+        });
+        process::wait_until("the first visit is counted", || total().is_ok_and(|now| now > first))?;
+        thread::sleep(Duration::from_secs(options.warm_up));
+        let (before, visits, begun) = (counters.read()?, total()?, Instant::now());
+        thread::sleep(Duration::from_secs(options.seconds));
+        let (after, visits, elapsed) = (counters.read()?, total()? - visits, begun.elapsed());
+        let whole = wrk.join().map_err(|_| "a thread panicked")??;
+        let seen = Seen { requests: float(visits), seconds: elapsed.as_secs_f64(), ..whole.clone() };
+        Ok((counters.run(seen, (before, after))?, whole))
+    })
+}
+
+/// What is read before and after a load.
+struct Counters<'a> {
+    contender: &'a Contender,
+    serving: Vec<u32>,
+    link: Link,
+}
+
+impl<'a> Counters<'a> {
+    fn of(contender: &'a Contender) -> Outcome<Self> {
+        Ok(Self { contender, serving: contender.serving(), link: contender.redis().connect()? })
+    }
+
+    fn read(&mut self) -> Outcome<[f64; 7]> {
+        let calls = self.link.calls()?;
         let code: u64 = CODE.iter().filter_map(|name| calls.get(*name)).sum();
         let calls: u64 = calls.values().sum();
-        let reads = link.reads()?;
-        let cpu = [process::cpu_us(&serving)?, process::cpu_us(&supervisor)?, process::cpu_us(&redis)?];
-        Ok([cpu[0], cpu[1], cpu[2], float(calls), float(code), float(reads), float(contender.stale()?)])
-    };
-    let before = counted()?;
-    let seen = drive(contender, route, cookies, options.seconds, options)?;
-    let after = counted()?;
-    if contender.serving() != serving {
-        return Err(format!("{} lost a process under load", contender.name).into());
+        let reads = self.link.reads()?;
+        let supervisor: Vec<u32> = self.contender.supervisor().into_iter().collect();
+        let redis = [self.contender.redis().pid()];
+        let stale = self.contender.stale()?;
+        let cpu = [&self.serving[..], &supervisor, &redis].map(process::cpu_us);
+        let [serving, supervisor, redis] = cpu;
+        Ok([serving?, supervisor?, redis?, float(calls), float(code), float(reads), float(stale)])
     }
-    let [app_us, supervisor_us, redis_us, commands, calls, reads, stale] =
-        std::array::from_fn(|i| after[i] - before[i]);
-    Ok(Run { seen, app_us, supervisor_us, redis_us, commands, calls, reads, stale })
+
+    fn run(&self, seen: Seen, (before, after): ([f64; 7], [f64; 7])) -> Outcome<Run> {
+        if self.contender.serving() != self.serving {
+            return Err(format!("{} lost a process under load", self.contender.name).into());
+        }
+        let [app_us, supervisor_us, redis_us, commands, calls, reads, stale] =
+            std::array::from_fn(|i| after[i] - before[i]);
+        Ok(Run { seen, app_us, supervisor_us, redis_us, commands, calls, reads, stale })
+    }
 }
 
 /// A count as a number to divide: exact, since counts here stay far below 2^52.

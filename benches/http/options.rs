@@ -28,8 +28,10 @@ pub(crate) struct Options {
     pub(crate) sessions: usize,
     /// `--kills`: workers killed for the crash figures; 0 leaves them out.
     pub(crate) kills: usize,
-    /// `--date`: the day to note in `docs/BENCHMARKS.md`; without it nothing is written.
+    /// `--date`: the day to note on the page; without it `docs/BENCHMARKS.md` is left as it is.
     pub(crate) date: Option<String>,
+    /// `--out`: where to write the page instead, with a date or without.
+    pub(crate) out: Option<PathBuf>,
     /// `--note`: a sentence to note there, such as what else ran on the machine.
     pub(crate) note: Option<String>,
     /// `--growth`: also how cost grows with sessions, workers and connections, and on other servers.
@@ -59,6 +61,7 @@ impl Options {
             sessions: 10_000,
             kills: 50,
             date: None,
+            out: None,
             note: None,
             before: None,
             growth: false,
@@ -82,6 +85,7 @@ impl Options {
                 "--sessions" => options.sessions = number(&value()?)?,
                 "--kills" => options.kills = number(&value()?)?,
                 "--date" => options.date = Some(value()?),
+                "--out" => options.out = Some(value()?.into()),
                 "--note" => options.note = Some(value()?),
                 "--growth" => options.growth = true,
                 "--most-sessions" => options.most_sessions = number(&value()?)?,

@@ -20,7 +20,7 @@ use crate::Outcome;
 const TICK_US: f64 = 10_000.0;
 
 /// Longest wait for anything to start or stop.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pause between two looks at a condition.
 const LOOK: Duration = Duration::from_millis(10);
@@ -66,11 +66,16 @@ pub(crate) fn kill(pid: u32, with: Signal) -> Outcome<()> {
 }
 
 /// Looks again and again until the condition holds.
-pub(crate) fn wait_until(what: &str, mut holds: impl FnMut() -> bool) -> Outcome<()> {
+pub(crate) fn wait_until(what: &str, holds: impl FnMut() -> bool) -> Outcome<()> {
+    wait_for(what, PATIENCE, holds)
+}
+
+/// The same with another deadline.
+pub(crate) fn wait_for(what: &str, patience: Duration, mut holds: impl FnMut() -> bool) -> Outcome<()> {
     let started = Instant::now();
     while !holds() {
-        if started.elapsed() > PATIENCE {
-            return Err(format!("waited {} s in vain until {what}", PATIENCE.as_secs()).into());
+        if started.elapsed() > patience {
+            return Err(format!("waited {} s in vain until {what}", patience.as_secs()).into());
         }
         thread::sleep(LOOK);
     }

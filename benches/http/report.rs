@@ -30,7 +30,8 @@ pub(crate) fn page(
     }
     page.push_str(&tables::machine(machine));
     let goals = format!("{TARGETS} A plain HINCRBY cost {hincrby_us:.2} µs here.");
-    let points = |points: fn(&Growth) -> &Vec<Point>| growth.map(|growth| tables::growth(points(growth)));
+    let points =
+        |what, points: fn(&Growth) -> &Vec<Point>| growth.map(|growth| tables::growth(what, points(growth)));
     let servers = format!("{SERVERS} {}", growth.map_or_else(String::new, missing));
     let sections = [
         ("Targets", Some(targets::page(targets)), goals.as_str()),
@@ -38,14 +39,14 @@ pub(crate) fn page(
         ("Against the peers", tables::ratios(measured), RATIOS),
         ("Commands and round trips of a request", Some(tables::accounting(measured)), ACCOUNTING),
         ("Memory", Some(tables::memory(measured)), MEMORY),
-        ("How cost grows: sessions", points(|growth| &growth.sessions), SESSIONS),
-        ("How cost grows: workers", points(|growth| &growth.workers), WORKERS),
+        ("How cost grows: sessions", points("sessions", |growth| &growth.sessions), SESSIONS),
+        ("How cost grows: workers", points("workers", |growth| &growth.workers), WORKERS),
         (
             "How cost grows: connections, and visits of one call",
-            points(|growth| &growth.connections),
+            points("connections", |growth| &growth.connections),
             CONNECTIONS,
         ),
-        ("Other servers", points(|growth| &growth.servers), &servers),
+        ("Other servers", points("", |growth| &growth.servers), &servers),
         ("Does every visit count?", Some(tables::exactness(measured)), EXACT),
         ("A worker killed by SIGKILL", tables::crashes(measured), CRASHES),
         ("Spread", Some(tables::rounds(measured)), SPREAD),
@@ -62,16 +63,19 @@ pub(crate) fn page(
 const TARGETS: &str = "CPU is user and system time, medians over the rounds. *Visit* is `/` as text: a limit, a session, its view and \
 the shared total. The peers are in the same run. HINCRBYs are plain ones, sixteen in a pipeline, of a server of their own.";
 
-const SESSIONS: &str = "A visit's CPU and Redis commands, by the number of sessions that take turns; one measurement each. *Bytes a \
-session* is what the data set of Redis grew by for each while they were made.";
+const SESSIONS: &str = "A visit's CPU and Redis commands, by the number of sessions that take turns; one measurement each, while all \
+connections are open. *Bytes a session* is what the data set of Redis grew by for each while they were made. p50 is here and below of \
+all clients together, each of which asks again as soon as it was answered.";
 
 const WORKERS: &str = "More workers than cores: answers a second would say nothing, cost does. Eight connections a worker, as many in all \
-as elsewhere at least.";
+as elsewhere at least; fewer connections a worker are fewer visits a call. *At rest* is before the first session: private memory of a \
+worker, and what all of them together ask of Redis.";
 
-const CONNECTIONS: &str = "Each connection asks again as soon as it was answered, so more of them are more load: *visits a call* is how \
-many of them a worker sent together. What one core of Redis carries is 10⁶ divided by its CPU a visit.";
+const CONNECTIONS: &str = "More connections are more load: *visits a call* is how many of them a worker sent together. What one core of \
+Redis carries is 10⁶ divided by its CPU a visit.";
 
-const SERVERS: &str = "The same visit on each server that `--redis-server PATH[,PATH]` names.";
+const SERVERS: &str =
+    "The same visit on each server that `--redis-server PATH[,PATH]` names, one measurement each.";
 
 /// Servers that the page should have: their names, and how their versions begin.
 const WANTED: [(&str, &str); 4] =
@@ -141,14 +145,19 @@ Needs `wrk` and `redis-server` (Debian's packages of these names), with `--peers
 cargo bench --bench http --{peers} --date \"$(date +%F)\"
 ```
 
-Without `--date` the page is printed and not written. Shorter: `--rounds 1 --seconds 3 --kills 5`. `--growth` adds how cost grows with sessions, workers and connections, and `--redis-server PATH,PATH` with which servers. All options are \
+Without `--date` the page is printed and not written. `--out FILE` writes it to another file. Shorter: `--rounds 1 --seconds 3 --kills 5`. `--growth` adds how cost grows with sessions, workers and connections, and `--redis-server PATH,PATH` with which servers: six minutes, three with `--most-sessions 10000`, never more than fifteen. All options are \
 in `benches/http/options.rs`, the peers' sources in `benches/peers/`.
 "
     )
 }
 
-/// Writes the page, if a date was given for it.
+/// Writes the page to where it was asked for, or to its own place if a date was given for it.
 pub(crate) fn write(page_text: &str, options: &Options) -> Outcome<()> {
+    if let Some(out) = &options.out {
+        std::fs::write(out, page_text).map_err(|error| format!("{}: {error}", out.display()))?;
+        println!("written to {}", out.display());
+        return Ok(());
+    }
     if options.date.is_none() {
         println!("no --date: docs/BENCHMARKS.md was left as it is");
         return Ok(());

@@ -78,7 +78,7 @@ fn a_call(run: &Run) -> f64 {
 }
 
 /// Growth of one thing, a row a point.
-pub(crate) fn growth(points: &[Point]) -> String {
+pub(crate) fn growth(what: &'static str, points: &[Point]) -> String {
     let number =
         |value: Option<f64>, digits: usize| value.map_or_else(none, |value| format!("{value:.digits$}"));
     let row = |point: &Point| {
@@ -91,20 +91,24 @@ pub(crate) fn growth(points: &[Point]) -> String {
             format!("{:.0}", 1e6 / redis_us),
             format!("{:.2}", run.commands / run.seen.requests),
             format!("{:.1}", a_call(run)),
-            format!("{:.2}", run.seen.p99_ms),
+            format!("{:.2}", run.seen.p50_ms),
+            number(point.rest.map(|rest| rest.worker_mib), 1),
+            number(point.rest.map(|rest| rest.commands), 0),
             number(point.session_bytes, 0),
             number(point.hincrby_us, 2),
             number(point.hincrby_us.map(|us| redis_us / us), 1),
         ]
     };
     let head = [
-        "",
+        what,
         "app µs",
         "Redis µs",
         "visits/s a Redis core",
         "Redis commands",
         "visits a call",
-        "p99 ms",
+        "p50 ms",
+        "MiB a worker at rest",
+        "commands/s at rest",
         "bytes a session",
         "HINCRBY µs",
         "in HINCRBYs",

@@ -120,7 +120,7 @@ fn alone(own: &Figures) -> Vec<Row> {
         ("… as a multiple of `/hello`", Must::AtMost(3.0), "×", times()),
         ("supervisor, CPU under load, of a core", Must::AtMost(0.5), "%", Some(supervisor * 100.0)),
         ("supervisor, private memory", Must::AtMost(8.0), "MB", own.at_rest.supervisor.map(megabytes)),
-        ("worker, private memory at rest", Must::AtMost(12.0), "MB", worker.map(|kib| megabytes(*kib))),
+        ("worker, private memory at rest", Must::AtMost(7.0), "MB", worker.map(|kib| megabytes(*kib))),
         ("slot without a worker after a SIGKILL, p99", Must::AtMost(50.0), "ms", crash),
     ]
 }

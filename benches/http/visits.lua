@@ -20,13 +20,16 @@ function init(arguments)
   else
     requests[1] = wrk.format("GET", arguments[1], { Accept = arguments[2] })
   end
-  -- Threads start at different cookies; 7919 is a prime, so that they stay apart.
-  position = (offset * 7919) % #requests
+  -- 7919 is a prime: steps of that length reach every cookie before they reach one again, and the next is nowhere near
+  -- the last, so that a short run over many sessions meets them all over the memory of Redis.
+  stride = #requests % 7919 == 0 and 1 or 7919
+  -- Threads and runs start at different cookies.
+  position = (offset * 104729 + os.time() * 31) % #requests
 end
 
 function request()
-  position = position % #requests + 1
-  return requests[position]
+  position = (position + stride) % #requests
+  return requests[position + 1]
 end
 
 function done(summary, latency)

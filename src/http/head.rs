@@ -34,6 +34,13 @@ pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     }
 }
 
+/// The first value of a header, and whether it was sent again.
+fn first<'h>(headers: &'h HeaderMap, name: &HeaderName) -> (Option<&'h HeaderValue>, bool) {
+    // Walking over a header's values costs more than looking it up, and in next to every request no name comes twice.
+    let is_repeated = headers.len() > headers.keys_len() && headers.get_all(name).iter().nth(1).is_some();
+    (headers.get(name), is_repeated)
+}
+
 /// Checks a head, and has `Host` say what the target says; `has_body`: something comes behind it.
 ///
 /// # Errors
@@ -75,10 +82,9 @@ fn target(version: Version, method: &Method, uri: &Uri) -> Result<(), &'static s
 
 /// Whether it says as its protocol demands for whom it is.
 fn host(version: Version, uri: &Uri, headers: &HeaderMap) -> Result<(), &'static str> {
-    let mut fields = headers.get_all(HOST).iter();
-    let (field, more) = (fields.next(), fields.next());
+    let (field, is_repeated) = first(headers, &HOST);
     let named = uri.authority().map(|authority| authority.as_str().as_bytes());
-    if more.is_some() {
+    if is_repeated {
         return Err("a request has one Host, not several");
     }
     if !field.is_none_or(|field| is_host(field.as_bytes())) {
@@ -119,8 +125,15 @@ fn is_host(bytes: &[u8]) -> bool {
             (text.parse::<Ipv6Addr>().is_ok(), &inside[end + 1..])
         }
         None => {
-            let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
-            (is_name(&bytes[..end]), &bytes[end..])
+            // One walk ends at the colon, too, which no name has; only what is encoded is looked at again.
+            let plain = bytes.iter().position(|byte| !NAME[usize::from(*byte)]).unwrap_or(bytes.len());
+            match bytes.get(plain) {
+                None | Some(b':') => (true, &bytes[plain..]),
+                Some(_) => {
+                    let end = bytes.iter().position(|byte| *byte == b':').unwrap_or(bytes.len());
+                    (is_name(&bytes[..end]), &bytes[end..])
+                }
+            }
         }
     };
     is_host && (rest.is_empty() || rest.strip_prefix(b":").is_some_and(is_port))

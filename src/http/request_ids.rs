@@ -12,7 +12,7 @@ use crate::session::cookie;
 const LENGTH: usize = 25;
 
 /// Ids that are written at once, into one piece of memory, which is kept until the last of them is gone.
-const BATCH: u64 = 64;
+const BATCH: u32 = 64;
 
 /// Ids of requests: a random start for each worker, then counting, so that one costs no random bytes.
 pub(super) struct RequestIds {
@@ -44,8 +44,10 @@ impl RequestIds {
         // Whole after any panic: ids are taken, or replaced when none is left.
         let mut ready = self.ready.lock().unwrap_or_else(PoisonError::into_inner);
         if ready.ids.is_empty() {
-            let end = ready.next + BATCH;
-            ready.ids = (ready.next..end).flat_map(|number| self.id(number)).collect();
+            let end = ready.next + u64::from(BATCH);
+            let mut ids = Vec::with_capacity(LENGTH * BATCH as usize);
+            (ready.next..end).for_each(|number| ids.extend_from_slice(&self.id(number)));
+            ready.ids = Bytes::from(ids);
             ready.next = end;
         }
         let id = ready.ids.split_to(LENGTH);
@@ -57,13 +59,14 @@ impl RequestIds {
         let mut id = [b'-'; LENGTH];
         id[..16].copy_from_slice(&self.worker);
         // Eight digits: a worker's ids repeat after four thousand million requests.
-        id[17..].copy_from_slice(&hex(number)[8..]);
+        id[17..].copy_from_slice(&hex::<8>(number));
         id
     }
 }
 
-fn hex(bits: u64) -> [u8; 16] {
-    std::array::from_fn(|digit| b"0123456789abcdef"[(bits >> (60 - 4 * digit) & 15) as usize])
+/// The last digits of a number.
+fn hex<const DIGITS: usize>(bits: u64) -> [u8; DIGITS] {
+    std::array::from_fn(|digit| b"0123456789abcdef"[(bits >> (4 * (DIGITS - 1 - digit)) & 15) as usize])
 }
 
 #[cfg(test)]

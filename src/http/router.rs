@@ -71,15 +71,15 @@ impl Face {
     ///
     /// # Cancel safety
     /// Dropping it abandons the request; what it already did in Redis stays.
-    pub fn call<B>(&self, request: Request<B>, peer: SocketAddr) -> Answering
+    pub fn answer<B>(&self, parts: Parts, body: B, peer: SocketAddr) -> Answering
     where
         B: http_body::Body<Data = Bytes> + Send + 'static,
         B::Error: Into<Box<dyn Error + Send + Sync>>,
     {
         match self.audience {
-            Audience::Public => serve(&self.core, &self.router, request, peer),
+            Audience::Public => serve(&self.core, &self.router, parts, body, peer),
             Audience::Operators => {
-                Answering::apart(operate(Arc::clone(&self.core), self.router.clone(), request, peer))
+                Answering::apart(operate(Arc::clone(&self.core), self.router.clone(), (parts, body), peer))
             }
         }
     }
@@ -109,13 +109,12 @@ pub(super) fn operators(core: &Arc<Core>) -> Router {
 /// 8. the session's commit, after the handler's last change and before the response's head, which carries the cookie;
 /// 9. what a repetition of the request is to get, now that nothing of it can fail any more;
 /// 10. the head, last, so that refusals and problems have the same headers as everything else.
-fn serve<B>(core: &Arc<Core>, router: &Router, request: Request<B>, peer: SocketAddr) -> Answering
+fn serve<B>(core: &Arc<Core>, router: &Router, mut parts: Parts, incoming: B, peer: SocketAddr) -> Answering
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
     let begun = Instant::now();
-    let (mut parts, incoming) = request.into_parts();
     let checked = head::check(&mut parts, !incoming.is_end_stream());
     let client = identity::resolve(peer.ip(), &parts.headers, &core.config.proxy);
     unheard::note(core, &client, &parts.headers);
@@ -126,15 +125,15 @@ where
         return under_way.refuse(problem.into_response());
     }
     let router = router.clone();
-    match under_way.exchange.is_named {
-        true => Answering::apart(async move {
-            match under_way.exchange.decide().await {
-                Ok(()) => handle(under_way, router, parts, incoming).await,
-                Err(error) => under_way.refuse(error.into_response()).await,
-            }
-        }),
-        false => handle(under_way, router, parts, incoming),
+    if !under_way.exchange.is_named {
+        return handle(under_way, router, parts, incoming);
     }
+    Answering::apart(async move {
+        match under_way.exchange.decide().await {
+            Ok(()) => handle(under_way, router, parts, incoming).await,
+            Err(error) => under_way.refuse(error.into_response()).await,
+        }
+    })
 }
 
 /// Gives a request to its handler, unless its body is too large or it is to be carried out once.
@@ -170,12 +169,16 @@ where
 ///
 /// Who asks is the socket's peer, whatever a header says: this machine's own programs are trusted proxies, and could
 /// be anybody. Whether a proxy had it over TLS is believed, because it only makes a cookie stricter.
-async fn operate<B>(core: Arc<Core>, router: Router, request: Request<B>, peer: SocketAddr) -> Response
+async fn operate<B>(
+    core: Arc<Core>,
+    router: Router,
+    (mut parts, incoming): (Parts, B),
+    peer: SocketAddr,
+) -> Response
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn Error + Send + Sync>>,
 {
-    let (mut parts, incoming) = request.into_parts();
     let checked = head::check(&mut parts, !incoming.is_end_stream());
     let head = Head::of(&core, &parts, true);
     // Before any route, those that do not exist included: what they answer says what runs here.

@@ -34,6 +34,7 @@ use crate::limiter::Policies;
 use crate::redis::Health;
 use crate::redis::LaneStates;
 use crate::redis::Redis;
+use crate::redis::begin::CounterArg;
 use crate::redis::keys;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
@@ -241,6 +242,8 @@ pub(super) struct Core {
     /// Places for streams of events that are no broadcasts, which have their own.
     pub(super) seats: Arc<Semaphore>,
     pub(super) cookies: CookieNames,
+    /// What a view adds to the total, made once.
+    pub(super) view: [CounterArg; 1],
     /// `X-Worker-Id`, made once: it goes with every response.
     pub(super) worker_id: HeaderValue,
     started: Instant,
@@ -302,6 +305,7 @@ impl Core {
                 plain: cookie::name(&config.session.cookie, false),
                 secure: cookie::name(&config.session.cookie, true),
             },
+            view: [CounterArg { key: keys::counter(&config.redis.prefix, exchange::TOTAL), by: 1 }],
             worker_id: HeaderValue::from(parts.worker.pid),
             started: Instant::now(),
             keyring: RwLock::new(None),

@@ -76,8 +76,13 @@ fn app() -> App {
     })
 }
 
+fn call(face: &Face, request: Request<Body>, peer: [u8; 4]) -> Answering {
+    let (head, body) = request.into_parts();
+    face.answer(head, body, SocketAddr::from((peer, 9)))
+}
+
 async fn send(face: &Face, request: Request<Body>) -> (Response<()>, String) {
-    let response = face.call(request, SocketAddr::from(([127, 0, 0, 1], 9))).await;
+    let response = call(face, request, [127, 0, 0, 1]).await;
     let (head, body) = response.into_parts();
     let body = to_bytes(body, 1 << 20).await.unwrap();
     (Response::from_parts(head, ()), String::from_utf8(body.to_vec()).unwrap())
@@ -184,17 +189,11 @@ async fn a_panic_costs_one_request() {
 async fn a_request_that_is_dropped_is_not_in_flight_any_more() {
     let parts = parts();
     let face = public(&parts, &app());
-    let call = face.call(
-        Request::get("/hello").header(header::HOST, "localhost").body(Body::empty()).unwrap(),
-        SocketAddr::from(([127, 0, 0, 1], 9)),
-    );
-    drop(call);
+    let request = |path| Request::get(path).header(header::HOST, "localhost").body(Body::empty()).unwrap();
+    drop(call(&face, request("/hello"), [127, 0, 0, 1]));
     let waiting =
         public(&parts, &(Arc::new(|_| Router::new().route("/", get(std::future::pending::<()>))) as App));
-    let mut call = Box::pin(waiting.call(
-        Request::get("/").header(header::HOST, "localhost").body(Body::empty()).unwrap(),
-        SocketAddr::from(([127, 0, 0, 1], 9)),
-    ));
+    let mut call = Box::pin(call(&waiting, request("/"), [127, 0, 0, 1]));
     assert!(std::future::poll_fn(|cx| std::task::Poll::Ready(call.as_mut().poll(cx))).await.is_pending());
     assert_eq!(parts.scoreboard.row(0).snapshot(0).sum(|worker| worker.in_flight), 1);
     drop(call);
@@ -230,7 +229,7 @@ async fn a_trusted_proxys_request_id_is_kept_and_another_ones_is_not() {
             .header("x-request-id", "abc-1")
             .body(Body::empty())
             .unwrap();
-        let response = face.call(request, SocketAddr::from((peer, 9))).await;
+        let response = call(&face, request, peer).await;
         assert_eq!(response.headers()["x-request-id"] == "abc-1", expected);
     }
 }

@@ -14,12 +14,13 @@ use crate::http::head::has;
 use crate::http::identity::Client;
 use crate::http::identity::Transport;
 use crate::http::state::Core;
-use crate::session;
 use crate::session::LIFETIME_MAX;
 use crate::session::cookie;
 use crate::session::cookie::Keyring;
 use crate::session::cookie::Ticket;
 use crate::session::cookie_header;
+use crate::session::digest::Digest;
+use crate::session::memo::Known;
 use crate::session::user::UserTag;
 
 /// Who sent the cookie.
@@ -36,7 +37,7 @@ pub(super) enum Visitor {
         /// The session's id.
         id: Id,
         /// Its hash, by which Redis and limits know it.
-        digest: String,
+        digest: Digest,
         /// Who logged in with it, if anybody.
         user: Option<UserTag>,
         /// Signed with an old key: signed anew when the session is used.
@@ -73,20 +74,16 @@ impl Cookies {
         if !has(headers, &COOKIE) {
             return of(Visitor::Anonymous, secure, false);
         }
-        let named = |name: &str, not_by: Secure| match rule == not_by {
-            true => Ok(None),
-            false => {
-                let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-                cookie_header::read(&keyring, lines, name)
-            }
-        };
-        let hosts = named(&core.cookies.secure, Secure::Never);
-        let plain = named(&core.cookies.plain, Secure::Always);
+        let named = |name, not_by: Secure| (rule != not_by).then_some(name);
+        let names = [
+            named(core.cookies.secure.as_str(), Secure::Never),
+            named(core.cookies.plain.as_str(), Secure::Always),
+        ];
+        let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+        let [hosts, plain] = cookie_header::read(&keyring, lines, names);
         match (hosts, plain) {
-            (Ok(Some(visitor)), plain) => {
-                of(Visitor::known(visitor, false), true, matches!(plain, Ok(Some(_))))
-            }
-            (Ok(None), Ok(Some(visitor))) => of(Visitor::known(visitor, secure), secure, false),
+            (Ok(Some(known)), plain) => of(Visitor::known(known, false), true, matches!(plain, Ok(Some(_)))),
+            (Ok(None), Ok(Some(known))) => of(Visitor::known(known, secure), secure, false),
             (Ok(None), Ok(None)) => of(Visitor::Anonymous, secure, false),
             (Err(_), _) | (_, Err(_)) => of(Visitor::TooManyCookies, secure, false),
         }
@@ -94,9 +91,9 @@ impl Cookies {
 }
 
 impl Visitor {
-    fn known(visitor: cookie::Visitor, exposed: bool) -> Self {
+    fn known(Known { visitor, digest }: Known, exposed: bool) -> Self {
         let cookie::Visitor { id, user, renew, ticket } = visitor;
-        Self::Known { id, digest: session::digest(id), user, renew, ticket, exposed }
+        Self::Known { id, digest, user, renew, ticket, exposed }
     }
 
     pub(super) fn id(&self) -> Option<Id> {

@@ -5,6 +5,9 @@
 
 use std::sync::Arc;
 
+use smallvec::SmallVec;
+use smallvec::smallvec;
+
 use crate::config::limit::OnRedisDown;
 use crate::limiter::denials::Tracked;
 use crate::limiter::desk::Desk;
@@ -34,6 +37,10 @@ pub struct Asked {
     name: String,
     places: Vec<Place>,
     asked_us: u64,
+    /// When it took what was drawn in advance.
+    spent_us: u64,
+    /// Until when it may wait for what other workers return; none: Redis has not denied it.
+    pub(super) recall_until_us: Option<u64>,
 }
 
 /// A limit that was drawn in advance.
@@ -56,11 +63,14 @@ pub(super) struct Question {
     pub(super) places: Vec<Place>,
 }
 
+/// How a request's limits stand; most requests have one, for which no list is allocated.
+pub type Standings = SmallVec<[Option<LimitReply>; 1]>;
+
 /// A request that is allowed.
 #[derive(Debug, Default)]
 pub struct Granted {
     /// How its limits stand, in their order; `None`: not known, because Redis is away.
-    pub replies: Vec<Option<LimitReply>>,
+    pub replies: Standings,
     /// Its places in concurrency limits, to be kept until it ends.
     pub places: Vec<Place>,
     /// What it was charged, to be given back if it should not have counted.
@@ -81,8 +91,16 @@ pub struct Charges {
 impl Charges {
     /// And these too.
     pub fn add(&mut self, more: Self) {
-        self.redis.extend(more.redis);
-        self.advance.extend(more.advance);
+        append(&mut self.redis, more.redis);
+        append(&mut self.advance, more.advance);
+    }
+}
+
+/// Adds to a list which nearly always is empty: then it is moved, and nothing is allocated.
+pub fn append<T>(list: &mut Vec<T>, more: Vec<T>) {
+    match list.is_empty() {
+        true => *list = more,
+        false => list.extend(more),
     }
 }
 
@@ -108,7 +126,18 @@ enum Insured {
 impl Asked {
     pub(super) fn new(desk: Arc<Desk>, from: usize, question: Question, asked_us: u64) -> Self {
         let Question { asked, paid, tracked, name, places } = question;
-        Self { desk, from, asked, paid, tracked, name, places, asked_us }
+        Self {
+            desk,
+            from,
+            asked,
+            paid,
+            tracked,
+            name,
+            places,
+            asked_us,
+            spent_us: asked_us,
+            recall_until_us: None,
+        }
     }
 
     pub(super) fn desk(&self) -> &Arc<Desk> {
@@ -120,11 +149,11 @@ impl Asked {
         self.asked_us
     }
 
-    /// Which of the limits that count denied, by number and key.
-    pub(super) fn denying(&self, set: &Set, replies: &[LimitReply]) -> Vec<(usize, String)> {
-        let asked = self.numbers().into_iter().zip(&self.asked).zip(replies);
+    /// Which of the limits that count denied, by number and key, and how many requests Redis has left there.
+    pub(super) fn denying(&self, set: &Set, replies: &[LimitReply]) -> Vec<(usize, String, u64)> {
+        let asked = self.numbers().zip(&self.asked).zip(replies);
         let denying = asked.filter(|((number, _), reply)| !reply.allowed && !set.policy(*number).is_shadow());
-        denying.map(|((number, arg), _)| (number, arg.key.clone())).collect()
+        denying.map(|((number, arg), reply)| (number, arg.key.clone(), reply.remaining)).collect()
     }
 
     /// It is asked at this time, later than it was meant to be.
@@ -178,7 +207,7 @@ impl Asked {
     /// Redis denied it; how its limits stand.
     pub fn denied(mut self, set: &Set, replies: &[LimitReply]) -> Vec<Option<LimitReply>> {
         std::mem::take(&mut self.places).into_iter().for_each(Place::forget);
-        self.tell(set, replies, 1)
+        self.tell(set, replies, 1).into_vec()
     }
 
     /// Redis did not do it; `part` is this worker's of the limits.
@@ -188,7 +217,7 @@ impl Asked {
         }
         let enforced = |number: &usize| !set.policy(*number).is_shadow();
         let down = |number: usize| set.policy(number).on_redis_down();
-        let numbers: Vec<usize> = self.numbers();
+        let numbers: Vec<usize> = self.numbers().collect();
         if numbers.iter().filter(|number| enforced(number)).any(|number| down(*number) == OnRedisDown::Closed)
         {
             return Without::Closed;
@@ -201,7 +230,7 @@ impl Asked {
             Insured::TooSmall => Without::Closed,
             Insured::Denied => Without::Denied(replies),
             Insured::Allowed(places) => {
-                let mut granted = Granted { replies, places, ..Granted::default() };
+                let mut granted = Granted { replies: replies.into(), places, ..Granted::default() };
                 for Paid { index, arg, reply } in std::mem::take(&mut self.paid) {
                     granted.replies[index] = Some(reply);
                     granted.charges.advance.push(arg);
@@ -256,14 +285,14 @@ impl Asked {
     }
 
     /// Numbers, in the request's set, of the limits that Redis was asked about.
-    fn numbers(&self) -> Vec<usize> {
+    fn numbers(&self) -> impl Iterator<Item = usize> {
         let all = 0..self.asked.len() + self.paid.len();
-        let asked = all.filter(|index| !self.paid.iter().any(|paid| paid.index == *index));
-        asked.map(|index| self.from + index).collect()
+        let asked = all.filter(move |index| !self.paid.iter().any(|paid| paid.index == *index));
+        asked.map(move |index| self.from + index)
     }
 
     /// How all limits stand; takes note of what Redis said. What was paid comes back `times` times.
-    fn tell(&mut self, set: &Set, replies: &[LimitReply], times: u64) -> Vec<Option<LimitReply>> {
+    fn tell(&mut self, set: &Set, replies: &[LimitReply], times: u64) -> Standings {
         let mut tracked = std::mem::take(&mut self.tracked);
         if !tracked.is_empty() {
             // What was paid after all is a question that was never sent.
@@ -271,8 +300,8 @@ impl Asked {
                 tracked.extract_if(.., |question| !self.asked.iter().any(|arg| arg.key == question.key));
             self.desk.unanswered(&unsent.collect::<Vec<_>>());
         }
-        let mut told = vec![None; self.asked.len() + self.paid.len()];
-        for ((number, arg), reply) in self.numbers().into_iter().zip(&self.asked).zip(replies) {
+        let mut told: Standings = smallvec![None; self.asked.len() + self.paid.len()];
+        for ((number, arg), reply) in self.numbers().zip(&self.asked).zip(replies) {
             if let Measured::Rate { quota, lease } = set.policy(number).measure() {
                 let tracked = tracked.iter().find(|question| question.key == arg.key);
                 self.desk.learn(arg, (&quota, lease), reply, self.asked_us, tracked);
@@ -291,7 +320,7 @@ impl Drop for Asked {
         // Those that were answered are not in it any more.
         self.desk.unanswered(&self.tracked);
         for Paid { arg, .. } in self.paid.drain(..) {
-            self.desk.return_unused(arg);
+            self.desk.return_unused(arg, self.spent_us);
         }
     }
 }

@@ -19,11 +19,14 @@ pub(super) struct Demand {
     /// Empty until the first request: a worker without such limits needs none.
     counters: Vec<u8>,
     span_us: u64,
+    /// Secret numbers of this worker: a client that could foretell which keys share a counter would have all of them
+    /// counted as busy with one request each, and fill the table of what is held with them.
+    seeds: [u64; 2],
 }
 
 impl Demand {
-    pub(super) fn new() -> Self {
-        Self { counters: Vec::new(), span_us: 0 }
+    pub(super) fn new(seeds: [u64; 2]) -> Self {
+        Self { counters: Vec::new(), span_us: 0, seeds }
     }
 
     /// Counts a request; whether its limit is busy.
@@ -36,21 +39,26 @@ impl Demand {
             self.span_us = span_us;
             self.counters.fill(0);
         }
-        let Some(counter) = self.counters.get_mut(slot(key)) else { return false };
+        let Some(counter) = self.counters.get_mut(slot(key, self.seeds)) else { return false };
         *counter = counter.saturating_add(1);
         *counter >= BUSY
     }
 }
 
-/// Eight bytes at a time (FxHash): a key has some fifty bytes, and this is done for every request.
-fn slot(key: &str) -> usize {
+/// Eight bytes at a time, since this is done for every request: the upper half of each product is folded into the lower,
+/// so that no difference in a key comes out the same whatever the secret factor is.
+fn slot(key: &str, [start, factor]: [u64; 2]) -> usize {
     let (words, rest) = key.as_bytes().as_chunks::<8>();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    let mix = |hash: u64, word: u64| (hash.rotate_left(5) ^ word).wrapping_mul(0x517c_c1b7_2722_0a95);
-    let hash = words.iter().fold(0, |hash, word| mix(hash, u64::from_le_bytes(*word)));
-    let hash = mix(hash, u64::from_le_bytes(last));
-    // The product's upper bits depend on all of the key.
+    let mix = |hash: u64, word: u64| {
+        let product = u128::from(hash ^ word) * u128::from(factor | 1);
+        // The casts cut on purpose.
+        (product as u64) ^ ((product >> 64) as u64)
+    };
+    let hash = words.iter().fold(start, |hash, word| mix(hash, u64::from_le_bytes(*word)));
+    // With its length, or an end of zeros would change nothing.
+    let hash = mix(mix(hash, u64::from_le_bytes(last)), key.len() as u64);
     usize::try_from(hash >> (64 - COUNTERS.ilog2())).unwrap_or(0)
 }
 
@@ -58,9 +66,11 @@ fn slot(key: &str) -> usize {
 mod tests {
     use super::*;
 
+    const SEEDS: [u64; 2] = [0x9e37_79b9_7f4a_7c15, 0xd1b5_4a32_d192_ed03];
+
     #[test]
     fn the_thirty_second_request_of_a_tenth_of_a_second_is_a_busy_one() {
-        let mut demand = Demand::new();
+        let mut demand = Demand::new(SEEDS);
         let seen: Vec<_> = (0..33).map(|n| demand.is_busy("k", 100_000 + n)).collect();
         assert_eq!(seen.iter().position(|busy| *busy), Some(31));
         assert!(!demand.is_busy("k", 200_000), "a new span");
@@ -69,10 +79,24 @@ mod tests {
 
     #[test]
     fn ten_thousand_clients_that_come_once_are_spread_over_the_counters() {
-        let mut demand = Demand::new();
+        let mut demand = Demand::new(SEEDS);
         let key =
             |n: u32| format!("regatta:l:default:Zm9vYmFy:10.{}.{}.{}", n >> 16, (n >> 8) & 255, n & 255);
         let busy = (0..10_000).filter(|n| demand.is_busy(&key(*n), 0)).count();
         assert!(busy < 200, "{busy} of 10,000, at 2.4 a counter");
+    }
+
+    #[test]
+    fn which_keys_share_a_counter_is_another_secret_in_each_worker() {
+        // Under FxHash these two collide whatever it starts with.
+        let [one, two] = [[0_u64, 0], [1 << 63, 1 << 4]].map(|words| {
+            let bytes = words.map(u64::to_le_bytes).concat();
+            bytes.into_iter().map(char::from).collect::<String>()
+        });
+        let shared = (1..200_u64).filter(|seed| {
+            let seeds = SEEDS.map(|word| word.wrapping_mul(2 * seed + 1));
+            slot(&one, seeds) == slot(&two, seeds) || slot("a", seeds) == slot("b", seeds)
+        });
+        assert!(shared.count() <= 2);
     }
 }

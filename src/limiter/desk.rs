@@ -38,6 +38,7 @@ use crate::limiter::place::Local;
 use crate::limiter::place::Place;
 use crate::limiter::policy::Measured;
 use crate::limiter::policy::Policies;
+use crate::limiter::policy::Policy;
 use crate::limiter::policy::Subject;
 use crate::limiter::quota::Quota;
 use crate::limiter::recall::Recalls;
@@ -125,7 +126,8 @@ impl Desk {
     /// Prepares the limits of one worker; `patience` is the longest wait for Redis.
     pub fn new(policies: Policies, redis: Redis, patience: Duration, clock: Clock) -> Arc<Self> {
         // Without random bytes places of two workers may have one name: one of them then ends early.
-        let name = OsRng.try_next_u64().unwrap_or(0);
+        let random = || OsRng.try_next_u64().unwrap_or(0);
+        let name = random();
         Arc::new(Self {
             policies,
             redis,
@@ -134,7 +136,7 @@ impl Desk {
             patience,
             denials: Mutex::default(),
             insurance: Mutex::default(),
-            advance: Mutex::default(),
+            advance: Mutex::new(Advance::new([random(), random()])),
             recalls: Mutex::default(),
             local: Local::default(),
             meters: Mutex::default(),
@@ -155,7 +157,7 @@ impl Desk {
         self.us((self.clock)())
     }
 
-    fn us(&self, at: Instant) -> u64 {
+    pub(super) fn us(&self, at: Instant) -> u64 {
         u64::try_from(at.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
     }
 
@@ -204,12 +206,13 @@ impl Desk {
     fn look(&self, set: &Set, from: usize, args: &[LimitArg], now_us: u64, waited: bool) -> Looked {
         let mut denials = lock(&self.denials);
         let mut advance = lock(&self.advance);
+        let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
+        denials.expire(now_us, patience_us.saturating_mul(4));
         if denials.is_empty() && !advance.may_be_hot(now_us) {
             return Looked::Ask { tracked: Vec::new(), at_us: now_us };
         }
         let heard_since = self.redis.news_since().map(|since| self.us(since));
         let oldest_us = heard_since.unwrap_or(u64::MAX).min(now_us.saturating_sub(UNHEARD_US));
-        let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
         let at = Moment { now_us, oldest_us, patience_us, waited };
         let (mut denied, mut wait, mut tracked, mut at_us) = (None, None, Vec::new(), now_us);
         let track = |arg: &LimitArg, probe| Tracked { key: arg.key.clone(), cost: arg.cost, probe };
@@ -262,30 +265,35 @@ impl Desk {
         self: &Arc<Self>,
         set: &Set,
         from: usize,
-        args: Vec<LimitArg>,
+        mut args: Vec<LimitArg>,
         tracked: Vec<Tracked>,
         now_us: u64,
     ) -> Asked {
-        let mut question = Question { asked: Vec::with_capacity(args.len()), tracked, ..Question::default() };
-        for (index, arg) in args.into_iter().enumerate() {
-            match set.policy(from + index).measure() {
-                Measured::Rate { quota, lease } if !arg.shadow && arg.cost > 0 => {
-                    if let Some(reply) = self.spend(&arg, quota, lease, now_us) {
-                        question.paid.push(Paid { index, arg, reply });
-                        continue;
-                    }
+        let mut question = Question { tracked, ..Question::default() };
+        for (index, arg) in args.iter().enumerate() {
+            if let Measured::Concurrency { .. } = set.policy(from + index).measure() {
+                if question.name.is_empty() {
+                    question.name = self.new_name();
                 }
-                Measured::Rate { .. } => {}
-                Measured::Concurrency { .. } => {
-                    if question.name.is_empty() {
-                        question.name = self.new_name();
-                    }
-                    question.places.push(Place::wanted(&self.redis, &arg.key, &question.name));
-                }
+                question.places.push(Place::wanted(&self.redis, &arg.key, &question.name));
             }
-            question.asked.push(arg);
         }
+        // The list stays where it is and loses what was drawn in advance.
+        let (mut at, count) = (0, args.len());
+        for index in 0..count {
+            match self.prepaid(set.policy(from + index), &args[at], now_us) {
+                Some(reply) => question.paid.push(Paid { index, arg: args.remove(at), reply }),
+                None => at += 1,
+            }
+        }
+        question.asked = args;
         Asked::new(Arc::clone(self), from, question, now_us)
+    }
+
+    /// Pays for a request under a policy from what was drawn in advance, if that is a thing of this policy.
+    fn prepaid(self: &Arc<Self>, policy: &Policy, arg: &LimitArg, now_us: u64) -> Option<LimitReply> {
+        let Measured::Rate { quota, lease } = policy.measure() else { return None };
+        if arg.shadow || arg.cost == 0 { None } else { self.spend(arg, quota, lease, now_us) }
     }
 
     /// Pays from what was drawn in advance; how the limit stands then, or nothing if there is not enough.
@@ -336,7 +344,7 @@ impl Desk {
             lock(&self.advance).heat(&arg.key, quota, reply.reset_us, self.now_us());
         }
         let is_last = reply.allowed && reply.remaining < arg.cost && tracked.is_none();
-        if is_last && self.recalls_after_last(&arg.key, (quota, lease), asked_us) {
+        if is_last && self.may_return_after_last(&arg.key, (quota, lease), asked_us) {
             return;
         }
         let known = {
@@ -371,7 +379,7 @@ impl Desk {
     pub(super) fn forget(&self, key: &str) {
         let now_us = self.now_us();
         lock(&self.denials).forget(key, now_us);
-        lock(&self.advance).hurry(key, now_us);
+        lock(&self.advance).returned(key, now_us);
         lock(&self.recalls).returned(key, now_us);
         lock(&self.meters).forget(key);
     }

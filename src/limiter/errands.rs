@@ -8,6 +8,8 @@ use tokio::task::JoinSet;
 
 use crate::config::limit::Lease;
 use crate::limiter::advance;
+use crate::limiter::advance::Draw;
+use crate::limiter::advance::Return;
 use crate::limiter::asked::Charges;
 use crate::limiter::desk::Desk;
 use crate::limiter::desk::lock;
@@ -19,6 +21,7 @@ use crate::redis::Refusal;
 use crate::redis::begin::LimitArg;
 use crate::redis::begin::LimitKind;
 use crate::redis::limit::Amount;
+use crate::redis::limit::Drawn;
 
 /// How often it is looked whether debts can be paid.
 const DEBTS_EVERY: Duration = Duration::from_millis(100);
@@ -43,7 +46,7 @@ impl Desk {
     pub(super) async fn draw(self: Arc<Self>, key: String, quota: Quota, lease: Lease, requests: u64) {
         let wanted = amount(key, &quota, requests);
         if lease == Lease::Auto && !self.hears_recalls() {
-            lock(&self.advance).drawn(&wanted.key, 0, self.now_us());
+            lock(&self.advance).drawn(&wanted.key, None, self.now_us());
             return;
         }
         let asked_us = self.now_us();
@@ -55,20 +58,21 @@ impl Desk {
             }
         };
         let now_us = self.now_us();
-        let (is_held, surplus) = {
+        let (is_held, wanted_back) = {
             let mut advance = lock(&self.advance);
-            let is_held = advance.drawn(&wanted.key, drawn.map_or(0, |drawn| drawn.requests), now_us);
+            let answer = drawn.map(|drawn| self.draw_of(drawn, asked_us));
+            let is_held = advance.drawn(&wanted.key, answer, now_us);
             if let Some(drawn) = drawn {
                 advance.learn(&wanted.key, drawn.reset_us, (asked_us, now_us));
             }
-            (is_held, advance.beyond_reserve(&wanted.key, lease, now_us))
+            (is_held, advance.wanted_back(&wanted.key, lease, (asked_us, now_us)))
         };
-        if let Some((quota, requests)) = surplus {
-            self.return_to_redis(amount(wanted.key.clone(), &quota, requests)).await;
+        if let Some(held) = wanted_back {
+            self.return_to_redis(&wanted.key, &held).await;
         }
         // Also if all went back: what a request gives back is held here until then.
         if is_held {
-            self.look_after(wanted.key).await;
+            self.look_after(wanted.key, lease).await;
         }
     }
 
@@ -79,30 +83,55 @@ impl Desk {
         self.redis.news_since().is_some()
     }
 
+    /// An answer to a draw that was sent then.
+    fn draw_of(&self, drawn: Drawn, asked_us: u64) -> Draw {
+        let listens = self.listens.get().is_some_and(|since_us| *since_us <= asked_us);
+        let hears = listens && self.redis.news_since().is_some_and(|since| self.us(since) <= asked_us);
+        Draw { requests: drawn.requests, reset_us: drawn.reset_us, asked_us, hears }
+    }
+
     /// Another worker was denied: what is held of this limit goes back at once.
     pub(super) fn return_held(self: &Arc<Self>, key: &str) {
         let now_us = self.now_us();
-        if let Some((quota, requests)) = lock(&self.advance).recall(key, now_us) {
-            let (desk, amount) = (Arc::clone(self), amount(key.to_owned(), &quota, requests));
-            tokio::spawn(async move { desk.return_to_redis(amount).await });
+        if let Some(held) = lock(&self.advance).recall(key, now_us) {
+            let (desk, key) = (Arc::clone(self), key.to_owned());
+            tokio::spawn(async move { desk.return_to_redis(&key, &held).await });
         }
     }
 
-    /// Gives back what a request was charged from what was drawn: to what this worker holds, or to Redis if that went
-    /// back meanwhile.
-    pub(super) fn return_unused(self: &Arc<Self>, arg: LimitArg) {
+    /// Gives back what a request took at `spent_us` from what was drawn: to what this worker holds, or to Redis if that
+    /// went back meanwhile.
+    pub(super) fn return_unused(self: &Arc<Self>, arg: LimitArg, spent_us: u64) {
         let now_us = self.now_us();
-        if lock(&self.advance).unspend(&arg.key, arg.cost, now_us) {
+        if lock(&self.advance).unspend(&arg.key, arg.cost, (spent_us, now_us)) {
             return;
         }
-        if let Some(amount) = charged(arg) {
+        if let Some(mut amount) = charged(arg) {
+            amount.requests =
+                advance::still_ahead(amount.requests.saturating_mul(amount.interval_us), spent_us, now_us);
+            amount.interval_us = 1;
             let desk = Arc::clone(self);
-            tokio::spawn(async move { desk.return_to_redis(amount).await });
+            tokio::spawn(async move { desk.return_amount(amount).await });
         }
     }
 
-    async fn return_to_redis(&self, amount: Amount) {
-        if let Err(error) = self.redis.refund(&amount).await {
+    /// Gives back what was held of a limit, to the µs.
+    async fn return_to_redis(&self, key: &str, held: &Return) {
+        let tolerance_us = held.quota.tolerance_us();
+        let piece_us = advance::piece_us(held.quota.interval_us(), tolerance_us);
+        let mut left_us = held.time_us;
+        // In pieces: other workers hear of each, and count what they hold as nearer by one.
+        while left_us > 0 {
+            let requests = left_us.min(piece_us);
+            self.return_amount(Amount { key: key.to_owned(), interval_us: 1, tolerance_us, requests }).await;
+            left_us -= requests;
+        }
+    }
+
+    async fn return_amount(&self, amount: Amount) {
+        if amount.requests > 0
+            && let Err(error) = self.redis.refund(&amount).await
+        {
             tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
         }
     }
@@ -110,8 +139,9 @@ impl Desk {
     /// The same for a limit that is hot, where others wait for it.
     pub(super) async fn draw_hot(self: Arc<Self>, key: String, quota: Quota, requests: u64) {
         let wanted = amount(key, &quota, requests);
+        let asked_us = self.now_us();
         let drawn = match self.redis.draw(&wanted).await {
-            Ok(drawn) => Some((drawn.requests, drawn.reset_us)),
+            Ok(drawn) => Some(self.draw_of(drawn, asked_us)),
             Err(error) => {
                 tracing::debug!(%error, "nothing was drawn for a hot limit: {error}");
                 None
@@ -119,18 +149,18 @@ impl Desk {
         };
         let now_us = self.now_us();
         if lock(&self.advance).drawn_hot(&wanted.key, drawn, now_us) {
-            self.look_after(wanted.key).await;
+            self.look_after(wanted.key, Lease::Always).await;
         }
     }
 
     /// Gives back what was drawn and not used in time.
-    async fn look_after(&self, key: String) {
+    async fn look_after(&self, key: String, lease: Lease) {
         // A moment more than it is kept, so that nobody takes it any more.
         tokio::time::sleep(Duration::from_micros(advance::KEPT_US + 1000)).await;
         let now_us = self.now_us();
-        let left = lock(&self.advance).expired(&key, now_us);
-        if let Some((quota, requests)) = left {
-            self.return_to_redis(amount(key, &quota, requests)).await;
+        let left = lock(&self.advance).expired(&key, lease, now_us);
+        if let Some(held) = left {
+            self.return_to_redis(&key, &held).await;
         }
     }
 
@@ -141,9 +171,15 @@ impl Desk {
     pub async fn refund(&self, charges: Charges) -> Result<(), Error> {
         let now_us = self.now_us();
         let mut gone = charges.advance;
-        gone.retain(|arg| !lock(&self.advance).unspend(&arg.key, arg.cost, now_us));
-        for amount in charges.redis.into_iter().chain(gone).filter_map(charged) {
-            if amount.requests > 0 {
+        // The application says that it should not have counted at all, whatever time has taken of it.
+        gone.retain(|arg| !lock(&self.advance).unspend(&arg.key, arg.cost, (now_us, now_us)));
+        for mut amount in charges.redis.into_iter().chain(gone).filter_map(charged) {
+            // In pieces: other workers hear of each, and count what they hold as nearer by one.
+            let piece = advance::piece_us(amount.interval_us, amount.tolerance_us) / amount.interval_us;
+            let mut left = amount.requests;
+            while left > 0 {
+                amount.requests = left.min(piece);
+                left -= amount.requests;
                 self.redis.refund(&amount).await?;
                 // This worker's next request may come before the news.
                 self.forget(&amount.key);

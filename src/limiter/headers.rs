@@ -4,8 +4,6 @@
 //! rate; `t` is the time to the next request that is allowed beyond `r`, which satisfies both -10 and -11. A policy
 //! whose state is not known (another one denied before it was asked) is named and no more.
 
-use std::fmt::Write;
-
 use crate::config::limit::LimitHeaders;
 use crate::limiter::policy::Measured;
 use crate::limiter::quota::Quota;
@@ -35,13 +33,14 @@ pub(super) struct Told<'a> {
 }
 
 /// Writes the texts; policy names are letters, digits, `-` and `_`, so they need no escapes.
-pub(super) fn compose<'a>(told: impl Iterator<Item = Told<'a>>, style: LimitHeaders) -> Headers {
+pub(super) fn compose<'a>(told: impl Iterator<Item = Told<'a>> + Clone, style: LimitHeaders) -> Headers {
     let mut headers = Headers::default();
     let draft = matches!(style, LimitHeaders::Draft | LimitHeaders::Both);
     let legacy = matches!(style, LimitHeaders::Legacy | LimitHeaders::Both);
     if draft {
-        headers.policy.reserve(48);
-        headers.limit.reserve(48);
+        // Exactly: a text with room to spare costs an allocation more when it becomes a header's value.
+        headers.policy.reserve_exact(told.clone().map(|one| one.policy_len()).sum());
+        headers.limit.reserve_exact(told.clone().map(|one| one.limit_len()).sum());
     }
     for one in told {
         if draft {
@@ -65,30 +64,83 @@ pub(super) fn compose<'a>(told: impl Iterator<Item = Told<'a>>, style: LimitHead
     headers
 }
 
-fn write_draft(headers: &mut Headers, one: &Told<'_>) {
-    let Headers { policy, limit, .. } = headers;
-    let name = one.name;
-    let (before, next) = (separator(policy), separator(limit));
-    // Writing to a String cannot fail.
-    let _ = match one.measure {
-        Measured::Rate { quota, .. } => {
-            write!(policy, "{before}\"{name}\";q={};w={}", quota.burst(), quota.window_secs())
-        }
-        Measured::Concurrency { most, .. } => {
-            write!(policy, "{before}\"{name}\";q={most};qu=\"concurrent-requests\"")
-        }
-    };
-    let Some(reply) = one.reply else { return };
-    let _ = write!(limit, "{next}\"{name}\";r={}", reply.remaining);
-    if let Measured::Rate { quota, .. } = one.measure
-        && let Some(wait) = next_us(&quota, &reply)
-    {
-        let _ = write!(limit, ";t={}", seconds(wait));
+impl Told<'_> {
+    /// Length of what is written of its policy, but for what separates it from another.
+    fn policy_len(&self) -> usize {
+        let text = match self.measure {
+            Measured::Rate { quota, .. } => digits(quota.burst()) + ";w=".len() + digits(quota.window_secs()),
+            Measured::Concurrency { most, .. } => digits(most) + CONCURRENT.len(),
+        };
+        "\"\";q=".len() + self.name.len() + text
+    }
+
+    /// Length of what is written of how it stands.
+    fn limit_len(&self) -> usize {
+        let Some(reply) = &self.reply else { return 0 };
+        let next = self.next_secs().map_or(0, |next| ";t=".len() + digits(next));
+        "\"\";r=".len() + self.name.len() + digits(reply.remaining) + next
+    }
+
+    /// Time until one request more than now is allowed, s; `None` if the whole burst is, or if that is not known.
+    fn next_secs(&self) -> Option<u64> {
+        let Measured::Rate { quota, .. } = self.measure else { return None };
+        next_us(&quota, self.reply.as_ref()?).map(seconds)
     }
 }
 
-fn separator(text: &str) -> &'static str {
-    if text.is_empty() { "" } else { ", " }
+const CONCURRENT: &str = ";qu=\"concurrent-requests\"";
+
+fn write_draft(headers: &mut Headers, one: &Told<'_>) {
+    let Headers { policy, limit, .. } = headers;
+    name(policy, one.name, ";q=");
+    match one.measure {
+        Measured::Rate { quota, .. } => {
+            number(policy, quota.burst());
+            policy.push_str(";w=");
+            number(policy, quota.window_secs());
+        }
+        Measured::Concurrency { most, .. } => {
+            number(policy, most);
+            policy.push_str(CONCURRENT);
+        }
+    }
+    let Some(reply) = one.reply else { return };
+    name(limit, one.name, ";r=");
+    number(limit, reply.remaining);
+    if let Some(next) = one.next_secs() {
+        limit.push_str(";t=");
+        number(limit, next);
+    }
+}
+
+/// A policy's name, and what follows it.
+fn name(text: &mut String, name: &str, then: &str) {
+    if !text.is_empty() {
+        text.push_str(", ");
+    }
+    text.push('"');
+    text.push_str(name);
+    text.push('"');
+    text.push_str(then);
+}
+
+/// As `format!` writes it, which costs a request some 1,000 instructions more.
+fn number(text: &mut String, mut number: u64) {
+    let mut written = [0; 20];
+    let mut at = written.len();
+    for place in written.iter_mut().rev() {
+        *place = b'0' + u8::try_from(number % 10).unwrap_or(0);
+        number /= 10;
+        at -= 1;
+        if number == 0 {
+            break;
+        }
+    }
+    text.push_str(std::str::from_utf8(&written[at..]).unwrap_or_default());
+}
+
+fn digits(number: u64) -> usize {
+    number.checked_ilog10().map_or(1, |log| log as usize + 1)
 }
 
 fn seconds(us: u64) -> u64 {
@@ -163,6 +215,21 @@ mod tests {
         let headers = compose([told("tight", tight, 6)].into_iter(), LimitHeaders::Off);
         assert_eq!((headers.limit.as_str(), headers.legacy, headers.retry_after), ("", None, Some(1)));
         assert_eq!(headers.violated, ["tight"]);
+    }
+
+    #[test]
+    fn numbers_are_written_as_ever_and_what_is_reserved_is_what_is_written() {
+        for given in [0, 1, 9, 10, 99, 100, 65_535, 1_000_000, u64::MAX - 1, u64::MAX] {
+            let mut text = String::new();
+            number(&mut text, given);
+            assert_eq!((text.as_str(), digits(given)), (given.to_string().as_str(), text.len()));
+        }
+        let quota = Quota::new(Rate { count: 1000, period: Duration::from_secs(1) }, 12_345);
+        for requests in [0, 1, 7] {
+            let headers = draft([told("default", quota, requests)]);
+            assert_eq!(headers.policy.capacity(), headers.policy.len());
+            assert_eq!(headers.limit.capacity(), headers.limit.len());
+        }
     }
 
     #[test]

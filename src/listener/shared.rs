@@ -18,18 +18,27 @@ use crate::sys::pass;
 /// Bytes of a note: the slot, and when the connection was put into the queue.
 const NOTE: usize = 16;
 
-/// Both ends of the queue.
+/// Bells of a fleet. A slot's is that of its number, counted round and round: as many as this are woken alone, and with
+/// twice as many slots two are woken for one connection.
+pub const BELLS: usize = 8;
+
+/// Both ends of the queue, and what wakes the workers that are to look at it.
+///
+/// Were the queue watched itself, each connection would wake every worker of the fleet: with 16 of them that costs more
+/// CPU than the connection.
 #[derive(Debug)]
 pub struct SharedQueue {
-    entrance: OwnedFd,
-    exit: OwnedFd,
+    pub(crate) entrance: OwnedFd,
+    pub(crate) exit: OwnedFd,
+    pub(crate) bells: [OwnedFd; BELLS],
 }
 
 /// A connection from the queue.
 #[derive(Debug)]
 pub struct Passed {
-    /// The connection, of which nothing was read.
-    pub stream: TcpStream,
+    /// The connection, of which nothing was read; none: another thread took the last descriptor in between, and the
+    /// kernel has closed it.
+    pub stream: Option<TcpStream>,
     /// The slot whose worker accepted it.
     pub from: usize,
 }
@@ -41,17 +50,34 @@ impl SharedQueue {
     /// When no descriptor is left.
     pub fn open() -> io::Result<Self> {
         let (entrance, exit) = pass::queue()?;
-        Ok(Self { entrance, exit })
+        Ok(Self { entrance, exit, bells: all([(); BELLS].map(|()| pass::bell()))? })
     }
 
-    /// The queue with these ends.
-    pub fn from_ends([entrance, exit]: [OwnedFd; 2]) -> Self {
-        Self { entrance, exit }
+    /// The queue with these ends and bells; new bells, if its maker had none.
+    ///
+    /// # Errors
+    /// When one cannot be had.
+    pub fn from_parts(
+        [entrance, exit]: [OwnedFd; 2],
+        bells: Option<[io::Result<OwnedFd>; BELLS]>,
+    ) -> io::Result<Self> {
+        let bells = all(bells.unwrap_or_else(|| [(); BELLS].map(|()| pass::bell())))?;
+        Ok(Self { entrance, exit, bells })
     }
 
-    /// The numbers of its ends, in the order of [`Self::from_ends`].
-    pub fn descriptors(&self) -> [RawFd; 2] {
+    /// The numbers of its ends, in the order of [`Self::from_parts`].
+    pub fn ends(&self) -> [RawFd; 2] {
         [self.entrance.as_raw_fd(), self.exit.as_raw_fd()]
+    }
+
+    /// The numbers of its bells.
+    pub fn bells(&self) -> [RawFd; BELLS] {
+        self.bells.each_ref().map(AsRawFd::as_raw_fd)
+    }
+
+    /// All its numbers.
+    pub fn descriptors(&self) -> impl Iterator<Item = RawFd> {
+        self.ends().into_iter().chain(self.bells())
     }
 
     /// Other descriptors of the same queue.
@@ -59,13 +85,29 @@ impl SharedQueue {
     /// # Errors
     /// When no descriptor is left.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { entrance: self.entrance.try_clone()?, exit: self.exit.try_clone()? })
+        let bells = all(self.bells.each_ref().map(OwnedFd::try_clone))?;
+        Ok(Self { entrance: self.entrance.try_clone()?, exit: self.exit.try_clone()?, bells })
     }
 
-    /// The end for [`put`], and the one for [`take`], which can be read when the queue is not empty.
-    pub fn into_ends(self) -> (OwnedFd, OwnedFd) {
-        (self.entrance, self.exit)
+    /// Another descriptor of this slot's bell, to be watched.
+    ///
+    /// # Errors
+    /// When no descriptor is left.
+    pub fn bell(&self, slot: usize) -> io::Result<OwnedFd> {
+        self.bells[slot % BELLS].try_clone()
     }
+
+    /// Wakes the workers that have the bell of this slot.
+    pub fn ring(&self, slot: usize) {
+        if let Err(error) = pass::ring(&self.bells[slot % BELLS]) {
+            tracing::debug!(%error, "cannot wake another worker: {error}");
+        }
+    }
+}
+
+fn all(bells: [io::Result<OwnedFd>; BELLS]) -> io::Result<[OwnedFd; BELLS]> {
+    let bells: Vec<_> = bells.into_iter().collect::<io::Result<_>>()?;
+    bells.try_into().map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// Puts a connection into the queue, of which the caller then closes its own descriptor.
@@ -86,12 +128,16 @@ pub fn put(entrance: &impl AsFd, stream: &impl AsFd, from: usize, now: Duration)
 /// [`io::ErrorKind::WouldBlock`] when there is none, or why none can be taken: then it stays in the queue.
 pub fn take(exit: &impl AsFd) -> io::Result<Passed> {
     // The kernel drops what it finds no descriptor for, so that there must be one: this one, closed again.
-    drop(exit.as_fd().try_clone_to_owned()?);
+    match exit.as_fd().try_clone_to_owned() {
+        Ok(spare) => drop(spare),
+        // A process without descriptors must see an empty queue as such, or it would look again for ever.
+        Err(_) if oldest(exit).is_none() => return Err(io::ErrorKind::WouldBlock.into()),
+        Err(refused) => return Err(refused),
+    }
     let mut note = [0; NOTE];
     let (_, socket) = pass::take(exit, &mut note)?;
-    let socket = socket.ok_or_else(|| io::Error::other("a passed connection has come without its socket"))?;
     let (from, _) = read(&note);
-    Ok(Passed { stream: socket.into(), from: usize::try_from(from).unwrap_or(usize::MAX) })
+    Ok(Passed { stream: socket.map(TcpStream::from), from: usize::try_from(from).unwrap_or(usize::MAX) })
 }
 
 /// When the oldest connection in the queue was put there; none: there is none.
@@ -119,16 +165,17 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let mut client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, peer) = listener.accept().unwrap();
-        let (entrance, exit) = SharedQueue::open().unwrap().into_ends();
+        let SharedQueue { entrance, exit, .. } = SharedQueue::open().unwrap();
         assert_eq!(oldest(&exit), None);
         put(&entrance, &accepted, 3, Duration::from_millis(7)).unwrap();
         drop(accepted);
         assert_eq!(oldest(&exit), Some(Duration::from_millis(7)));
         assert_eq!(oldest(&exit), Some(Duration::from_millis(7)), "a look takes nothing");
-        let mut passed = take(&exit).unwrap();
-        assert_eq!((passed.from, passed.stream.peer_addr().unwrap()), (3, peer));
-        passed.stream.write_all(b"here").unwrap();
-        drop(passed);
+        let passed = take(&exit).unwrap();
+        let mut stream = passed.stream.unwrap();
+        assert_eq!((passed.from, stream.peer_addr().unwrap()), (3, peer));
+        stream.write_all(b"here").unwrap();
+        drop(stream);
         let mut said = String::new();
         client.read_to_string(&mut said).unwrap();
         assert_eq!(said, "here");
@@ -141,9 +188,9 @@ mod tests {
         let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
         let (accepted, _) = listener.accept().unwrap();
         let queue = SharedQueue::open().unwrap();
-        let (entrance, exit) = queue.try_clone().unwrap().into_ends();
-        put(&entrance, &accepted, 0, Duration::ZERO).unwrap();
-        drop((accepted, entrance, exit));
-        assert!(take(&queue.into_ends().1).is_ok());
+        let copy = queue.try_clone().unwrap();
+        put(&copy.entrance, &accepted, 0, Duration::ZERO).unwrap();
+        drop((accepted, copy));
+        assert!(take(&queue.exit).is_ok());
     }
 }

@@ -364,6 +364,21 @@ mod tests {
         }
     }
 
+    /// A batch's entry that is executed alone does what a call of its own does, which is version 5's.
+    #[test]
+    fn versions_5_and_6_begin_alike() {
+        let part = |name: &str, first: &str, behind: &str| {
+            let (_, text) = named(name).unwrap().text.split_once(first).unwrap();
+            text.split_once(behind).unwrap().0
+        };
+        let [five, six] = ["regatta_v5", "regatta_v6"]
+            .map(|name| part(name, "\n-- GCRA.", "\n-- What lies under a session's key"));
+        assert_eq!(five, six);
+        let rest = "\n-- Whether the client may have one session more";
+        let five = part("regatta_v5", rest, "\n-- Many begins in one call.");
+        assert_eq!(five, part("regatta_v6", rest, "\n-- What batches of begins and of commits"));
+    }
+
     #[test]
     fn scripts_differ_and_have_no_library_line() {
         let mut digests: Vec<_> = SCRIPTS.iter().map(|script| script.digest.as_str()).collect();

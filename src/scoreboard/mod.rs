@@ -52,8 +52,10 @@ const HEAD_FLEET: usize = 6;
 const HEAD_REDIS_FINDINGS: usize = 8;
 const HEAD_LOG_DROPPED: usize = 11;
 const HEAD_LOG_UNSAID: usize = 12;
-/// Connections on their way from one worker to another, about: what a killed worker had begun stays until it is seen.
+/// Connections on their way from one worker to another; what a killed worker had in its hands stays for a moment.
 const HEAD_PASSING: usize = 13;
+/// Connections that ever were.
+const HEAD_PASSES: usize = 14;
 const HEAD_IDENTITY: usize = 15;
 
 /// Words of a slot: its row, and the journals of its workers.

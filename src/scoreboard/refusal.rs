@@ -38,12 +38,14 @@ pub enum Closing {
     SlowReader = 3,
     /// Its client sent more HTTP/2 control frames than its requests can need.
     ControlFrames = 4,
+    /// Its worker had more than its share for a while (`listen.balance`).
+    Surplus = 5,
 }
 
 impl Closing {
     /// Every reason, in the order of its number.
-    pub const ALL: [Self; 5] =
-        [Self::Idle, Self::Evicted, Self::SlowHeader, Self::SlowReader, Self::ControlFrames];
+    pub const ALL: [Self; 6] =
+        [Self::Idle, Self::Evicted, Self::SlowHeader, Self::SlowReader, Self::ControlFrames, Self::Surplus];
 
     /// The reason's name, as status and metrics spell it.
     pub fn name(self) -> &'static str {
@@ -53,6 +55,7 @@ impl Closing {
             Self::SlowHeader => "slow_header",
             Self::SlowReader => "slow_reader",
             Self::ControlFrames => "control_frames",
+            Self::Surplus => "surplus",
         }
     }
 }

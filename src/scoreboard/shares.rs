@@ -2,6 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use crate::scoreboard::HEAD_PASSES;
 use crate::scoreboard::HEAD_PASSING;
 use crate::scoreboard::Scoreboard;
 
@@ -24,15 +25,25 @@ pub struct Asking {
     pub turn: usize,
 }
 
+/// A worker's share of all connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// How many it should have.
+    pub each: u64,
+    /// The slot whose worker has fewest of the others; none: they all have their share.
+    pub fewest: Option<usize>,
+}
+
 impl Scoreboard {
     /// A worker's share of all connections, once `more` have come: what each has if none has two more than another.
     ///
     /// Those that are on their way between workers are counted. None: no connection is to be passed on, because no
     /// other worker takes any, or because workers of two generations serve. A new release that has to prove itself has
     /// no connections yet, and would be given all new ones.
-    pub fn share_of_connections(&self, asking: &Asking, more: u64) -> Option<u64> {
+    pub fn share_of_connections(&self, asking: &Asking, more: u64) -> Option<Share> {
         let slots = self.slots();
         let looked_at = slots.min(LOOKED_AT);
+        let mut fewest = (u64::MAX, None);
         let (mut others, mut connections) = (0, self.cell(asking.slot, asking.cell).connections());
         for step in 0..looked_at {
             let slot = asking.turn.wrapping_add(step) % slots;
@@ -46,15 +57,22 @@ impl Scoreboard {
             if slot != asking.slot && !row.is_avoided() && cell.can_take(asking.moved_since_ms) {
                 others += 1;
                 connections += cell.connections();
+                if cell.connections() < fewest.0 {
+                    fewest = (cell.connections(), Some(slot));
+                }
             }
         }
         // Read last: one that arrives meanwhile is missed, where it would otherwise be counted twice.
         let passing = self.head(HEAD_PASSING).load(Relaxed) * looked_at as u64 / slots.max(1) as u64;
-        (others > 0).then(|| (connections + passing + more).div_ceil(others + 1))
+        (others > 0).then(|| {
+            let each = (connections + passing + more).div_ceil(others + 1);
+            Share { each, fewest: fewest.1.filter(|_| fewest.0 < each) }
+        })
     }
 
     /// A connection is about to be passed on.
     pub fn connection_leaves(&self) {
+        self.head(HEAD_PASSES).fetch_add(1, Relaxed);
         self.head(HEAD_PASSING).fetch_add(1, Relaxed);
     }
 
@@ -64,10 +82,23 @@ impl Scoreboard {
         let _ = self.head(HEAD_PASSING).fetch_update(Relaxed, Relaxed, less);
     }
 
-    /// None is on its way: what a worker that was killed had begun to pass on is not counted for ever.
-    pub fn no_connection_passes(&self) {
-        if self.head(HEAD_PASSING).load(Relaxed) > 0 {
-            self.head(HEAD_PASSING).store(0, Relaxed);
+    /// How many are on their way, and how many ever were.
+    pub fn connections_passing(&self) -> (u64, u64) {
+        // In this order: one that leaves meanwhile makes the second number one that is not believed later.
+        let begun = self.head(HEAD_PASSES).load(Relaxed);
+        (self.head(HEAD_PASSING).load(Relaxed), begun)
+    }
+
+    /// The queue was empty for longer than a pass takes, and so many had begun before: what a worker that was killed
+    /// had in its hands is not counted for ever.
+    ///
+    /// An empty queue alone says nothing: one that has just left is counted before it is there, and without it the share
+    /// would be so low that no worker takes it.
+    pub fn no_connection_passes(&self, begun: u64) {
+        let (passing, now) = self.connections_passing();
+        if now == begun {
+            // If one arrives at this very moment, the number is the next look's.
+            let _ = self.head(HEAD_PASSING).compare_exchange(passing, 0, Relaxed, Relaxed);
         }
     }
 }
@@ -98,27 +129,37 @@ mod tests {
         scoreboard
     }
 
-    #[test]
-    fn a_share_is_what_each_has_when_all_have_as_many() {
-        assert_eq!(table(&[0, 3, 2, 3]).share_of_connections(&ASKING, 0), Some(2));
-        assert_eq!(
-            table(&[0, 3, 2, 3]).share_of_connections(&ASKING, 1),
-            Some(3),
-            "no part of one is possible"
-        );
-        assert_eq!(table(&[7]).share_of_connections(&ASKING, 1), None, "a worker that is alone");
+    fn share(table: &Scoreboard, more: u64) -> Option<u64> {
+        table.share_of_connections(&ASKING, more).map(|share| share.each)
     }
 
     #[test]
-    fn what_is_on_its_way_counts_and_is_forgotten_when_the_queue_is_empty() {
+    fn the_one_with_fewest_is_told_unless_all_have_their_share() {
+        let fewest =
+            |connections: &[u64]| table(connections).share_of_connections(&ASKING, 1).unwrap().fewest;
+        assert_eq!(fewest(&[9, 3, 2, 3]), Some(2));
+        assert_eq!(fewest(&[0, 3, 3, 3]), None, "the one that asks has fewest");
+    }
+
+    #[test]
+    fn a_share_is_what_each_has_when_all_have_as_many() {
+        assert_eq!(share(&table(&[0, 3, 2, 3]), 0), Some(2));
+        assert_eq!(share(&table(&[0, 3, 2, 3]), 1), Some(3), "no part of one is possible");
+        assert_eq!(share(&table(&[7]), 1), None, "a worker that is alone");
+    }
+
+    #[test]
+    fn what_is_on_its_way_counts_and_what_a_killed_worker_had_is_forgotten() {
         let table = table(&[0, 4]);
-        let share = || table.share_of_connections(&ASKING, 0).unwrap();
+        let share = || share(&table, 0).unwrap();
         table.connection_leaves();
         table.connection_leaves();
-        assert_eq!(share(), 3);
+        assert_eq!((share(), table.connections_passing()), (3, (2, 2)));
         table.connection_arrives();
-        table.no_connection_passes();
-        assert_eq!(share(), 2);
+        table.no_connection_passes(1);
+        assert_eq!(table.connections_passing(), (1, 2), "one has left since the queue was seen empty");
+        table.no_connection_passes(2);
+        assert_eq!((share(), table.connections_passing()), (2, (0, 2)));
         table.connection_arrives();
         assert_eq!(share(), 2, "one that was forgotten arrives");
     }
@@ -135,7 +176,9 @@ mod tests {
         for (case, tell) in told.into_iter().enumerate() {
             let table = table(&[4, 4, 100]);
             tell(&table);
-            assert_eq!(table.share_of_connections(&ASKING, 0), Some(4), "case {case}");
+            assert_eq!(share(&table, 0), Some(4), "case {case}");
+            let fewest = table.share_of_connections(&ASKING, 1).and_then(|share| share.fewest);
+            assert_eq!(fewest, Some(1), "case {case}");
         }
     }
 
@@ -155,7 +198,7 @@ mod tests {
         connections[0] = 10;
         connections[150] = 10 + 64;
         let table = table(&connections);
-        let share = |turn| table.share_of_connections(&Asking { turn, ..ASKING }, 0);
+        let share = |turn| table.share_of_connections(&Asking { turn, ..ASKING }, 0).map(|share| share.each);
         assert_eq!((share(20), share(100)), (Some(10), Some(11)));
     }
 }

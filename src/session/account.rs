@@ -181,7 +181,7 @@ impl<S: Source> RequestStore<S> {
             return Err(Error::TooLarge);
         }
         let stored = details.as_ref().map(|details| self.write_details(&new, details)).transpose()?;
-        let lineage = known.map(|known| known.lineage.clone().unwrap_or_else(|| known.digest.clone()));
+        let lineage = known.map(|known| known.lineage.clone().unwrap_or_else(|| known.digest.to_string()));
         let request = Move {
             prefix: &setup.prefix,
             new: &new,
@@ -246,7 +246,7 @@ impl<S: Source> RequestStore<S> {
                     last_seen_ms: found.touched_ms,
                     address: details.address,
                     agent: details.agent,
-                    current: current.as_ref() == Some(&found.digest),
+                    current: current.as_deref() == Some(found.digest.as_str()),
                 }
             })
             .collect();

@@ -7,6 +7,8 @@
 //! The name is signed too, so a value cannot be moved to another cookie. Whatever is not genuine counts as no cookie
 //! (RFC 6265 §5.4, and §4.1.2 for writing). Which of a request's cookies is ours: [`crate::session::cookie_header`].
 
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::time::Duration;
 
 use base64::Engine;
@@ -17,6 +19,8 @@ use ring::rand::SecureRandom;
 use ring::rand::SystemRandom;
 use tower_sessions::session::Id;
 
+use crate::session::memo::Known;
+use crate::session::memo::Memo;
 use crate::session::user::UserTag;
 
 /// Length of a genuine value without a user: `v1` and 6, 22 and 43 characters, each after a dot.
@@ -31,12 +35,12 @@ const ID_END: usize = 32;
 const TAG_LEN: usize = 43;
 
 /// Signing keys: the first signs, all are accepted, so that keys can be replaced without logging anybody out.
-#[derive(Clone)]
 pub struct Keyring {
     keys: Vec<Key>,
+    /// What these keys have verified: with others it is void, so it lives and dies with them.
+    memo: Mutex<Memo>,
 }
 
-#[derive(Clone)]
 struct Key {
     /// First 6 characters of the secret's hash: finds the right key at once, tells nothing about it.
     name: String,
@@ -60,6 +64,17 @@ pub struct Visitor {
     pub renew: bool,
     /// It is a ticket; the session may not be made.
     pub ticket: Option<Ticket>,
+}
+
+/// What a value turns out to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Recognized {
+    /// We signed it.
+    Ours(Known),
+    /// It looks like ours, and is not.
+    Forged,
+    /// It does not look like ours.
+    Other,
 }
 
 /// What a ticket says beside its session's id.
@@ -156,7 +171,7 @@ impl Keyring {
             Key { name, key: hmac::Key::new(hmac::HMAC_SHA256, secret) }
         };
         let keys: Vec<_> = secrets.into_iter().map(key).collect();
-        (!keys.is_empty()).then_some(Self { keys })
+        (!keys.is_empty()).then(|| Self { keys, memo: Mutex::default() })
     }
 
     /// The value of the cookie `name` for this session, and its user if somebody logged in.
@@ -191,8 +206,25 @@ impl Keyring {
     }
 
     /// Whether a value has the form of ours and names a key of ours, so that its signature is worth checking.
-    pub(super) fn may_be_ours(&self, value: &str) -> bool {
+    fn may_be_ours(&self, value: &str) -> bool {
         Parts::of(value).is_some_and(|parts| self.keys.iter().any(|key| key.name == parts.key_name))
+    }
+
+    /// As [`Keyring::verify`], of what a client sent: at once if it was verified before.
+    pub(super) fn recognize(&self, name: &str, value: &[u8]) -> Recognized {
+        let memo = || self.memo.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = memo().find(name, value) {
+            return Recognized::Ours(known);
+        }
+        let text = std::str::from_utf8(value).ok().filter(|value| self.may_be_ours(value));
+        let Some(text) = text else { return Recognized::Other };
+        match self.verify(name, text).map(Known::new) {
+            Some(known) => {
+                memo().keep(name, value, known);
+                Recognized::Ours(known)
+            }
+            None => Recognized::Forged,
+        }
     }
 
     /// The visitor that a value of the cookie `name` stands for, if we signed it.

@@ -6,7 +6,8 @@
 //! refused, because treating it as a stranger's would give its visitor another session at every request.
 
 use crate::session::cookie::Keyring;
-use crate::session::cookie::Visitor;
+use crate::session::cookie::Recognized;
+use crate::session::memo::Known;
 
 /// Most values that are checked: each of them has the right form and names a key of ours, and was not signed with it.
 pub const CANDIDATES_MAX: usize = 32;
@@ -18,43 +19,74 @@ pub const CANDIDATES_MAX: usize = 32;
 )]
 pub struct TooManyCookies;
 
-/// The visitor that the request's `Cookie` headers name under this name. Of several genuine ones the first counts, a
-/// session before a ticket.
+/// What one name's cookies say.
+pub type Named = Result<Option<Known>, TooManyCookies>;
+
+/// The visitors that the request's `Cookie` headers name under these names, in one pass.
 ///
-/// # Errors
-/// [`TooManyCookies`].
-pub fn read<'a>(
+/// Of several genuine ones of a name the first counts, a session before a ticket. `None` in place of a name asks for
+/// nothing.
+pub fn read<'a, const N: usize>(
     keyring: &Keyring,
     headers: impl IntoIterator<Item = &'a [u8]>,
-    name: &str,
-) -> Result<Option<Visitor>, TooManyCookies> {
-    let mut candidates = 0;
-    let mut ticket = None;
-    for value in headers.into_iter().flat_map(|header| values(header, name)) {
-        let Ok(value) = std::str::from_utf8(value) else { continue };
-        if !keyring.may_be_ours(value) {
-            continue;
-        }
-        match keyring.verify(name, value) {
-            Some(visitor) if visitor.ticket.is_none() => return Ok(Some(visitor)),
-            Some(visitor) => ticket = ticket.or(Some(visitor)),
-            None => candidates += 1,
-        }
-        if candidates > CANDIDATES_MAX {
-            return ticket.map(Some).ok_or(TooManyCookies);
+    names: [Option<&str>; N],
+) -> [Named; N] {
+    let mut searches = names.map(|name| name.map(Search::of));
+    for pair in headers.into_iter().flat_map(pairs) {
+        for search in searches.iter_mut().flatten() {
+            if let Some(value) = value(pair, search.name) {
+                search.look(keyring, value);
+            }
         }
     }
-    Ok(ticket)
+    searches.map(|search| search.map_or(Ok(None), Search::found))
 }
 
-/// The values of all cookies of this name. Commas separate as well as semicolons: our values have none, and some
-/// proxies join header lines with them.
-fn values<'a>(header: &'a [u8], name: &str) -> impl Iterator<Item = &'a [u8]> {
-    header.split(|byte| matches!(byte, b';' | b',')).filter_map(move |pair| {
-        let rest = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
-        let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
-        Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
-    })
+/// What was found under one name so far.
+struct Search<'a> {
+    name: &'a str,
+    session: Option<Known>,
+    ticket: Option<Known>,
+    forged: usize,
+}
+
+impl<'a> Search<'a> {
+    fn of(name: &'a str) -> Self {
+        Self { name, session: None, ticket: None, forged: 0 }
+    }
+
+    fn look(&mut self, keyring: &Keyring, value: &[u8]) {
+        // Found, or more than can be checked: nothing that follows is checked.
+        if self.session.is_some() || self.forged > CANDIDATES_MAX {
+            return;
+        }
+        match keyring.recognize(self.name, value) {
+            Recognized::Ours(known) if known.visitor.ticket.is_none() => self.session = Some(known),
+            Recognized::Ours(known) => self.ticket = self.ticket.or(Some(known)),
+            Recognized::Forged => self.forged += 1,
+            Recognized::Other => {}
+        }
+    }
+
+    fn found(self) -> Named {
+        match self.session.or(self.ticket) {
+            None if self.forged > CANDIDATES_MAX => Err(TooManyCookies),
+            found => Ok(found),
+        }
+    }
+}
+
+/// All cookies of a header. Commas separate as well as semicolons: our values have none, and some proxies join header
+/// lines with them.
+fn pairs(header: &[u8]) -> impl Iterator<Item = &[u8]> {
+    header.split(|byte| matches!(byte, b';' | b','))
+}
+
+/// The value of a cookie if it has this name.
+fn value<'a>(pair: &'a [u8], name: &str) -> Option<&'a [u8]> {
+    let rest = pair.trim_ascii_start().strip_prefix(name.as_bytes())?;
+    let value = rest.trim_ascii_start().strip_prefix(b"=")?.trim_ascii();
+    Some(value.strip_prefix(b"\"").and_then(|value| value.strip_suffix(b"\"")).unwrap_or(value))
 }
 
 #[cfg(test)]
@@ -71,7 +103,8 @@ mod tests {
     }
 
     fn found(ring: &Keyring, headers: &[&[u8]]) -> Option<Id> {
-        read(ring, headers.iter().copied(), "sid").unwrap().map(|visitor| visitor.id)
+        let [found] = read(ring, headers.iter().copied(), [Some("sid")]);
+        found.unwrap().map(|known| known.visitor.id)
     }
 
     #[test]
@@ -118,15 +151,52 @@ mod tests {
         let forgery = || format!("sid={}", ring.sign("other", new_id().unwrap(), None));
         let flood: Vec<String> = (0..=CANDIDATES_MAX).map(|_| forgery()).collect();
         let header = format!("{}; sid={own}", flood.join("; "));
-        assert_eq!(read(&ring, [header.as_bytes()], "sid"), Err(TooManyCookies));
+        assert_eq!(read(&ring, [header.as_bytes()], [Some("sid")]), [Err(TooManyCookies)]);
         let header = format!("{}; sid={own}", flood[1..].join("; "));
         assert!(found(&ring, &[header.as_bytes()]).is_some());
+    }
+
+    #[test]
+    fn a_forged_one_beside_a_genuine_one_that_is_remembered_is_still_forged() {
+        let (ring, id) = (ring(), new_id().unwrap());
+        let own = ring.sign("sid", id, None);
+        let mut forged = own.clone().into_bytes();
+        // The end of its signature, by which it is found, is the genuine one's.
+        forged[40] = if forged[40] == b'A' { b'B' } else { b'A' };
+        let forged = String::from_utf8(forged).unwrap();
+        for _ in 0..3 {
+            assert_eq!(found(&ring, &[format!("sid={forged}; sid={own}").as_bytes()]), Some(id));
+            assert_eq!(found(&ring, &[format!("sid={forged}").as_bytes()]), None);
+            let both = format!("__Host-sid={own}; sid={own}");
+            let read = read(&ring, [both.as_bytes()], [Some("__Host-sid"), Some("sid")]);
+            let [Ok(None), Ok(Some(known))] = read else { panic!("{read:?}") };
+            assert_eq!((known.visitor.id, known.digest), (id, crate::session::digest(id)));
+        }
+    }
+
+    #[test]
+    fn what_one_keyring_remembers_another_does_not_know() {
+        let secret = |text: &'static str| text.as_bytes();
+        let (old, new) =
+            (secret("an old secret of thirty-two bytes"), secret("a new secret with thirty-two bytes"));
+        let id = new_id().unwrap();
+        let before = Keyring::new([old]).unwrap();
+        let own = format!("sid={}", before.sign("sid", id, None));
+        let known = |ring: &Keyring| {
+            let [first] = read(ring, [own.as_bytes()], [Some("sid")]);
+            let [again] = read(ring, [own.as_bytes()], [Some("sid")]);
+            assert_eq!(first, again);
+            again.unwrap()
+        };
+        assert!(known(&before).is_some_and(|known| !known.visitor.renew));
+        assert!(known(&Keyring::new([new, old]).unwrap()).is_some_and(|known| known.visitor.renew));
+        assert_eq!(known(&Keyring::new([new]).unwrap()), None);
     }
 
     proptest! {
         #[test]
         fn no_header_is_too_strange(header in proptest::collection::vec(any::<u8>(), 0..2000)) {
-            prop_assert_eq!(read(&ring(), [header.as_slice()], "sid"), Ok(None));
+            prop_assert_eq!(read(&ring(), [header.as_slice()], [Some("sid"), None]), [Ok(None), Ok(None)]);
         }
     }
 }

@@ -9,9 +9,11 @@ mod change;
 pub mod cipher;
 pub mod cookie;
 pub mod cookie_header;
+pub mod digest;
 mod error;
 mod fields;
 pub mod last_known;
+pub mod memo;
 mod seal;
 pub mod store;
 mod tower;
@@ -20,14 +22,12 @@ pub mod user;
 use std::sync::Arc;
 use std::time::Duration;
 
-use base64::Engine;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::digest;
 use tower_sessions::session::Id;
 
 use crate::redis::begin::TICKET_TERM;
 use crate::redis::keys;
 use crate::session::cipher::Cipher;
+use crate::session::digest::Digest;
 pub use error::Error;
 
 /// Largest session, bytes of names and values.
@@ -97,9 +97,8 @@ fn millis(duration: Duration) -> u64 {
 }
 
 /// Hashed id of a session: all that Redis, its dumps and its logs ever see of it.
-pub fn digest(id: Id) -> String {
-    let digest = digest::digest(&digest::SHA256, &id.0.to_le_bytes());
-    URL_SAFE_NO_PAD.encode(&digest.as_ref()[..16])
+pub fn digest(id: Id) -> Digest {
+    Digest::of(id)
 }
 
 /// Key of a session's hash.

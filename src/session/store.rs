@@ -31,6 +31,7 @@ use crate::session::Error;
 use crate::session::FIELDS_MAX;
 use crate::session::Setup;
 use crate::session::digest;
+use crate::session::digest::Digest;
 use crate::session::fields;
 use crate::session::fields::Delta;
 use crate::session::fields::Fields;
@@ -109,7 +110,7 @@ pub(super) struct State {
 #[derive(Debug, Clone)]
 pub(super) struct Known {
     pub(super) id: Id,
-    pub(super) digest: String,
+    pub(super) digest: Digest,
     /// Tag of the user who is logged in.
     pub(super) user: Option<String>,
     pub(super) details: Option<Details>,

@@ -18,6 +18,7 @@ use serde::Serialize;
 use crate::config::Inputs;
 use crate::control::server::Parts;
 use crate::control::status::Finished;
+use crate::listener::shared::BELLS;
 use crate::scoreboard;
 use crate::supervisor::backoff::Backoff;
 use crate::supervisor::orders::Waiter;
@@ -158,6 +159,9 @@ pub struct Descriptors {
     /// Both ends of the shared queue; none from older programs.
     #[serde(default)]
     pub shared: Option<[RawFd; 2]>,
+    /// Its bells; none from older programs.
+    #[serde(default)]
+    pub bells: Option<[RawFd; BELLS]>,
 }
 
 /// What a worker has said.
@@ -251,12 +255,16 @@ impl Handoff {
 
     /// Every descriptor that is to stay open, but those of the control socket: it looks after its own.
     pub fn kept(&self) -> Vec<RawFd> {
-        let Descriptors { scoreboard, lock, folder, home, lifeline, held, shared } = self.descriptors;
+        let Descriptors { scoreboard, lock, folder, home, lifeline, held, shared, bells } = self.descriptors;
         let sockets = self.sockets.iter().flatten();
         let sockets = sockets.flat_map(|slot| slot.public.iter().chain(&slot.admin).map(|socket| socket.fd));
         let reports = self.reports.values().filter_map(|said| said.pipe);
         let redis = self.redis.iter().map(|redis| redis.lock);
-        let folders = folder.into_iter().chain(home).chain(shared.into_iter().flatten());
+        let folders = folder
+            .into_iter()
+            .chain(home)
+            .chain(shared.into_iter().flatten())
+            .chain(bells.into_iter().flatten());
         let own = [scoreboard, lock, lifeline, held].into_iter().chain(folders);
         own.chain(sockets).chain(reports).chain(redis).collect()
     }
@@ -308,7 +316,7 @@ mod tests {
             inputs: Inputs { folder: "/srv".into(), ..Inputs::default() },
             layout: scoreboard::LAYOUT,
             descriptors: serde_json::from_str(
-                r#"{"scoreboard":3,"lock":4,"folder":12,"lifeline":5,"held":6,"shared":[13,14]}"#,
+                r#"{"scoreboard":3,"lock":4,"folder":12,"lifeline":5,"held":6,"shared":[13,14],"bells":[15,16,17,18,19,20,21,22]}"#,
             )
             .unwrap(),
             slots: vec![slot],
@@ -356,7 +364,7 @@ mod tests {
         assert_eq!(format!("{read:?}"), format!("{state:?}"));
         assert_eq!(read, state);
         assert!(read.check().is_ok() || fork::threads().unwrap() > 1);
-        assert_eq!(read.kept(), [3, 4, 5, 6, 12, 13, 14, 7, 8, 9, 10]);
+        assert_eq!(read.kept(), [3, 4, 5, 6, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 7, 8, 9, 10]);
     }
 
     #[test]

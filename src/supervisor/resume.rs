@@ -92,7 +92,8 @@ impl Taken {
             Ok(Private::resume(server, redis.pid.map(Pid::from_raw), times, redis.backoff))
         });
         let shared = state.descriptors.shared.map(|[entrance, exit]| -> io::Result<SharedQueue> {
-            Ok(SharedQueue::from_ends([exec::copy(entrance)?, exec::copy(exit)?]))
+            let bells = state.descriptors.bells.map(|bells| bells.map(exec::copy));
+            SharedQueue::from_parts([exec::copy(entrance)?, exec::copy(exit)?], bells)
         });
         Ok(Self {
             shared: shared.transpose()?,
@@ -196,7 +197,8 @@ impl<'a> Supervisor<'a> {
                 home: self.home.as_ref().map(AsRawFd::as_raw_fd),
                 lifeline: number(&self.lifeline),
                 held: number(&self.lifeline_held),
-                shared: self.shared.as_ref().map(SharedQueue::descriptors),
+                shared: self.shared.as_ref().map(SharedQueue::ends),
+                bells: self.shared.as_ref().map(SharedQueue::bells),
             },
             slots: self.slots.clone(),
             sockets: self.sockets.iter().map(|slot| slot.as_ref().map(sockets)).collect(),

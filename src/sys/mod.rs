@@ -4,6 +4,8 @@
     reason = "the wall of the house: system calls without a safe face live here and nowhere else"
 )]
 
+#[cfg(feature = "app")]
+pub mod allocator;
 pub mod backtrace;
 pub mod bpf;
 pub mod build;

@@ -67,6 +67,32 @@ pub fn take(queue: &impl AsFd, note: &mut [u8]) -> io::Result<(usize, Option<Own
     Ok((message.bytes, taken))
 }
 
+/// Something that wakes all who watch it, each time it is rung (eventfd(2)).
+///
+/// It is never read, and every ring is news to an edge-triggered watcher. Any number of processes may watch it and ring
+/// it; it is closed on exec.
+///
+/// # Errors
+/// When no descriptor is left.
+pub fn bell() -> io::Result<OwnedFd> {
+    // SAFETY: it takes numbers only.
+    let bell = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+    if bell < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has just made this descriptor for this call, and nothing else knows its number.
+    Ok(unsafe { OwnedFd::from_raw_fd(bell) })
+}
+
+/// Rings a bell.
+///
+/// # Errors
+/// What the kernel says.
+pub fn ring(bell: &impl AsFd) -> io::Result<()> {
+    nix::unistd::write(bell, &1_u64.to_ne_bytes())?;
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::io::Read;

@@ -16,6 +16,7 @@ use ::http::Request;
 use ::http::Response;
 use ::http::Version;
 use ::http::header::EXPECT;
+use ::http::request::Parts;
 use bytes::Bytes;
 use http_body::Body as _;
 use hyper::body::Incoming;
@@ -47,7 +48,7 @@ use crate::worker::stream::Watched;
 use crate::worker::under_way::UnderWay;
 
 /// Pause after an accept that failed for want of descriptors or memory; accepting again at once would only spin.
-pub(super) const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
+const OUT_OF_RESOURCES: Duration = Duration::from_millis(50);
 
 /// Idle connections that are closed when there is no descriptor for a new one.
 const EVICTED: usize = 16;
@@ -71,7 +72,7 @@ pub(super) trait Answer: Clone + Send + Sync + 'static {
     type Answering: Future<Output = Response<Self::Body>> + Send + Unpin + 'static;
 
     /// Answers one request of the client at `peer`.
-    fn answer(&self, request: Request<Receiving>, peer: SocketAddr) -> Self::Answering;
+    fn answer(&self, head: Parts, body: Receiving, peer: SocketAddr) -> Self::Answering;
 }
 
 /// What every connection of a worker shares.
@@ -119,12 +120,15 @@ pub(super) struct Door<A> {
 pub(super) fn builder(header_limit: usize) -> auto::Builder<TokioExecutor> {
     let mut builder = auto::Builder::new(TokioExecutor::new());
     // No header timer: see the connection module. Head and body are copied into one buffer: for
-    // small responses that costs less than a vector of two for the kernel.
+    // small responses that costs less than a vector of two for the kernel. hyper does not look for the
+    // client's end while a request is under way: it would make room for 8 KiB to read into for each one, and the
+    // request's header keeps the room there is. The stream looks for that end, and reads nothing.
     builder
         .http1()
         .timer(TokioTimer::new())
         .header_read_timeout(None)
         .max_buf_size(header_limit)
+        .half_close(true)
         .writev(false);
     let streams = 256;
     let header_list = u32::try_from(header_limit).unwrap_or(u32::MAX);
@@ -162,14 +166,17 @@ impl<A: Answer> Door<A> {
                     }
                 }
                 Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    // Descriptors, most likely: those of idle connections are worth less than a new one.
-                    (0..EVICTED).for_each(|_| _ = self.hall.connections.evict());
-                    tracing::warn!(%error, "cannot accept: {error}");
-                    tokio::time::sleep(OUT_OF_RESOURCES).await;
-                }
+                Err(error) => self.make_room(&error, "cannot accept").await,
             }
         }
+    }
+
+    /// Closes idle connections for one that could not be taken, and lets the time pass that this takes.
+    pub(super) async fn make_room(&self, error: &io::Error, what: &str) {
+        // Descriptors, most likely: those of idle connections are worth less than a new one.
+        (0..EVICTED).for_each(|_| _ = self.hall.connections.evict());
+        tracing::warn!(%error, "{what}: {error}");
+        tokio::time::sleep(OUT_OF_RESOURCES).await;
     }
 
     /// Accepts what waits in the queue now, beyond the bound if need be: it is the last chance of what is there.
@@ -237,13 +244,14 @@ impl Hall {
         answer: A,
         entry: &Arc<Entry>,
     ) {
-        let refusals = &self.refusals;
         let service = service_fn(move |request: Request<Incoming>| {
             let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);
-            let announced = !request.body().is_end_stream() && request.headers().contains_key(EXPECT);
-            let request = request.map(|body| Receiving::new(body, entry, under_way.is_http2(), announced));
-            let waits = gate.as_ref().and_then(|gate| wait_for_turn(gate, refusals, entry));
-            Responding::new(waits, &answer, (request, peer), under_way)
+            // In two parts from here to the handler: put together again on the way, the head would be copied each time.
+            let (head, body) = request.into_parts();
+            let announced = announces(&head, &body);
+            let body = Receiving::new(body, entry, under_way.is_http2(), announced);
+            let waits = gate.as_ref().and_then(|gate| wait_for_turn(gate, &self.refusals, entry));
+            Responding::new(waits, &answer, (head, body, peer), under_way)
         });
         let mut served = pin!(self.builder.serve_connection_with_upgrades(TokioIo::new(watched), service));
         let mut going_away = false;
@@ -300,6 +308,11 @@ impl Hall {
             }
         }
     }
+}
+
+/// Whether a client waits to be told before it sends a body (RFC 9110 §10.1.1).
+fn announces(head: &Parts, body: &Incoming) -> bool {
+    !body.is_end_stream() && head.headers.contains_key(EXPECT)
 }
 
 /// Where a request waits that was read already: a stream of HTTP/2, or what was sent ahead in HTTP/1; none: it begins.

@@ -2,11 +2,13 @@
 //!
 //! The kernel spreads connections by a hash, so that of 64 that are kept one of two workers may have 40. A connection
 //! that was just accepted, of which nothing was read, goes through the fleet's shared queue to a worker that has less
-//! than its share. It is not sent to that worker: the queue belongs to all, and the first takes it that is awake and has
-//! room. So a worker that is stopped, hangs or dies holds up none that it was meant to have.
+//! than its share. That worker is woken, but the connection is not sent to it: the queue belongs to all, and the first
+//! takes it that is awake and has room. So a worker that is stopped, hangs or dies holds up none that it was meant to
+//! have: the one that has passed it on looks again after 2 ms and wakes others until it is gone.
+//!
+//! What is kept is moved only where that fell short: a worker that has had too many for a while ends some of them.
 
 use std::io;
-use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::AtomicU64;
@@ -17,21 +19,29 @@ use std::time::Duration;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::net::UnixDatagram;
+use tokio::sync::Notify;
 use tokio::time::sleep;
+use tokio::time::timeout;
 
 use crate::config::schema::Steering;
 use crate::listener::shared;
 use crate::listener::shared::Passed;
+use crate::listener::shared::SharedQueue;
 use crate::scoreboard::Scoreboard;
 use crate::scoreboard::cell::Cell;
 use crate::scoreboard::shares::Asking;
+use crate::scoreboard::shares::Share;
 use crate::sys::time;
 use crate::worker::Start;
+use crate::worker::connection::Connections;
+use crate::worker::heartbeat::BEAT;
+use crate::worker::surplus::Surplus;
+use crate::worker::ticks;
 
 /// A connection that has been in the queue for so long is taken by any worker, however many it has.
 const LATE: Duration = Duration::from_millis(100);
 
-/// How often a worker that has more than others looks whether the queue is still not empty.
+/// How often a worker that has more than others, or has put one there, looks whether the queue is still not empty.
 const LOOK: Duration = Duration::from_millis(2);
 
 /// A worker without a sign of life for so long is given no connection. The supervisor steers past it after as long.
@@ -47,17 +57,22 @@ const MANY: u64 = 64;
 /// A worker's part in keeping connections even.
 #[derive(Debug)]
 pub(super) struct Balance {
-    entrance: OwnedFd,
-    /// A socket of messages is watched like one of datagrams.
-    exit: UnixDatagram,
+    queue: SharedQueue,
+    /// Rung when there is one in the queue for this worker. Nothing but being watched is asked of it, for which it makes
+    /// no difference that it is no socket; what could be asked of any descriptor is unsafe to make.
+    bell: UnixDatagram,
+    /// This worker has put one there, and sees to it that it does not stay.
+    put: Notify,
     scoreboard: Arc<Scoreboard>,
     slot: usize,
     cell: usize,
     generation: u64,
     leaving: AtomicBool,
-    /// A second of the monotonic clock, and connections accepted in it.
-    second: AtomicU64,
+    /// Connections accepted in all.
     accepted: AtomicU64,
+    /// A second of the monotonic clock, and how many had been accepted before it.
+    second: AtomicU64,
+    before: AtomicU64,
     /// Where the next look at a large fleet begins.
     turn: AtomicUsize,
 }
@@ -71,17 +86,19 @@ impl Balance {
         // Steered by its address, a client is to meet the one worker that may know it.
         let wanted = start.config.balance && start.config.steering == Steering::Kernel;
         let Some(queue) = start.shared.take().filter(|_| wanted) else { return Ok(None) };
-        let (entrance, exit) = queue.into_ends();
+        let bell = queue.bell(start.slot)?;
         Ok(Some(Arc::new(Self {
-            entrance,
-            exit: UnixDatagram::from_std(exit.into())?,
+            queue,
+            bell: UnixDatagram::from_std(bell.into())?,
+            put: Notify::new(),
             scoreboard: Arc::clone(&start.scoreboard),
             slot: start.slot,
             cell: start.cell,
             generation: start.generation,
             leaving: AtomicBool::new(false),
-            second: AtomicU64::new(0),
             accepted: AtomicU64::new(0),
+            second: AtomicU64::new(0),
+            before: AtomicU64::new(0),
             turn: AtomicUsize::new(start.slot),
         })))
     }
@@ -97,6 +114,27 @@ impl Balance {
         }
     }
 
+    /// Ends kept connections beyond this worker's share for as long as it has too many of them.
+    ///
+    /// It looks when the heart beats, so that a worker at rest is not woken for it.
+    pub(super) async fn even_out(self: Arc<Self>, connections: Arc<Connections>) {
+        let mut ticks = ticks::every(BEAT * time::TICK);
+        let (mut surplus, mut before) = (Surplus::default(), self.accepted.load(Relaxed));
+        loop {
+            ticks.tick().await;
+            let accepted = self.accepted.load(Relaxed);
+            let (came, open) = (accepted.wrapping_sub(before), self.cell().connections());
+            before = accepted;
+            let share = self.share(time::monotonic(), 0).filter(|_| self.cell().takes());
+            let each = share.map(|share| share.each);
+            connections.end_after_answers(surplus.look(open, each, tolerated(came + came / 2, open)));
+            // The worker that has put one into the queue and the one that was rung for it may both stand still.
+            if self.scoreboard.connections_passing().0 > 0 {
+                self.queue.ring(self.slot);
+            }
+        }
+    }
+
     /// Gives and is given nothing any more.
     pub(super) fn leave(&self) {
         self.leaving.store(true, Relaxed);
@@ -107,13 +145,14 @@ impl Balance {
     pub(super) fn pass(&self, stream: TcpStream) -> Option<TcpStream> {
         let now = time::monotonic();
         let (connections, accepted) = (self.cell().connections(), self.accepted(now));
-        let has_more = |share| connections >= share + tolerated(accepted, connections);
-        if !self.share(now, 1).is_some_and(has_more) || self.leaving.load(Relaxed) {
-            return Some(stream);
-        }
+        let has_more = |share: &Share| connections >= share.each + tolerated(accepted, connections);
+        let share = self.share(now, 1).filter(has_more);
+        let Some(share) = share.filter(|_| !self.leaving.load(Relaxed)) else { return Some(stream) };
         // Counted before it can arrive anywhere.
         self.scoreboard.connection_leaves();
-        if shared::put(&self.entrance, &stream, self.slot, now).is_ok() {
+        if shared::put(&self.queue.entrance, &stream, self.slot, now).is_ok() {
+            self.ring(share);
+            self.put.notify_one();
             return None;
         }
         // The queue is full, or the kernel has too many sockets on their way.
@@ -127,27 +166,70 @@ impl Balance {
     /// A connection is either still in the queue or returned.
     pub(super) async fn next(&self) -> io::Result<TcpStream> {
         loop {
-            self.exit.readable().await?;
-            let now = time::monotonic();
-            let looked = self.exit.try_io(Interest::READABLE, || {
-                if self.has_room(now) {
-                    return shared::take(&self.exit).map(Some);
-                }
-                let Some(since) = shared::oldest(&self.exit) else {
-                    self.scoreboard.no_connection_passes();
-                    return Err(io::ErrorKind::WouldBlock.into());
-                };
-                match now.saturating_sub(since) >= LATE {
-                    true => shared::take(&self.exit).map(Some),
-                    false => Ok(None),
-                }
-            });
-            match looked {
+            match self.look(time::monotonic()) {
                 Ok(Some(passed)) => return self.take_over(passed),
+                // Not cut short by the bell, which may be the very one that was just rung: two slots may share it.
                 Ok(None) => sleep(LOOK).await,
-                Err(empty) if empty.kind() == io::ErrorKind::WouldBlock => {}
+                Err(empty) if empty.kind() == io::ErrorKind::WouldBlock => self.rung().await?,
                 Err(refused) => return Err(refused),
             }
+        }
+    }
+
+    /// The oldest connection in the queue, if this worker is to take it; none: it is left to others.
+    fn look(&self, now: Duration) -> io::Result<Option<Passed>> {
+        // Where none is passed on, what is there must not wait.
+        if let Some(share) = self.share(now, 0).filter(|share| !self.has_room(share)) {
+            let since = shared::oldest(&self.queue.exit).ok_or(io::ErrorKind::WouldBlock)?;
+            if now.saturating_sub(since) < LATE {
+                // The one that was rung for may stand still, or have found more than it may take.
+                self.ring(share);
+                return Ok(None);
+            }
+        }
+        shared::take(&self.queue.exit).map(Some)
+    }
+
+    /// Waits until the queue, which was empty, is to be looked at again.
+    async fn rung(&self) -> io::Result<()> {
+        let (passing, begun) = self.scoreboard.connections_passing();
+        let rung = async {
+            tokio::select! {
+                biased;
+                rung = self.bell.readable() => rung.map(|()| self.heard()),
+                () = self.put.notified() => self.pause().await,
+            }
+        };
+        if passing == 0 {
+            return rung.await;
+        }
+        match timeout(LATE, rung).await {
+            Ok(rung) => rung,
+            Err(_) => {
+                self.scoreboard.no_connection_passes(begun);
+                Ok(())
+            }
+        }
+    }
+
+    /// Leaves what this worker has put into the queue to others for a moment, unless it is rung for meanwhile: if it
+    /// slept through that, a client would wait.
+    async fn pause(&self) -> io::Result<()> {
+        match timeout(LOOK, self.bell.readable()).await {
+            Ok(rung) => rung.map(|()| self.heard()),
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// The next ring is one to wake up for: the kernel tells of each, whatever was read.
+    fn heard(&self) {
+        let _: io::Result<()> =
+            self.bell.try_io(Interest::READABLE, || Err(io::ErrorKind::WouldBlock.into()));
+    }
+
+    fn ring(&self, share: Share) {
+        if let Some(slot) = share.fewest {
+            self.queue.ring(slot);
         }
     }
 
@@ -156,23 +238,27 @@ impl Balance {
     /// # Errors
     /// [`io::ErrorKind::WouldBlock`] when there is none.
     pub(super) fn take(&self) -> io::Result<TcpStream> {
-        self.take_over(shared::take(&self.exit)?)
+        self.take_over(shared::take(&self.queue.exit)?)
     }
 
     fn take_over(&self, Passed { stream, from }: Passed) -> io::Result<TcpStream> {
+        // Before anything can fail: one that is counted as on its way for ever would raise the share of all workers.
         self.scoreboard.connection_arrives();
+        let stream =
+            stream.ok_or_else(|| io::Error::other("a passed connection has come without its socket"))?;
         if from != self.slot {
             self.cell().connection_passed();
         }
         TcpStream::from_std(stream)
     }
 
-    /// Connections accepted in this second.
+    /// One was accepted; how many were in this second.
     fn accepted(&self, now: Duration) -> u64 {
-        let same = self.second.swap(now.as_secs(), Relaxed) == now.as_secs();
-        let accepted = if same { self.accepted.load(Relaxed) + 1 } else { 1 };
-        self.accepted.store(accepted, Relaxed);
-        accepted
+        let before = self.accepted.fetch_add(1, Relaxed);
+        if self.second.swap(now.as_secs(), Relaxed) != now.as_secs() {
+            self.before.store(before, Relaxed);
+        }
+        before + 1 - self.before.load(Relaxed)
     }
 
     fn cell(&self) -> Cell<'_> {
@@ -180,14 +266,12 @@ impl Balance {
     }
 
     /// Whether this worker has less than its share.
-    fn has_room(&self, now: Duration) -> bool {
-        let below = |share| self.cell().takes() && self.cell().connections() < share;
-        // Where none is passed on, what is there must not wait.
-        self.share(now, 0).is_none_or(below)
+    fn has_room(&self, share: &Share) -> bool {
+        self.cell().takes() && self.cell().connections() < share.each
     }
 
     /// Its share of all connections once `more` have come.
-    fn share(&self, now: Duration, more: u64) -> Option<u64> {
+    fn share(&self, now: Duration, more: u64) -> Option<Share> {
         let moved_since = now.saturating_sub(SILENT).as_millis();
         let turn = self.turn.load(Relaxed).wrapping_add(1);
         self.turn.store(turn, Relaxed);

@@ -20,7 +20,7 @@ use crate::worker::Start;
 use crate::worker::ticks;
 
 /// Time between two beats, in ticks: 640 ms. Without one for a second a worker gets no new connections.
-const BEAT: u32 = 10;
+pub(super) const BEAT: u32 = 10;
 
 /// Beats between two looks at the memory.
 const MEMORY_EVERY: u32 = 4;

@@ -24,6 +24,7 @@ mod receiving;
 mod refusals;
 mod respond;
 mod stream;
+mod surplus;
 mod ticks;
 mod under_way;
 
@@ -284,7 +285,7 @@ impl Answer for Face {
     type Body = crate::http::Body;
     type Answering = Answering;
 
-    fn answer(&self, request: http::Request<Receiving>, peer: SocketAddr) -> Answering {
-        self.call(request, peer)
+    fn answer(&self, head: http::request::Parts, body: Receiving, peer: SocketAddr) -> Answering {
+        self.answer(head, body, peer)
     }
 }

@@ -4,11 +4,9 @@ use std::sync::Arc;
 
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::sleep;
 
 use crate::worker::accept::Answer;
 use crate::worker::accept::Door;
-use crate::worker::accept::OUT_OF_RESOURCES;
 use crate::worker::balance::Balance;
 
 /// Accepts at all of these doors for ever, and takes what other workers pass on; to stop, it is dropped.
@@ -17,6 +15,7 @@ pub(super) fn accept_at<A: Answer>(doors: &[Door<A>]) -> JoinSet<()> {
     // Any public door will do: they differ in where they listen alone.
     if let Some((door, balance)) = doors.iter().find_map(|door| Some((door, door.balance.clone()?))) {
         accepting.spawn(Arc::clone(&balance).settle());
+        accepting.spawn(Arc::clone(&balance).even_out(Arc::clone(&door.hall.connections)));
         accepting.spawn(door.clone().take_passed(balance));
     }
     accepting
@@ -37,10 +36,8 @@ impl<A: Answer> Door<A> {
                         return;
                     }
                 }
-                Err(error) => {
-                    tracing::warn!(%error, "cannot take what another worker passes on: {error}");
-                    sleep(OUT_OF_RESOURCES).await;
-                }
+                // It stays in the queue, and another worker takes it if this one cannot soon.
+                Err(error) => self.make_room(&error, "cannot take what another worker passes on").await,
             }
         }
     }

@@ -10,10 +10,10 @@ use std::task::ready;
 use std::time::Duration;
 
 use ::http::HeaderValue;
-use ::http::Request;
 use ::http::Response;
 use ::http::StatusCode;
 use ::http::header::CONNECTION;
+use ::http::request::Parts;
 
 use crate::http;
 use crate::scoreboard::refusal::Refusal;
@@ -45,11 +45,11 @@ impl<A: Answer> Responding<A> {
     pub(super) fn new(
         waits: Option<(Arc<Gate>, Arc<Refusals>)>,
         answer: &A,
-        (request, peer): (Request<Receiving>, SocketAddr),
+        (head, body, peer): (Parts, Receiving, SocketAddr),
         under_way: UnderWay,
     ) -> Self {
         let Some((gate, refusals)) = waits else {
-            return Self::Answering(answer.answer(request, peer), Some(under_way));
+            return Self::Answering(answer.answer(head, body, peer), Some(under_way));
         };
         let answer = answer.clone();
         Self::Waiting(Box::pin(async move {
@@ -59,7 +59,7 @@ impl<A: Answer> Responding<A> {
                 let refusal = refusals.get(Refusal::Overload).response.response(!under_way.is_http2());
                 return refusal.map(|body| Sending::new(body.into(), under_way));
             }
-            send(answer.answer(request, peer).await, under_way)
+            send(answer.answer(head, body, peer).await, under_way)
         }))
     }
 }
@@ -84,13 +84,18 @@ impl<A: Answer> Future for Responding<A> {
 
 /// The response as the connection sends it.
 fn send<B>(mut response: Response<B>, under_way: UnderWay) -> Response<Sending<B>> {
+    let mut lasts = false;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
         under_way.upgrades();
+        lasts = true;
     }
     if let Some(sign) = response.extensions_mut().remove::<http::SignOfLife>() {
         under_way.can_sign(sign);
+        lasts = true;
     }
-    if under_way.must_close() {
+    // One that lasts would not end soon, and one that ends anyway is none of those that are too many.
+    let may_stay = || !lasts && !response.headers().contains_key(CONNECTION);
+    if under_way.must_close(may_stay) {
         response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     }
     response.map(|body| Sending::new(body, under_way))

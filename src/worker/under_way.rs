@@ -47,9 +47,10 @@ impl UnderWay {
         self.entry.connection.keep_sign(sign);
     }
 
-    /// Whether the connection ends with its response, because something of the request's body is left unread.
-    pub(super) fn must_close(&self) -> bool {
-        !self.http2 && self.entry.connection.is_unread()
+    /// Whether the connection ends with its response: something of the request's body is left unread, or the worker has
+    /// too many connections and this one `may_stay`. In HTTP/2 that would end requests that have nothing to do with it.
+    pub(super) fn must_close(&self, may_stay: impl FnOnce() -> bool) -> bool {
+        !self.http2 && (self.entry.connection.is_unread() || self.entry.is_surplus(may_stay))
     }
 }
 

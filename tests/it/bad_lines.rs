@@ -22,7 +22,7 @@ use crate::support::soak;
 use crate::support::wait;
 
 /// The call that begins a request's state.
-const BEGIN: &str = "regatta_v5_batch";
+const BEGIN: &str = "regatta_v6_batch";
 
 fn post(fleet: &Fleet, name: &str) -> client::Response {
     client::once(fleet.listen, Request::post(&format!("/counters/{name}"))).unwrap()

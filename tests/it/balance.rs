@@ -17,19 +17,19 @@ use crate::support::wait;
 use crate::zero_loss::rollout;
 
 /// Connections of these tests, as many as the promise is about.
-const KEPT: usize = 64;
+pub(crate) const KEPT: usize = 64;
 
-const ACCEPTED: &str = "regatta_connections_accepted_total";
-const PASSED: &str = "regatta_connections_passed_total";
+pub(crate) const ACCEPTED: &str = "regatta_connections_accepted_total";
+pub(crate) const PASSED: &str = "regatta_connections_passed_total";
 
 /// Opens so many connections, all of them before the first is used.
-fn open(fleet: &Fleet, count: usize) -> Vec<Connection> {
+pub(crate) fn open(fleet: &Fleet, count: usize) -> Vec<Connection> {
     (0..count).map(|_| Connection::open(fleet.listen).expect("no connection is refused")).collect()
 }
 
 /// One request on each; the worker that answered it.
 #[track_caller]
-fn use_all(connections: &mut [Connection]) -> Vec<u32> {
+pub(crate) fn use_all(connections: &mut [Connection]) -> Vec<u32> {
     let ask = |connection: &mut Connection| {
         let response = connection.ask(&Request::get("/hello")).expect("every request is answered");
         assert_eq!(response.status, 200, "{}", response.text());
@@ -51,7 +51,7 @@ fn assert_even(shares: &[usize]) {
     assert!(most * workers * 10 <= total * 11, "one of {workers} workers has {most} of {total}: {shares:?}");
 }
 
-fn total(fleet: &Fleet, name: &str) -> f64 {
+pub(crate) fn total(fleet: &Fleet, name: &str) -> f64 {
     sum(&fleet.operator("/metrics").text(), name, &[])
 }
 
@@ -108,6 +108,64 @@ fn who_comes_late_gets_what_is_missing() {
     assert_even(&self::shares(&fleet, &answers));
 }
 
+/// Clients that keep their connections and ask over them again and again, until they are even or it takes too long.
+/// Each that is told that its connection ends opens another one, as HTTP clients do.
+#[track_caller]
+fn ask_until_even(fleet: &Fleet, kept: &mut [Connection]) {
+    let mut last = Vec::new();
+    wait::until("the workers have as many connections each", wait::LONG, || {
+        let mut answers = Vec::new();
+        for connection in kept.iter_mut() {
+            let response = match connection.ask(&Request::get("/hello")) {
+                Ok(response) => response,
+                // A rollout or a death may end it while nothing is under way.
+                Err(Failure::Reset | Failure::Closed) => {
+                    *connection = Connection::open(fleet.listen).expect("no connection is refused");
+                    connection.ask(&Request::get("/hello")).expect("a new connection is answered")
+                }
+                Err(other) => panic!("{other:?}"),
+            };
+            assert_eq!(response.status, 200, "{}", response.text());
+            if !response.keeps_alive() {
+                *connection = Connection::open(fleet.listen).expect("no connection is refused");
+            }
+            answers.push(response.worker());
+        }
+        last = shares(fleet, &answers);
+        let most = last.iter().max().copied().unwrap_or(0);
+        last.iter().sum::<usize>() == KEPT && most * last.len() * 10 <= KEPT * 11
+    });
+}
+
+#[test]
+fn kept_connections_become_even_again_after_reloads_and_deaths() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(4).start();
+    let mut kept = open(&fleet, KEPT);
+    ask_until_even(&fleet, &mut kept);
+    for _ in 0..2 {
+        rollout(&fleet, Signal::SIGHUP, "reload");
+        ask_until_even(&fleet, &mut kept);
+    }
+    fleet.crash(fleet.ready()[0].1);
+    wait::until("the successor serves", wait::LONG, || fleet.ready().len() == 4);
+    ask_until_even(&fleet, &mut kept);
+}
+
+#[test]
+fn a_new_slot_gets_its_share_of_those_that_are_kept() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(3).start();
+    let mut kept = open(&fleet, KEPT);
+    ask_until_even(&fleet, &mut kept);
+    fleet.signal(Signal::SIGTTIN);
+    wait::until("the new slot serves", wait::LONG, || fleet.ready().len() == 4);
+    ask_until_even(&fleet, &mut kept);
+    let ended =
+        sum(&fleet.operator("/metrics").text(), "regatta_connections_closed_total", &["reason=\"surplus\""]);
+    assert!(ended > 0.0 && ended <= KEPT as f64, "{ended} of {KEPT}");
+}
+
 #[test]
 fn without_it_and_with_clients_steered_by_their_address_none_is_passed() {
     let redis = RedisServer::start();
@@ -119,7 +177,7 @@ fn without_it_and_with_clients_steered_by_their_address_none_is_passed() {
 }
 
 /// Connections that the kernel has completed and no worker has accepted, by `proc_pid_net(5)`.
-fn queued(fleet: &Fleet) -> usize {
+pub(crate) fn queued(fleet: &Fleet) -> usize {
     let port = format!(":{:04X}", fleet.listen.port());
     let table = std::fs::read_to_string("/proc/net/tcp").unwrap();
     let waiting = |line: &str| {
@@ -132,7 +190,7 @@ fn queued(fleet: &Fleet) -> usize {
 }
 
 /// Which of these have been answered.
-fn answered(connections: &mut [Connection]) -> usize {
+pub(crate) fn answered(connections: &mut [Connection]) -> usize {
     let mut count = 0;
     for connection in connections {
         connection.patience(Duration::from_millis(1));

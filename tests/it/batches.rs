@@ -146,7 +146,7 @@ async fn calls_whose_answers_are_lost_count_once() {
     let redis = proxy.connect(&server, "p", Mode::Fcall).await;
     for round in 1..=5_i64 {
         let before = proxy.sprung();
-        proxy.lose_replies("regatta_v5_batch", 1);
+        proxy.lose_replies("regatta_v6_batch", 1);
         let answers = crowd(&redis, same(100)).await;
         assert!(answers.iter().all(Result::is_ok), "{answers:?}");
         assert_eq!(proxy.sprung(), before + 1);

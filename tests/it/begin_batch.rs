@@ -65,6 +65,12 @@ redis.register_function('regatta_test_fill', function(keys, args)
   session('12', '_t', t, '_v', '2')
   session('13', '_c', c, '_t', t, '_v', '2', '_h', struct.pack('<dd', now - 9000000, now - 9000000), 'late', '1')
   session('14', '_c', text(now - 40 * idle), '_t', t, '_v', '2', '_h', struct.pack('<dd', now - 40 * idle, now))
+  session('16', '_c', c, '_t', t, '_v', '2', '_u', 'tag', '_g', text(now - 5000000), '_d', '{}', 'cart', '[1]')
+  session('17', '_c', c, '_t', t, '_v', '2', '_u', 'tag', '_g', text(now - 3000000), '_d', '{}', 'cart', '[1]')
+  session('18', '_c', c, '_t', t, '_v', '2', '_u', 'tag', '_g', '0', '_i', '7200000', '_x', text(now + 9000000))
+  session('19', '_c', c, '_t', t, '_v', '2', '_u', 'tag', '_g', 'none', '_h', struct.pack('<dd', now - 5000000, now))
+  session('20', '_c', c, '_t', t, '_v', '2', '_h', 'short')
+  session('21', '_c', c, '_t', t, '_v', '2', '_u', 'tag', '_x', text(now - 1))
   redis.call('SET', p .. 'l:1', text(now * 1000 + 3600000000))
   redis.call('SET', p .. 'l:2', text(now * 1000 + 360000000000))
   redis.call('RPUSH', p .. 'l:5', 'a')
@@ -74,6 +80,9 @@ redis.register_function('regatta_test_fill', function(keys, args)
   redis.call('SET', p .. 'c:4', '1.5')
   redis.call('SET', p .. 'c:5', 'many')
   redis.call('SET', p .. 'g:1', '1')
+  redis.call('SET', p .. 'g:2', text(now - 4000000))
+  redis.call('RPUSH', p .. 'g:3', 'a')
+  redis.call('SET', p .. 'g:4', 'many')
   return 1
 end)
 redis.register_function('regatta_test_state', function(keys, args)
@@ -100,7 +109,7 @@ end)";
 /// What an entry is made of.
 #[derive(Debug, Clone)]
 struct Spec {
-    /// Number and use: 0 read, 1 visit, 2 and 3 with a ticket, 4 with its user's generation.
+    /// Number and use: 0 read, 1 visit, 2 and 3 with a ticket, 4 and above a visit with a user's generation.
     session: Option<(u8, u8)>,
     /// Number, cost, whether in shadow.
     limits: Vec<(u8, u64, bool)>,
@@ -110,8 +119,8 @@ struct Spec {
 }
 
 fn specs() -> impl Strategy<Value = Vec<Spec>> {
-    let how = prop_oneof![2 => Just(0u8), 12 => Just(1u8), 1 => Just(2u8), 1 => Just(3u8), 1 => Just(4u8)];
-    let number = prop_oneof![6 => 0..5u8, 2 => 5..16u8];
+    let how = prop_oneof![2 => Just(0u8), 12 => Just(1u8), 1 => Just(2u8), 1 => Just(3u8), 6 => 4..9u8];
+    let number = prop_oneof![6 => 0..5u8, 2 => 5..16u8, 5 => 16..22u8];
     let session = prop_oneof![1 => Just(None), 9 => (number, how).prop_map(Some)];
     let limit = prop_oneof![12 => 0..5u8, 1 => Just(5u8)];
     let limits =
@@ -133,7 +142,7 @@ impl Spec {
             let set: std::collections::HashSet<_> = numbers.iter().collect();
             set.len() == numbers.len()
         };
-        self.session.is_some_and(|(_, how)| how > 1)
+        self.session.is_some_and(|(_, how)| how == 2 || how == 3)
             || self.concurrency
             || self.limits.iter().any(|(_, cost, shadow)| *shadow || *cost > 255)
             || self.counters.iter().any(|(_, by)| !(0..256).contains(by))
@@ -168,7 +177,7 @@ impl Spec {
         };
         let session = self.session.map(|(number, how)| SessionArg {
             key: format!("{prefix}s:{number}"),
-            generation: (how == 4).then(|| format!("{prefix}g:{}", number % 2)),
+            generation: (how >= 4).then(|| format!("{prefix}g:{}", how - 4)),
             mode: if how == 0 { SessionMode::Read } else { SessionMode::Visit },
             ticket: (how == 2 || how == 3).then(|| ticket(how == 2)),
             idle_ms: IDLE_MS,
@@ -257,7 +266,7 @@ impl World {
         let mut args = batch::encode(&entries, ledger, Value::Null).split_off(1);
         let keys = usize::try_from(args[0].as_u64().unwrap()).unwrap();
         let rest = args.split_off(1 + keys);
-        let reply = self.call("regatta_v5_batch", args.split_off(1), rest).await.unwrap();
+        let reply = self.call("regatta_v6_batch", args.split_off(1), rest).await.unwrap();
         batch::decode(&entries, reply).unwrap()
     }
 
@@ -279,6 +288,27 @@ impl World {
         (number(3) as u64, fields)
     }
 
+    /// Views counted by version 5's batch; the last one's number, and the fields it was told.
+    async fn former(&self, key: &str, count: u8) -> (u64, usize) {
+        let n = f64::from(count);
+        let head = [4.0, 86_400_000.0, 2_592_000_000.0, 0.0, 0.0, n, n, 0.0].map(f64::to_le_bytes).concat();
+        let plan = [2, 0, 0].repeat(usize::from(count));
+        let args = vec![Value::Bytes(head.into()), Value::from(""), Value::Bytes(plan.into())];
+        let keys = vec![Value::from(key); usize::from(count)];
+        let (packed, fields) = match self.call("regatta_v5_batch", keys, args).await.unwrap() {
+            Value::Array(mut parts) => {
+                let Some(Value::Array(fields)) = parts.pop() else { panic!() };
+                let names = fields.iter().step_by(2).map(|name| name.as_string().unwrap());
+                let count = names.filter(|name| !name.starts_with('_')).count();
+                (parts.swap_remove(0).into_bytes().unwrap(), count)
+            }
+            packed => (packed.into_bytes().unwrap(), 0),
+        };
+        let number = |at: usize| f64::from_le_bytes(packed[packed.len() - 8 * at..][..8].try_into().unwrap());
+        // Views and creation of each, the last ones at the end.
+        (number(2) as u64, fields)
+    }
+
     async fn alone(&self, entry: &Entry) -> Result<Reply, Error> {
         let call = entry.call();
         let mut args = call.args.to_vec();
@@ -288,7 +318,7 @@ impl World {
 
     /// Every key's content, and for how long it is kept.
     async fn state(&self, prefix: &str) -> Vec<(String, i64)> {
-        let names = [("s", 16), ("l", 6), ("c", 6), ("z", 1), ("g", 2)];
+        let names = [("s", 22), ("l", 6), ("c", 6), ("z", 1), ("g", 5)];
         let keys = names
             .into_iter()
             .flat_map(|(kind, count)| (0..count).map(move |at| format!("{prefix}{kind}:{at}")));
@@ -366,7 +396,7 @@ async fn check(world: &World, run: u64, specs: &[Spec], noted: bool) -> Result<(
 }
 
 fn tools(server: &RedisServer) {
-    let source = library::named("regatta_v5").unwrap().text.replace("regatta_v5", "regatta_test") + TOOLS;
+    let source = library::named("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test") + TOOLS;
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &source]), "regatta_test");
 }
 
@@ -449,6 +479,8 @@ enum Step {
     Views(u8),
     /// A view by a worker of the release with this function.
     Earlier(&'static str),
+    /// So many views in one call of the release before, which believes the same heads.
+    Former(u8),
     Set(u8),
     Remove(u8),
     Remember,
@@ -460,6 +492,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => Just(Step::Earlier("regatta_v2_begin")),
         1 => Just(Step::Earlier("regatta_v3_begin")),
         1 => Just(Step::Earlier("regatta_v4_begin")),
+        2 => (1..4u8).prop_map(Step::Former),
         2 => (0..3u8).prop_map(Step::Set),
         3 => (0..3u8).prop_map(Step::Remove),
         1 => Just(Step::Remember),
@@ -499,6 +532,17 @@ async fn walk(world: &World, server: &RedisServer, run: u64, steps: &[Step]) -> 
                 views += 1;
                 prop_assert_eq!(world.earlier(function, &key).await, (views, fields.len()));
             }
+            Step::Former(count) => {
+                views += u64::from(*count);
+                prop_assert_eq!(world.former(&key, *count).await, (views, fields.len()));
+            }
+            Step::Set(field) if field % 2 == 0 => {
+                let head = [0.0, 1.0, 0.0, 64.0, 0.0, 0.0, 1.0, 0.0, 0.0].map(f64::to_le_bytes).concat();
+                let field_name = format!("f{field}");
+                let args = vec![Value::Bytes(head.into()), "".into(), field_name.as_str().into(), "1".into()];
+                world.call("regatta_v6_commits", vec![Value::from(key.as_str())], args).await.unwrap();
+                fields.insert(*field);
+            }
             Step::Set(field) => {
                 let args = ["0", "64", "0", "0", "1", &format!("f{field}"), "1", "0"];
                 let args = args.into_iter().map(Value::from).collect();
@@ -524,7 +568,7 @@ async fn walk(world: &World, server: &RedisServer, run: u64, steps: &[Step]) -> 
 #[test]
 fn workers_of_all_releases_count_on_the_same_sessions() {
     let server = RedisServer::start();
-    for name in ["regatta_v2", "regatta_v3", "regatta_v4", "regatta_v5"] {
+    for name in ["regatta_v2", "regatta_v3", "regatta_v4", "regatta_v5", "regatta_v6"] {
         assert_eq!(server.cli(&["FUNCTION", "LOAD", library::named(name).unwrap().text]), name);
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();

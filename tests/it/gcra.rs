@@ -41,7 +41,7 @@ fn expected(quota: &Quota, schedule: &[(u64, u64)]) -> Vec<i64> {
 #[test]
 fn the_server_and_the_worker_decide_alike() {
     let server = RedisServer::start();
-    let source = library::named("regatta_v5").unwrap().text.replace("regatta_v5", "regatta_test") + SCHEDULE;
+    let source = library::named("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test") + SCHEDULE;
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &source]), "regatta_test");
     let cases = soak::length(100, 3000);
     let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };

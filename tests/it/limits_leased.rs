@@ -1,6 +1,9 @@
 //! Limits that are leased by default: exactly what Redis alone would allow, with 1, 2 and 16 workers, and far fewer
 //! questions.
 
+use std::time::Duration;
+use std::time::Instant;
+
 use regatta::config::schema::Mode;
 use regatta::limiter::Subject;
 use regatta::redis::limit::Amount;
@@ -138,6 +141,29 @@ async fn what_a_worker_holds_is_called_back_by_one_that_is_denied() {
         while other.ask(CLIENT).await.is_allowed() {}
         assert!(!holder.ask(CLIENT).await.is_allowed(), "{listens}: all of it came back");
     }
+}
+
+#[tokio::test]
+async fn what_time_took_from_a_worker_is_not_allowed_once_more() {
+    let server = RedisServer::start();
+    let text = "[limits.a]\nrate = \"500/s\"\nburst = 1000\n";
+    let [holder, other]: [Worker; 2] = workers(&server, text).await;
+    warm(&other, "10.9.9.9").await;
+    warm(&holder, CLIENT).await;
+    // The charge of what lies there has passed: Redis would grant a whole burst beside it.
+    eventually("Redis knows of no request", async || other.remaining().await == 1000).await;
+    let (from, mut allowed, mut end) = (Instant::now(), 0, Duration::ZERO);
+    // Longer than anything waits in a worker.
+    while from.elapsed() < Duration::from_millis(900) {
+        if other.ask(CLIENT).await.is_allowed() {
+            (allowed, end) = (allowed + 1, from.elapsed());
+        } else {
+            tokio::task::yield_now().await;
+        }
+    }
+    let most = 1000.0 + end.as_secs_f64() * 500.0;
+    println!("{allowed} allowed in {end:?}, at most {most:.0}");
+    assert!(f64::from(allowed) <= most, "{allowed} of {most}");
 }
 
 #[tokio::test]

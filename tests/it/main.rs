@@ -15,6 +15,7 @@ mod addresses; // both families, several operators' addresses, and their names
 mod autoscale; // the load decides how many workers there are
 mod bad_lines; // Redis over bad lines
 mod balance; // connections are spread evenly over the workers
+mod batch_faults; // batches in the middle of every fault
 mod batches; // what the requests of a turn want of Redis is one call
 mod batches_cluster; // what they want of one slot of a cluster is one call
 mod begin_batch; // many begins in one call
@@ -28,6 +29,7 @@ mod browser_live; // what moves on the page, in real browsers
 mod cleaner; // what a cleaner of temporary files removes
 mod clocks; // a machine whose clock is wrong
 mod clocks_step; // Redis's clock steps, both ways
+mod commit_batch; // what the requests of a turn commit is one call
 mod config_errors; // mistakes are one sentence and an exit code
 mod control; // the control socket, no matter what is at its other end
 mod control_fleet; // the control socket of a real fleet
@@ -81,6 +83,7 @@ mod live_sse; // streams of events as their clients meet them
 mod live_ws; // WebSockets as their clients meet them
 mod log_stuck; // a log that nothing takes lines from
 mod logs; // the log in a file, its rotation, and the figures in it
+mod memory; // what one more worker costs
 mod metrics; // what operators read
 mod migrations_cli; // `regatta migrate`
 mod migrations_fence; // who lost the lock writes nothing more
@@ -97,12 +100,14 @@ mod oracle; // commits against a sequential model
 mod overload; // more requests than a worker can answer
 mod page_live; // the page's stream
 mod page_tasks; // the application's tasks over HTTP
+mod passed; // connections on their way from one worker to another
 mod paths; // files that are moved, emptied, and behind links that are switched
 mod plain; // no server-side code allowed
 mod plain_limits; // and what that means for limits
 mod proxy; // who a client is
 mod recycle; // workers are renewed by requests, age and memory
 mod redis_away; // Redis away is a defined state
+mod rolling; // two releases at once, and one after the other
 mod rollout; // verdicts of reloads, restarts and scaling, and roll-backs
 mod saturation; // more clients than it can serve at once
 mod seats; // seats outlive workers, pauses and bad neighbours

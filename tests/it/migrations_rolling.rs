@@ -12,6 +12,8 @@ use regatta::TaskId;
 use regatta::config::schema::Mode;
 use regatta::redis::Redis;
 use regatta::redis::begin;
+use regatta::redis::begin::LimitArg;
+use regatta::redis::begin::LimitKind;
 use regatta::redis::begin::Reply;
 use regatta::redis::begin::SessionArg;
 use regatta::redis::begin::SessionMode;
@@ -48,12 +50,14 @@ impl Old {
         Self(client)
     }
 
-    /// Counts a view; `None` if the session is gone.
-    async fn visit(&self, key: &str) -> Option<u64> {
-        self.visit_by("regatta_v2_begin", key).await
+    /// Has the server know a function as that release's workers had loaded it.
+    fn load(&self, server: &RedisServer, function: &str) {
+        let library = library::named(function.trim_end_matches("_begin")).unwrap();
+        // There already, where the new release calls something of it.
+        server.cli(&["FUNCTION", "LOAD", "REPLACE", library.text]);
     }
 
-    /// The same by another version, which takes the same.
+    /// Counts a view by a version's function, all of which take the same; `None` if the session is gone.
     async fn visit_by(&self, function: &str, key: &str) -> Option<u64> {
         let numbers = [86_400_000f64, 2_592_000_000.0, 0.0].map(f64::to_le_bytes).concat();
         let args = vec![Bytes::from_static(b"v"), numbers.into(), Bytes::new()];
@@ -65,6 +69,20 @@ impl Old {
         let number = |at: usize| f64::from_le_bytes(packed[8 * at..][..8].try_into().unwrap());
         assert_eq!(number(0).to_string(), "1", "no limit was asked");
         (number(1).to_string() == "1").then(|| number(3) as u64)
+    }
+
+    /// Counts a view by the batch of version 5; the session has fields or none.
+    async fn visit_batched(&self, key: &str) -> f64 {
+        let head =
+            [4.0, 86_400_000.0, 2_592_000_000.0, 0.0, 0.0, 1.0, 1.0, 0.0].map(f64::to_le_bytes).concat();
+        let args = vec![Bytes::from(head), Bytes::new(), Bytes::from_static(&[2, 0, 0])];
+        let reply: fred::types::Value = self.0.fcall("regatta_v5_batch", vec![key], args).await.unwrap();
+        let packed = match reply {
+            fred::types::Value::Array(parts) => parts[0].clone().into_bytes().unwrap(),
+            packed => packed.into_bytes().unwrap(),
+        };
+        let (_, views) = packed.split_at(packed.len() - 16);
+        f64::from_le_bytes(views[..8].try_into().unwrap())
     }
 
     async fn set(&self, key: &str, field: &str, value: &str) -> i64 {
@@ -100,38 +118,122 @@ async fn set(redis: &Redis, key: &str, field: &str) -> commit::Reply {
 
 #[tokio::test]
 async fn workers_of_two_releases_share_sessions_through_a_deploy_and_back() {
+    for function in ["regatta_v2_begin", "regatta_v3_begin", "regatta_v4_begin", "regatta_v5_begin"] {
+        let server = RedisServer::start();
+        let new = connect(&server, "p", Mode::Fcall).await;
+        let old = Old::start(&server).await;
+        old.load(&server, function);
+        visit(&new, "p:s:one", true).await;
+
+        // Both releases at once, each from several requests: those of the new one share calls.
+        let mut tasks = tokio::task::JoinSet::new();
+        for index in 0..100 {
+            let (old, new) = (old.clone(), new.clone());
+            tasks.spawn(async move {
+                let field = format!("field{}", index % 20);
+                match index % 5 {
+                    0 => old.visit_by(function, "p:s:one").await.is_some(),
+                    1 => visit(&new, "p:s:one", false).await.is_some(),
+                    2 => old.visit_batched("p:s:one").await > 0.0,
+                    3 => old.set("p:s:one", &field, "1").await == 1,
+                    _ => matches!(set(&new, "p:s:one", &field).await, commit::Reply::Committed { .. }),
+                }
+            });
+        }
+        assert!(tasks.join_all().await.into_iter().all(|done| done), "every request of both is served");
+        let views = visit(&new, "p:s:one", false).await;
+        assert_eq!(views, Some((62, 8)), "{function}: no view and no change is lost");
+
+        // Back again: what the new release keeps in a session is no trouble to the old one.
+        server.cli(&["HSET", "p:s:one", "_u", "tag", "_g", "1", "_i", "86400000", "_d", "{}"]);
+        assert_eq!(old.visit_by(function, "p:s:one").await, Some(63));
+        assert_eq!(visit(&new, "p:s:one", false).await, Some((64, 8)));
+
+        // A logout by either is one for both.
+        new.delete("p:s:one").await.unwrap();
+        assert_eq!(old.visit_by(function, "p:s:one").await, None);
+        assert_eq!(old.set("p:s:one", "late", "1").await, 0);
+        assert_eq!(set(&new, "p:s:one", "late").await, commit::Reply::Gone);
+    }
+}
+
+/// The head that a batch packs is no trouble to the release before, which leaves it as it is, and no batch believes it
+/// once the session is another one.
+#[tokio::test]
+async fn the_packed_head_of_a_session_goes_through_a_deploy_and_back() {
     let server = RedisServer::start();
     let new = connect(&server, "p", Mode::Fcall).await;
     let old = Old::start(&server).await;
-    visit(&new, "p:s:one", true).await;
+    old.load(&server, "regatta_v4_begin");
+    let now = || regatta::sys::time::unix().as_millis().to_string();
+    server.cli(&["HSET", "p:s:one", "_c", &now(), "_t", &now(), "_v", "0"]);
+    let has_head = || server.cli(&["HEXISTS", "p:s:one", "_h"]) == "1";
+    let mut views = 0;
+    for round in 0..3 {
+        for _ in 0..3 {
+            views += 1;
+            assert_eq!(visit(&new, "p:s:one", false).await, Some((views, 0)), "{round}");
+        }
+        assert!(has_head(), "{round}: a session without fields has one");
+        views += 1;
+        assert_eq!(old.visit_by("regatta_v4_begin", "p:s:one").await, Some(views), "{round}");
+        assert_eq!(old.set("p:s:one", "cart", "1").await, 1);
+        views += 1;
+        assert_eq!(visit(&new, "p:s:one", false).await, Some((views, 1)), "{round}: the field is seen");
+        server.cli(&["HDEL", "p:s:one", "cart"]);
+    }
+}
 
-    // Both releases at once, each from several requests.
+/// Batches and single calls of either release charge the same stored times.
+#[tokio::test]
+async fn a_limit_is_one_for_calls_of_the_release_before_and_batches() {
+    let server = RedisServer::start();
+    let new = connect(&server, "p", Mode::Fcall).await;
+    let old = Old::start(&server).await;
+    old.load(&server, "regatta_v4_begin");
+    // A burst of forty, an hour each.
+    let (interval, tolerance) = (3_600_000_000_u64, 40 * 3_600_000_000);
+    let kind = LimitKind::Rate { interval_us: interval, tolerance_us: tolerance };
+    let limit = LimitArg { key: "p:l:a:v:x".into(), kind, shadow: false, cost: 1 };
     let mut tasks = tokio::task::JoinSet::new();
     for index in 0..100 {
-        let (old, new) = (old.clone(), new.clone());
+        let (old, new, limit) = (old.0.clone(), new.clone(), limit.clone());
         tasks.spawn(async move {
-            let field = format!("field{}", index % 20);
-            match index % 4 {
-                0 => old.visit("p:s:one").await.is_some(),
-                1 => visit(&new, "p:s:one", false).await.is_some(),
-                2 => old.set("p:s:one", &field, "1").await == 1,
-                _ => matches!(set(&new, "p:s:one", &field).await, commit::Reply::Committed { .. }),
+            if index % 2 == 0 {
+                let request = begin::Request { limits: &[limit], ..Default::default() };
+                return matches!(new.begin(&request).await.unwrap(), Reply::Granted { .. });
             }
+            let numbers = [0.0, 0.0, 0.0, 0.0, interval as f64, tolerance as f64, 1.0];
+            let numbers = numbers.map(f64::to_le_bytes).concat();
+            let args = vec![Bytes::from_static(b"-"), numbers.into(), Bytes::new()];
+            let reply: Bytes = old.fcall("regatta_v4_begin", vec![&limit.key], args).await.unwrap();
+            reply[..8] == 1_f64.to_le_bytes()
         });
     }
-    assert!(tasks.join_all().await.into_iter().all(|done| done), "every request of both is served");
-    assert_eq!(visit(&new, "p:s:one", false).await, Some((52, 10)), "no view and no change is lost");
+    let granted = tasks.join_all().await.into_iter().filter(|granted| *granted).count();
+    assert_eq!(granted, 40);
+}
 
-    // Back again: what the new release keeps in a session is no trouble to the old one.
-    server.cli(&["HSET", "p:s:one", "_u", "tag", "_g", "1", "_i", "86400000", "_d", "{}"]);
-    assert_eq!(old.visit("p:s:one").await, Some(53));
-    assert_eq!(visit(&new, "p:s:one", false).await, Some((54, 10)));
-
-    // A logout by either is one for both.
-    new.delete("p:s:one").await.unwrap();
-    assert_eq!(old.visit("p:s:one").await, None);
-    assert_eq!(old.set("p:s:one", "late", "1").await, 0);
-    assert_eq!(set(&new, "p:s:one", "late").await, commit::Reply::Gone);
+/// What a cluster's node granted is taken back by either release's undo, on the keys that the other one wrote.
+#[tokio::test]
+async fn what_one_release_granted_the_other_one_takes_back() {
+    let server = RedisServer::start();
+    let new = connect(&server, "p", Mode::Fcall).await;
+    let old = Old::start(&server).await;
+    server.cli(&["FUNCTION", "LOAD", library::named("regatta_cluster_v2").unwrap().text]);
+    let now = regatta::sys::time::unix().as_millis().to_string();
+    server.cli(&["HSET", "p:s:one", "_c", &now, "_t", &now, "_v", "0"]);
+    for (round, function) in ["regatta_cluster_v2_undo", "regatta_cluster_v3_undo"].into_iter().enumerate() {
+        assert_eq!(visit(&new, "p:s:one", false).await, Some((1, 0)), "{function}");
+        let numbers = [1000.0, 1000.0, 0.0].map(f64::to_le_bytes).concat();
+        let args = vec![Bytes::from_static(b"v"), numbers.into(), Bytes::new(), Bytes::from_static(b"60000")];
+        let mark = format!("p:l:mark:{round}");
+        for expected in [1, 0] {
+            let undone: i64 = old.0.fcall(function, vec!["p:s:one", &mark], args.clone()).await.unwrap();
+            assert_eq!(undone, expected, "{function}");
+        }
+        assert_eq!(server.cli(&["HGET", "p:s:one", "_v"]), "0", "{function}");
+    }
 }
 
 #[tokio::test]

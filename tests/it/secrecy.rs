@@ -57,7 +57,7 @@ fn neither_redis_nor_the_log_ever_knows_a_session_id() {
     let dump = fs::read(server.socket().with_file_name("dump.rdb")).unwrap();
     let monitored = fs::read(&path).unwrap();
     let log = fleet.log().into_bytes();
-    assert!(contains(&monitored, b"regatta_v5_batch") && contains(&dump, b":s:") && !log.is_empty());
+    assert!(contains(&monitored, b"regatta_v6_batch") && contains(&dump, b":s:") && !log.is_empty());
     for visitor in &visitors {
         let value = &visitor.cookies["sid"];
         let parts: Vec<_> = value.split('.').collect();

@@ -113,6 +113,27 @@ fn log_out_everywhere_ends_fifty_sessions_in_one_step() {
 }
 
 #[test]
+fn a_cookie_that_its_worker_remembers_is_worth_no_more_than_its_session() {
+    let redis = RedisServer::start();
+    let fleet = Plan::on(&redis).workers(1).example("cart").start();
+    let (mut ann, mut other) = (logged_in(&fleet, "ann"), logged_in(&fleet, "ann"));
+    let genuine = ann.cookies["sid"].clone();
+    for _ in 0..3 {
+        assert_eq!(user(&mut ann, &fleet), "ann");
+        // One character of the id is another one; the signature, by which it is found, is the genuine one's.
+        let mut forged = genuine.clone().into_bytes();
+        forged[20] = if forged[20] == b'A' { b'B' } else { b'A' };
+        let mut stranger = Visitor::default();
+        stranger.cookies.insert("sid".to_owned(), String::from_utf8(forged).unwrap());
+        assert_eq!(user(&mut stranger, &fleet), Value::Null);
+    }
+    assert_eq!(post(&mut other, &fleet, "/account/others").status, 204);
+    ann.cookies.insert("sid".to_owned(), genuine);
+    assert_eq!(user(&mut ann, &fleet), Value::Null, "revoked");
+    assert_eq!(user(&mut other, &fleet), "ann");
+}
+
+#[test]
 fn the_oldest_session_ends_when_a_user_has_too_many() {
     let redis = RedisServer::start();
     // Functions and scripts are the same text; this goes through most of it.

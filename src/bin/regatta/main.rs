@@ -2,7 +2,7 @@
 mod app;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 
 fn main() -> std::process::ExitCode {
     regatta::Fleet::new(app::router).defaults(app::DEFAULTS).run()

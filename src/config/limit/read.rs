@@ -209,7 +209,8 @@ fn lease(text: &str) -> Result<Lease, Reason> {
         ("0", Lease::Never),
     ];
     match text.parse::<u64>() {
-        Ok(most @ 1..) => Ok(Lease::AtMost(most)),
+        Ok(1) => Err("a worker holds 2 requests at least, or it draws nothing".into()),
+        Ok(most @ 2..) => Ok(Lease::AtMost(most)),
         _ => parse::choice(text, &choices),
     }
 }

@@ -59,6 +59,7 @@ fn what_does_not_go_together_is_named() {
         ("concurrent = 5\nlease = true", "limits.x.lease"),
         ("rate = \"1/s\"\nconcurrent_lease = \"5s\"", "limits.x.concurrent_lease"),
         ("rate = \"1/s\"\nlease = true", "below 100"),
+        ("rate = \"100/s\"\nlease = 1", "2 requests at least"),
         ("rate = \"1/s\"\nburst = 3\ncost = 4", "ever be allowed"),
         ("rate = \"1/s\"\nper = \"header\"", "limits.x.header is missing"),
         ("rate = \"1/s\"\nper = \"global\"\nheader = \"x\"", "limits.x.header"),

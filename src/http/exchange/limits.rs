@@ -10,7 +10,9 @@ use crate::limiter::Subject;
 use crate::limiter::asked::Asked;
 use crate::limiter::asked::Charges;
 use crate::limiter::asked::Granted;
+use crate::limiter::asked::Standings;
 use crate::limiter::asked::Without;
+use crate::limiter::asked::append;
 use crate::limiter::desk::Admission;
 use crate::limiter::headers::Headers;
 use crate::limiter::place::Place;
@@ -24,7 +26,7 @@ use crate::scoreboard::row::SlotState;
 pub(in crate::http) struct Limits {
     set: Set,
     /// Decisions in the set's order, as far as limits were decided; `None`: allowed, and no more is known.
-    decided: Vec<Option<LimitReply>>,
+    decided: Standings,
     /// How they stood when one of them denied the request.
     denied: Option<Vec<Option<LimitReply>>>,
     charges: Charges,
@@ -38,7 +40,7 @@ impl Limits {
     }
 
     pub(super) fn new(set: Set) -> Self {
-        Self { set, decided: Vec::new(), denied: None, charges: Charges::default(), places: Vec::new() }
+        Self { set, decided: Standings::new(), denied: None, charges: Charges::default(), places: Vec::new() }
     }
 
     /// Whether a limit was not decided yet.
@@ -57,8 +59,11 @@ impl Limits {
     }
 
     fn grant(&mut self, granted: Granted) {
-        self.decided.extend(granted.replies);
-        self.places.extend(granted.places);
+        match self.decided.is_empty() {
+            true => self.decided = granted.replies,
+            false => self.decided.extend(granted.replies),
+        }
+        append(&mut self.places, granted.places);
         self.charges.add(granted.charges);
     }
 
@@ -70,7 +75,7 @@ impl Limits {
 impl Exchange {
     /// What the response says about the limits; `None`: they were not asked.
     pub(in crate::http) fn told(&self, limits: &Limits) -> Option<Headers> {
-        let replies = limits.denied.as_ref().unwrap_or(&limits.decided);
+        let replies = limits.denied.as_deref().unwrap_or(&limits.decided);
         let style = self.core.config.http.limit_headers;
         (!replies.is_empty()).then(|| limits.set.headers(replies, style))
     }
@@ -112,7 +117,7 @@ impl Exchange {
         {
             return Err(Failure::Refused(Refusal::Full));
         }
-        let client = self.client.subject(self.core.config.ipv6_prefix);
+        let client = self.client.subject_text(self.core.config.ipv6_prefix);
         let user = self.visitor.user().map(|user| user.to_string());
         let subject = Subject { client: &client, session: self.visitor.confirmed(), user: user.as_deref() };
         let limits = &mut begun.limits;

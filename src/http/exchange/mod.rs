@@ -308,10 +308,9 @@ impl Exchange {
         let token = asked.as_ref().map_or("", Asked::token);
         let request = begin::Request { limits, session, counters, token };
         let mut answer = self.core.redis.begin(&request).await;
-        // Twice at most: where quota is given back all the time, a denied request would ask for ever.
-        let (mut asked, mut rounds) = (asked, 0..2);
+        // Ends at the latest when the request has waited as long as it may (`limiter/recall.rs`).
+        let mut asked = asked;
         while let (Ok(begin::Reply::Denied { limits: replies }), Some(open)) = (&answer, &mut asked)
-            && rounds.next().is_some()
             && begun.limits.recalled(open, replies).await
         {
             let (limits, token) = (open.limits(), open.token());

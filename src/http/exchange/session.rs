@@ -61,7 +61,8 @@ impl Exchange {
     /// The client's limit on new sessions.
     fn new_sessions(&self) -> Option<NewSessions> {
         let (interval_us, tolerance_us) = self.core.new_sessions?;
-        let key = keys::new_sessions(&self.core.prefix, &self.client.subject(self.core.config.ipv6_prefix));
+        let key =
+            keys::new_sessions(&self.core.prefix, &self.client.subject_text(self.core.config.ipv6_prefix));
         Some(NewSessions { key, interval_us, tolerance_us })
     }
 

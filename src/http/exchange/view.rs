@@ -8,12 +8,9 @@ use crate::http::exchange::Degraded;
 use crate::http::exchange::Exchange;
 use crate::http::exchange::Failure;
 use crate::http::exchange::Origin;
-use crate::http::exchange::TOTAL;
 use crate::http::visitor::Visitor;
-use crate::redis::begin::CounterArg;
 use crate::redis::begin::SessionMode;
 use crate::redis::begin::SessionReply;
-use crate::redis::keys;
 use crate::session::cookie::Ticket;
 
 /// A counted view.
@@ -69,12 +66,11 @@ impl Exchange {
         if let Some(visited) = begun.visited {
             return Ok(visited);
         }
-        let counter = CounterArg { key: keys::counter(&self.core.config.redis.prefix, TOTAL), by: 1 };
-        let counters = [counter];
+        let counters = &self.core.view;
         let (mut total, mut views) = (None, None);
         if let Some(id) = begun.stored() {
             let arg = self.session_arg(begun, id, SessionMode::Visit, !self.makes_nothing);
-            let (reply, sums) = self.round_trip(begun, Some(&arg), &counters).await?;
+            let (reply, sums) = self.round_trip(begun, Some(&arg), counters).await?;
             total = sums.first().copied();
             views = match reply {
                 SessionReply::Live { views, .. } => Some(views),
@@ -91,7 +87,7 @@ impl Exchange {
         let new = views.is_none();
         if new {
             if total.is_none() {
-                total = self.round_trip(begun, None, &counters).await?.1.first().copied();
+                total = self.round_trip(begun, None, counters).await?.1.first().copied();
             }
             if begun.current.is_none() && self.core.config.session.create == Create::Return {
                 self.issue(begun).await?;

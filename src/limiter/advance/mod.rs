@@ -1,16 +1,24 @@
 //! Quota that a worker draws in advance, so that most requests under a high limit need no round trip.
 //!
-//! What is drawn is charged in Redis before it is used, so no number of workers can allow more than the limit does. A
-//! worker holds what it will need in a tenth of a second, at most what the policy's `Terms` say, and gives back what it
-//! did not use within two tenths, or as soon as another worker is denied; one that dies leaves that much unused. Where a
-//! policy is leased by default, nothing is kept of a subject until it comes often, and nothing is drawn of the last half
-//! of its burst. Pure; times are µs of the worker's clock.
+//! What is drawn is charged in Redis before it is used, and it is worth only what of that charge is still ahead
+//! (`lots.rs`): time takes it from the worker as it takes it from Redis, so no number of workers allows more than the
+//! limit does, in any window. A worker holds what it will need in a tenth of a second (or what the rate brings in it,
+//! where it is leased by default: less would be passed before it is used), at most what the policy's `Terms` say. It
+//! gives back what it did not use within two tenths, or as soon as another worker is denied; one that dies leaves that
+//! much unused. Where a policy is leased by default, nothing is kept of a subject until it comes often, and nothing is
+//! drawn of the last half of its burst. What passes unused was charged for nothing: a client may be denied that is less
+//! than what the rate brings in half a second below its burst. Pure; times are µs of the worker's clock.
+
+mod lots;
+mod purse;
 
 use std::num::NonZeroUsize;
 
 use lru::LruCache;
 
 use crate::config::limit::Lease;
+use crate::limiter::advance::purse::Drawing;
+use crate::limiter::advance::purse::Purse;
 use crate::limiter::demand::Demand;
 use crate::limiter::hot;
 use crate::limiter::hot::Hot;
@@ -18,6 +26,9 @@ use crate::limiter::hot::Turn;
 use crate::limiter::quota::Quota;
 use crate::limiter::terms::Terms;
 use crate::redis::begin::LimitReply;
+
+pub(super) use lots::still_ahead;
+pub(super) use purse::piece_us;
 
 /// How long drawn quota may wait, µs.
 pub const KEPT_US: u64 = 200_000;
@@ -27,9 +38,6 @@ const SPAN_US: u64 = 100_000;
 
 /// Fewest requests that are drawn: for less a request may as well ask itself.
 const DRAW_MIN: u64 = 2;
-
-/// How long it is believed how a limit stands in Redis, µs.
-const KNOWN_US: u64 = 1_000_000;
 
 /// Most limits with drawn quota; what the least recently used one holds is lost until it comes back by itself.
 const PURSES_MAX: NonZeroUsize = NonZeroUsize::MIN.saturating_add((1 << 14) - 1);
@@ -44,29 +52,27 @@ pub struct Advance {
     hot_until_us: u64,
 }
 
-#[derive(Debug, Clone)]
-struct Purse {
-    quota: Quota,
-    /// Requests that are paid for.
-    left: u64,
-    /// When what is left goes back.
-    until_us: u64,
-    /// Requests asked for since `span_us`, and in the span before.
-    asked: u64,
-    asked_before: u64,
-    span_us: u64,
-    drawing: Drawing,
-    /// More is wanted than there is.
-    hot: Option<Hot>,
-    /// The limit's arrival time in Redis, in this clock, and when that was heard: all that is held is charged in it.
-    known: Option<(u64, u64)>,
+/// An answer to a draw.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Draw {
+    /// Requests that were charged; 0 if Redis had none, or did not answer.
+    pub requests: u64,
+    /// When the limit is as if never used, µs after it was asked.
+    pub reset_us: u64,
+    /// When Redis was asked.
+    pub asked_us: u64,
+    /// Whether this worker has heard since then of what others give back. If not, time takes what was drawn from the
+    /// question on, as if nothing lay before it.
+    pub hears: bool,
 }
 
-/// Whether more is being drawn.
+/// What is given back of a limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Drawing {
-    No,
-    Since(u64),
+pub struct Return {
+    /// The limit's.
+    pub quota: Quota,
+    /// How much of its time: a request may have been passed in part.
+    pub time_us: u64,
 }
 
 /// What a request gets.
@@ -78,13 +84,12 @@ pub enum Spent {
     Short,
 }
 
-impl Default for Advance {
-    fn default() -> Self {
-        Self { purses: LruCache::sparse(PURSES_MAX), demand: Demand::new(), hot_until_us: 0 }
-    }
-}
-
 impl Advance {
+    /// Nothing is held; `seeds` are this worker's own and secret.
+    pub fn new(seeds: [u64; 2]) -> Self {
+        Self { purses: LruCache::sparse(PURSES_MAX), demand: Demand::new(seeds), hot_until_us: 0 }
+    }
+
     /// Takes `cost` from what was drawn.
     pub fn spend(&mut self, key: &str, (quota, lease): (&Quota, Lease), cost: u64, now_us: u64) -> Spent {
         if !self.has_purse(key, quota, lease, now_us) {
@@ -92,10 +97,10 @@ impl Advance {
         }
         let Some(purse) = self.purse(key, quota, now_us) else { return Spent::Short };
         purse.count(cost, now_us);
-        if purse.until_us <= now_us || purse.left < cost {
+        let cost_us = purse.quota.interval_us().saturating_mul(cost);
+        if purse.until_us <= now_us || !purse.lots.spend(cost_us, now_us) {
             return Spent::Short;
         }
-        purse.left -= cost;
         Spent::Paid(purse.standing(now_us))
     }
 
@@ -186,15 +191,14 @@ impl Advance {
     }
 
     /// A draw for a hot limit was answered; `None`: it failed, and each request asks by itself.
-    pub fn drawn_hot(&mut self, key: &str, answer: Option<(u64, u64)>, now_us: u64) -> bool {
+    pub fn drawn_hot(&mut self, key: &str, answer: Option<Draw>, now_us: u64) -> bool {
         let drawing = self.purses.peek(key).map(|purse| purse.drawing);
-        let (amount, reset_us) = answer.unwrap_or_default();
-        let kept = self.drawn(key, amount, now_us);
+        let kept = self.drawn(key, answer, now_us);
         let Some(purse) = self.purses.peek_mut(key) else { return kept };
         purse.drawing = drawing.unwrap_or(Drawing::No);
         if let Some(hot) = &mut purse.hot {
             match answer {
-                Some(_) => hot.drawn(reset_us, now_us),
+                Some(draw) => hot.drawn(draw.reset_us, now_us),
                 None => {
                     hot.wake();
                     purse.hot = None;
@@ -204,18 +208,27 @@ impl Advance {
         kept
     }
 
-    /// Quota was given back: there may be some at once.
-    pub fn hurry(&mut self, key: &str, now_us: u64) {
-        if let Some(hot) = self.purses.peek_mut(key).and_then(|purse| purse.hot.as_mut()) {
+    /// Quota was given back: there may be some at once, and what is held here is nearer.
+    pub fn returned(&mut self, key: &str, now_us: u64) {
+        if self.purses.is_empty() {
+            return;
+        }
+        let Some(purse) = self.purses.peek_mut(key) else { return };
+        purse.refunded_us = Some(now_us);
+        let by_us = piece_us(purse.quota.interval_us(), purse.quota.tolerance_us());
+        purse.lots.nearer(by_us, now_us);
+        if let Some(hot) = &mut purse.hot {
             hot.hurry(now_us);
         }
     }
 
-    /// Gives back what a request took and does not need; whether it is held here again, or else has to go to Redis.
-    pub fn unspend(&mut self, key: &str, cost: u64, now_us: u64) -> bool {
+    /// Gives back what a request took at `spent_us` and does not need; whether it is held here again, or else has to go
+    /// to Redis.
+    pub fn unspend(&mut self, key: &str, cost: u64, (spent_us, now_us): (u64, u64)) -> bool {
         match self.purses.peek_mut(key) {
             Some(purse) if purse.until_us > now_us => {
-                purse.left = purse.left.saturating_add(cost);
+                let cost_us = purse.quota.interval_us().saturating_mul(cost);
+                purse.lots.put_back(cost_us, spent_us, now_us);
                 true
             }
             _ => false,
@@ -224,7 +237,7 @@ impl Advance {
 
     /// Whether so much is paid for: such a request needs no answer of Redis, whatever Redis said to others.
     pub fn covers(&self, key: &str, cost: u64, now_us: u64) -> bool {
-        self.purses.peek(key).is_some_and(|purse| purse.until_us > now_us && purse.left >= cost)
+        self.purses.peek(key).is_some_and(|purse| purse.held(now_us) >= cost)
     }
 
     /// How much to draw now, if less than half of what is to be held is left; ends with [`Advance::drawn`].
@@ -244,14 +257,16 @@ impl Advance {
         let terms = Terms::of(lease, &purse.quota)?;
         let demand = purse.asked.max(purse.asked_before);
         let from = if terms.busy_only { terms.from.saturating_mul(cost) } else { terms.from };
-        let target = terms.most.min(demand);
-        let held = if purse.until_us > now_us { purse.left } else { 0 };
+        // Near now, time takes what the rate brings: of less than that most would be passed before it is used.
+        let passes = if terms.busy_only { SPAN_US / purse.quota.interval_us() } else { 0 };
+        let target = terms.most.min(demand.max(passes));
+        let held = purse.held(now_us);
         let waits =
             matches!(purse.drawing, Drawing::Since(since) if now_us.saturating_sub(since) < patience_us);
         if waits || held * 2 >= target || demand < from || target < DRAW_MIN {
             return None;
         }
-        let mut amount = target.saturating_sub(purse.left).max(DRAW_MIN);
+        let mut amount = target.saturating_sub(held).max(DRAW_MIN);
         if terms.reserve > 0 {
             amount = amount.min(purse.in_redis(now_us)?.saturating_sub(terms.reserve));
         }
@@ -262,96 +277,79 @@ impl Advance {
         Some(amount)
     }
 
-    /// So many were drawn; 0 if Redis had none, or did not answer. Whether it has to be looked after.
-    pub fn drawn(&mut self, key: &str, amount: u64, now_us: u64) -> bool {
+    /// A draw was answered; `None`: it was not. Whether it has to be looked after.
+    pub fn drawn(&mut self, key: &str, answer: Option<Draw>, now_us: u64) -> bool {
         let Some(purse) = self.purses.peek_mut(key) else { return false };
         purse.drawing = Drawing::No;
-        if amount == 0 {
-            return false;
-        }
-        purse.left = purse.left.saturating_add(amount);
+        let Some(Draw { requests: requests @ 1.., reset_us, asked_us, hears }) = answer else { return false };
+        let length_us = purse.quota.interval_us().saturating_mul(requests);
+        let is_nearer = !hears || purse.refunded_us.is_some_and(|refunded_us| refunded_us >= asked_us);
+        // Counted from the question, which was before Redis decided: no later than it is.
+        let tat_us = asked_us.saturating_add(reset_us);
+        let latest_us = if is_nearer { asked_us.saturating_add(length_us) } else { u64::MAX };
+        purse.lots.add(tat_us.min(latest_us), length_us, now_us);
         purse.until_us = now_us.saturating_add(KEPT_US);
         true
     }
 
-    /// Takes out what is held of a limit although Redis has less left than the policy's reserve: others drew, too.
-    pub fn beyond_reserve(&mut self, key: &str, lease: Lease, now_us: u64) -> Option<(Quota, u64)> {
+    /// Takes out what was drawn at `asked_us` and is wanted elsewhere: others drew too, and Redis has less left than the
+    /// policy's reserve, or another worker called it back meanwhile.
+    pub fn wanted_back(&mut self, key: &str, lease: Lease, (asked_us, now_us): (u64, u64)) -> Option<Return> {
         let purse = self.purses.peek(key)?;
         let reserve = Terms::of(lease, &purse.quota)?.reserve;
         let enough = reserve == 0 || purse.in_redis(now_us).is_none_or(|left| left >= reserve);
-        if enough { None } else { self.recall(key, now_us) }
+        let recalled = purse.recalled_us.is_some_and(|recalled_us| recalled_us >= asked_us);
+        if enough && !recalled { None } else { self.take(key, now_us) }
     }
 
     /// Takes out what is held of a limit that denied a request of another worker; what was drawn in a flood stays, or
     /// two workers would send it to and fro.
-    pub fn recall(&mut self, key: &str, now_us: u64) -> Option<(Quota, u64)> {
+    pub fn recall(&mut self, key: &str, now_us: u64) -> Option<Return> {
+        if self.is_hot(key, now_us) {
+            return None;
+        }
+        // What is on its way goes back, too, when it comes.
+        self.purses.peek_mut(key)?.recalled_us = Some(now_us);
+        self.take(key, now_us)
+    }
+
+    fn take(&mut self, key: &str, now_us: u64) -> Option<Return> {
         if self.is_hot(key, now_us) {
             return None;
         }
         let purse = self.purses.peek_mut(key)?;
         // Nothing more is drawn until Redis says how the limit stands.
         purse.known = None;
-        let left = std::mem::take(&mut purse.left);
-        (left > 0).then_some((purse.quota, left))
+        let time_us = purse.lots.take(now_us);
+        (time_us > 0).then_some(Return { quota: purse.quota, time_us })
     }
 
     /// Takes out what has waited too long, for Redis to have it back; `None`: it is gone, or drawn anew meanwhile.
-    pub fn expired(&mut self, key: &str, now_us: u64) -> Option<(Quota, u64)> {
+    ///
+    /// Under `auto` what time takes soon stays: a worker that is denied calls it back, and a return would bring what
+    /// others hold nearer to now than they know for a moment.
+    pub fn expired(&mut self, key: &str, lease: Lease, now_us: u64) -> Option<Return> {
+        let is_hot = self.is_hot(key, now_us);
         let purse = self.purses.peek_mut(key)?;
-        if purse.until_us > now_us || purse.left == 0 {
+        let left_us = purse.lots.left_us(now_us);
+        if purse.until_us > now_us || left_us == 0 {
             return None;
         }
-        Some((purse.quota, std::mem::take(&mut purse.left)))
+        let end_us = purse.lots.end_us();
+        if lease == Lease::Auto && !is_hot && end_us <= now_us.saturating_add(KEPT_US) {
+            purse.until_us = end_us;
+            return None;
+        }
+        Some(Return { quota: purse.quota, time_us: purse.lots.take(now_us) })
     }
 
     /// Takes out everything.
     #[cfg(test)]
-    fn empty(&mut self) -> Vec<(String, Quota, u64)> {
-        let held = self.purses.iter_mut().filter(|(_, purse)| purse.left > 0);
-        held.map(|(key, purse)| (key.to_string(), purse.quota, std::mem::take(&mut purse.left))).collect()
-    }
-}
-
-impl Purse {
-    fn new(quota: Quota, now_us: u64) -> Self {
-        Self {
-            quota,
-            left: 0,
-            until_us: 0,
-            asked: 0,
-            asked_before: 0,
-            span_us: now_us,
-            drawing: Drawing::No,
-            hot: None,
-            known: None,
-        }
-    }
-
-    /// Requests that Redis would allow now besides what is held here; `None`: not known.
-    fn in_redis(&self, now_us: u64) -> Option<u64> {
-        let (tat_us, heard_us) = self.known.filter(|(_, at_us)| now_us.saturating_sub(*at_us) < KNOWN_US)?;
-        let ahead_us = tat_us.saturating_sub(now_us.max(heard_us));
-        Some(self.quota.tolerance_us().saturating_sub(ahead_us) / self.quota.interval_us())
-    }
-
-    /// How the limit stands for its subject: what is held here is left, too.
-    fn standing(&self, now_us: u64) -> LimitReply {
-        let (burst, interval_us) = (self.quota.burst(), self.quota.interval_us());
-        // A flood draws what there is: what is held is all that this worker can say.
-        let in_redis = if self.hot.is_some() { None } else { self.in_redis(now_us) };
-        let remaining = in_redis.unwrap_or_default().saturating_add(self.left).min(burst);
-        let reset_us = (burst - remaining).saturating_mul(interval_us);
-        LimitReply { allowed: true, remaining, retry_after_us: None, reset_us }
-    }
-
-    fn count(&mut self, cost: u64, now_us: u64) {
-        let spans = now_us.saturating_sub(self.span_us) / SPAN_US;
-        if spans > 0 {
-            self.asked_before = if spans == 1 { self.asked } else { 0 };
-            self.asked = 0;
-            self.span_us += spans * SPAN_US;
-        }
-        self.asked = self.asked.saturating_add(cost);
+    fn empty(&mut self, now_us: u64) -> Vec<(String, Return)> {
+        let all = self.purses.iter_mut().map(|(key, purse)| {
+            (key.to_string(), Return { quota: purse.quota, time_us: purse.lots.take(now_us) })
+        });
+        all.filter(|(_, held)| held.time_us > 0).collect()
     }
 }
 

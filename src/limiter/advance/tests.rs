@@ -17,13 +17,27 @@ fn standing(remaining: u64) -> LimitReply {
     LimitReply { allowed: true, remaining, retry_after_us: None, reset_us: (1000 - remaining) * 1000 }
 }
 
+fn fresh() -> Advance {
+    Advance::new([1, 2])
+}
+
+/// Far enough ahead that time takes none of it within a test.
+fn far(requests: u64, now_us: u64) -> Option<Draw> {
+    Some(Draw { requests, reset_us: 900_000, asked_us: now_us, hears: true })
+}
+
+/// The time of so many requests.
+fn held(quota: Quota, requests: u64) -> Return {
+    Return { quota, time_us: requests * quota.interval_us() }
+}
+
 fn quota(burst: u64) -> Quota {
     Quota::new(Rate { count: burst, period: Duration::from_secs(1) }, burst)
 }
 
 #[test]
 fn it_draws_what_a_tenth_of_a_second_needs_and_at_most_a_twentieth_of_the_burst() {
-    let (quota, mut advance) = (quota(1000), Advance::default());
+    let (quota, mut advance) = (quota(1000), fresh());
     assert_eq!(advance.spend(KEY, (&quota, LEASE), 1, 0), Spent::Short);
     assert_eq!(advance.wants(KEY, (LEASE, 1), 0, PATIENCE_US), None, "one request is no demand");
     for now in 1..20 {
@@ -31,7 +45,7 @@ fn it_draws_what_a_tenth_of_a_second_needs_and_at_most_a_twentieth_of_the_burst(
     }
     assert_eq!(advance.wants(KEY, (LEASE, 1), 20, PATIENCE_US), Some(20));
     assert_eq!(advance.wants(KEY, (LEASE, 1), 21, PATIENCE_US), None, "it is on its way");
-    assert!(advance.drawn(KEY, 20, 100));
+    assert!(advance.drawn(KEY, far(20, 100), 100));
     for left in (10..20).rev() {
         assert_eq!(advance.spend(KEY, (&quota, LEASE), 1, 200), Spent::Paid(standing(left)));
     }
@@ -39,28 +53,28 @@ fn it_draws_what_a_tenth_of_a_second_needs_and_at_most_a_twentieth_of_the_burst(
         advance.spend(KEY, (&quota, LEASE), 1, 300);
     }
     assert_eq!(advance.wants(KEY, (LEASE, 1), 300, PATIENCE_US), Some(50), "a twentieth of the burst");
-    assert!(!advance.drawn(KEY, 0, 400));
+    assert!(!advance.drawn(KEY, None, 400));
 }
 
 #[test]
 fn what_is_not_used_goes_back() {
-    let (quota, mut advance) = (quota(1000), Advance::default());
+    let (quota, mut advance) = (quota(1000), fresh());
     advance.spend(KEY, (&quota, LEASE), 10, 0);
     assert_eq!(advance.wants(KEY, (LEASE, 1), 0, PATIENCE_US), Some(10));
-    advance.drawn(KEY, 10, 1000);
-    assert_eq!(advance.expired(KEY, 1000 + KEPT_US - 1), None);
+    advance.drawn(KEY, far(10, 1000), 1000);
+    assert_eq!(advance.expired(KEY, LEASE, 1000 + KEPT_US - 1), None);
     assert_eq!(
         advance.spend(KEY, (&quota, LEASE), 1, 1000 + KEPT_US),
         Spent::Short,
         "it is about to go back"
     );
-    assert_eq!(advance.expired(KEY, 1000 + KEPT_US), Some((quota, 10)));
-    assert_eq!(advance.expired(KEY, 1000 + KEPT_US), None);
-    advance.drawn(KEY, 5, 500_000);
+    assert_eq!(advance.expired(KEY, LEASE, 1000 + KEPT_US), Some(held(quota, 10)));
+    assert_eq!(advance.expired(KEY, LEASE, 1000 + KEPT_US), None);
+    advance.drawn(KEY, far(5, 500_000), 500_000);
     advance.spend(KEY, (&quota, LEASE), 2, 500_000);
-    assert!(advance.unspend(KEY, 1, 500_000));
-    assert_eq!(advance.empty(), [(KEY.to_owned(), quota, 4)]);
-    assert!(advance.empty().is_empty());
+    assert!(advance.unspend(KEY, 1, (500_000, 500_000)));
+    assert_eq!(advance.empty(500_000), [(KEY.to_owned(), held(quota, 4))]);
+    assert!(advance.empty(500_000).is_empty());
 }
 
 proptest! {
@@ -68,7 +82,7 @@ proptest! {
     fn nothing_is_allowed_that_was_not_paid(
         steps in prop::collection::vec((0..3u8, 1..20u64, 0..40_000u64), 1..200),
     ) {
-        let (quota, mut advance) = (quota(2000), Advance::default());
+        let (quota, mut advance) = (quota(2000), fresh());
         let (mut now, mut drawn, mut spent, mut back) = (0, 0, 0, 0);
         for (kind, cost, pause) in steps {
             now += pause;
@@ -82,15 +96,15 @@ proptest! {
                 _ => if let Some(amount) = advance.wants(KEY, (LEASE, 1), now, PATIENCE_US) {
                     prop_assert!(amount <= 100);
                     drawn += amount;
-                    advance.drawn(KEY, amount, now);
+                    advance.drawn(KEY, far(amount, now), now);
                 },
             }
-            back += advance.expired(KEY, now).map_or(0, |(_, amount)| amount);
+            back += advance.expired(KEY, LEASE, now).map_or(0, |left| left.time_us.div_ceil(quota.interval_us()));
             prop_assert!(spent + back <= drawn);
             prop_assert!(drawn - spent - back <= 100 + DRAW_MIN, "more than a twentieth is held");
         }
-        let left: u64 = advance.empty().iter().map(|(_, _, amount)| amount).sum();
-        prop_assert_eq!(spent + back + left, drawn);
+        let left: u64 = advance.empty(now).iter().map(|(_, held)| held.time_us / quota.interval_us()).sum();
+        prop_assert!(spent + back + left <= drawn);
     }
 }
 
@@ -107,7 +121,7 @@ fn wants(advance: &mut Advance, now_us: u64) -> Option<u64> {
 
 #[test]
 fn auto_keeps_nothing_of_subjects_that_come_rarely() {
-    let (quota, mut advance) = (quota(1000), Advance::default());
+    let (quota, mut advance) = (quota(1000), fresh());
     for client in 0..10_000 {
         let key = format!("regatta:l:default:Zm9vYmFy:10.0.{}.{}", client / 256, client % 256);
         let now_us = client * 10_000;
@@ -123,7 +137,7 @@ fn auto_keeps_nothing_of_subjects_that_come_rarely() {
 
 #[test]
 fn auto_draws_for_a_subject_that_comes_often_and_only_above_half_the_burst() {
-    let (quota, mut advance) = (quota(1000), Advance::default());
+    let (quota, mut advance) = (quota(1000), fresh());
     ask(&mut advance, &quota, 40, 1_000_000);
     assert_eq!(
         wants(&mut advance, 1_000_000),
@@ -136,9 +150,9 @@ fn auto_draws_for_a_subject_that_comes_often_and_only_above_half_the_burst() {
     assert_eq!(wants(&mut advance, 1_000_002), None, "half of it is left");
     advance.learn(KEY, 480_000, (1_000_003, 1_000_003));
     assert_eq!(wants(&mut advance, 1_000_003), Some(20), "what is beyond half of it");
-    assert!(advance.drawn(KEY, 20, 1_000_004));
+    assert!(advance.drawn(KEY, far(20, 1_000_004), 1_000_004));
     advance.learn(KEY, 500_000, (1_000_004, 1_000_004));
-    assert_eq!(advance.beyond_reserve(KEY, Lease::Auto, 1_000_004), None);
+    assert_eq!(advance.wanted_back(KEY, Lease::Auto, (1_000_003, 1_000_004)), None);
     let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 1, 1_000_004) else { panic!("short") };
     assert_eq!((reply.remaining, reply.reset_us), (519, 481_000), "the limit's, and not what is held of it");
     let Spent::Paid(reply) = advance.spend(KEY, (&quota, Lease::Auto), 1, 1_010_004) else { panic!("short") };
@@ -148,21 +162,60 @@ fn auto_draws_for_a_subject_that_comes_often_and_only_above_half_the_burst() {
     assert_eq!(reply.remaining, 1000, "nothing newer was heard");
     advance.learn(KEY, 600_000, (1_010_005, 1_010_005));
     advance.learn(KEY, 0, (1_010_004, 1_010_005));
-    assert_eq!(advance.beyond_reserve(KEY, Lease::Auto, 1_010_005), Some((quota, 18)), "others drew, too");
+    assert_eq!(
+        advance.wanted_back(KEY, Lease::Auto, (1_010_004, 1_010_005)),
+        Some(held(quota, 18)),
+        "others drew, too"
+    );
 }
 
 #[test]
 fn a_recall_takes_all_and_nothing_is_drawn_until_redis_was_heard() {
-    let (quota, mut advance) = (quota(1000), Advance::default());
+    let (quota, mut advance) = (quota(1000), fresh());
     ask(&mut advance, &quota, 110, 0);
     advance.learn(KEY, 0, (0, 0));
     assert_eq!(wants(&mut advance, 0), Some(50));
-    advance.drawn(KEY, 50, 0);
-    assert_eq!(advance.recall(KEY, 1), Some((quota, 50)));
+    advance.drawn(KEY, far(50, 0), 0);
+    assert_eq!(advance.recall(KEY, 1), Some(held(quota, 50)));
     assert_eq!((advance.recall(KEY, 1), advance.recall("other", 1)), (None, None));
     assert_eq!(wants(&mut advance, 2), None);
     advance.learn(KEY, 0, (3, 3));
     assert_eq!(wants(&mut advance, 3), Some(50));
+}
+
+#[test]
+fn what_time_has_passed_is_neither_spent_nor_given_back() {
+    let (quota, mut advance) = (quota(1000), fresh());
+    ask(&mut advance, &quota, 110, 0);
+    advance.learn(KEY, 0, (0, 0));
+    assert_eq!(wants(&mut advance, 0), Some(50));
+    // Nothing was used before: the charge of fifty is gone from Redis in fifty milliseconds.
+    let draw = Draw { requests: 50, reset_us: 50_000, asked_us: 0, hears: true };
+    assert!(advance.drawn(KEY, Some(draw), 1_000));
+    assert!(advance.covers(KEY, 40, 10_000) && !advance.covers(KEY, 41, 10_000));
+    assert!(matches!(advance.spend(KEY, (&quota, Lease::Auto), 10, 10_000), Spent::Paid(_)));
+    assert!(advance.covers(KEY, 30, 20_000), "what was spent lay before it");
+    assert_eq!(
+        advance.recall(KEY, 30_500),
+        Some(Return { quota, time_us: 19_500 }),
+        "a part of a request, too"
+    );
+    assert_eq!(advance.recall(KEY, 50_000), None);
+}
+
+#[test]
+fn a_draw_under_way_when_another_worker_calls_goes_back_when_it_comes() {
+    let (quota, mut advance) = (quota(1000), fresh());
+    ask(&mut advance, &quota, 110, 0);
+    advance.learn(KEY, 0, (0, 0));
+    assert_eq!(wants(&mut advance, 10), Some(50));
+    assert_eq!(advance.recall(KEY, 20), None, "nothing is held yet");
+    assert!(advance.drawn(KEY, far(50, 10), 30));
+    advance.learn(KEY, 0, (10, 30));
+    assert_eq!(advance.wanted_back(KEY, Lease::Auto, (10, 30)), Some(held(quota, 50)));
+    assert!(advance.drawn(KEY, far(50, 40), 50));
+    advance.learn(KEY, 0, (40, 50));
+    assert_eq!(advance.wanted_back(KEY, Lease::Auto, (40, 50)), None, "that one was asked for later");
 }
 
 /// Workers, and one Redis: each is its own `Advance`, and the arrival time is the same for all.
@@ -170,23 +223,47 @@ struct Fleet {
     quota: Quota,
     workers: Vec<(Advance, Lease)>,
     tat_us: Option<u64>,
+    /// The arrival time that those have who were let in, and none else.
+    real_us: Option<u64>,
+    /// Every so many returns one does not arrive; 0: all do.
+    lost: usize,
+    returns: usize,
 }
 
 impl Fleet {
+    fn new(quota: Quota, leases: Vec<Lease>, lost: usize) -> Self {
+        let workers = leases.into_iter().map(|lease| (fresh(), lease)).collect();
+        Self { quota, workers, tat_us: None, real_us: None, lost, returns: 0 }
+    }
+
     fn charge(&mut self, requests: u64, now_us: u64) -> LimitReply {
         let decision = gcra::decide(self.tat_us, now_us, &self.quota, requests);
         self.tat_us = decision.tat_us.or(self.tat_us);
         decision.reply
     }
 
-    fn refund(&mut self, requests: u64, now_us: u64) {
-        self.tat_us = gcra::refund(self.tat_us, now_us, &self.quota, requests);
+    /// As Redis does it: in pieces, of each of which all workers hear.
+    fn refund(&mut self, held: Option<Return>, now_us: u64) {
+        let Some(Return { quota, mut time_us }) = held else { return };
+        self.returns += 1;
+        if self.lost > 0 && self.returns.is_multiple_of(self.lost) {
+            return;
+        }
+        while time_us > 0 {
+            let piece_us = time_us.min(piece_us(quota.interval_us(), quota.tolerance_us()));
+            let ahead_us = self.tat_us.map_or(0, |tat_us| tat_us.saturating_sub(now_us));
+            let ahead_us = ahead_us.saturating_sub(piece_us);
+            self.tat_us = (ahead_us > 0).then_some(now_us + ahead_us);
+            time_us -= piece_us;
+            self.workers.iter_mut().for_each(|(advance, _)| advance.returned(KEY, now_us));
+        }
     }
 
     fn go_back(&mut self, now_us: u64) {
         for number in 0..self.workers.len() {
-            let left = self.workers[number].0.expired(KEY, now_us);
-            self.refund(left.map_or(0, |(_, requests)| requests), now_us);
+            let (advance, lease) = &mut self.workers[number];
+            let held = advance.expired(KEY, *lease, now_us);
+            self.refund(held, now_us);
         }
     }
 
@@ -198,25 +275,40 @@ impl Fleet {
         let paid = matches!(advance.spend(KEY, (&quota, lease), 1, now_us), Spent::Paid(_));
         if let Some(wanted) = advance.wants(KEY, (lease, 1), now_us, PATIENCE_US) {
             let room = gcra::decide(self.tat_us, now_us, &quota, 0).reply.remaining;
-            let reply = self.charge(wanted.min(room), now_us);
+            let requests = wanted.min(room);
+            let reset_us = self.charge(requests, now_us).reset_us;
             let advance = &mut self.workers[number].0;
-            advance.drawn(KEY, wanted.min(room), now_us);
-            advance.learn(KEY, reply.reset_us, (now_us, now_us));
+            advance.drawn(KEY, Some(Draw { requests, reset_us, asked_us: now_us, hears: true }), now_us);
+            advance.learn(KEY, reset_us, (now_us, now_us));
+            let held = advance.wanted_back(KEY, lease, (now_us, now_us));
+            self.refund(held, now_us);
         }
         if paid {
             return true;
         }
         let mut reply = self.charge(1, now_us);
-        if !reply.allowed {
+        if !reply.allowed && lease == Lease::Auto {
             for other in 0..self.workers.len() {
-                let left = self.workers[other].0.recall(KEY, now_us);
-                self.refund(left.map_or(0, |(_, requests)| requests), now_us);
+                let held = self.workers[other].0.recall(KEY, now_us);
+                self.refund(held, now_us);
             }
             reply = self.charge(1, now_us);
         }
         self.workers[number].0.learn(KEY, reply.reset_us, (now_us, now_us));
         reply.allowed
     }
+
+    /// Whether those that were let in stay within the burst and the rate, in every window, with this one too.
+    fn admits(&mut self, now_us: u64) -> bool {
+        let decision = gcra::decide(self.real_us, now_us, &self.quota, 1);
+        self.real_us = decision.tat_us.or(self.real_us);
+        decision.reply.allowed
+    }
+}
+
+/// A lease that is always on, with and without a most, and the default.
+fn leases() -> impl Strategy<Value = Lease> {
+    prop::sample::select(vec![Lease::Auto, Lease::Auto, Lease::Always, Lease::AtMost(20), Lease::Never])
 }
 
 proptest! {
@@ -232,8 +324,7 @@ proptest! {
         // Nothing comes back within the test, so that who has the last one is decided by counting.
         let quota = Quota::new(Rate { count: 1, period: Duration::from_secs(86_400) }, burst);
         let of = |number: usize| if leasing > 0 && number % 4 == 3 { Lease::Never } else { Lease::Auto };
-        let workers = (0..workers).map(|number| (Advance::default(), of(number))).collect();
-        let mut fleet = Fleet { quota, workers, tat_us: None };
+        let mut fleet = Fleet::new(quota, (0..workers).map(of).collect(), 0);
         let (mut now_us, mut allowed, asked) = (0, 0, arrivals.len() as u64);
         for (number, pause_us) in arrivals {
             now_us += pause_us;
@@ -252,6 +343,55 @@ proptest! {
         }
         if fleet.workers.iter().all(|(_, lease)| *lease == Lease::Auto) {
             prop_assert_eq!(allowed, burst.min(asked));
+        }
+    }
+
+    /// The same where time gives back: in no window is more allowed than burst and rate, whatever is drawn, left,
+    /// called back or lost on its way.
+    #[test]
+    fn in_no_window_is_more_allowed_than_burst_and_rate(
+        workers in prop::sample::select(vec![1usize, 2, 16]),
+        of in prop::collection::vec(leases(), 16),
+        rate in prop::sample::select(vec![50u64, 500, 5000]),
+        burst in prop::sample::select(vec![100u64, 1000]),
+        lost in 0..4usize,
+        phases in prop::collection::vec((1..200usize, 0..16usize, 1..3000u64, 0..400_000u64), 1..30),
+    ) {
+        let quota = Quota::new(Rate { count: rate, period: Duration::from_secs(1) }, burst);
+        let mut fleet = Fleet::new(quota, of[..workers].to_vec(), lost);
+        let mut now_us = 1_000_000;
+        for (requests, first, pause_us, rest_us) in phases {
+            for number in 0..requests {
+                now_us += pause_us / 2 * (number as u64 % 3);
+                if fleet.ask((first + number * first) % workers, now_us) {
+                    prop_assert!(fleet.admits(now_us), "one too many at {}", now_us);
+                }
+            }
+            now_us += rest_us;
+        }
+    }
+
+    /// A client that stays below its burst by what the rate brings in half a second is never denied by default.
+    #[test]
+    fn a_client_within_its_limit_is_not_denied(
+        workers in prop::sample::select(vec![1usize, 2, 16]),
+        rate in prop::sample::select(vec![50u64, 500, 5000]),
+        phases in prop::collection::vec((1..400usize, 0..16usize, 1..3000u64, 0..400_000u64), 1..30),
+    ) {
+        let quota = Quota::new(Rate { count: rate, period: Duration::from_secs(1) }, 2 * rate);
+        let mut fleet = Fleet::new(quota, vec![Lease::Auto; workers], 0);
+        let mut now_us = 1_000_000;
+        for (requests, first, pause_us, rest_us) in phases {
+            for number in 0..requests {
+                now_us += pause_us / 2 * (number as u64 % 3);
+                let slack = gcra::decide(fleet.real_us, now_us, &quota, 0).reply.remaining;
+                if slack <= rate / 2 {
+                    continue;
+                }
+                prop_assert!(fleet.ask((first + number * first) % workers, now_us), "{} are left", slack);
+                prop_assert!(fleet.admits(now_us));
+            }
+            now_us += rest_us;
         }
     }
 }

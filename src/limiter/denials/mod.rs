@@ -18,6 +18,7 @@
 //!
 //! Pure but for the signal that others wait for; times are µs of the worker's own clock.
 
+use std::collections::VecDeque;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
@@ -41,6 +42,9 @@ const SHORT_US: u64 = 1_000_000;
 #[derive(Debug)]
 pub struct Denials {
     known: LruCache<Box<str>, Known>,
+    /// Of which limits quota was given back, the earliest first: without their end each would keep this table from being
+    /// empty, and every request of the worker would look into it.
+    resets: VecDeque<(u64, Box<str>)>,
 }
 
 #[derive(Debug, Clone)]
@@ -114,7 +118,7 @@ pub struct Tracked {
 
 impl Default for Denials {
     fn default() -> Self {
-        Self { known: LruCache::sparse(KNOWN_MAX) }
+        Self { known: LruCache::sparse(KNOWN_MAX), resets: VecDeque::new() }
     }
 }
 
@@ -196,9 +200,24 @@ impl Denials {
     /// Quota was given back, or the limit was reset.
     pub fn forget(&mut self, key: &str, now_us: u64) {
         // Remembered even if nothing is known: an answer from before may still be on its way.
+        if self.resets.len() >= KNOWN_MAX.get() {
+            self.resets.pop_front();
+        }
+        self.resets.push_back((now_us, key.into()));
         let before = self.known.push(key.into(), Known::Reset { at_us: now_us });
         if let Some((_, Known::Bound(Bound { probe: Some((_, answered)), .. }))) = before {
             answered.notify_waiters();
+        }
+    }
+
+    /// Forgets quota given back so long ago that no question from before it is under way any more.
+    pub fn expire(&mut self, now_us: u64, after_us: u64) {
+        while self.resets.front().is_some_and(|(at_us, _)| now_us.saturating_sub(*at_us) > after_us) {
+            let Some((reset_us, key)) = self.resets.pop_front() else { break };
+            // A later one, or what was learned since, stays.
+            if matches!(self.known.peek(&key), Some(Known::Reset { at_us }) if *at_us == reset_us) {
+                self.known.pop(&key);
+            }
         }
     }
 

@@ -237,3 +237,19 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn quota_given_back_is_remembered_for_as_long_as_questions_are_under_way() {
+    let mut denials = Denials::default();
+    denials.forget(KEY, 100);
+    denials.forget("other", 200);
+    denials.expire(1_100, 1_000);
+    assert_eq!(denials.len(), 2, "a question from before may still be answered");
+    denials.forget(KEY, 1_150);
+    denials.expire(1_101, 1_000);
+    assert_eq!(denials.len(), 2, "it was given back again");
+    denials.expire(1_201, 1_000);
+    assert_eq!(denials.len(), 1);
+    denials.expire(2_151, 1_000);
+    assert!(denials.is_empty() && denials.resets.is_empty());
+}

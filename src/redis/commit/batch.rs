@@ -188,8 +188,13 @@ mod tests {
             (&texts[..4], &args[5..]),
             (
                 &["f", "2", "p:s:1", "p:s:1"].map(String::from)[..],
-                &[Value::from(""), Value::from("__x"), Value::from("v"), Value::from("a"), Value::Integer(5)]
-                    [..],
+                &[
+                    Value::from(""),
+                    Value::from("__x"),
+                    Value::Bytes(Bytes::from_static(b"v")),
+                    Value::from("a"),
+                    Value::Integer(5)
+                ][..],
             )
         );
     }

@@ -30,6 +30,7 @@ use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Form;
+use crate::redis::standing::Gate;
 pub(super) use limits::give_back;
 pub(super) use limits::look;
 pub(super) use limits::merge;
@@ -44,10 +45,13 @@ pub(super) use tickets::end;
 impl Redis {
     /// Whether this server or user allows no server-side code, and plain commands do what they can.
     pub fn is_plain(&self) -> bool {
-        match self.inner.live() {
-            Some(live) => live.form == Form::Plain,
+        // Asked by every request: the connection is looked at and not copied.
+        match &*self.inner.gate.borrow() {
+            Gate::Open(live) => live.form == Form::Plain,
             // While it is away it is what it was.
-            None => self.inner.mode == Mode::Plain || self.inner.warned.load(Relaxed),
+            Gate::Held { .. } | Gate::Shut(_) => {
+                self.inner.mode == Mode::Plain || self.inner.warned.load(Relaxed)
+            }
         }
     }
 

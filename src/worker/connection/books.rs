@@ -36,6 +36,8 @@ pub(in crate::worker) struct Connections {
     tick: AtomicU64,
     /// Bytes of unfinished headers, beyond the first of each.
     headers: AtomicUsize,
+    /// Connections that may end with their next answer: there are too many of them.
+    ending: AtomicU64,
     /// Connections that wait for a place.
     wanting: AtomicUsize,
     patience: Patience,
@@ -73,6 +75,7 @@ impl Connections {
             next: AtomicU64::new(0),
             tick: AtomicU64::new(1),
             headers: AtomicUsize::new(0),
+            ending: AtomicU64::new(0),
             wanting: AtomicUsize::new(0),
             patience,
             opened: Notify::new(),
@@ -122,6 +125,23 @@ impl Connections {
         open.insert(number, Arc::clone(&connection));
         self.cell().connection_opened();
         Some(Entry { connection, all: Arc::clone(self) })
+    }
+
+    /// So many connections, and no more, end with their next answer.
+    pub(in crate::worker) fn end_after_answers(&self, count: u64) {
+        self.ending.store(count, Relaxed);
+    }
+
+    /// Whether a connection that is about to answer, and otherwise `may_stay`, ends with that.
+    pub(super) fn takes_end(&self, may_stay: impl FnOnce() -> bool) -> bool {
+        // The worker's own thread alone changes it: a locked instruction would be paid for by every request.
+        let ending = self.ending.load(Relaxed);
+        if ending == 0 || !may_stay() {
+            return false;
+        }
+        self.ending.store(ending - 1, Relaxed);
+        self.cell().closed(Closing::Surplus);
+        true
     }
 
     /// A connection was refused.

@@ -205,7 +205,7 @@ impl Connection {
     }
 
     /// Whether a request is under way, or the rest of its body.
-    fn is_busy(&self) -> bool {
+    pub(super) fn is_busy(&self) -> bool {
         self.active.load(Relaxed) > 0 || self.receiving.load(Relaxed) > 0
     }
 

@@ -235,8 +235,10 @@ impl Gate {
     }
 
     fn end_turn(&self) {
+        // The clock is asked once: what is ended here is where the next turn begins, if there is one.
         let now = self.now();
-        let began = Duration::from_nanos(self.began_ns.swap(self.now_ns(), Relaxed));
+        let began = Duration::from_nanos(self.began_ns.load(Relaxed));
+        self.began_ns.store(u64::try_from(now.as_nanos()).unwrap_or(u64::MAX), Relaxed);
         let length = now.saturating_sub(began);
         let mut queue = self.lock();
         let before = self.waiting.load(Relaxed);
@@ -245,7 +247,8 @@ impl Gate {
         queue.allowance.turned(length, before > 0);
         let refused = self.refuse_late(&mut queue, now);
         let let_in = self.let_in(&mut queue);
-        let begun = self.begun.swap(0, Relaxed) + let_in;
+        let begun = self.begun.load(Relaxed) + let_in;
+        self.begun.store(0, Relaxed);
         let change = queue.shed.turned(now, length, begun, self.waiting.load(Relaxed));
         let spare = queue.allowance.get().saturating_sub(let_in);
         self.left.store(if queue.waiting.is_empty() { spare } else { 0 }, Relaxed);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
+use tokio::io::ReadBuf;
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 
@@ -65,6 +66,26 @@ impl Watched {
             half_closed.awaits(tick);
         }
         half_closed.poll_gone(&self.stream, &self.entry, context).map(Err)
+    }
+
+    /// Looks whether the client of a request under way has ended its side, and has the task woken when it does: hyper
+    /// reads nothing meanwhile. It flushes whenever it is polled, and so this is where it learns that a client is gone.
+    pub(super) fn watch_end(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+        if self.linger.is_some() || self.entry.connection.is_upgraded() {
+            return Ok(());
+        }
+        if self.half_closed.is_none() {
+            match self.stream.poll_peek(context, &mut ReadBuf::new(&mut [0])) {
+                Poll::Ready(Ok(0)) => {}
+                // A next request that is there already, or more of a body, hides an end behind it until it is read.
+                Poll::Pending | Poll::Ready(Ok(_)) => return Ok(()),
+                Poll::Ready(Err(error)) => return Err(error),
+            }
+        }
+        match self.poll_end(context) {
+            Poll::Ready(Err(error)) => Err(error),
+            Poll::Ready(Ok(())) | Poll::Pending => Ok(()),
+        }
     }
 
     /// Refuses a header that is too large to be waited for at the moment.

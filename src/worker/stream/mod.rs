@@ -196,7 +196,13 @@ impl AsyncWrite for Watched {
     fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(Pin::new(&mut self.stream).poll_flush(context))?;
         self.unflushed = false;
-        if self.half_closed.is_some() && !self.incoming.is_http2() && !self.entry.connection.awaits_answer() {
+        if self.incoming.is_http2() {
+            return Poll::Ready(Ok(()));
+        }
+        if self.entry.connection.is_busy() {
+            self.watch_end(context)?;
+        }
+        if self.half_closed.is_some() && !self.entry.connection.awaits_answer() {
             // hyper reads once more, and finds the end.
             context.waker().wake_by_ref();
         }

@@ -106,7 +106,7 @@ fn redis_says_that_it_cannot_at_present() {
     ];
     for (reply, name, reads) in cases {
         let mut watch = Watch::start(&fleet);
-        let commands = ["regatta_v5_batch", "INCRBY", "HGETALL", "GET"];
+        let commands = ["regatta_v6_batch", "INCRBY", "HGETALL", "GET"];
         for command in &commands[..if reads { 2 } else { 4 }] {
             proxy.answer(command, u64::MAX, &format!("-{reply}"));
         }

@@ -59,7 +59,7 @@ async fn what_is_executed_once_is_sent_again_when_its_answer_is_lost() {
     for mode in [Mode::Fcall, Mode::Evalsha] {
         server.cli(&["FLUSHALL"]);
         let redis = proxy.connect(&server, "p", mode).await;
-        let name = if mode == Mode::Fcall { "regatta_v5_batch" } else { "EVALSHA" };
+        let name = if mode == Mode::Fcall { "regatta_v6_batch" } else { "EVALSHA" };
         for round in 1..=20 {
             proxy.lose_replies(name, 1);
             assert_eq!(redis.count("p:c:x", 1).await, Ok(round), "{mode:?}");

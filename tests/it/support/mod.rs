@@ -19,6 +19,7 @@ pub(crate) mod redis;
 pub(crate) mod redis_cluster;
 pub(crate) mod redis_sentinel;
 pub(crate) mod redis_tcp;
+pub(crate) mod server;
 pub(crate) mod soak;
 pub(crate) mod sockets;
 pub(crate) mod stage;

@@ -17,6 +17,7 @@ use regatta::redis::begin::TicketArg;
 use tempfile::TempDir;
 
 use crate::support::clock::Clock;
+use crate::support::server;
 
 /// Longest wait for a server to answer.
 const DEADLINE: Duration = Duration::from_secs(10);
@@ -83,7 +84,7 @@ impl RedisServer {
     /// Kills it if it runs, starts it and waits until it answers.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let process = Command::new("redis-server")
+        let process = server::program()
             .args(["--port", "0", "--save", "", "--unixsocket"])
             .arg(self.socket())
             .arg("--dir")

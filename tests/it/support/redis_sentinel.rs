@@ -9,6 +9,7 @@ use tempfile::TempDir;
 use crate::support::redis_tcp::TcpServer;
 use crate::support::redis_tcp::free_port;
 use crate::support::redis_tcp::words;
+use crate::support::server;
 use crate::support::wait;
 
 /// The name under which the primary is watched.
@@ -47,7 +48,7 @@ impl Sentinel {
             folder.path().display()
         );
         std::fs::write(&file, text).unwrap();
-        let mut command = Command::new("redis-server");
+        let mut command = server::program();
         command.arg(&file).arg("--sentinel").stdout(Stdio::null()).stderr(Stdio::null());
         Self { port, process: command.spawn().unwrap(), _folder: folder }
     }

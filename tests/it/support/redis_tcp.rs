@@ -10,6 +10,7 @@ use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
 use crate::support::process;
+use crate::support::server;
 use crate::support::wait;
 
 /// A server on 127.0.0.1.
@@ -53,7 +54,7 @@ impl TcpServer {
     /// Kills it if it runs, starts it and waits until it answers.
     pub(crate) fn restart(&mut self) {
         self.kill();
-        let process = Command::new("redis-server")
+        let process = server::program()
             .args(&self.args)
             .args(["--bind", "127.0.0.1", "--save", "", "--dir"])
             .arg(self.folder.path())

@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use fred::types::Value;
+use smallvec::SmallVec;
 
 use crate::redis::begin;
 use crate::redis::begin::Expects;
@@ -28,19 +29,28 @@ pub(super) enum Shape {
     Rare(Rare),
 }
 
-/// The usual request: a session that is read, limits on rate that count, and counters.
+/// The usual request: a session that is read, limits on rate that count, and counters. It lies in one allocation, its
+/// keys one behind the other, because every request is one.
 #[derive(Debug)]
 pub(super) struct Plain {
+    text: Box<[u8]>,
     pub(super) session: Option<PlainSession>,
-    pub(super) limits: Vec<PlainLimit>,
-    pub(super) counters: Vec<PlainCounter>,
+    pub(super) limits: SmallVec<[PlainLimit; 2]>,
+    pub(super) counters: SmallVec<[PlainCounter; 2]>,
+}
+
+/// Where in an entry's text a key is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Key {
+    start: u32,
+    end: u32,
 }
 
 #[derive(Debug)]
 pub(super) struct PlainSession {
-    pub(super) key: Bytes,
+    pub(super) key: Key,
     /// Key of its user's generation.
-    pub(super) generation: Option<Bytes>,
+    pub(super) generation: Option<Key>,
     pub(super) view: bool,
     pub(super) idle_ms: u64,
     pub(super) absolute_ms: u64,
@@ -48,7 +58,7 @@ pub(super) struct PlainSession {
 
 #[derive(Debug)]
 pub(super) struct PlainLimit {
-    pub(super) key: Bytes,
+    pub(super) key: Key,
     pub(super) interval_us: u64,
     pub(super) tolerance_us: u64,
     pub(super) cost: u8,
@@ -56,7 +66,7 @@ pub(super) struct PlainLimit {
 
 #[derive(Debug)]
 pub(super) struct PlainCounter {
-    pub(super) key: Bytes,
+    pub(super) key: Key,
     pub(super) by: u8,
 }
 
@@ -157,20 +167,20 @@ impl Plain {
         }
         let names = limits.iter().map(|limit| limit.key.as_str());
         let names = names.chain(counters.iter().map(|counter| counter.key.as_str()));
-        let text: Vec<u8> = {
-            let length = session.map_or(0, |session| session.key.len());
-            let mut text = Vec::with_capacity(names.clone().map(str::len).sum::<usize>() + length);
-            text.extend_from_slice(session.map_or("", |session| session.key.as_str()).as_bytes());
-            names.for_each(|name| text.extend_from_slice(name.as_bytes()));
-            text
+        let generation = session.and_then(|session| session.generation.as_deref());
+        let names = session.iter().map(|session| session.key.as_str()).chain(generation).chain(names);
+        let length = names.map(str::len).sum::<usize>();
+        u32::try_from(length).ok()?;
+        let mut text = Vec::with_capacity(length);
+        let mut key = |name: &str| {
+            let at = |text: &Vec<u8>| u32::try_from(text.len()).unwrap_or(u32::MAX);
+            let start = at(&text);
+            text.extend_from_slice(name.as_bytes());
+            Key { start, end: at(&text) }
         };
-        let user = session.and_then(|session| session.generation.as_ref()).map_or(0, |key| key.len() + 12);
-        let bytes = text.len() + user + 12 * (limits.len() + counters.len() + 1);
-        let mut text = Bytes::from(text);
-        let mut key = |name: &str| text.split_to(name.len());
         let session = session.map(|session| PlainSession {
             key: key(&session.key),
-            generation: session.generation.as_deref().map(|key| Bytes::copy_from_slice(key.as_bytes())),
+            generation: session.generation.as_deref().map(&mut key),
             view: session.mode == SessionMode::Visit,
             idle_ms: session.idle_ms,
             absolute_ms: session.absolute_ms,
@@ -180,22 +190,29 @@ impl Plain {
             let cost = byte(limit.cost).filter(|_| !limit.shadow)?;
             Some(PlainLimit { key: key(&limit.key), interval_us, tolerance_us, cost })
         };
-        let limits = limits.iter().map(limit).collect::<Option<Vec<_>>>()?;
+        let limits = limits.iter().map(limit).collect::<Option<SmallVec<[_; 2]>>>()?;
         let counter = |counter: &begin::CounterArg| {
             let by = u8::try_from(counter.by).ok()?;
             Some(PlainCounter { key: key(&counter.key), by })
         };
-        let counters = counters.iter().map(counter).collect::<Option<Vec<_>>>()?;
-        Some((Self { session, limits, counters }, bytes))
+        let counters = counters.iter().map(counter).collect::<Option<SmallVec<[_; 2]>>>()?;
+        let bytes = length + 12 * (limits.len() + counters.len() + 1 + usize::from(generation.is_some()));
+        Some((Self { text: text.into(), session, limits, counters }, bytes))
+    }
+
+    /// A key of this entry.
+    pub(super) fn key(&self, key: Key) -> &[u8] {
+        self.text.get(key.start as usize..key.end as usize).unwrap_or_default()
     }
 
     /// It as a call of its own.
     fn call(&self) -> Call<'static> {
         let session = self.session.as_ref();
-        let keys = self.limits.iter().map(|limit| &limit.key);
-        let generation = session.and_then(|session| session.generation.as_ref());
-        let keys = keys.chain(session.map(|session| &session.key)).chain(generation);
-        let keys = keys.chain(self.counters.iter().map(|counter| &counter.key));
+        let generation = session.and_then(|session| session.generation);
+        let keys = self.limits.iter().map(|limit| limit.key);
+        let keys = keys.chain(session.map(|session| session.key)).chain(generation);
+        let keys = keys.chain(self.counters.iter().map(|counter| counter.key));
+        let keys = keys.map(|key| Value::Bytes(Bytes::copy_from_slice(self.key(key))));
         let how = session.map_or("-", |session| if session.view { "v" } else { "r" });
         let lifetimes = session.map_or([0, 0], |session| [session.idle_ms, session.absolute_ms]);
         let limits = self.limits.iter();
@@ -206,6 +223,6 @@ impl Plain {
         let mut args =
             vec![Value::from_static_str(how), Value::Bytes(packed.into()), Value::from_static_str("")];
         args.extend(self.counters.iter().map(|counter| Value::Integer(i64::from(counter.by))));
-        Call { keys: keys.cloned().map(Value::Bytes).collect(), args: args.into() }
+        Call { keys: keys.collect(), args: args.into() }
     }
 }

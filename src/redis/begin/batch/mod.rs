@@ -47,10 +47,7 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
     args.push(entry);
     args.push(Value::Null);
     args.extend(ledger.map(|ledger| ledger.key.clone()));
-    args.extend(plan.counters.iter().map(|counter| text(counter.key)));
-    args.extend(plan.limits.iter().map(|limit| text(limit.key)));
-    args.extend(plan.generations.iter().map(|key| text(key)));
-    args.extend(plan.sessions().map(text));
+    args.extend(texts(&plan));
     let rare: Vec<_> = plan.rare(entries).collect();
     args.extend(rare.iter().flat_map(|call| call.keys.iter().cloned()));
     let keys = args.len() - 2;
@@ -88,8 +85,12 @@ pub fn encode(entries: &[&Entry], ledger: Option<&Ledger>, entry: Value) -> Vec<
     args
 }
 
-fn text(key: &Bytes) -> Value {
-    Value::Bytes(key.clone())
+/// The plan's keys, which are parts of one allocation.
+fn texts(plan: &Plan<'_>) -> impl Iterator<Item = Value> {
+    let mut all = Vec::with_capacity(plan.keys().map(<[u8]>::len).sum());
+    plan.keys().for_each(|key| all.extend_from_slice(key));
+    let mut all = Bytes::from(all);
+    plan.keys().map(move |key| Value::Bytes(all.split_to(key.len())))
 }
 
 /// Reads the reply to what [`encode`] sent of the same entries.

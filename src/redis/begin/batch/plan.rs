@@ -22,7 +22,7 @@ pub(super) struct Plan<'a> {
     pub(super) limits: Vec<Limit<'a>>,
     pub(super) counters: Vec<Counter<'a>>,
     /// Keys of the generations of the users whose sessions they are.
-    pub(super) generations: Vec<&'a Bytes>,
+    pub(super) generations: Vec<&'a [u8]>,
     /// Plain entries, in order, with where each stands among all.
     pub(super) plain: Vec<(usize, &'a Plain)>,
     /// Where the others stand among all.
@@ -36,14 +36,14 @@ pub(super) struct Plan<'a> {
 
 /// A limit that some entries name.
 pub(super) struct Limit<'a> {
-    pub(super) key: &'a Bytes,
+    pub(super) key: &'a [u8],
     pub(super) interval_us: u64,
     pub(super) tolerance_us: u64,
 }
 
 /// A counter that some entries name.
 pub(super) struct Counter<'a> {
-    pub(super) key: &'a Bytes,
+    pub(super) key: &'a [u8],
     /// What all of them add.
     pub(super) sum: i64,
 }
@@ -58,8 +58,8 @@ impl<'a> Plan<'a> {
             generations: Vec::new(),
             plain: Vec::with_capacity(entries.len()),
             others: Vec::new(),
-            limits_at: Vec::new(),
-            counters_at: Vec::new(),
+            limits_at: Vec::with_capacity(entries.len()),
+            counters_at: Vec::with_capacity(entries.len()),
             users: Vec::new(),
         };
         let session = |entry: &&'a Entry| match &entry.shape {
@@ -90,38 +90,40 @@ impl<'a> Plan<'a> {
         // One key with two quotas would be decided by the first.
         let crossed = plain.limits.iter().any(|it| {
             let quota = (it.interval_us, it.tolerance_us);
-            let known = self.limits.iter().find(|limit| same(limit.key, &it.key));
+            let known = self.limits.iter().find(|limit| same(limit.key, plain.key(it.key)));
             known.is_some_and(|limit| (limit.interval_us, limit.tolerance_us) != quota)
         });
         if full || crossed || lifetimes != (self.idle_ms, self.absolute_ms) {
             return false;
         }
         for limit in &plain.limits {
-            let at = self.limits.iter().position(|known| same(known.key, &limit.key)).unwrap_or_else(|| {
+            let key = plain.key(limit.key);
+            let at = self.limits.iter().position(|known| same(known.key, key)).unwrap_or_else(|| {
                 let (interval_us, tolerance_us) = (limit.interval_us, limit.tolerance_us);
-                self.limits.push(Limit { key: &limit.key, interval_us, tolerance_us });
+                self.limits.push(Limit { key, interval_us, tolerance_us });
                 self.limits.len() - 1
             });
             self.limits_at.push(index(at));
         }
         for counter in &plain.counters {
-            let at = self.counters.iter().position(|known| same(known.key, &counter.key));
+            let key = plain.key(counter.key);
+            let at = self.counters.iter().position(|known| same(known.key, key));
             let at = at.unwrap_or_else(|| {
-                self.counters.push(Counter { key: &counter.key, sum: 0 });
+                self.counters.push(Counter { key, sum: 0 });
                 self.counters.len() - 1
             });
             self.counters[at].sum += i64::from(counter.by);
             self.counters_at.push(index(at));
         }
         if let Some(session) = &plain.session {
-            let user = session.generation.as_ref().map_or(0, |key| self.user(key));
+            let user = session.generation.map_or(0, |key| self.user(plain.key(key)));
             self.users.push(user);
         }
         true
     }
 
     /// The generation of this key among the plan's.
-    fn user(&mut self, key: &'a Bytes) -> u8 {
+    fn user(&mut self, key: &'a [u8]) -> u8 {
         let at = self.generations.iter().position(|known| same(known, key)).unwrap_or_else(|| {
             self.generations.push(key);
             self.generations.len() - 1
@@ -136,8 +138,15 @@ impl<'a> Plan<'a> {
     }
 
     /// Keys of the plain entries' sessions.
-    pub(super) fn sessions(&self) -> impl Iterator<Item = &'a Bytes> {
-        self.plain.iter().filter_map(|(_, plain)| plain.session.as_ref()).map(|session| &session.key)
+    pub(super) fn sessions(&self) -> impl Iterator<Item = &'a [u8]> {
+        self.plain.iter().filter_map(|(_, plain)| Some(plain.key(plain.session.as_ref()?.key)))
+    }
+
+    /// All keys but those of the others: counters, limits, generations, sessions.
+    pub(super) fn keys(&self) -> impl Iterator<Item = &'a [u8]> {
+        let counters = self.counters.iter().map(|counter| counter.key);
+        let limits = self.limits.iter().map(|limit| limit.key);
+        counters.chain(limits).chain(self.generations.iter().copied()).chain(self.sessions())
     }
 
     /// The others as calls of their own.
@@ -179,6 +188,6 @@ fn count(count: usize) -> u8 {
 }
 
 /// Keys of one kind differ in their last part first.
-fn same(one: &Bytes, other: &Bytes) -> bool {
+fn same(one: &[u8], other: &[u8]) -> bool {
     one.len() == other.len() && one.last() == other.last() && one == other
 }

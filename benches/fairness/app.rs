@@ -1,0 +1,51 @@
+//! The fleet that is measured with `listen.balance` on and off: the benchmark's own program, started again.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::get;
+use nix::time::ClockId;
+use nix::time::clock_gettime;
+use regatta::Fleet;
+use regatta::State;
+use regatta::Visit;
+use regatta::Worker;
+
+/// CPU time of a request that is work.
+pub(crate) const WORK: Duration = Duration::from_millis(1);
+
+/// As the shipped program.
+#[global_allocator]
+static ALLOCATOR: regatta::Allocator = regatta::Allocator;
+
+/// Serves until it is told to stop.
+pub(crate) fn serve() -> ExitCode {
+    Fleet::new(|fleet: State| {
+        Router::new()
+            .route("/hello", get(hello))
+            .route("/", get(visit))
+            .route("/work", get(work))
+            .with_state(fleet)
+    })
+    .run()
+}
+
+async fn hello(worker: Worker) -> String {
+    format!("Handled by worker {}\n", worker.pid())
+}
+
+async fn visit(worker: Worker, visit: Visit) -> String {
+    format!("PID: {} | Views: {}\n", worker.pid(), visit.views())
+}
+
+/// Keeps the worker's one thread, so that all other requests of this worker wait.
+async fn work(worker: Worker) -> String {
+    let used = || clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from);
+    if let Ok(begun) = used() {
+        while used().is_ok_and(|used| used.saturating_sub(begun) < WORK) {
+            std::hint::spin_loop();
+        }
+    }
+    format!("Handled by worker {}\n", worker.pid())
+}

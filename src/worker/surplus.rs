@@ -1,0 +1,103 @@
+//! Whether a worker has had more connections than its share for a while, and how many of them it may end.
+//!
+//! New connections are passed on, those that are kept stay where they are: after a rollout, in which none is passed on,
+//! and after a worker's death they may be as uneven as the kernel's hash, for as long as their clients keep them. So a
+//! worker that has too many says with some of its answers that their connections end; the clients' next ones go where
+//! there is room. Pure.
+
+/// Connections that are no surplus whatever others have: ending one of them evens out nothing that counts.
+const FEW: u64 = 4;
+
+/// Looks in a row that must have found a surplus. One alone may be the crowd of a moment, or of a worker that has just
+/// died: its successor takes none yet, and what is ended now would come back.
+const LOOKS: u32 = 2;
+
+/// A sixteenth beyond the share is let be: numbers that change by themselves must not end connections for ever.
+const LET_BE: u64 = 16;
+
+/// A quarter of the surplus ends from one look to the next, so that clients do not all come back at once, and workers
+/// that look at the same moment do not end the same surplus twice.
+const AT_A_LOOK: u64 = 4;
+
+/// What a worker remembers from one look to the next.
+#[derive(Debug, Default)]
+pub(super) struct Surplus {
+    looks: u32,
+}
+
+impl Surplus {
+    /// How many connections may end until the next look. `share`: what this worker should have, none if none is to be
+    /// moved; `tolerated`: how many more it may have, because connections are short.
+    pub(super) fn look(&mut self, connections: u64, share: Option<u64>, tolerated: u64) -> u64 {
+        let has_more = |share: &u64| connections > FEW.max(share + (share / LET_BE).max(tolerated));
+        let Some(share) = share.filter(has_more) else {
+            self.looks = 0;
+            return 0;
+        };
+        self.looks = self.looks.saturating_add(1);
+        if self.looks < LOOKS { 0 } else { connections.saturating_sub(share).div_ceil(AT_A_LOOK) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn one_look_is_not_believed() {
+        let mut surplus = Surplus::default();
+        assert_eq!([surplus.look(30, Some(16), 0), surplus.look(30, Some(16), 0)], [0, 4]);
+        assert_eq!(surplus.look(16, Some(16), 0), 0);
+        assert_eq!([surplus.look(30, Some(16), 0), surplus.look(30, Some(16), 0)], [0, 4], "it begins anew");
+    }
+
+    #[test]
+    fn nothing_ends_where_nothing_is_moved_or_little_is_gained() {
+        let ended = |connections, share, tolerated| {
+            let mut surplus = Surplus::default();
+            (0..5).map(|_| surplus.look(connections, share, tolerated)).max()
+        };
+        assert_eq!(ended(60, None, 0), Some(0), "two generations serve, or no other worker takes any");
+        assert_eq!(ended(4, Some(1), 0), Some(0), "few");
+        assert_eq!(ended(17, Some(16), 0), Some(0), "a sixteenth");
+        assert_eq!(ended(18, Some(16), 0), Some(1));
+        assert_eq!(ended(5, Some(4), 0), Some(1), "four for each of sixteen workers");
+        assert_eq!(ended(20, Some(16), 6), Some(0), "short connections");
+    }
+
+    proptest! {
+        // Clients whose connection ends come back by chance, and are passed on where the one they meet has its share.
+        #[test]
+        fn workers_become_even_and_then_end_nothing(
+            mut workers in prop::collection::vec(0_u64..60, 2..17),
+            chance in prop::collection::vec(any::<prop::sample::Index>(), 200),
+        ) {
+            let total: u64 = workers.iter().sum();
+            let share = total.div_ceil(workers.len() as u64);
+            let mut looks: Vec<Surplus> = workers.iter().map(|_| Surplus::default()).collect();
+            let mut chance = chance.iter().cycle();
+            let mut ended = 0;
+            for _ in 0..40 {
+                let counts = workers.clone();
+                let end: Vec<u64> =
+                    looks.iter_mut().zip(&counts).map(|(look, has)| look.look(*has, Some(share), 0)).collect();
+                ended = end.iter().sum();
+                for (worker, end) in end.iter().enumerate() {
+                    for _ in 0..*end {
+                        workers[worker] -= 1;
+                        let met = chance.next().unwrap().index(workers.len());
+                        let least = (0..workers.len()).min_by_key(|at| workers[*at]).unwrap();
+                        let goes_to = if workers[met] < share { met } else { least };
+                        workers[goes_to] += 1;
+                    }
+                }
+            }
+            prop_assert_eq!(ended, 0, "{:?}", &workers);
+            prop_assert_eq!(workers.iter().sum::<u64>(), total);
+            let most = *workers.iter().max().unwrap();
+            prop_assert!(most <= FEW.max(share + share / LET_BE), "{workers:?}");
+        }
+    }
+}

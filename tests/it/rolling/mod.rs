@@ -1,0 +1,71 @@
+//! A rolling deploy under load, forwards and back: programs of two releases on one Redis, with the same keys.
+//!
+//! `make rolling FROM=<git ref>` builds that release and says in `REGATTA_FORMER` where it is: the folder with its
+//! `regatta` and `examples`. Without it the former release is this build: then these tests say that two fleets, and a
+//! fleet before and after an upgrade, count as one.
+
+mod beside; // fleets of both releases at once
+mod turns; // one fleet, whose program is the one and then the other
+
+use std::env;
+use std::path::PathBuf;
+
+use crate::support::fleet::Fleet;
+use crate::support::fleet::Plan;
+use crate::support::redis::RedisServer;
+
+/// Both with and without functions.
+const MODES: [&str; 2] = ["fcall", "evalsha"];
+
+/// The former release's program, `regatta` or `examples/NAME`.
+fn former(name: &str) -> PathBuf {
+    match env::var_os("REGATTA_FORMER") {
+        Some(folder) => {
+            let program = PathBuf::from(folder).join(name);
+            assert!(program.exists(), "{} is missing: `make rolling` builds it", program.display());
+            program
+        }
+        None => present(name),
+    }
+}
+
+/// This release's.
+fn present(name: &str) -> PathBuf {
+    let program = PathBuf::from(env!("CARGO_BIN_EXE_regatta")).with_file_name(name);
+    assert!(program.exists(), "{} is missing: `cargo build --examples` builds it", program.display());
+    program
+}
+
+/// A fleet of each release.
+struct Both {
+    fleets: [Fleet; 2],
+    prefix: String,
+    redis: RedisServer,
+}
+
+impl Both {
+    /// The former one is there first, as in a deploy, or the present one, as when it is rolled back.
+    fn start(name: &str, back: bool, change: impl Fn(Plan) -> Plan) -> Self {
+        let redis = RedisServer::start();
+        let mut programs = [former(name), present(name)];
+        if back {
+            programs.reverse();
+        }
+        // All clients of a test are one address.
+        let plan = || change(Plan::on(&redis).set("REGATTA_SESSION__CREATE_BURST", "100000"));
+        let first = plan().program(&programs[0]);
+        let prefix = first.prefix().to_owned();
+        let second = plan().program(&programs[1]).set("REGATTA_REDIS__PREFIX", &prefix);
+        Self { fleets: [first.start(), second.start()], prefix, redis }
+    }
+
+    /// Either of them.
+    fn either(&self) -> &Fleet {
+        &self.fleets[rand::random_range(0..2)]
+    }
+
+    /// A number in Redis.
+    fn number(&self, key: &str) -> u64 {
+        self.redis.cli(&["GET", &format!("{}:{key}", self.prefix)]).parse().unwrap_or(0)
+    }
+}
