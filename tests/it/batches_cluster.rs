@@ -27,7 +27,6 @@ use tokio::task::JoinSet;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::eventually;
-use crate::support::redis::ticket;
 use crate::support::redis_cluster::RedisCluster;
 use crate::support::wait;
 use crate::topology_cluster::TOTAL;
@@ -86,6 +85,15 @@ fn views(cluster: &RedisCluster, digest: &str) -> u64 {
 
 fn counted(cluster: &RedisCluster) -> u64 {
     cluster.ask("GET", TOTAL, &[]).parse().unwrap_or(0)
+}
+
+/// Nodes that the sessions and the total lie on; the third has neither.
+const SESSIONS_ON: usize = 0;
+const TOTAL_ON: usize = 1;
+const NEITHER: usize = 2;
+
+fn places(cluster: &RedisCluster) -> (usize, usize) {
+    (cluster.owner("p:{s}:s:a"), cluster.owner(TOTAL))
 }
 
 /// A subject of this burst whose limit lies on that node.
@@ -200,20 +208,21 @@ async fn a_caller_that_leaves_before_its_turn_ends_has_sent_nothing() {
     assert_eq!(cluster.ask("EXISTS", "p:{l:slow:v:x}", &[]), "0");
 }
 
-/// Starts a visit of which the session's node has done its part while node 1 stands still, and lets its caller leave.
+/// Starts a visit of which the session's node has done its part while the total's stands still, and lets its caller leave.
 async fn left_half_way(cluster: &RedisCluster, redis: &Redis, limits: Vec<LimitArg>) {
+    assert_eq!(places(cluster), (SESSIONS_ON, TOTAL_ON));
     let before = views(cluster, "a");
-    cluster.nodes[1].stop();
+    cluster.nodes[TOTAL_ON].stop();
     let leaving = {
         let redis = redis.clone();
         tokio::spawn(async move { visit(&redis, "a", &limits, "one").await })
     };
     // The node is asked by itself: one that stands still cannot be asked who serves what.
-    let seen = || cluster.nodes[2].cli(&["HGET", "p:{s}:s:a", "_v"]).parse::<u64>().unwrap();
+    let seen = || cluster.nodes[SESSIONS_ON].cli(&["HGET", "p:{s}:s:a", "_v"]).parse::<u64>().unwrap();
     eventually("its session's node has answered", async || seen() > before).await;
     leaving.abort();
     assert!(leaving.await.is_err());
-    cluster.nodes[1].cont();
+    cluster.nodes[TOTAL_ON].cont();
 }
 
 #[tokio::test]
@@ -221,8 +230,7 @@ async fn what_a_denial_takes_back_is_taken_back_although_the_caller_has_left() {
     let cluster = RedisCluster::start();
     let redis = connect(&cluster, Mode::Fcall).await;
     make(&redis, "a").await;
-    assert_eq!((cluster.owner("p:{s}:s:a"), cluster.owner(TOTAL)), (2, 1));
-    left_half_way(&cluster, &redis, vec![limit_on(&cluster, 1, 0)]).await;
+    left_half_way(&cluster, &redis, vec![limit_on(&cluster, TOTAL_ON, 0)]).await;
     eventually("the view is taken back", async || views(&cluster, "a") == 1).await;
     eventually("the total is taken back", async || counted(&cluster) == 0).await;
 }
@@ -234,10 +242,11 @@ async fn a_caller_that_leaves_half_way_is_counted_whole_or_not_at_all_and_keeps_
     make(&redis, "a").await;
     let kind = LimitKind::Concurrency { lease_us: 600_000_000, max: 10 };
     let name = |subject: &str| format!("p:{{l:q:v:{subject}}}");
-    let on_2 = (0..).map(|number: u32| number.to_string()).find(|it| cluster.owner(&name(it)) == 2).unwrap();
-    let limit = LimitArg { key: keys::limit("p", "q", "v", &on_2), kind, shadow: false, cost: 1 };
+    let granted = |subject: &String| cluster.owner(&name(subject)) == SESSIONS_ON;
+    let subject = (0..).map(|number: u32| number.to_string()).find(granted).unwrap();
+    let limit = LimitArg { key: keys::limit("p", "q", "v", &subject), kind, shadow: false, cost: 1 };
     left_half_way(&cluster, &redis, vec![limit]).await;
-    eventually("its place is given back", async || cluster.ask("ZCARD", &name(&on_2), &[]) == "0").await;
+    eventually("its place is given back", async || cluster.ask("ZCARD", &name(&subject), &[]) == "0").await;
     eventually("all of it or nothing", async || {
         matches!((views(&cluster, "a"), counted(&cluster)), (2, 1) | (1, 0))
     })
@@ -321,8 +330,9 @@ async fn sessions_that_move_one_by_one_hold_no_batch_up_and_count_exactly() {
 async fn a_primary_killed_under_load_leaves_no_request_half_done() {
     let cluster = RedisCluster::start();
     let redis = connect(&cluster, Mode::Fcall).await;
-    // Sessions and the total lie elsewhere, so whatever is lost with it is taken back there.
-    assert_eq!((cluster.owner("p:{s}:s:a"), cluster.owner(TOTAL)), (2, 1));
+    // Sessions and the total lie elsewhere than on the node with the replica, so whatever is lost with it is taken back there.
+    cluster.migrate(&cluster.slot("p:{s}:s:a"), NEITHER, || ());
+    assert_eq!(places(&cluster), (NEITHER, TOTAL_ON));
     let limits = [0, 1, 2].map(|node| limit_on(&cluster, node, 1_000_000));
     let shared = Arc::new(std::sync::Mutex::new(cluster));
     let killing = Arc::clone(&shared);
@@ -343,10 +353,10 @@ async fn a_primary_killed_under_load_leaves_no_request_half_done() {
     eventually("all is well again", async || redis.health() == Health::Up).await;
     let cluster = shared.lock().unwrap();
     for (client, served) in served.iter().enumerate() {
-        let seen = cluster.nodes[2].cli(&["HGET", &format!("p:{{s}}:s:{client}"), "_v"]);
+        let seen = cluster.nodes[NEITHER].cli(&["HGET", &format!("p:{{s}}:s:{client}"), "_v"]);
         assert_eq!(seen, (served + 1).to_string(), "client {client}");
     }
-    assert_eq!(cluster.nodes[1].cli(&["GET", TOTAL]), served.iter().sum::<u64>().to_string());
+    assert_eq!(cluster.nodes[TOTAL_ON].cli(&["GET", TOTAL]), served.iter().sum::<u64>().to_string());
 }
 
 /// What a random request is made of.

@@ -185,7 +185,7 @@ mod tests {
         queues.leave(left);
         let (answered, _) = queues.push(2, 1, 10);
         for slot in queues.told() {
-            if let Some(batch) = queues.seal(slot, 0, false) {
+            while let Some(batch) = queues.seal(slot, 0, false) {
                 answer(&mut queues, slot, 0, &batch);
             }
         }

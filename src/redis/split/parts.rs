@@ -40,12 +40,13 @@ impl Part {
     /// What has to be taken back of it if it was granted; `None` if it changed nothing.
     pub(super) fn undo(&self, reply: &Reply) -> Option<Self> {
         let Reply::Granted { limits, session, .. } = reply else { return None };
-        let charged = |(limit, reply): (&LimitArg, &LimitReply)| {
-            (reply.allowed && limit.cost > 0).then(|| limit.clone())
-        };
+        let charged = self.limits.iter().zip(limits).filter(|(limit, reply)| reply.allowed && limit.cost > 0);
+        let charged: Vec<_> = charged.map(|(limit, _)| limit).collect();
+        // All limits are decided before any is charged: of those with one key the last one's charge is what stands there.
+        let stands = |at: usize| charged[at + 1..].iter().all(|later| later.key != charged[at].key);
         let undo = Self {
             slot: self.slot,
-            limits: self.limits.iter().zip(limits).filter_map(charged).collect(),
+            limits: (0..charged.len()).filter(|at| stands(*at)).map(|at| charged[at].clone()).collect(),
             session: self.session.as_ref().and_then(|arg| undone_session(arg, session)),
             counters: self.counters.iter().filter(|counter| counter.by != 0).cloned().collect(),
             ..Self::default()
@@ -238,6 +239,16 @@ mod tests {
         assert_eq!(undone.limits, [limit("a", 1)]);
         assert!(undone.session.is_none() && undone.counters.is_empty());
         assert!(part.undo(&Reply::Denied { limits }).is_none());
+    }
+
+    #[test]
+    fn of_limits_with_one_key_the_last_charge_is_taken_back() {
+        let limits = vec![limit("a", 3), limit("b", 1), limit("a", 2), limit("a", 0)];
+        let replies = vec![allowed(1, 1); limits.len()];
+        let part = Part { limits, ..Part::default() };
+        let granted =
+            Reply::Granted { limits: replies, session: SessionReply::None, counters: vec![], now_ms: 7 };
+        assert_eq!(part.undo(&granted).unwrap().limits, [limit("b", 1), limit("a", 2)]);
     }
 
     #[test]
