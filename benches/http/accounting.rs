@@ -30,8 +30,10 @@ pub(crate) struct Accounting {
 /// Asks for the route once with each of these cookies.
 pub(crate) fn count(contender: &Contender, route: Route, cookies: &[String]) -> Outcome<Accounting> {
     let mut client = Client::new(contender.address);
-    // The first request on a connection may be special; it is not counted.
-    client.ask(route.path(), cookies.first().map(String::as_str))?;
+    // The first request on a connection may be special, and a session's first visit in its present form; not counted.
+    for cookie in cookies {
+        client.ask(route.path(), Some(cookie))?;
+    }
     let mut link = contender.redis().connect()?;
     let mut monitor = contender.redis().connect()?;
     monitor.ask("MONITOR")?;

@@ -108,32 +108,39 @@ fn who_comes_late_gets_what_is_missing() {
     assert_even(&self::shares(&fleet, &answers));
 }
 
-/// Clients that keep their connections and ask over them again and again, until they are even or it takes too long.
-/// Each that is told that its connection ends opens another one, as HTTP clients do.
+/// One request on each of these, as clients do that keep connections: one that is told that its connection ends, or
+/// finds that it has ended, opens another one. The workers that answered.
 #[track_caller]
-fn ask_until_even(fleet: &Fleet, kept: &mut [Connection]) {
-    let mut last = Vec::new();
-    wait::until("the workers have as many connections each", wait::LONG, || {
-        let mut answers = Vec::new();
-        for connection in kept.iter_mut() {
-            let response = match connection.ask(&Request::get("/hello")) {
-                Ok(response) => response,
-                // A rollout or a death may end it while nothing is under way.
-                Err(Failure::Reset | Failure::Closed) => {
-                    *connection = Connection::open(fleet.listen).expect("no connection is refused");
-                    connection.ask(&Request::get("/hello")).expect("a new connection is answered")
-                }
-                Err(other) => panic!("{other:?}"),
-            };
-            assert_eq!(response.status, 200, "{}", response.text());
-            if !response.keeps_alive() {
+fn ask_all(fleet: &Fleet, kept: &mut [Connection]) -> Vec<u32> {
+    let ask = |connection: &mut Connection| {
+        let response = match connection.ask(&Request::get("/hello")) {
+            Ok(response) => response,
+            // A rollout ends idle ones, a death all.
+            Err(Failure::Reset | Failure::Closed) => {
                 *connection = Connection::open(fleet.listen).expect("no connection is refused");
+                connection.ask(&Request::get("/hello")).expect("a new connection is answered")
             }
-            answers.push(response.worker());
+            Err(other) => panic!("{other:?}"),
+        };
+        assert_eq!(response.status, 200, "{}", response.text());
+        if !response.keeps_alive() {
+            *connection = Connection::open(fleet.listen).expect("no connection is refused");
         }
-        last = shares(fleet, &answers);
-        let most = last.iter().max().copied().unwrap_or(0);
-        last.iter().sum::<usize>() == KEPT && most * last.len() * 10 <= KEPT * 11
+        response.worker()
+    };
+    kept.iter_mut().map(ask).collect()
+}
+
+/// Asks again and again until no worker has more than a tenth above the mean.
+#[track_caller]
+fn ask_until_even(fleet: &Fleet, kept: &mut [Connection], workers: usize) {
+    wait::until("the workers have as many connections each", wait::LONG, || {
+        let mut shares = std::collections::BTreeMap::<u32, usize>::new();
+        for worker in ask_all(fleet, kept) {
+            *shares.entry(worker).or_default() += 1;
+        }
+        let most = shares.values().max().copied().unwrap_or(0);
+        shares.len() == workers && most * workers * 10 <= kept.len() * 11
     });
 }
 
@@ -142,14 +149,18 @@ fn kept_connections_become_even_again_after_reloads_and_deaths() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).workers(4).start();
     let mut kept = open(&fleet, KEPT);
-    ask_until_even(&fleet, &mut kept);
-    for _ in 0..2 {
-        rollout(&fleet, Signal::SIGHUP, "reload");
-        ask_until_even(&fleet, &mut kept);
+    ask_until_even(&fleet, &mut kept, 4);
+    for round in 1..=2 {
+        fleet.signal(Signal::SIGHUP);
+        // They ask all the time, so that they come back while two generations serve.
+        wait::until("the reload is done", wait::LONG, || {
+            let _ = ask_all(&fleet, &mut kept);
+            fleet.said("reload done").len() == round
+        });
+        ask_until_even(&fleet, &mut kept, 4);
     }
-    fleet.crash(fleet.ready()[0].1);
-    wait::until("the successor serves", wait::LONG, || fleet.ready().len() == 4);
-    ask_until_even(&fleet, &mut kept);
+    fleet.crash(fleet.ready().last().unwrap().1);
+    ask_until_even(&fleet, &mut kept, 4);
 }
 
 #[test]
@@ -157,10 +168,10 @@ fn a_new_slot_gets_its_share_of_those_that_are_kept() {
     let redis = RedisServer::start();
     let fleet = Plan::on(&redis).workers(3).start();
     let mut kept = open(&fleet, KEPT);
-    ask_until_even(&fleet, &mut kept);
+    ask_until_even(&fleet, &mut kept, 3);
     fleet.signal(Signal::SIGTTIN);
     wait::until("the new slot serves", wait::LONG, || fleet.ready().len() == 4);
-    ask_until_even(&fleet, &mut kept);
+    ask_until_even(&fleet, &mut kept, 4);
     let ended =
         sum(&fleet.operator("/metrics").text(), "regatta_connections_closed_total", &["reason=\"surplus\""]);
     assert!(ended > 0.0 && ended <= KEPT as f64, "{ended} of {KEPT}");

@@ -2,9 +2,9 @@
 //!
 //! A draw of n requests moves the limit's arrival time by n intervals, and time moves towards it. What is drawn is the
 //! stretch that the draw added, and each request takes its interval from the front of it. Where time has reached a part
-//! of the stretch, Redis has forgotten that it was charged: whoever spent that part, or gave it back, would be let in, or
-//! let others in, beyond the limit. So a part that time has passed is gone. Stretches of different draws never overlap,
-//! hence what a subject is granted in any window fits between its begin and its end plus the burst.
+//! of the stretch, Redis has forgotten that it was charged: spending that part, or giving it back, would let requests in
+//! beyond the limit. So a part that time has passed is gone. Stretches of different draws never overlap, hence what a
+//! subject is granted in any window fits between its begin and its end plus the burst.
 //!
 //! Quota that another worker gives back moves the arrival time back, and with it what was charged last: a stretch may be
 //! nearer than it seems. [`Lots::nearer`] moves it, never nearer than what this worker spent of late, which lies ahead of

@@ -61,8 +61,10 @@ async fn what_is_executed_once_is_sent_again_when_its_answer_is_lost() {
         let redis = proxy.connect(&server, "p", mode).await;
         let name = if mode == Mode::Fcall { "regatta_v6_batch" } else { "EVALSHA" };
         for round in 1..=20 {
+            let sprung = proxy.sprung();
             proxy.lose_replies(name, 1);
             assert_eq!(redis.count("p:c:x", 1).await, Ok(round), "{mode:?}");
+            assert!(proxy.sprung() > sprung, "{mode:?}: nothing was lost");
         }
     }
 }

@@ -158,7 +158,11 @@ impl Pump<'_> {
     fn command(&self, name: Name, frame: &[u8], onward: &mut Vec<u8>, replies: &Replies) -> bool {
         let mut state = self.shared.state();
         state.counts.command(&name, frame.len());
-        let ambush = state.ambushes.iter_mut().find(|(wanted, count, _)| *wanted == name.text && *count > 0);
+        // The command alone means each of its scripts, too.
+        let is = |wanted: &str| {
+            name.text.strip_prefix(wanted).is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
+        };
+        let ambush = state.ambushes.iter_mut().find(|(wanted, count, _)| is(wanted) && *count > 0);
         let mut instead = None;
         let mut lose = false;
         if let Some((_, count, ambush)) = ambush {
