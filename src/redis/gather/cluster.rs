@@ -194,7 +194,7 @@ async fn call(redis: &Redis, live: &Live, slot: u16, batch: &Mutex<Batch>) -> Re
         match redis.execute(&live.clone().torn(), Entry::BeginBatch, encode).await {
             Ok(reply) => batch::decode(&entries(&lock()), reply)?,
             // Nothing of it was executed.
-            Err(error) if topology::torn(&error) => Box::pin(alone(redis, live, batch)).await,
+            Err(error) if topology::torn(&error) => of_pieces(Box::pin(alone(redis, live, batch)).await)?,
             Err(error) => return Err(error),
         }
     };
@@ -216,6 +216,33 @@ async fn alone(redis: &Redis, live: &Live, batch: &Mutex<Batch>) -> Vec<Answer> 
     join_all((0..count).map(call)).await
 }
 
+/// If the node answered none of its pieces it did not answer the call: the breakers would take it for well.
+fn of_pieces(answers: Vec<Answer>) -> Result<Vec<Answer>, Error> {
+    let silent = |answer: &Answer| matches!(answer, Err(error) if !matches!(error, Error::Refused { .. }));
+    if !answers.iter().all(silent) {
+        return Ok(answers);
+    }
+    // One that may have been executed decides, so that no caller takes what is unknown for what was not sent.
+    let (lost, others): (Vec<_>, Vec<_>) =
+        answers.into_iter().filter_map(Result::err).partition(|error| matches!(error, Error::Lost { .. }));
+    Err(lost.into_iter().chain(others).next().unwrap_or(Error::Timeout))
+}
+
 fn entries(batch: &[Item<Begin>]) -> Vec<&Begin> {
     batch.iter().map(|item| &item.entry).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_answers_no_piece_has_not_answered() {
+        let lost = || Error::Lost { reason: "it broke".to_owned() };
+        let away = || Error::unavailable("it is away");
+        assert_eq!(of_pieces(vec![Err(away()), Err(lost()), Err(away())]), Err(lost()));
+        assert_eq!(of_pieces(vec![Err(away()), Err(away())]), Err(away()));
+        let denied = || Ok(Reply::Denied { limits: vec![] });
+        assert_eq!(of_pieces(vec![Err(lost()), denied()]), Ok(vec![Err(lost()), denied()]));
+    }
 }
