@@ -115,7 +115,11 @@ async fn call(
     let key = || redis.inner.numbers.ledger(&redis.inner.prefix, ledger);
     let ledger = notes.then(|| Ledger { key: key(), number, repeated });
     let encode = |name| batch::encode(&entries(&lock()), ledger.as_ref(), name);
-    let reply = redis.execute(live, Entry::BeginBatch, encode).await?;
+    let count = lock().len();
+    // Sessions with much in them, over a line that is not fast, are no silence of the server.
+    let long = redis.inner.begins.sizes.is_large(count).then(|| live.clone().long());
+    let reply = redis.execute(long.as_ref().unwrap_or(live), Entry::BeginBatch, encode).await?;
+    redis.inner.begins.sizes.answered(count, &reply);
     of_all(batch::decode(&entries(&lock()), reply)?)
 }
 

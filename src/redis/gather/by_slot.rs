@@ -6,8 +6,11 @@
 use std::collections::HashMap;
 use std::task::Poll;
 use std::task::Waker;
+use std::time::Instant;
 
+use crate::redis::gather::pace::Pace;
 use crate::redis::gather::slots::Item;
+use crate::redis::gather::slots::OUT_MAX;
 use crate::redis::gather::slots::Slots;
 
 /// Queues without an entry that are kept for the next slot, so that the usual request costs no allocation here.
@@ -22,12 +25,26 @@ pub(in crate::redis) struct Seat {
     pub(super) at: usize,
 }
 
+/// When a call was sealed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Begun {
+    /// How the cluster stood: another number whenever its map or a connection is another.
+    pub(super) state: u64,
+    pub(super) at: Instant,
+}
+
 /// One slot's entries, and its calls that are out.
 #[derive(Debug)]
 struct Queue<T, A> {
     entries: Slots<T, A>,
-    /// For each call that is out, how the cluster stood when it was sealed.
-    out: Vec<u64>,
+    out: Vec<Begun>,
+    pace: Pace,
+}
+
+impl<T, A> Queue<T, A> {
+    fn new() -> Self {
+        Self { entries: Slots::new(), out: Vec::new(), pace: Pace::default() }
+    }
 }
 
 /// The queues of all slots in which something is under way.
@@ -48,9 +65,7 @@ impl<T, A> BySlot<T, A> {
     /// entry of a turn, whichever slot that is in.
     pub(super) fn push(&mut self, slot: u16, entry: T, bytes: usize) -> (Seat, bool) {
         let spare = &mut self.spare;
-        let queue = self.queues.entry(slot).or_insert_with(|| {
-            spare.pop().unwrap_or_else(|| Queue { entries: Slots::new(), out: Vec::new() })
-        });
+        let queue = self.queues.entry(slot).or_insert_with(|| spare.pop().unwrap_or_else(Queue::new));
         let (at, first) = queue.entries.push(entry, bytes);
         let wake = first && self.told.is_empty();
         if first {
@@ -87,14 +102,18 @@ impl<T, A> BySlot<T, A> {
         std::mem::take(&mut self.told)
     }
 
-    /// The next batch of a slot, if one is due. `state` says how the cluster stands: calls that began when it stood
-    /// otherwise may be long in coming, so nothing waits for them, nor if it is `urgent`.
-    pub(super) fn seal(&mut self, slot: u16, state: u64, urgent: bool) -> Option<Vec<Item<T>>> {
+    /// The next batch of a slot, if one is due now. Calls that began when the cluster stood otherwise may be long in
+    /// coming, so nothing waits for them, nor if it is `urgent`.
+    pub(super) fn seal(&mut self, slot: u16, now: Begun, urgent: bool) -> Option<Vec<Item<T>>> {
         let queue = self.queues.get_mut(&slot)?;
-        let changed = || queue.out.iter().any(|begun| *begun != state);
-        let batch = queue.entries.seal(queue.out.len(), || urgent || changed());
+        let changed = || queue.out.iter().any(|begun| begun.state != now.state);
+        let paced = || queue.pace.is_due(now.at, OUT_MAX as u32);
+        let batch = queue.entries.seal(queue.out.len(), || urgent || changed() || paced());
         match batch {
-            Some(_) => queue.out.push(state),
+            Some(_) => {
+                queue.out.push(now);
+                queue.pace.sent(now.at);
+            }
             None => self.tidy(slot),
         }
         batch
@@ -107,11 +126,18 @@ impl<T, A> BySlot<T, A> {
         }
     }
 
-    /// Answers the entries of a call that was sealed when the cluster stood so; each in its turn.
-    pub(super) fn answer(&mut self, slot: u16, state: u64, answers: impl Iterator<Item = (usize, A)>) {
+    /// Answers the entries of a call that was sealed then; each in its turn.
+    pub(super) fn answer(
+        &mut self,
+        slot: u16,
+        begun: Begun,
+        now: Instant,
+        answers: impl Iterator<Item = (usize, A)>,
+    ) {
         let Some(queue) = self.queues.get_mut(&slot) else { return };
-        if let Some(at) = queue.out.iter().position(|begun| *begun == state) {
+        if let Some(at) = queue.out.iter().position(|it| *it == begun) {
             queue.out.swap_remove(at);
+            queue.pace.answered(now.saturating_duration_since(begun.at));
         }
         for (at, answer) in answers {
             queue.entries.answer(at, answer);
@@ -126,7 +152,8 @@ impl<T, A> BySlot<T, A> {
             && let Some(queue) = self.queues.remove(&slot)
             && self.spare.len() < SPARE_MAX
         {
-            self.spare.push(queue);
+            // The next slot's node may be nearer.
+            self.spare.push(Queue { pace: Pace::default(), ..queue });
         }
     }
 }
@@ -143,9 +170,34 @@ mod tests {
         batch.unwrap_or_default().into_iter().map(|item| item.entry).collect()
     }
 
+    /// At one instant always, but for what is asked of the pace.
+    fn begun(state: u64) -> Begun {
+        static START: std::sync::LazyLock<Instant> = std::sync::LazyLock::new(Instant::now);
+        Begun { state, at: *START }
+    }
+
+    fn seal(queues: &mut Queues, slot: u16, state: u64, urgent: bool) -> Option<Vec<Item<u32>>> {
+        queues.seal(slot, begun(state), urgent)
+    }
+
     fn answer(queues: &mut Queues, slot: u16, state: u64, batch: &[Item<u32>]) {
         let answers: Vec<_> = batch.iter().map(|item| (item.at, item.entry)).collect();
-        queues.answer(slot, state, answers.into_iter());
+        queues.answer(slot, begun(state), begun(state).at, answers.into_iter());
+    }
+
+    #[test]
+    fn far_away_what_meets_a_call_waits_for_a_part_of_the_way_only() {
+        let (mut queues, first) = (Queues::new(), begun(0));
+        queues.push(7, 0, 10);
+        let sent = queues.seal(7, first, false).unwrap();
+        queues.push(7, 1, 10);
+        let at = |ms: u64| Begun { at: first.at + std::time::Duration::from_millis(ms), ..first };
+        let second = queues.seal(7, at(2), false).unwrap();
+        queues.answer(7, first, at(24).at, sent.iter().map(|item| (item.at, item.entry)));
+        queues.push(7, 2, 10);
+        assert!(queues.seal(7, at(3), false).is_none());
+        assert_eq!(entries(queues.seal(7, at(5), false)), [2], "an eighth of the way after the last one");
+        assert_eq!(entries(Some(second)), [1]);
     }
 
     #[test]
@@ -155,9 +207,9 @@ mod tests {
             [7, 7, 9, 7].iter().enumerate().map(|(at, slot)| queues.push(*slot, at as u32, 10).1).collect();
         assert_eq!(woken, [true, false, false, false]);
         assert_eq!(queues.told(), [7, 9]);
-        assert_eq!(entries(queues.seal(7, 0, false)), [0, 1, 3]);
-        assert!(queues.seal(7, 0, false).is_none());
-        assert_eq!(entries(queues.seal(9, 0, false)), [2], "another slot's call is not waited for");
+        assert_eq!(entries(seal(&mut queues, 7, 0, false)), [0, 1, 3]);
+        assert!(seal(&mut queues, 7, 0, false).is_none());
+        assert_eq!(entries(seal(&mut queues, 9, 0, false)), [2], "another slot's call is not waited for");
         assert!(queues.told().is_empty());
     }
 
@@ -165,17 +217,17 @@ mod tests {
     fn a_call_from_before_the_map_changed_holds_nothing_up() {
         let mut queues = Queues::new();
         queues.push(7, 0, 10);
-        let first = queues.seal(7, 1, false).unwrap();
+        let first = seal(&mut queues, 7, 1, false).unwrap();
         let (seat, _) = queues.push(7, 1, 10);
-        assert!(queues.seal(7, 1, false).is_none(), "it waits for the answer");
+        assert!(seal(&mut queues, 7, 1, false).is_none(), "it waits for the answer");
         assert!(queues.is_waiting(seat));
-        let second = queues.seal(7, 2, false).unwrap();
+        let second = seal(&mut queues, 7, 2, false).unwrap();
         assert!(!queues.is_waiting(seat));
         answer(&mut queues, 7, 1, &first);
         queues.push(7, 2, 10);
-        assert!(queues.seal(7, 2, false).is_none(), "the call that is out is as new as the map");
+        assert!(seal(&mut queues, 7, 2, false).is_none(), "the call that is out is as new as the map");
         answer(&mut queues, 7, 2, &second);
-        assert_eq!(entries(queues.seal(7, 2, true)), [2]);
+        assert_eq!(entries(seal(&mut queues, 7, 2, true)), [2]);
     }
 
     #[test]
@@ -185,7 +237,7 @@ mod tests {
         queues.leave(left);
         let (answered, _) = queues.push(2, 1, 10);
         for slot in queues.told() {
-            while let Some(batch) = queues.seal(slot, 0, false) {
+            while let Some(batch) = seal(&mut queues, slot, 0, false) {
                 answer(&mut queues, slot, 0, &batch);
             }
         }
@@ -217,14 +269,14 @@ mod tests {
                     }
                     3 => {
                         for slot in queues.told() {
-                            if let Some(mut batch) = queues.seal(slot, 0, true) {
+                            if let Some(mut batch) = seal(&mut queues, slot, 0, true) {
                                 queues.retain(slot, &mut batch);
                                 out.push((slot, batch));
                             }
                         }
                     }
                     4 => {
-                        if let Some(batch) = queues.seal(slot, 0, true) {
+                        if let Some(batch) = seal(&mut queues, slot, 0, true) {
                             out.push((slot, batch));
                         }
                     }
@@ -243,7 +295,7 @@ mod tests {
                 answer(&mut queues, slot, 0, &batch);
             }
             for slot in 0..3 {
-                while let Some(batch) = queues.seal(slot, 0, true) {
+                while let Some(batch) = seal(&mut queues, slot, 0, true) {
                     answer(&mut queues, slot, 0, &batch);
                 }
             }

@@ -10,6 +10,7 @@ use std::sync::MutexGuard;
 use std::sync::PoisonError;
 use std::task::Context;
 use std::task::Poll;
+use std::time::Instant;
 
 use futures_util::future::join_all;
 use futures_util::stream::FuturesUnordered;
@@ -24,9 +25,11 @@ use crate::redis::begin::batch;
 use crate::redis::begin::batch::Entry as Begin;
 use crate::redis::caller::Caller;
 use crate::redis::error::Error;
+use crate::redis::gather::by_slot::Begun;
 use crate::redis::gather::by_slot::BySlot;
 use crate::redis::gather::by_slot::Seat;
 use crate::redis::gather::of_all;
+use crate::redis::gather::sizes::Sizes;
 use crate::redis::gather::slots::Item;
 use crate::redis::guard::Again;
 use crate::redis::lanes::Kind;
@@ -42,11 +45,12 @@ type Batch = Vec<Item<Begin>>;
 pub(in crate::redis) struct Parts {
     queues: Mutex<BySlot<Begin, Answer>>,
     keeper: AtomicWaker,
+    sizes: Sizes,
 }
 
 impl Parts {
     pub(in crate::redis) fn new() -> Self {
-        Self { queues: Mutex::new(BySlot::new()), keeper: AtomicWaker::new() }
+        Self { queues: Mutex::new(BySlot::new()), keeper: AtomicWaker::new(), sizes: Sizes::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, BySlot<Begin, Answer>> {
@@ -133,12 +137,13 @@ pub(super) async fn gathering(redis: Redis) {
             if due.is_empty() {
                 return Poll::<()>::Pending;
             }
-            let (state, refused) = (inner.state(), !inner.lanes.states().are_closed());
+            let now = Begun { state: inner.state(), at: Instant::now() };
+            let refused = !inner.lanes.states().are_closed();
             for (slot, answered) in due {
                 loop {
-                    let batch = inner.parts.lock().seal(slot, state, answered || refused);
+                    let batch = inner.parts.lock().seal(slot, now, answered || refused);
                     let Some(batch) = batch else { break };
-                    out.push(carry(&redis, (slot, state), batch));
+                    out.push(carry(&redis, (slot, now), batch));
                 }
             }
         }
@@ -159,7 +164,7 @@ impl Inner {
 }
 
 /// Brings a batch to its answers; its slot.
-async fn carry(redis: &Redis, (slot, state): (u16, u64), batch: Batch) -> u16 {
+async fn carry(redis: &Redis, (slot, begun): (u16, Begun), batch: Batch) -> u16 {
     let batch = Mutex::new(batch);
     let answers = redis
         .guard_again(Kind::Begin, Again::Never, |live, _| {
@@ -170,7 +175,7 @@ async fn carry(redis: &Redis, (slot, state): (u16, u64), batch: Batch) -> u16 {
     let batch = batch.into_inner().unwrap_or_else(PoisonError::into_inner);
     let answers = answers.unwrap_or_else(|error| vec![Err(error); batch.len()]);
     let answers = batch.into_iter().map(|item| item.at).zip(answers);
-    redis.inner.parts.lock().answer(slot, state, answers);
+    redis.inner.parts.lock().answer(slot, begun, Instant::now(), answers);
     slot
 }
 
@@ -187,12 +192,17 @@ async fn call(redis: &Redis, live: &Live, slot: u16, batch: &Mutex<Batch>) -> Re
         return Err(Error::Timeout);
     }
     let encode = |name| batch::encode(&entries(&lock()), None, name);
+    let sizes = &redis.inner.parts.sizes;
+    let live = &if sizes.is_large(count) { live.clone().long() } else { live.clone() };
+    let decode = |reply| {
+        sizes.answered(count, &reply);
+        batch::decode(&entries(&lock()), reply)
+    };
     let answers = if count == 1 {
-        let reply = redis.execute(live, Entry::BeginBatch, encode).await?;
-        batch::decode(&entries(&lock()), reply)?
+        decode(redis.execute(live, Entry::BeginBatch, encode).await?)?
     } else {
         match redis.execute(&live.clone().torn(), Entry::BeginBatch, encode).await {
-            Ok(reply) => batch::decode(&entries(&lock()), reply)?,
+            Ok(reply) => decode(reply)?,
             // Nothing of it was executed.
             Err(error) if topology::torn(&error) => of_pieces(Box::pin(alone(redis, live, batch)).await)?,
             Err(error) => return Err(error),

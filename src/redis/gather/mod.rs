@@ -14,6 +14,8 @@ mod begins;
 mod by_slot;
 pub(super) mod cluster;
 mod commits;
+mod pace;
+mod sizes;
 mod slots;
 
 use std::future::Future;
@@ -25,6 +27,7 @@ use std::sync::PoisonError;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
+use std::time::Instant;
 
 use futures_util::future::Either;
 use futures_util::future::select;
@@ -39,6 +42,8 @@ use crate::redis::standing::Gate;
 pub(super) use begins::Begins;
 pub(super) use commits::Commits;
 pub(super) use commits::SHARED_MAX;
+use pace::Pace;
+use sizes::Sizes;
 use slots::Item;
 use slots::OUT_MAX;
 use slots::Slots;
@@ -47,6 +52,7 @@ use slots::Slots;
 pub(super) struct Gather<T, A> {
     slots: Mutex<Slots<T, A>>,
     keeper: AtomicWaker,
+    sizes: Sizes,
 }
 
 /// What goes as one call.
@@ -54,7 +60,7 @@ type Batch<T> = Vec<Item<T>>;
 
 impl<T, A> Gather<T, A> {
     pub(super) const fn new() -> Self {
-        Self { slots: Mutex::new(Slots::new()), keeper: AtomicWaker::new() }
+        Self { slots: Mutex::new(Slots::new()), keeper: AtomicWaker::new(), sizes: Sizes::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots<T, A>> {
@@ -168,6 +174,7 @@ where
     let mut out = FuturesUnordered::new();
     let mut lanes: Vec<usize> = (0..OUT_MAX).collect();
     let mut links = [None; OUT_MAX];
+    let (mut pace, mut sent) = (Pace::default(), [None; OUT_MAX]);
     std::future::poll_fn(|cx| {
         gather.keeper.register(cx.waker());
         let mut answered = false;
@@ -176,16 +183,23 @@ where
                 lanes.push(lane);
                 links[lane] = None;
                 answered = true;
+                if let Some(sent) = sent[lane].take() {
+                    pace.answered(Instant::elapsed(&sent));
+                }
             }
             // There is one for each call that may be out. It is taken first: a batch without one would never be answered.
             let Some(lane) = lanes.pop() else { return Poll::<()>::Pending };
-            let urgent = || answered || inner.may_be_long(links.iter().flatten());
+            let now = Instant::now();
+            let urgent =
+                || answered || pace.is_due(now, OUT_MAX as u32) || inner.may_be_long(links.iter().flatten());
             let batch = gather.lock().seal(out.len(), urgent);
             let Some(batch) = batch else {
                 lanes.push(lane);
                 return Poll::Pending;
             };
             links[lane] = Some(inner.link());
+            sent[lane] = Some(now);
+            pace.sent(now);
             out.push(carry(batch, lane));
         }
     })

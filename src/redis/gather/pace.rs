@@ -1,0 +1,65 @@
+//! When the way to the server is so long that another call is worth its price although some are out.
+//!
+//! Next door an answer is there before much has gathered, and waiting for it costs nothing. Over 20 ms it would double
+//! what a request waits, with most of the calls that may be out unused. So calls go as often as the way there and back
+//! is long, divided by how many may be out, and no more often than [`GAP_MIN`]. Pure.
+
+use std::time::Duration;
+use std::time::Instant;
+
+/// Least time between calls that nothing else makes due: what a batch saves is less than that next door.
+const GAP_MIN: Duration = Duration::from_millis(1);
+
+/// What the last trips took and when the last call went.
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    last: Option<Instant>,
+    trip: Duration,
+}
+
+impl Pace {
+    /// A call goes now.
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.last = Some(now);
+    }
+
+    /// An answer has come after so long. The first counts whole, later ones by an eighth.
+    pub(super) fn answered(&mut self, took: Duration) {
+        self.trip = if self.trip.is_zero() { took } else { (self.trip * 7 + took) / 8 };
+    }
+
+    /// Whether enough time has passed for another call, where so many may be out.
+    pub(super) fn is_due(&self, now: Instant, out_max: u32) -> bool {
+        let gap = (self.trip / out_max.max(1)).max(GAP_MIN);
+        self.last.is_none_or(|last| now.saturating_duration_since(last) >= gap)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: Duration = Duration::from_millis(1);
+
+    #[test]
+    fn next_door_no_call_goes_before_the_answer() {
+        let (begun, mut pace) = (Instant::now(), Pace::default());
+        assert!(pace.is_due(begun, 8), "the first");
+        pace.answered(MS / 5);
+        pace.sent(begun);
+        assert!(!pace.is_due(begun + MS / 5, 8));
+        assert!(pace.is_due(begun + MS, 8));
+    }
+
+    #[test]
+    fn far_away_the_calls_that_may_be_out_are_spread_over_the_way() {
+        let (begun, mut pace) = (Instant::now(), Pace::default());
+        pace.answered(24 * MS);
+        pace.sent(begun);
+        assert_eq!([2, 3].map(|ms| pace.is_due(begun + ms * MS, 8)), [false, true]);
+        // One that was late does not hold up all that follow.
+        pace.answered(1000 * MS);
+        (0..40).for_each(|_| pace.answered(24 * MS));
+        assert!(pace.is_due(begun + 4 * MS, 8));
+    }
+}
