@@ -500,6 +500,19 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     vec(step, 1..30)
 }
 
+/// Stores a field, by a call for many commits or by one of the releases before.
+async fn set(world: &World, key: &str, field: u8) {
+    let (function, args) = if field.is_multiple_of(2) {
+        let head = [0.0, 1.0, 0.0, 64.0, 0.0, 0.0, 1.0, 0.0, 0.0].map(f64::to_le_bytes).concat();
+        let name = Value::from(format!("f{field}"));
+        ("regatta_v6_commits", vec![Value::Bytes(head.into()), "".into(), name, "1".into()])
+    } else {
+        let args = ["0", "64", "0", "0", "1", &format!("f{field}"), "1", "0"];
+        ("regatta_v2_commit", args.into_iter().map(Value::from).collect())
+    };
+    world.call(function, vec![Value::from(key)], args).await.unwrap();
+}
+
 /// Carries the steps out on one session; no view is lost or told twice, and no field is missed.
 async fn walk(world: &World, server: &RedisServer, run: u64, steps: &[Step]) -> Result<(), TestCaseError> {
     let key = format!("w{run}:s:0");
@@ -536,17 +549,8 @@ async fn walk(world: &World, server: &RedisServer, run: u64, steps: &[Step]) -> 
                 views += u64::from(*count);
                 prop_assert_eq!(world.former(&key, *count).await, (views, fields.len()));
             }
-            Step::Set(field) if field % 2 == 0 => {
-                let head = [0.0, 1.0, 0.0, 64.0, 0.0, 0.0, 1.0, 0.0, 0.0].map(f64::to_le_bytes).concat();
-                let field_name = format!("f{field}");
-                let args = vec![Value::Bytes(head.into()), "".into(), field_name.as_str().into(), "1".into()];
-                world.call("regatta_v6_commits", vec![Value::from(key.as_str())], args).await.unwrap();
-                fields.insert(*field);
-            }
             Step::Set(field) => {
-                let args = ["0", "64", "0", "0", "1", &format!("f{field}"), "1", "0"];
-                let args = args.into_iter().map(Value::from).collect();
-                world.call("regatta_v2_commit", vec![Value::from(key.as_str())], args).await.unwrap();
+                set(world, &key, *field).await;
                 fields.insert(*field);
             }
             Step::Remove(field) => {
