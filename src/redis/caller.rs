@@ -56,6 +56,14 @@ impl Caller {
         }
     }
 
+    /// The same for calls that are told at once if their keys lie on two nodes of a cluster.
+    pub(super) fn torn(&self) -> Self {
+        match self {
+            Self::One(one) => Self::One(one.clone()),
+            Self::Cluster(router) => Self::Cluster(router.torn()),
+        }
+    }
+
     /// One command. `custom` and not `fcall`: the client sends no other command while an `fcall` of its own waits.
     pub(super) async fn send(&self, command: &'static str, args: Vec<Value>) -> Result<Value, Error> {
         match self {

@@ -75,6 +75,11 @@ impl Live {
     pub(super) fn long(self) -> Self {
         Self { caller: self.caller.long(), ..self }
     }
+
+    /// The same for calls that are made in pieces where their keys lie on two nodes: that is an answer to them.
+    pub(super) fn torn(self) -> Self {
+        Self { caller: self.caller.torn(), ..self }
+    }
 }
 
 /// A connection that is ready, and what the server said if it takes no writes.

@@ -129,6 +129,8 @@ struct Inner {
     waits: Waits,
     /// Starts of requests that are sent together.
     begins: gather::Begins,
+    /// The same in a cluster, by slot.
+    parts: gather::cluster::Parts,
     /// What they commit, likewise.
     commits: gather::Commits,
     /// Numbers under which calls are sent once or more and executed once.
@@ -187,6 +189,7 @@ impl Redis {
             gate: watch::Sender::new(Gate::Shut("there is no connection".into())),
             waits: Waits::default(),
             begins: gather::Begins::new(),
+            parts: gather::cluster::Parts::new(),
             commits: gather::Commits::new(),
             numbers: Numbers::new(),
             calls: AtomicUsize::new(0),

@@ -17,6 +17,7 @@ mod bad_lines; // Redis over bad lines
 mod balance; // connections are spread evenly over the workers
 mod batch_faults; // batches in the middle of every fault
 mod batches; // what the requests of a turn want of Redis is one call
+mod batches_cluster; // what they want of one slot of a cluster is one call
 mod begin_batch; // many begins in one call
 mod broadcast_cluster; // over a cluster
 mod broadcast_faults; // whatever happens to Redis and to connections

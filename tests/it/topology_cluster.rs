@@ -58,7 +58,7 @@ pub(crate) async fn connect(cluster: &RedisCluster, mode: Mode) -> Redis {
     redis
 }
 
-fn session(digest: &str, create: bool) -> SessionArg {
+pub(crate) fn session(digest: &str, create: bool) -> SessionArg {
     SessionArg {
         key: keys::session("p", digest),
         generation: None,
@@ -71,7 +71,7 @@ fn session(digest: &str, create: bool) -> SessionArg {
 }
 
 /// So slow that a test never sees a request come back.
-fn limit(subject: &str, burst: u64) -> LimitArg {
+pub(crate) fn limit(subject: &str, burst: u64) -> LimitArg {
     let interval_us = 3_600_000_000;
     LimitArg {
         key: keys::limit("p", "slow", "v", subject),
@@ -87,7 +87,7 @@ fn counter(name: &str, by: i64) -> CounterArg {
 
 /// Names under which keys lie in a cluster.
 const SESSIONS: &str = "p:{s}:s:";
-const TOTAL: &str = "p:{c}:c:total";
+pub(crate) const TOTAL: &str = "p:{c}:c:total";
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_s_keys_lie_on_several_nodes_and_are_one_round_trip() {

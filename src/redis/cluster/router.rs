@@ -35,16 +35,28 @@ pub(in crate::redis) struct Router {
     hold: Option<Duration>,
     /// Whether answers may take longer than others.
     long: bool,
+    /// Whether a call is told at once that its keys lie on two nodes; if not, it waits for them to come together.
+    torn: bool,
 }
 
 impl Router {
     pub(super) fn new(routes: &Arc<Routes>, hold: Option<Duration>) -> Self {
-        Self { routes: Arc::clone(routes), hold, long: false }
+        Self { routes: Arc::clone(routes), hold, long: false, torn: false }
     }
 
     /// The same for calls whose answers may be large.
     pub(in crate::redis) fn long(&self) -> Self {
         Self { long: true, ..self.clone() }
+    }
+
+    /// The same for calls that can be made in pieces.
+    pub(in crate::redis) fn torn(&self) -> Self {
+        Self { torn: true, ..self.clone() }
+    }
+
+    /// A number that changes when the map or any node does.
+    pub(in crate::redis) fn changes(&self) -> u64 {
+        *self.routes.changes.borrow()
     }
 
     /// One command. Keys get the names that they have in a cluster.
@@ -66,10 +78,12 @@ impl Router {
         };
         let mut slot = None;
         for value in &mut args[keys] {
-            let name = value.as_string().unwrap_or_default();
-            let name = keys::in_cluster(&self.routes.prefix, &name).unwrap_or(name);
-            slot.get_or_insert_with(|| topology::slot_of(&name));
-            *value = Value::from(name);
+            let key = value.as_bytes().and_then(|key| std::str::from_utf8(key).ok()).unwrap_or_default();
+            let name = keys::in_cluster(&self.routes.prefix, key);
+            slot.get_or_insert_with(|| topology::slot_of(name.as_deref().unwrap_or(key)));
+            if let Some(name) = name {
+                *value = Value::from(name);
+            }
         }
         self.follow(command, args, slot.unwrap_or(0)).await
     }
@@ -105,7 +119,7 @@ impl Router {
                     self.routes.doubt.notify_one();
                 }
                 redirected = Some(to);
-            } else if topology::torn(&error) || matches!(error, Error::Unavailable { .. }) {
+            } else if topology::torn(&error) && !self.torn || matches!(error, Error::Unavailable { .. }) {
                 // Nothing was executed: keys are on their way, or the connection ended before the call was sent.
                 tokio::time::sleep(TORN_PAUSE).await;
             } else {

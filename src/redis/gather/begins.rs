@@ -6,8 +6,6 @@
 use std::sync::Mutex;
 use std::sync::PoisonError;
 
-use fred::types::Value;
-
 use crate::redis::Redis;
 use crate::redis::begin::LimitArg;
 use crate::redis::begin::LimitKind;
@@ -119,18 +117,10 @@ async fn call(
     let encode = |name| batch::encode(&entries(&lock()), ledger.as_ref(), name);
     let count = lock().len();
     // Sessions with much in them, over a line that is not fast, are no silence of the server.
-    let long = redis.inner.begins.is_large(count).then(|| live.clone().long());
+    let long = redis.inner.begins.sizes.is_large(count).then(|| live.clone().long());
     let reply = redis.execute(long.as_ref().unwrap_or(live), Entry::BeginBatch, encode).await?;
-    redis.inner.begins.answered(count, size(&reply));
+    redis.inner.begins.sizes.answered(count, &reply);
     of_all(batch::decode(&entries(&lock()), reply)?)
-}
-
-/// About how many bytes an answer had on the wire.
-fn size(reply: &Value) -> usize {
-    match reply {
-        Value::Array(parts) => parts.iter().map(size).sum(),
-        part => part.as_bytes().map_or(8, <[u8]>::len),
-    }
 }
 
 fn entries(items: &[Item<Wanted>]) -> Vec<&Begin> {

@@ -11,8 +11,11 @@
 //! [`commits`].
 
 mod begins;
+mod by_slot;
+pub(super) mod cluster;
 mod commits;
 mod pace;
+mod sizes;
 mod slots;
 
 use std::future::Future;
@@ -21,8 +24,6 @@ use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::MutexGuard;
 use std::sync::PoisonError;
-use std::sync::atomic::AtomicUsize;
-use std::sync::atomic::Ordering::Relaxed;
 use std::task::Context;
 use std::task::Poll;
 use std::task::ready;
@@ -42,6 +43,7 @@ pub(super) use begins::Begins;
 pub(super) use commits::Commits;
 pub(super) use commits::SHARED_MAX;
 use pace::Pace;
+use sizes::Sizes;
 use slots::Item;
 use slots::OUT_MAX;
 use slots::Slots;
@@ -50,35 +52,15 @@ use slots::Slots;
 pub(super) struct Gather<T, A> {
     slots: Mutex<Slots<T, A>>,
     keeper: AtomicWaker,
-    /// About how many bytes the largest answers of late had, an entry.
-    answer_bytes: AtomicUsize,
+    sizes: Sizes,
 }
-
-/// Answers from so many bytes on may take longer than a server may be silent: a call's answer counts when all of it is
-/// there.
-const LARGE: usize = 64 * 1024;
 
 /// What goes as one call.
 type Batch<T> = Vec<Item<T>>;
 
 impl<T, A> Gather<T, A> {
     pub(super) const fn new() -> Self {
-        Self {
-            slots: Mutex::new(Slots::new()),
-            keeper: AtomicWaker::new(),
-            answer_bytes: AtomicUsize::new(0),
-        }
-    }
-
-    /// So many entries were answered by so many bytes.
-    fn answered(&self, entries: usize, bytes: usize) {
-        let before = self.answer_bytes.load(Relaxed);
-        self.answer_bytes.store((bytes / entries.max(1)).max(before - before.div_ceil(16)), Relaxed);
-    }
-
-    /// Whether as many may be answered at length, by what answers were like of late.
-    fn is_large(&self, entries: usize) -> bool {
-        self.answer_bytes.load(Relaxed).saturating_mul(entries) >= LARGE
+        Self { slots: Mutex::new(Slots::new()), keeper: AtomicWaker::new(), sizes: Sizes::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots<T, A>> {
@@ -123,7 +105,7 @@ impl<T, A> Drop for Waiting<'_, T, A> {
 
 impl Inner {
     /// Waits while calls are held; whatever there is to send on afterwards is the batch's matter.
-    async fn expected(&self) -> Result<(), Error> {
+    pub(super) async fn expected(&self) -> Result<(), Error> {
         match &*self.gate.borrow() {
             Gate::Open(_) => return Ok(()),
             Gate::Shut(reason) => return Err(Error::unavailable(&**reason)),
@@ -161,6 +143,9 @@ pub(super) async fn keep(inner: Arc<Inner>) {
 }
 
 async fn gathering_begins(redis: Redis) {
+    if redis.inner.endpoint.cluster().is_some() {
+        return cluster::gathering(redis).await;
+    }
     gathering(&redis.inner, &redis.inner.begins, |batch, lane| begins::carry(&redis, batch, lane)).await;
 }
 

@@ -121,6 +121,16 @@ impl<T, A> Slots<T, A> {
         self.free.push(at);
     }
 
+    /// Whether this slot's entry is in no batch yet.
+    pub(super) fn is_waiting(&self, at: usize) -> bool {
+        matches!(self.slots[at], Slot::Waiting { .. })
+    }
+
+    /// Whether nothing stands here: each slot is free, and the keeper has looked.
+    pub(super) fn is_unused(&self) -> bool {
+        !self.told && self.free.len() == self.slots.len()
+    }
+
     fn is_due(&self, out: usize, urgent: impl FnOnce() -> bool) -> bool {
         let enough = self.waiting >= ENOUGH || self.bytes >= BYTES_MAX;
         self.waiting > 0 && out < OUT_MAX && (out == 0 || enough || urgent())

@@ -1,17 +1,5 @@
-//! A request's start in a cluster: one call for each slot, all at once, and all or nothing in the end.
-//!
-//! Limits, session and counters lie on several nodes, which know nothing of each other. Each is asked at the same time,
-//! so that a request still waits for one round trip; if one denies or fails, what the others granted is taken back. While
-//! that is under way another request may see a charge, a view or a session that will be gone: it may be refused too early,
-//! or go on with a session that is gone then, and is never allowed too much.
+//! A request's start in pieces, one for each slot, and one answer out of theirs; what is taken back of them. Pure.
 
-use std::borrow::Cow;
-
-use fred::types::Value;
-use futures_util::future::join_all;
-
-use crate::redis::Redis;
-use crate::redis::begin;
 use crate::redis::begin::CounterArg;
 use crate::redis::begin::LimitArg;
 use crate::redis::begin::LimitKind;
@@ -22,123 +10,83 @@ use crate::redis::begin::SessionArg;
 use crate::redis::begin::SessionReply;
 use crate::redis::begin::TicketArg;
 use crate::redis::error::Error;
-use crate::redis::guard::Again;
 use crate::redis::keys;
-use crate::redis::lanes::Kind;
-use crate::redis::library::Entry;
-use crate::redis::link::Live;
 use crate::redis::topology;
 
-/// News that quota of a rate limit was given back.
-const GIVEN_BACK: char = 'l';
-/// How long it is known that something was taken back, ms: longer than a call is sent again, which is `redis.patience` and
-/// a minute at most.
-const MARK_MS: i64 = 65_000;
-
-/// What of a request lies in one slot, and where in the request it stands.
+/// What of a request lies in one slot, and where in the request it stands. Keys have the names that they have in a cluster.
 #[derive(Debug, Default)]
-struct Part<'a> {
-    slot: u16,
-    limits: Vec<LimitArg>,
+pub(super) struct Part {
+    pub(super) slot: u16,
+    pub(super) limits: Vec<LimitArg>,
     limits_at: Vec<usize>,
-    session: Option<Cow<'a, SessionArg>>,
+    session: Option<SessionArg>,
     counters: Vec<CounterArg>,
     counters_at: Vec<usize>,
 }
 
-impl Part<'_> {
+impl Part {
     /// The key of a mark of this name in the part's slot: beside any of its keys.
-    fn mark(&self, name: &str) -> String {
+    pub(super) fn mark(&self, name: &str) -> String {
         let limit = self.limits.first().map(|limit| limit.key.as_str());
-        let session = self.session.as_deref().map(|session| session.key.as_str());
+        let session = self.session.as_ref().map(|session| session.key.as_str());
         let counter = self.counters.first().map(|counter| counter.key.as_str());
         keys::beside(limit.or(session).or(counter).unwrap_or_default(), name)
     }
 
-    fn request<'b>(&'b self, token: &'b str) -> Request<'b> {
-        Request { limits: &self.limits, session: self.session.as_deref(), counters: &self.counters, token }
+    pub(super) fn request<'a>(&'a self, token: &'a str) -> Request<'a> {
+        Request { limits: &self.limits, session: self.session.as_ref(), counters: &self.counters, token }
     }
-}
 
-/// Decides and does everything a request needs at its start.
-///
-/// # Errors
-/// The first failure of any call; what the others granted is taken back as far as their nodes can be reached.
-pub(super) async fn begin(redis: &Redis, request: &Request<'_>) -> Result<Reply, Error> {
-    let parts = parts(&redis.inner.prefix, request);
-    if parts.len() < 2 {
-        return at_once(redis, request).await;
+    /// What has to be taken back of it if it was granted; `None` if it changed nothing.
+    pub(super) fn undo(&self, reply: &Reply) -> Option<Self> {
+        let Reply::Granted { limits, session, .. } = reply else { return None };
+        let charged = self.limits.iter().zip(limits).filter(|(limit, reply)| reply.allowed && limit.cost > 0);
+        let charged: Vec<_> = charged.map(|(limit, _)| limit).collect();
+        // All limits are decided before any is charged: of those with one key the last one's charge is what stands there.
+        let stands = |at: usize| charged[at + 1..].iter().all(|later| later.key != charged[at].key);
+        let undo = Self {
+            slot: self.slot,
+            limits: (0..charged.len()).filter(|at| stands(*at)).map(|at| charged[at].clone()).collect(),
+            session: self.session.as_ref().and_then(|arg| undone_session(arg, session)),
+            counters: self.counters.iter().filter(|counter| counter.by != 0).cloned().collect(),
+            ..Self::default()
+        };
+        let nothing = undo.limits.is_empty() && undo.session.is_none() && undo.counters.is_empty();
+        (!nothing).then_some(undo)
     }
-    let calls = parts.iter().map(|part| async move { at_once(redis, &part.request(request.token)).await });
-    let replies = join_all(calls).await;
-    let granted = replies.iter().all(|reply| matches!(reply, Ok(Reply::Granted { .. })));
-    if !granted {
-        let undone = parts.iter().zip(&replies).filter_map(|(part, reply)| undo(part, reply.as_ref().ok()?));
-        join_all(undone.map(|part| async move { take_back(redis, &part, request.token).await })).await;
-    }
-    // A denial that was heard holds, whatever became of the rest: nobody may be let in by a node that is away.
-    let denied = replies.iter().any(|reply| matches!(reply, Ok(Reply::Denied { .. })));
-    let silent = |part: &Part<'_>| Reply::Denied { limits: part.limits.iter().map(unheard).collect() };
-    let heard = parts.iter().zip(replies).map(|(part, reply)| match reply {
-        Err(_) if denied => Ok(silent(part)),
-        reply => reply,
-    });
-    join(request, &parts, heard.collect::<Result<_, _>>()?, granted)
-}
-
-/// All of it on the one node that has all its keys.
-async fn at_once(redis: &Redis, request: &Request<'_>) -> Result<Reply, Error> {
-    let encode = |entry| begin::encode(request, entry);
-    let call = |live: Live, _| async move { redis.execute(&live, Entry::Begin, encode).await };
-    begin::decode(request, redis.guard_counted(Kind::Begin, Again::Never, call).await?)
 }
 
 /// The request in pieces, one for each slot.
-fn parts<'a>(prefix: &str, request: &Request<'a>) -> Vec<Part<'a>> {
-    let slot = |key: &str| match keys::in_cluster(prefix, key) {
-        Some(name) => topology::slot_of(&name),
-        None => topology::slot_of(key),
-    };
-    let mut parts: Vec<Part<'a>> = Vec::with_capacity(3);
-    let mut at = |slot: u16, put: &mut dyn FnMut(&mut Part<'a>)| {
+pub(super) fn of(prefix: &str, request: &Request<'_>) -> Vec<Part> {
+    let mut parts: Vec<Part> = Vec::with_capacity(3);
+    let mut put = |key: &str, put: &mut dyn FnMut(&mut Part, String)| {
+        let name = keys::in_cluster(prefix, key).unwrap_or_else(|| key.to_owned());
+        let slot = topology::slot_of(&name);
         let index = parts.iter().position(|part| part.slot == slot).unwrap_or_else(|| {
             parts.push(Part { slot, ..Part::default() });
             parts.len() - 1
         });
-        put(&mut parts[index]);
+        put(&mut parts[index], name);
     };
     if let Some(session) = request.session {
-        at(slot(&session.key), &mut |part| part.session = Some(Cow::Borrowed(session)));
+        put(&session.key, &mut |part, key| {
+            let (generation, ticket) = (session.generation.clone(), session.ticket.clone());
+            part.session = Some(SessionArg { key, generation, ticket, ..*session });
+        });
     }
     for (index, counter) in request.counters.iter().enumerate() {
-        at(slot(&counter.key), &mut |part| {
-            part.counters.push(counter.clone());
+        put(&counter.key, &mut |part, key| {
+            part.counters.push(CounterArg { key, ..*counter });
             part.counters_at.push(index);
         });
     }
     for (index, limit) in request.limits.iter().enumerate() {
-        at(slot(&limit.key), &mut |part| {
-            part.limits.push(limit.clone());
+        put(&limit.key, &mut |part, key| {
+            part.limits.push(LimitArg { key, ..*limit });
             part.limits_at.push(index);
         });
     }
     parts
-}
-
-/// What has to be taken back of a part that was granted; `None` if it changed nothing.
-fn undo<'a>(part: &Part<'a>, reply: &Reply) -> Option<Part<'a>> {
-    let Reply::Granted { limits, session, .. } = reply else { return None };
-    let charged =
-        |(limit, reply): (&LimitArg, &LimitReply)| (reply.allowed && limit.cost > 0).then(|| limit.clone());
-    let undo = Part {
-        slot: part.slot,
-        limits: part.limits.iter().zip(limits).filter_map(charged).collect(),
-        session: part.session.as_deref().and_then(|arg| undone_session(arg, session)).map(Cow::Owned),
-        counters: part.counters.iter().filter(|counter| counter.by != 0).cloned().collect(),
-        ..Part::default()
-    };
-    let nothing = undo.limits.is_empty() && undo.session.is_none() && undo.counters.is_empty();
-    (!nothing).then_some(undo)
 }
 
 /// What is taken back of a session: its ticket says that this call made it, and the ticket's limit that it charged for
@@ -154,37 +102,30 @@ fn undone_session(arg: &SessionArg, reply: &SessionReply) -> Option<SessionArg> 
     undone.changes().then_some(undone)
 }
 
+/// What was answered, or the first failure. A denial that was heard holds, whatever became of the rest: a node that is away
+/// lets no request in.
+///
+/// # Errors
+/// That failure.
+pub(super) fn heard(parts: &[Part], replies: Vec<Result<Reply, Error>>) -> Result<Vec<Reply>, Error> {
+    let denied = replies.iter().any(|reply| matches!(reply, Ok(Reply::Denied { .. })));
+    let silent = |part: &Part| Reply::Denied { limits: part.limits.iter().map(unheard).collect() };
+    let heard = parts.iter().zip(replies).map(|(part, reply)| match reply {
+        Err(_) if denied => Ok(silent(part)),
+        reply => reply,
+    });
+    heard.collect()
+}
+
 /// What is said of a limit whose node did not answer while another one denied.
 fn unheard(_: &LimitArg) -> LimitReply {
     LimitReply { allowed: true, remaining: 0, retry_after_us: None, reset_us: 0 }
 }
 
-/// The call's arguments: those of the call that is undone, and the mark that keeps it from being undone twice.
-fn encode(request: &Request<'_>, mark: &str, entry: Value) -> Vec<Value> {
-    let mut args = begin::encode(request, entry);
-    let keys = args.get(1).and_then(Value::as_u64).and_then(|keys| usize::try_from(keys).ok()).unwrap_or(0);
-    if let Some(count) = args.get_mut(1) {
-        *count = Value::Integer(i64::try_from(keys + 1).unwrap_or(i64::MAX));
-    }
-    args.insert(2 + keys, Value::from(mark));
-    args.push(Value::Integer(MARK_MS));
-    args
-}
-
-async fn take_back(redis: &Redis, part: &Part<'_>, token: &str) {
-    let request = part.request(token);
-    let mark = part.mark(&redis.inner.numbers.name());
-    if let Err(error) = redis.run(Entry::Undo, |entry| encode(&request, &mark, entry)).await {
-        tracing::warn!(cause = %error, "what a request was granted before it was refused stays: {error}");
-    }
-    // Requests that were denied meanwhile on account of it may be made again.
-    part.limits.iter().for_each(|limit| redis.tell(GIVEN_BACK, &limit.key));
-}
-
 /// One answer out of those of all parts.
-fn join(
+pub(super) fn join(
     request: &Request<'_>,
-    parts: &[Part<'_>],
+    parts: &[Part],
     replies: Vec<Reply>,
     granted: bool,
 ) -> Result<Reply, Error> {
@@ -272,7 +213,7 @@ mod tests {
         let counters =
             [CounterArg { key: "p:c:one".into(), by: 1 }, CounterArg { key: "p:c:two".into(), by: 2 }];
         let request = Request { limits: &limits, session: Some(&session), counters: &counters, token: "" };
-        let parts = parts("p", &request);
+        let parts = of("p", &request);
         assert_eq!(parts.len(), 4);
         assert!(parts[0].session.is_some() && parts[0].limits.is_empty());
         assert_eq!(parts[1].counters_at, [0, 1]);
@@ -286,7 +227,7 @@ mod tests {
         let session = session();
         let part = Part {
             limits: vec![limit("a", 1), limit("b", 0), limit("c", 1)],
-            session: Some(Cow::Borrowed(&session)),
+            session: Some(session),
             counters: vec![CounterArg { key: "c".into(), by: 0 }],
             ..Part::default()
         };
@@ -294,17 +235,27 @@ mod tests {
         let limits = vec![allowed(1, 1), allowed(1, 1), refused];
         let session = SessionReply::Gone;
         let gone = Reply::Granted { limits: limits.clone(), session, counters: vec![1], now_ms: 7 };
-        let undone = undo(&part, &gone).unwrap();
+        let undone = part.undo(&gone).unwrap();
         assert_eq!(undone.limits, [limit("a", 1)]);
         assert!(undone.session.is_none() && undone.counters.is_empty());
-        assert!(undo(&part, &Reply::Denied { limits }).is_none());
+        assert!(part.undo(&Reply::Denied { limits }).is_none());
+    }
+
+    #[test]
+    fn of_limits_with_one_key_the_last_charge_is_taken_back() {
+        let limits = vec![limit("a", 3), limit("b", 1), limit("a", 2), limit("a", 0)];
+        let replies = vec![allowed(1, 1); limits.len()];
+        let part = Part { limits, ..Part::default() };
+        let granted =
+            Reply::Granted { limits: replies, session: SessionReply::None, counters: vec![], now_ms: 7 };
+        assert_eq!(part.undo(&granted).unwrap().limits, [limit("b", 1), limit("a", 2)]);
     }
 
     #[test]
     fn a_denied_answer_tells_how_limits_stand_without_the_charge() {
         let limits = [limit("p:l:a:v:x", 1), limit("p:l:b:v:y", 1)];
         let request = Request { limits: &limits, ..Request::default() };
-        let parts = parts("p", &request);
+        let parts = of("p", &request);
         let refused = LimitReply { allowed: false, remaining: 0, retry_after_us: Some(5), reset_us: 100 };
         let replies = vec![
             Reply::Granted {
