@@ -162,6 +162,11 @@ pub fn name(base: &str, secure: bool) -> String {
     if secure { format!("__Host-{base}") } else { base.to_owned() }
 }
 
+/// Whether a value is written as a ticket is, genuine or not.
+pub(super) fn is_ticket(value: &[u8]) -> bool {
+    value.starts_with(b"v3.")
+}
+
 impl Keyring {
     /// A keyring of these secrets, each of at least 32 bytes; `None` if there is none.
     pub fn new<'a>(secrets: impl IntoIterator<Item = &'a [u8]>) -> Option<Self> {

@@ -7,6 +7,7 @@
 
 use crate::session::cookie::Keyring;
 use crate::session::cookie::Recognized;
+use crate::session::cookie::is_ticket;
 use crate::session::memo::Known;
 
 /// Most values that are checked: each of them has the right form and names a key of ours, and was not signed with it.
@@ -56,8 +57,10 @@ impl<'a> Search<'a> {
     }
 
     fn look(&mut self, keyring: &Keyring, value: &[u8]) {
-        // Found, or more than can be checked: nothing that follows is checked.
-        if self.session.is_some() || self.forged > CANDIDATES_MAX {
+        // Found, or more than can be checked: nothing that follows is checked. Nor is a ticket behind another one: each
+        // is verified anew, and one header has room for hundreds.
+        let is_found = self.session.is_some() || self.ticket.is_some() && is_ticket(value);
+        if is_found || self.forged > CANDIDATES_MAX {
             return;
         }
         match keyring.recognize(self.name, value) {
@@ -172,6 +175,18 @@ mod tests {
             let [Ok(None), Ok(Some(known))] = read else { panic!("{read:?}") };
             assert_eq!((known.visitor.id, known.digest), (id, crate::session::digest(id)));
         }
+    }
+
+    #[test]
+    fn of_many_tickets_the_first_counts_and_a_session_behind_them() {
+        let (ring, first, second, session) =
+            (ring(), new_id().unwrap(), new_id().unwrap(), new_id().unwrap());
+        let ticket = |id| ring.sign_ticket("sid", id, Ticket { issued_ms: 7, viewed: false });
+        let tickets =
+            format!("sid={}", [vec![ticket(first)], vec![ticket(second); 300]].concat().join("; sid="));
+        assert_eq!(found(&ring, &[tickets.as_bytes()]), Some(first));
+        let header = format!("{tickets}; sid={}", ring.sign("sid", session, None));
+        assert_eq!(found(&ring, &[header.as_bytes()]), Some(session));
     }
 
     #[test]

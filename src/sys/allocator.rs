@@ -15,7 +15,8 @@ const ALIGNED: usize = 16;
 /// Words are aligned to themselves whatever they are for.
 const WORD: usize = align_of::<usize>();
 
-/// The allocator of the shipped program, for programs of your own: `#[global_allocator]`.
+/// The allocator of the shipped program, for programs of your own: `#[global_allocator]`. It comes with the feature
+/// `app`.
 ///
 /// ```
 /// #[global_allocator]

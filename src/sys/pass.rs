@@ -19,6 +19,8 @@ use nix::sys::socket::recvmsg;
 use nix::sys::socket::sendmsg;
 use nix::sys::socket::socketpair;
 
+use crate::sys::open;
+
 /// A queue of sockets with a note each: the end they are put in at, and the end they are taken from. Both never block
 /// and are closed on exec.
 ///
@@ -81,7 +83,9 @@ pub fn bell() -> io::Result<OwnedFd> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: the kernel has just made this descriptor for this call, and nothing else knows its number.
-    Ok(unsafe { OwnedFd::from_raw_fd(bell) })
+    let bell = unsafe { OwnedFd::from_raw_fd(bell) };
+    open::own(&bell);
+    Ok(bell)
 }
 
 /// Rings a bell.

@@ -15,6 +15,7 @@ use std::time::Duration;
 use ::http::Request;
 use ::http::Response;
 use ::http::Version;
+use ::http::header::CONNECTION;
 use ::http::header::EXPECT;
 use ::http::request::Parts;
 use bytes::Bytes;
@@ -245,7 +246,8 @@ impl Hall {
         entry: &Arc<Entry>,
     ) {
         let service = service_fn(move |request: Request<Incoming>| {
-            let under_way = UnderWay::begin(entry, request.version() == Version::HTTP_2);
+            let http2 = request.version() == Version::HTTP_2;
+            let under_way = UnderWay::begin(entry, http2, || ends_connection(&request));
             // In two parts from here to the handler: put together again on the way, the head would be copied each time.
             let (head, body) = request.into_parts();
             let announced = announces(&head, &body);
@@ -313,6 +315,15 @@ impl Hall {
 /// Whether a client waits to be told before it sends a body (RFC 9110 §10.1.1).
 fn announces(head: &Parts, body: &Incoming) -> bool {
     !body.is_end_stream() && head.headers.contains_key(EXPECT)
+}
+
+/// Whether a client of HTTP/1 keeps no connection beyond this request (RFC 9112 §9.3).
+fn ends_connection<B>(request: &Request<B>) -> bool {
+    let said = |word: &str| {
+        let values = request.headers().get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
+        values.flat_map(|value| value.split(',')).any(|it| it.trim().eq_ignore_ascii_case(word))
+    };
+    said("close") || request.version() < Version::HTTP_11 && !said("keep-alive")
 }
 
 /// Where a request waits that was read already: a stream of HTTP/2, or what was sent ahead in HTTP/1; none: it begins.

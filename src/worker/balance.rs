@@ -179,11 +179,11 @@ impl Balance {
     /// The oldest connection in the queue, if this worker is to take it; none: it is left to others.
     fn look(&self, now: Duration) -> io::Result<Option<Passed>> {
         // Where none is passed on, what is there must not wait.
-        if let Some(share) = self.share(now, 0).filter(|share| !self.has_room(share)) {
+        if self.share(now, 0).is_some_and(|share| !self.has_room(&share)) {
             let since = shared::oldest(&self.queue.exit).ok_or(io::ErrorKind::WouldBlock)?;
             if now.saturating_sub(since) < LATE {
-                // The one that was rung for may stand still, or have found more than it may take.
-                self.ring(share);
+                // The one that was rung for may stand still, and with fewest it would be rung for again and again.
+                self.queue.ring(self.turn.load(Relaxed) % self.scoreboard.slots().max(1));
                 return Ok(None);
             }
         }

@@ -19,12 +19,17 @@ use crate::worker::connection::Entry;
 pub(super) struct UnderWay {
     entry: Arc<Entry>,
     http2: bool,
+    /// Its client ends the connection with it anyway.
+    ends: bool,
 }
 
 impl UnderWay {
-    pub(super) fn begin(entry: &Arc<Entry>, http2: bool) -> Self {
+    /// A request has come; `ends` says whether its client ends the connection with it, and is asked only where that
+    /// matters.
+    pub(super) fn begin(entry: &Arc<Entry>, http2: bool, ends: impl FnOnce() -> bool) -> Self {
         entry.asked(http2);
-        Self { entry: Arc::clone(entry), http2 }
+        let ends = !http2 && entry.has_surplus() && ends();
+        Self { entry: Arc::clone(entry), http2, ends }
     }
 
     /// It is refused.
@@ -50,7 +55,7 @@ impl UnderWay {
     /// Whether the connection ends with its response: something of the request's body is left unread, or the worker has
     /// too many connections and this one `may_stay`. In HTTP/2 that would end requests that have nothing to do with it.
     pub(super) fn must_close(&self, may_stay: impl FnOnce() -> bool) -> bool {
-        !self.http2 && (self.entry.connection.is_unread() || self.entry.is_surplus(may_stay))
+        !self.http2 && (self.entry.connection.is_unread() || !self.ends && self.entry.is_surplus(may_stay))
     }
 }
 

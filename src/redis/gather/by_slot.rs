@@ -151,6 +151,8 @@ impl<T, A> BySlot<T, A> {
         if self.queues.get(&slot).is_some_and(unused)
             && let Some(queue) = self.queues.remove(&slot)
             && self.spare.len() < SPARE_MAX
+            // What a crowd made large would stay so for ever.
+            && queue.entries.is_small()
         {
             // The next slot's node may be nearer.
             self.spare.push(Queue { pace: Pace::default(), ..queue });

@@ -126,6 +126,11 @@ impl<T, A> Slots<T, A> {
         matches!(self.slots[at], Slot::Waiting { .. })
     }
 
+    /// Whether it has grown no further than a full batch.
+    pub(super) fn is_small(&self) -> bool {
+        self.slots.capacity() <= ENTRIES_MAX && self.queue.capacity() <= ENTRIES_MAX
+    }
+
     /// Whether nothing stands here: each slot is free, and the keeper has looked.
     pub(super) fn is_unused(&self) -> bool {
         !self.told && self.free.len() == self.slots.len()

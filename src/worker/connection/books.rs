@@ -132,6 +132,11 @@ impl Connections {
         self.ending.store(count, Relaxed);
     }
 
+    /// Whether some are to end with their answers.
+    pub(super) fn has_surplus(&self) -> bool {
+        self.ending.load(Relaxed) > 0
+    }
+
     /// Whether a connection that is about to answer, and otherwise `may_stay`, ends with that.
     pub(super) fn takes_end(&self, may_stay: impl FnOnce() -> bool) -> bool {
         // The worker's own thread alone changes it: a locked instruction would be paid for by every request.

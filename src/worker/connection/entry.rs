@@ -46,6 +46,11 @@ impl Entry {
         self.pause(if self.connection.is_new() { Pause::Header } else { Pause::Idle });
     }
 
+    /// Whether some connections are to end with their answers.
+    pub(in crate::worker) fn has_surplus(&self) -> bool {
+        self.all.has_surplus()
+    }
+
     /// Whether it ends with the answer that is about to be sent, so that its client's next one goes to another worker.
     pub(in crate::worker) fn is_surplus(&self, may_stay: impl FnOnce() -> bool) -> bool {
         self.all.takes_end(may_stay)
