@@ -246,8 +246,7 @@ impl Hall {
         entry: &Arc<Entry>,
     ) {
         let service = service_fn(move |request: Request<Incoming>| {
-            let http2 = request.version() == Version::HTTP_2;
-            let under_way = UnderWay::begin(entry, http2, || ends_connection(&request));
+            let under_way = UnderWay::begin(entry, request.version(), || ends_connection(&request));
             // In two parts from here to the handler: put together again on the way, the head would be copied each time.
             let (head, body) = request.into_parts();
             let announced = announces(&head, &body);

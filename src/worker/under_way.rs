@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::Context;
 use std::task::Poll;
 
+use ::http::Version;
 use bytes::Bytes;
 use http_body::Body;
 use http_body::Frame;
@@ -26,7 +27,8 @@ pub(super) struct UnderWay {
 impl UnderWay {
     /// A request has come; `ends` says whether its client ends the connection with it, and is asked only where that
     /// matters.
-    pub(super) fn begin(entry: &Arc<Entry>, http2: bool, ends: impl FnOnce() -> bool) -> Self {
+    pub(super) fn begin(entry: &Arc<Entry>, version: Version, ends: impl FnOnce() -> bool) -> Self {
+        let http2 = version == Version::HTTP_2;
         entry.asked(http2);
         let ends = !http2 && entry.has_surplus() && ends();
         Self { entry: Arc::clone(entry), http2, ends }
