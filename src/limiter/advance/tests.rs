@@ -23,7 +23,7 @@ fn fresh() -> Advance {
 
 /// Far enough ahead that time takes none of it within a test.
 fn far(requests: u64, now_us: u64) -> Option<Draw> {
-    Some(Draw { requests, reset_us: 900_000, asked_us: now_us, hears: true })
+    Some(Draw { requests, reset_us: 60_000_000, asked_us: now_us, hears: true })
 }
 
 /// The time of so many requests.
