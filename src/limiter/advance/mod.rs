@@ -260,7 +260,8 @@ impl Advance {
         // Near now, time takes what the rate brings: of less than that most would be passed before it is used.
         let passes = if terms.busy_only { SPAN_US / purse.quota.interval_us() } else { 0 };
         let target = terms.most.min(demand.max(passes));
-        let held = purse.held(now_us);
+        // What is about to go back counts: a draw that is answered first keeps it here, beside what it brings.
+        let held = purse.lots.left_us(now_us) / purse.quota.interval_us();
         let waits =
             matches!(purse.drawing, Drawing::Since(since) if now_us.saturating_sub(since) < patience_us);
         if waits || held * 2 >= target || demand < from || target < DRAW_MIN {
