@@ -133,8 +133,8 @@ pub(crate) fn prepare(contender: &Contender, options: &Options) -> Outcome<Figur
     for route in [Route::Hello, Route::Visit] {
         accounting.push((route, accounting::count(contender, route, sample)?));
         if route == Route::Visit {
-            // The request before the sample is a visit too.
-            answered += sample.len() as u64 + 1;
+            // Each was asked once before, which is a visit too.
+            answered += 2 * sample.len() as u64;
         }
     }
     Ok(Figures { cookies, accounting, answered, total, ..Figures::new(contender.name, at_rest) })
