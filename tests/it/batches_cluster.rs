@@ -8,8 +8,6 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::Config;
-use proptest::test_runner::TestRunner;
 use regatta::config::schema::Mode;
 use regatta::redis::Error;
 use regatta::redis::Health;
@@ -25,6 +23,7 @@ use regatta::redis::begin::SessionReply;
 use regatta::redis::keys;
 use tokio::task::JoinSet;
 
+use crate::support::property;
 use crate::support::redis::RedisServer;
 use crate::support::redis::eventually;
 use crate::support::redis_cluster::RedisCluster;
@@ -428,11 +427,8 @@ fn a_cluster_answers_as_one_server_does() {
             crate::support::redis::connect(&server, "p", Mode::Fcall).await,
         )
     });
-    let case = std::cell::Cell::new(0);
-    let mut runner = TestRunner::new(Config { cases: 48, failure_persistence: None, ..Config::default() });
-    let compared = runner.run(&specs(), |specs| {
-        case.set(case.get() + 1);
-        let prefix = format!("{}-", case.get());
+    property::holds(48, &specs(), |run, specs| {
+        let prefix = format!("{run}-");
         for (number, spec) in specs.iter().enumerate() {
             let token = number.to_string();
             let (here, there) = runtime.block_on(async {
@@ -442,5 +438,4 @@ fn a_cluster_answers_as_one_server_does() {
         }
         Ok(())
     });
-    compared.unwrap();
 }

@@ -10,7 +10,6 @@ use fred::types::config::ServerConfig;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use proptest::test_runner::TestRunner;
 use regatta::redis::Error;
 use regatta::redis::begin::CounterArg;
 use regatta::redis::begin::LimitArg;
@@ -26,6 +25,7 @@ use regatta::redis::begin::batch::Entry;
 use regatta::redis::begin::batch::Ledger;
 use regatta::redis::library;
 
+use crate::support::property;
 use crate::support::redis::RedisServer;
 use crate::support::soak;
 
@@ -406,17 +406,9 @@ fn a_batch_does_what_its_entries_do_one_by_one_and_does_it_once() {
     tools(&server);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(World::start(&server));
-    let config = ProptestConfig {
-        cases: soak::length(300, 10_000),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    let runs = std::cell::Cell::new(0);
-    let outcome = TestRunner::new(config).run(&(specs(), any::<bool>()), |(specs, noted)| {
-        runs.set(runs.get() + 1);
-        runtime.block_on(check(&world, runs.get(), &specs, noted))
+    property::holds(soak::length(300, 10_000), &(specs(), any::<bool>()), |run, (specs, noted)| {
+        runtime.block_on(check(&world, run, &specs, noted))
     });
-    outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }
 
 fn visits(count: u8, limit: bool) -> Vec<Entry> {
@@ -577,15 +569,7 @@ fn workers_of_all_releases_count_on_the_same_sessions() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(World::start(&server));
-    let config = ProptestConfig {
-        cases: soak::length(100, 3000),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    let runs = std::cell::Cell::new(0);
-    let outcome = TestRunner::new(config).run(&steps(), |steps| {
-        runs.set(runs.get() + 1);
-        runtime.block_on(walk(&world, &server, runs.get(), &steps))
+    property::holds(soak::length(100, 3000), &steps(), |run, steps| {
+        runtime.block_on(walk(&world, &server, run, &steps))
     });
-    outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -16,7 +16,6 @@ use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use proptest::test_runner::TestRunner;
 use regatta::config::schema::Mode;
 use regatta::redis::Error;
 use regatta::redis::Redis;
@@ -34,6 +33,7 @@ use regatta::redis::commit::batch::Entry;
 use regatta::redis::library;
 use tokio::task::JoinSet;
 
+use crate::support::property;
 use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
@@ -525,15 +525,8 @@ fn a_batch_of_commits_does_what_they_do_one_by_one_and_does_it_once() {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(World::start(&server));
-    let config = ProptestConfig {
-        cases: soak::length(300, 10_000),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    };
-    let runs = std::cell::Cell::new(0);
-    let outcome = TestRunner::new(config).run(&(vec(change(), 1..12), any::<bool>()), |(changes, noted)| {
-        runs.set(runs.get() + 1);
-        runtime.block_on(check(&world, runs.get(), &changes, noted))
+    let values = (vec(change(), 1..12), any::<bool>());
+    property::holds(soak::length(300, 10_000), &values, |run, (changes, noted)| {
+        runtime.block_on(check(&world, run, &changes, noted))
     });
-    outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -2,12 +2,12 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::TestRunner;
 use regatta::config::limit::Rate;
 use regatta::limiter::gcra;
 use regatta::limiter::quota::Quota;
 use regatta::redis::library;
 
+use crate::support::property;
 use crate::support::redis::RedisServer;
 use crate::support::soak;
 
@@ -43,13 +43,10 @@ fn the_server_and_the_worker_decide_alike() {
     let server = RedisServer::start();
     let source = library::named("regatta_v6").unwrap().text.replace("regatta_v6", "regatta_test") + SCHEDULE;
     assert_eq!(server.cli(&["FUNCTION", "LOAD", &source]), "regatta_test");
-    let cases = soak::length(100, 3000);
-    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
     let rate = (1..5_000u64, 1..3_600u64, 1..200u64);
     // Mostly forward, sometimes a clock that steps back.
     let gaps = vec((prop_oneof![9 => 0..2_000_000i64, 1 => -90_000_000..90_000_000i64], 0..4u64), 1..60);
-    let runs = std::cell::Cell::new(0);
-    let outcome = TestRunner::new(config).run(&(rate, gaps), |((count, seconds, burst), gaps)| {
+    property::holds(soak::length(100, 3000), &(rate, gaps), |run, ((count, seconds, burst), gaps)| {
         let quota = Quota::new(Rate { count, period: std::time::Duration::from_secs(seconds) }, burst);
         let mut now = 1_763_694_494_000_000u64;
         let schedule: Vec<_> = gaps
@@ -59,8 +56,7 @@ fn the_server_and_the_worker_decide_alike() {
                 (now, cost)
             })
             .collect();
-        runs.set(runs.get() + 1);
-        let key = format!("l:{}", runs.get());
+        let key = format!("l:{run}");
         let mut args = vec!["FCALL".to_owned(), "regatta_schedule".to_owned(), "1".to_owned(), key];
         args.extend([quota.interval_us().to_string(), quota.tolerance_us().to_string()]);
         args.extend(schedule.iter().flat_map(|(now, cost)| [now.to_string(), cost.to_string()]));
@@ -69,5 +65,4 @@ fn the_server_and_the_worker_decide_alike() {
         prop_assert_eq!(numbers, Ok(expected(&quota, &schedule)), "{}", reply);
         Ok(())
     });
-    outcome.unwrap_or_else(|failure| panic!("{failure}"));
 }

@@ -14,6 +14,7 @@ pub(crate) mod front;
 pub(crate) mod host;
 pub(crate) mod load;
 pub(crate) mod process;
+pub(crate) mod property;
 pub(crate) mod proxy;
 pub(crate) mod redis;
 pub(crate) mod redis_cluster;
