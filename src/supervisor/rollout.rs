@@ -136,7 +136,13 @@ impl Rollout {
         let has = |slot: &&&Slot| slot.generation == wanted;
         let (done, total) = (open.iter().filter(has).count(), open.len());
         let mut standing = Standing::UnderWay { done, total, settled_at: None };
+        let serves = |of: &dyn Fn(&Occupant) -> bool| {
+            let serves = |worker: &Occupant| of(worker) && (worker.is_ready() || worker.is_booting());
+            open.iter().any(|slot| slot.workers.iter().any(serves))
+        };
         match &self.course {
+            // Until it is told to leave, an old worker accepts: a client that has read the verdict would still meet it.
+            Course::Forward if serves(&|worker| worker.generation != self.to) => {}
             Course::Forward if done == total && open.iter().all(|slot| slot.fresh().is_some()) => {
                 let since = open.iter().filter_map(|slot| match slot.fresh()?.stage {
                     Stage::Ready { since } => Some(since),
@@ -149,13 +155,8 @@ impl Rollout {
                     Standing::UnderWay { done, total, settled_at: Some(settled_at) }
                 };
             }
-            Course::Back { .. } if done == total => {
-                let lingers = |worker: &Occupant| {
-                    worker.generation == self.to && (worker.is_ready() || worker.is_booting())
-                };
-                if !open.iter().any(|slot| slot.workers.iter().any(lingers)) {
-                    standing = Standing::TakenBack;
-                }
+            Course::Back { .. } if done == total && !serves(&|worker| worker.generation == self.to) => {
+                standing = Standing::TakenBack;
             }
             Course::Forward | Course::Back { .. } => {}
         }
@@ -203,6 +204,10 @@ mod tests {
         let standing = forward.standing(&young, PROBATION, NOW);
         assert_eq!(standing, Standing::UnderWay { done: 2, total: 2, settled_at });
         assert_eq!(forward.standing(&young, PROBATION, NOW + PROBATION), Standing::Done);
+        let alone = [slot(2, &[(1, ready(50)), (2, ready(90))])];
+        let standing = forward.standing(&alone, PROBATION, NOW);
+        let waits = Standing::UnderWay { done: 1, total: 1, settled_at: None };
+        assert_eq!(standing, waits, "the old worker of the only slot is not told to leave yet");
     }
 
     #[test]
