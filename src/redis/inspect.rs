@@ -139,8 +139,7 @@ impl Findings {
         found.insert(Finding::Replica, field("role") == "slave");
         // Engines of another name count their own versions and have what we need, or `auto` finds out.
         let other = ["valkey_version", "dragonfly_version"].iter().any(|name| !field(name).is_empty());
-        let major = field("redis_version").split('.').next().and_then(|major| major.parse::<u64>().ok());
-        found.insert(Finding::Old, !other && major.is_some_and(|major| major < MAJOR_MIN));
+        found.insert(Finding::Old, !other && version(info).is_some_and(|(major, _)| major < MAJOR_MIN));
         found
     }
 }
@@ -186,6 +185,12 @@ async fn look(caller: &Caller) -> Result<(Findings, Option<Memory>), Error> {
         Err(error) => return Err(error),
     };
     Ok((Findings::of(&info, save.as_deref()), Memory::of(&info)))
+}
+
+/// Major and minor version in what `INFO` says, if it tells them.
+pub(super) fn version(info: &str) -> Option<(u64, u64)> {
+    let mut parts = field(info, "redis_version")?.split('.').map(|part| part.parse::<u64>().ok());
+    Some((parts.next()??, parts.next().flatten().unwrap_or(0)))
 }
 
 /// A field of the answer to `INFO`.

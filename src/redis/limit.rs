@@ -164,6 +164,13 @@ impl Redis {
         let reply = self.run(Entry::LimitRelease, |entry| call(entry, &[key], [Value::from(place)])).await?;
         Ok(reply.as_u64() == Some(1))
     }
+
+    /// Gives a place back for which no caller waits: if that fails it ends by itself.
+    pub(crate) async fn let_go(&self, key: &str, place: &str) {
+        if let Err(error) = self.release(key, place).await {
+            tracing::debug!(%error, "a place was not given back and ends by itself: {error}");
+        }
+    }
 }
 
 fn call(entry: Value, keys: &[&str], args: impl IntoIterator<Item = Value>) -> Vec<Value> {

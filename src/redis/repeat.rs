@@ -1,8 +1,9 @@
-//! What makes a batch of requests' starts repeatable: a number that grows, and ledgers in Redis of what was executed.
+//! What makes a batch of requests' starts or commits repeatable: a number that grows, and ledgers in Redis of what was
+//! executed.
 //!
 //! Guarantees that a batch which is sent again, on another connection or beside a first sending that is still on its way,
 //! changes what it changes once. A ledger is a string: the number of the last batch that was executed with it, and which
-//! of its entries were granted.
+//! of its starts were granted, or what its commits were answered.
 //!
 //! In a cluster nothing is noted: a call of one key would become one of two, which no node takes while their slot moves.
 
@@ -79,9 +80,7 @@ pub(super) async fn may_note(caller: &Caller, form: Form) -> Result<bool, Error>
 
 /// Engines of another name tell the version of Redis that they stand for.
 fn has_set_get(info: &str) -> bool {
-    let version = inspect::field(info, "redis_version").unwrap_or_default();
-    let mut parts = version.split('.').map(|part| part.parse::<u64>().ok());
-    matches!((parts.next().flatten(), parts.next().flatten()), (Some(major), minor) if (major, minor.unwrap_or(0)) >= (6, 2))
+    inspect::version(info).is_some_and(|version| version >= (6, 2))
 }
 
 #[cfg(test)]

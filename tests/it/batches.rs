@@ -50,7 +50,7 @@ fn same(count: usize) -> impl Iterator<Item = String> {
     std::iter::repeat_n("p:c:x".to_owned(), count)
 }
 
-fn calls(server: &RedisServer, command: &str) -> u64 {
+pub(crate) fn calls(server: &RedisServer, command: &str) -> u64 {
     server.commands().get(command).copied().unwrap_or(0)
 }
 

@@ -352,6 +352,7 @@ async fn a_primary_killed_under_load_leaves_no_request_half_done() {
     eventually("all is well again", async || redis.health() == Health::Up).await;
     let cluster = shared.lock().unwrap();
     for (client, served) in served.iter().enumerate() {
+        assert!(*served > 0, "client {client}: {failed:?}");
         let seen = cluster.nodes[NEITHER].cli(&["HGET", &format!("p:{{s}}:s:{client}"), "_v"]);
         assert_eq!(seen, (served + 1).to_string(), "client {client}");
     }

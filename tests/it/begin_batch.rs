@@ -23,6 +23,7 @@ use regatta::redis::begin::TicketArg;
 use regatta::redis::begin::batch;
 use regatta::redis::begin::batch::Entry;
 use regatta::redis::begin::batch::Ledger;
+use regatta::redis::commit;
 use regatta::redis::library;
 
 use crate::support::property;
@@ -495,9 +496,11 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
 /// Stores a field, by a call for many commits or by one of the releases before.
 async fn set(world: &World, key: &str, field: u8) {
     let (function, args) = if field.is_multiple_of(2) {
-        let head = [0.0, 1.0, 0.0, 64.0, 0.0, 0.0, 1.0, 0.0, 0.0].map(f64::to_le_bytes).concat();
-        let name = Value::from(format!("f{field}"));
-        ("regatta_v6_commits", vec![Value::Bytes(head.into()), "".into(), name, "1".into()])
+        let set = [(format!("f{field}"), Bytes::from_static(b"1"))];
+        let request = commit::Request { key, set: &set, max_fields: 64, ..Default::default() };
+        let entry = commit::batch::Entry::new(&request);
+        // Behind the function's name, the number of keys and the key.
+        ("regatta_v6_commits", commit::batch::encode(&[&entry], None, Value::Null).split_off(3))
     } else {
         let args = ["0", "64", "0", "0", "1", &format!("f{field}"), "1", "0"];
         ("regatta_v2_commit", args.into_iter().map(Value::from).collect())
@@ -564,9 +567,7 @@ async fn walk(world: &World, server: &RedisServer, run: u64, steps: &[Step]) -> 
 #[test]
 fn workers_of_all_releases_count_on_the_same_sessions() {
     let server = RedisServer::start();
-    for name in ["regatta_v2", "regatta_v3", "regatta_v4", "regatta_v5", "regatta_v6"] {
-        assert_eq!(server.cli(&["FUNCTION", "LOAD", library::named(name).unwrap().text]), name);
-    }
+    server.load(&["regatta_v2", "regatta_v3", "regatta_v4", "regatta_v5", "regatta_v6"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(World::start(&server));
     property::holds(soak::length(100, 3000), &steps(), |run, steps| {

@@ -53,6 +53,13 @@ pub struct LimitArg {
     pub cost: u64,
 }
 
+impl LimitArg {
+    /// Whether a request that is granted has a place in it until it ends.
+    pub(super) fn is_place(&self) -> bool {
+        self.cost > 0 && matches!(self.kind, LimitKind::Concurrency { .. })
+    }
+}
+
 /// What a limit limits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LimitKind {

@@ -8,7 +8,6 @@ use std::sync::PoisonError;
 
 use crate::redis::Redis;
 use crate::redis::begin::LimitArg;
-use crate::redis::begin::LimitKind;
 use crate::redis::begin::Reply;
 use crate::redis::begin::Request;
 use crate::redis::begin::batch;
@@ -45,10 +44,9 @@ struct Places {
 
 impl Wanted {
     fn new(request: &Request<'_>) -> Self {
-        let is_place =
-            |limit: &&LimitArg| limit.cost > 0 && matches!(limit.kind, LimitKind::Concurrency { .. });
-        let places = request.limits.iter().any(|limit| is_place(&limit)).then(|| {
-            let keys = request.limits.iter().filter(is_place).map(|limit| limit.key.clone()).collect();
+        let places = request.limits.iter().any(LimitArg::is_place).then(|| {
+            let places = request.limits.iter().filter(|limit| limit.is_place());
+            let keys = places.map(|limit| limit.key.clone()).collect();
             Box::new(Places { keys, name: request.token.to_owned() })
         });
         Self { entry: Begin::new(request), changes: request.changes(), places }
@@ -145,8 +143,6 @@ fn hand_out(redis: &Redis, items: Batch, answers: Vec<Answer>) {
 /// Gives back places that were granted after their caller had gone, and so after it gave them back itself.
 async fn give_back(redis: Redis, places: Places) {
     for key in &places.keys {
-        if let Err(error) = redis.release(key, &places.name).await {
-            tracing::debug!(%error, "a place was not given back and ends by itself: {error}");
-        }
+        redis.let_go(key, &places.name).await;
     }
 }

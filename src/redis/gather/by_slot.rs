@@ -10,7 +10,6 @@ use std::time::Instant;
 
 use crate::redis::gather::pace::Pace;
 use crate::redis::gather::slots::Item;
-use crate::redis::gather::slots::OUT_MAX;
 use crate::redis::gather::slots::Slots;
 
 /// Queues without an entry that are kept for the next slot, so that the usual request costs no allocation here.
@@ -107,7 +106,7 @@ impl<T, A> BySlot<T, A> {
     pub(super) fn seal(&mut self, slot: u16, now: Begun, urgent: bool) -> Option<Vec<Item<T>>> {
         let queue = self.queues.get_mut(&slot)?;
         let changed = || queue.out.iter().any(|begun| begun.state != now.state);
-        let paced = || queue.pace.is_due(now.at, OUT_MAX as u32);
+        let paced = || queue.pace.is_due(now.at);
         let batch = queue.entries.seal(queue.out.len(), || urgent || changed() || paced());
         match batch {
             Some(_) => {

@@ -17,13 +17,11 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::stream::StreamExt;
 use futures_util::task::AtomicWaker;
 
-use crate::redis::Inner;
 use crate::redis::Redis;
 use crate::redis::begin::Reply;
 use crate::redis::begin::Request;
 use crate::redis::begin::batch;
 use crate::redis::begin::batch::Entry as Begin;
-use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::gather::by_slot::Begun;
 use crate::redis::gather::by_slot::BySlot;
@@ -35,7 +33,6 @@ use crate::redis::guard::Again;
 use crate::redis::lanes::Kind;
 use crate::redis::library::Entry;
 use crate::redis::link::Live;
-use crate::redis::standing::Gate;
 use crate::redis::topology;
 
 type Answer = Result<Reply, Error>;
@@ -151,18 +148,6 @@ pub(super) async fn gathering(redis: Redis) {
     .await;
 }
 
-impl Inner {
-    /// A number that changes when the map of slots or any node's connection does.
-    fn state(&self) -> u64 {
-        match &*self.gate.borrow() {
-            Gate::Open(Live { caller: Caller::Cluster(router), number, .. }) => {
-                router.changes().wrapping_add(*number)
-            }
-            Gate::Open(_) | Gate::Held { .. } | Gate::Shut(_) => u64::MAX,
-        }
-    }
-}
-
 /// Brings a batch to its answers; its slot.
 async fn carry(redis: &Redis, (slot, begun): (u16, Begun), batch: Batch) -> u16 {
     let batch = Mutex::new(batch);
@@ -193,7 +178,8 @@ async fn call(redis: &Redis, live: &Live, slot: u16, batch: &Mutex<Batch>) -> Re
     }
     let encode = |name| batch::encode(&entries(&lock()), None, name);
     let sizes = &redis.inner.parts.sizes;
-    let live = &if sizes.is_large(count) { live.clone().long() } else { live.clone() };
+    let long = sizes.is_large(count).then(|| live.clone().long());
+    let live = long.as_ref().unwrap_or(live);
     let decode = |reply| {
         sizes.answered(count, &reply);
         batch::decode(&entries(&lock()), reply)

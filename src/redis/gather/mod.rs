@@ -37,9 +37,11 @@ use futures_util::task::AtomicWaker;
 
 use crate::redis::Inner;
 use crate::redis::Redis;
+use crate::redis::caller::Caller;
 use crate::redis::error::Error;
 use crate::redis::standing::Gate;
 pub(super) use begins::Begins;
+use by_slot::Begun;
 pub(super) use commits::Commits;
 pub(super) use commits::SHARED_MAX;
 use pace::Pace;
@@ -52,6 +54,7 @@ use slots::Slots;
 pub(super) struct Gather<T, A> {
     slots: Mutex<Slots<T, A>>,
     keeper: AtomicWaker,
+    /// What answers were like; commits', which are letters and sums, are not looked at.
     sizes: Sizes,
 }
 
@@ -114,19 +117,15 @@ impl Inner {
         Box::pin(self.connection()).await.map(|_| ())
     }
 
-    /// The number of the connection in use, if there is one.
-    fn link(&self) -> Option<u64> {
+    /// A number that changes when the connection does; in a cluster when the map of slots or any node's does.
+    fn state(&self) -> u64 {
         match &*self.gate.borrow() {
-            Gate::Open(live) => Some(live.number),
-            Gate::Held { .. } | Gate::Shut(_) => None,
+            Gate::Open(live) => match &live.caller {
+                Caller::Cluster(router) => router.changes().wrapping_add(live.number),
+                Caller::One(_) => live.number,
+            },
+            Gate::Held { .. } | Gate::Shut(_) => u64::MAX,
         }
-    }
-
-    /// Whether a call that is out may be answered late or not at all while others are: one of them began with another
-    /// connection than the present one, or breakers refuse, which need no answer for it.
-    fn may_be_long<'a>(&self, mut links: impl Iterator<Item = &'a Option<u64>>) -> bool {
-        let link = self.link();
-        links.any(|begun| *begun != link) || !self.lanes.states().are_closed()
     }
 }
 
@@ -173,33 +172,32 @@ where
 {
     let mut out = FuturesUnordered::new();
     let mut lanes: Vec<usize> = (0..OUT_MAX).collect();
-    let mut links = [None; OUT_MAX];
-    let (mut pace, mut sent) = (Pace::default(), [None; OUT_MAX]);
+    let (mut pace, mut begun) = (Pace::default(), [None::<Begun>; OUT_MAX]);
     std::future::poll_fn(|cx| {
         gather.keeper.register(cx.waker());
         let mut answered = false;
         loop {
             while let Poll::Ready(Some(lane)) = out.poll_next_unpin(cx) {
                 lanes.push(lane);
-                links[lane] = None;
                 answered = true;
-                if let Some(sent) = sent[lane].take() {
-                    pace.answered(Instant::elapsed(&sent));
+                if let Some(begun) = begun[lane].take() {
+                    pace.answered(begun.at.elapsed());
                 }
             }
             // There is one for each call that may be out. It is taken first: a batch without one would never be answered.
             let Some(lane) = lanes.pop() else { return Poll::<()>::Pending };
-            let now = Instant::now();
-            let urgent =
-                || answered || pace.is_due(now, OUT_MAX as u32) || inner.may_be_long(links.iter().flatten());
+            let now = Begun { state: inner.state(), at: Instant::now() };
+            // What is out may be late to answer, or not answer at all: calls of another connection than the present one,
+            // and all of them while breakers refuse.
+            let others = || begun.iter().flatten().any(|begun| begun.state != now.state);
+            let urgent = || answered || pace.is_due(now.at) || others() || !inner.lanes.states().are_closed();
             let batch = gather.lock().seal(out.len(), urgent);
             let Some(batch) = batch else {
                 lanes.push(lane);
                 return Poll::Pending;
             };
-            links[lane] = Some(inner.link());
-            sent[lane] = Some(now);
-            pace.sent(now);
+            begun[lane] = Some(now);
+            pace.sent(now.at);
             out.push(carry(batch, lane));
         }
     })

@@ -7,6 +7,8 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use crate::redis::gather::slots::OUT_MAX;
+
 /// Least time between calls that nothing else makes due: what a batch saves is less than that next door.
 const GAP_MIN: Duration = Duration::from_millis(1);
 
@@ -28,9 +30,9 @@ impl Pace {
         self.trip = if self.trip.is_zero() { took } else { (self.trip * 7 + took) / 8 };
     }
 
-    /// Whether enough time has passed for another call, where so many may be out.
-    pub(super) fn is_due(&self, now: Instant, out_max: u32) -> bool {
-        let gap = (self.trip / out_max.max(1)).max(GAP_MIN);
+    /// Whether enough time has passed for another call.
+    pub(super) fn is_due(&self, now: Instant) -> bool {
+        let gap = (self.trip / OUT_MAX as u32).max(GAP_MIN);
         self.last.is_none_or(|last| now.saturating_duration_since(last) >= gap)
     }
 }
@@ -44,11 +46,11 @@ mod tests {
     #[test]
     fn next_door_no_call_goes_before_the_answer() {
         let (begun, mut pace) = (Instant::now(), Pace::default());
-        assert!(pace.is_due(begun, 8), "the first");
+        assert!(pace.is_due(begun), "the first");
         pace.answered(MS / 5);
         pace.sent(begun);
-        assert!(!pace.is_due(begun + MS / 5, 8));
-        assert!(pace.is_due(begun + MS, 8));
+        assert!(!pace.is_due(begun + MS / 5));
+        assert!(pace.is_due(begun + MS));
     }
 
     #[test]
@@ -56,10 +58,10 @@ mod tests {
         let (begun, mut pace) = (Instant::now(), Pace::default());
         pace.answered(24 * MS);
         pace.sent(begun);
-        assert_eq!([2, 3].map(|ms| pace.is_due(begun + ms * MS, 8)), [false, true]);
+        assert_eq!([2, 3].map(|ms| pace.is_due(begun + ms * MS)), [false, true]);
         // One that was late does not hold up all that follow.
         pace.answered(1000 * MS);
         (0..40).for_each(|_| pace.answered(24 * MS));
-        assert!(pace.is_due(begun + 4 * MS, 8));
+        assert!(pace.is_due(begun + 4 * MS));
     }
 }

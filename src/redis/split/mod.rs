@@ -19,7 +19,6 @@ use tokio::runtime::Handle;
 
 use crate::redis::Redis;
 use crate::redis::begin;
-use crate::redis::begin::LimitKind;
 use crate::redis::begin::Reply;
 use crate::redis::begin::Request;
 use crate::redis::error::Error;
@@ -136,11 +135,8 @@ async fn finish(started: Started) {
         return;
     }
     let limits = parts.iter().flat_map(|part| &part.limits);
-    for limit in limits.filter(|limit| limit.cost > 0 && matches!(limit.kind, LimitKind::Concurrency { .. }))
-    {
-        if let Err(error) = redis.release(&plain_name(&redis, &limit.key), &token).await {
-            tracing::debug!(%error, "a place was not given back and ends by itself: {error}");
-        }
+    for limit in limits.filter(|limit| limit.is_place()) {
+        redis.let_go(&plain_name(&redis, &limit.key), &token).await;
     }
 }
 

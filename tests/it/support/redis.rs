@@ -14,6 +14,7 @@ use regatta::config::schema::RedisUrl;
 use regatta::redis::Health;
 use regatta::redis::Redis;
 use regatta::redis::begin::TicketArg;
+use regatta::redis::library;
 use tempfile::TempDir;
 
 use crate::support::clock::Clock;
@@ -133,6 +134,14 @@ impl RedisServer {
     /// What `redis-cli` prints for a command.
     pub(crate) fn cli(&self, args: &[&str]) -> String {
         self.try_cli(args).expect("run redis-cli")
+    }
+
+    /// Loads these libraries of ours.
+    #[track_caller]
+    pub(crate) fn load(&self, names: &[&str]) {
+        for name in names {
+            assert_eq!(self.cli(&["FUNCTION", "LOAD", library::named(name).unwrap().text]), *name);
+        }
     }
 
     fn try_cli(&self, args: &[&str]) -> Option<String> {

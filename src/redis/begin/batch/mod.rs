@@ -22,14 +22,14 @@ const NOTED: u64 = 1;
 const REPEATED: u64 = 2;
 const ALIKE: u64 = 4;
 
-/// What makes a batch repeatable: one key holds the last batch of its lane, and who was granted in it.
+/// What makes a batch repeatable, of starts or of commits: one key holds the last batch of its lane, and what came of it.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     /// Key of the lane, in which one batch at most is under way.
     pub key: Value,
     /// The batch's number, which grows within its lane.
     pub number: u64,
-    /// Whether it may have been executed before.
+    /// Whether it may have been executed before; commits need not be told.
     pub repeated: bool,
 }
 
