@@ -34,6 +34,12 @@ pub(super) fn has(headers: &HeaderMap, name: &HeaderName) -> bool {
     }
 }
 
+/// Whether one of a header's values, which commas separate, is this word.
+pub(crate) fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
+    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
+    values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(wanted))
+}
+
 /// The first value of a header, and whether it was sent again.
 fn first<'h>(headers: &'h HeaderMap, name: &HeaderName) -> (Option<&'h HeaderValue>, bool) {
     // Walking over a header's values costs more than looking it up, and in next to every request no name comes twice.
@@ -154,9 +160,6 @@ const NAME: [bool; 256] = {
 /// `reg-name`, of which an IPv4 address is one.
 fn is_name(bytes: &[u8]) -> bool {
     let plain = |bytes: &[u8]| bytes.iter().all(|byte| NAME[usize::from(*byte)]);
-    if plain(bytes) {
-        return true;
-    }
     let mut pieces = bytes.split(|byte| *byte == b'%');
     let encoded = |piece: &[u8]| matches!(piece, [a, b, rest @ ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit() && plain(rest));
     pieces.next().is_some_and(plain) && pieces.all(encoded)

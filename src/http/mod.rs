@@ -43,6 +43,7 @@ pub use axum::Router;
 pub use axum::body::Body;
 pub use dashboard::Dashboard;
 pub use error::Error;
+pub(crate) use head::has_token;
 pub use live::sse::SignOfLife;
 pub use phase::Phase;
 pub use refusal::Refusal;

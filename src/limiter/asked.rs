@@ -110,7 +110,7 @@ pub enum Without {
     /// Every limit allows it, as far as they say.
     Allowed(Granted),
     /// This worker's share of a limit is used up.
-    Denied(Vec<Option<LimitReply>>),
+    Denied(Standings),
     /// A limit is closed while Redis is away, or this worker's part of it is too small for such a request.
     Closed,
 }
@@ -205,9 +205,9 @@ impl Asked {
     }
 
     /// Redis denied it; how its limits stand.
-    pub fn denied(mut self, set: &Set, replies: &[LimitReply]) -> Vec<Option<LimitReply>> {
+    pub fn denied(mut self, set: &Set, replies: &[LimitReply]) -> Standings {
         std::mem::take(&mut self.places).into_iter().for_each(Place::forget);
-        self.tell(set, replies, 1).into_vec()
+        self.tell(set, replies, 1)
     }
 
     /// Redis did not do it; `part` is this worker's of the limits.
@@ -225,12 +225,12 @@ impl Asked {
         let insured =
             |(number, _): &(usize, &LimitArg)| enforced(number) && down(*number) == OnRedisDown::Insured;
         let insured: Vec<_> = numbers.into_iter().zip(&self.asked).filter(insured).collect();
-        let mut replies = vec![None; self.asked.len() + self.paid.len()];
+        let mut replies: Standings = smallvec![None; self.asked.len() + self.paid.len()];
         match self.insure(set, &insured, part, &mut replies) {
             Insured::TooSmall => Without::Closed,
             Insured::Denied => Without::Denied(replies),
             Insured::Allowed(places) => {
-                let mut granted = Granted { replies: replies.into(), places, ..Granted::default() };
+                let mut granted = Granted { replies, places, ..Granted::default() };
                 for Paid { index, arg, reply } in std::mem::take(&mut self.paid) {
                     granted.replies[index] = Some(reply);
                     granted.charges.advance.push(arg);

@@ -19,6 +19,7 @@ use std::time::Instant;
 
 use rand::TryRngCore;
 use rand::rngs::OsRng;
+use smallvec::smallvec;
 
 use crate::config::limit::Lease;
 use crate::limiter::advance::Advance;
@@ -26,6 +27,7 @@ use crate::limiter::advance::Spent;
 use crate::limiter::asked::Asked;
 use crate::limiter::asked::Paid;
 use crate::limiter::asked::Question;
+use crate::limiter::asked::Standings;
 use crate::limiter::denials::Denials;
 use crate::limiter::denials::Look;
 use crate::limiter::denials::Moment;
@@ -85,7 +87,7 @@ pub type Clock = fn() -> Instant;
 #[derive(Debug)]
 pub enum Admission {
     /// One of them is known to deny; how they stand, as far as that is known.
-    Denied(Vec<Option<LimitReply>>),
+    Denied(Standings),
     /// Redis has to be asked, or nothing is left to ask.
     Ask(Asked),
 }
@@ -106,7 +108,7 @@ fn denied_for(retry_us: u64, reset_us: u64) -> LimitReply {
 
 /// What the look at all limits of a request found.
 enum Looked {
-    Denied(Vec<Option<LimitReply>>),
+    Denied(Standings),
     Wait(Arc<tokio::sync::Notify>),
     /// So much is to be drawn for this limit first, which is hot.
     Draw {
@@ -161,6 +163,15 @@ impl Desk {
         u64::try_from(at.saturating_duration_since(self.started).as_micros()).unwrap_or(u64::MAX)
     }
 
+    fn patience_us(&self) -> u64 {
+        u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX)
+    }
+
+    /// After so long no question of before is under way any more, µs.
+    fn under_way_us(&self) -> u64 {
+        self.patience_us().saturating_mul(4)
+    }
+
     /// A name that no other worker has given.
     pub(super) fn new_name(&self) -> String {
         format!("{:016x}-{:x}", self.name, self.names.fetch_add(1, Relaxed))
@@ -206,13 +217,13 @@ impl Desk {
     fn look(&self, set: &Set, from: usize, args: &[LimitArg], now_us: u64, waited: bool) -> Looked {
         let mut denials = lock(&self.denials);
         let mut advance = lock(&self.advance);
-        let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
-        denials.expire(now_us, patience_us.saturating_mul(4));
+        denials.expire(now_us, self.under_way_us());
         if denials.is_empty() && !advance.may_be_hot(now_us) {
             return Looked::Ask { tracked: Vec::new(), at_us: now_us };
         }
         let heard_since = self.redis.news_since().map(|since| self.us(since));
         let oldest_us = heard_since.unwrap_or(u64::MAX).min(now_us.saturating_sub(UNHEARD_US));
+        let patience_us = self.patience_us();
         let at = Moment { now_us, oldest_us, patience_us, waited };
         let (mut denied, mut wait, mut tracked, mut at_us) = (None, None, Vec::new(), now_us);
         let track = |arg: &LimitArg, probe| Tracked { key: arg.key.clone(), cost: arg.cost, probe };
@@ -239,7 +250,8 @@ impl Desk {
             };
             match look {
                 Look::Denied(reply) => {
-                    denied.get_or_insert_with(|| vec![None; args.len()])[index] = Some(reply)
+                    let replies: &mut Standings = denied.get_or_insert_with(|| smallvec![None; args.len()]);
+                    replies[index] = Some(reply);
                 }
                 Look::Wait(answered) => wait = Some(answered),
                 Look::Short => tracked.push(track(arg, false)),
@@ -308,12 +320,11 @@ impl Desk {
         if lease == Lease::Never || self.redis.is_plain() {
             return None;
         }
-        let patience_us = u64::try_from(self.patience.as_micros()).unwrap_or(u64::MAX);
         let (spent, wants) = {
             let mut advance = lock(&self.advance);
             let spent = advance.spend(&arg.key, (&quota, lease), arg.cost, now_us);
             let asks = (lease, arg.cost);
-            (spent, advance.wants(&arg.key, asks, now_us, patience_us.saturating_mul(4)))
+            (spent, advance.wants(&arg.key, asks, now_us, self.under_way_us()))
         };
         if let Some(requests) = wants {
             tokio::spawn(Arc::clone(self).draw(arg.key.clone(), quota, lease, requests));

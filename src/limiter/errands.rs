@@ -83,10 +83,15 @@ impl Desk {
         self.redis.news_since().is_some()
     }
 
+    /// Since when it hears what others give back, µs; none: it does not.
+    pub(super) fn hears_since(&self) -> Option<u64> {
+        let news_us = self.us(self.redis.news_since()?);
+        self.listens.get().map(|listens_us| news_us.max(*listens_us))
+    }
+
     /// An answer to a draw that was sent then.
     fn draw_of(&self, drawn: Drawn, asked_us: u64) -> Draw {
-        let listens = self.listens.get().is_some_and(|since_us| *since_us <= asked_us);
-        let hears = listens && self.redis.news_since().is_some_and(|since| self.us(since) <= asked_us);
+        let hears = self.hears_since().is_some_and(|since_us| since_us <= asked_us);
         Draw { requests: drawn.requests, reset_us: drawn.reset_us, asked_us, hears }
     }
 
@@ -106,33 +111,30 @@ impl Desk {
         if lock(&self.advance).unspend(&arg.key, arg.cost, (spent_us, now_us)) {
             return;
         }
-        if let Some(mut amount) = charged(arg) {
-            amount.requests =
-                advance::still_ahead(amount.requests.saturating_mul(amount.interval_us), spent_us, now_us);
-            amount.interval_us = 1;
+        if let Some(limit) = charged(arg) {
+            let cost_us = limit.requests.saturating_mul(limit.interval_us);
+            let left_us = advance::still_ahead(cost_us, spent_us, now_us);
             let desk = Arc::clone(self);
-            tokio::spawn(async move { desk.return_amount(amount).await });
+            tokio::spawn(async move { desk.return_time(limit, left_us).await });
         }
     }
 
     /// Gives back what was held of a limit, to the µs.
     async fn return_to_redis(&self, key: &str, held: &Return) {
-        let tolerance_us = held.quota.tolerance_us();
-        let piece_us = advance::piece_us(held.quota.interval_us(), tolerance_us);
-        let mut left_us = held.time_us;
-        // In pieces: other workers hear of each, and count what they hold as nearer by one.
-        while left_us > 0 {
-            let requests = left_us.min(piece_us);
-            self.return_amount(Amount { key: key.to_owned(), interval_us: 1, tolerance_us, requests }).await;
-            left_us -= requests;
-        }
+        self.return_time(amount(key.to_owned(), &held.quota, 0), held.time_us).await;
     }
 
-    async fn return_amount(&self, amount: Amount) {
-        if amount.requests > 0
-            && let Err(error) = self.redis.refund(&amount).await
-        {
-            tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
+    /// Gives back so much of a limit's time, in pieces: other workers hear of each, and count what they hold as nearer by
+    /// one.
+    pub(super) async fn return_time(&self, limit: Amount, mut left_us: u64) {
+        let piece_us = advance::piece_us(limit.interval_us, limit.tolerance_us);
+        let mut piece = Amount { interval_us: 1, ..limit };
+        while left_us > 0 {
+            piece.requests = left_us.min(piece_us);
+            left_us -= piece.requests;
+            if let Err(error) = self.redis.refund(&piece).await {
+                tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
+            }
         }
     }
 

@@ -39,8 +39,8 @@ pub(super) fn compose<'a>(told: impl Iterator<Item = Told<'a>> + Clone, style: L
     let legacy = matches!(style, LimitHeaders::Legacy | LimitHeaders::Both);
     if draft {
         // Exactly: a text with room to spare costs an allocation more when it becomes a header's value.
-        headers.policy.reserve_exact(told.clone().map(|one| one.policy_len()).sum());
-        headers.limit.reserve_exact(told.clone().map(|one| one.limit_len()).sum());
+        headers.policy.reserve_exact(joined(told.clone().map(|one| one.policy_len())));
+        headers.limit.reserve_exact(joined(told.clone().map(|one| one.limit_len())));
     }
     for one in told {
         if draft {
@@ -88,6 +88,15 @@ impl Told<'_> {
     }
 }
 
+/// Between two policies.
+const SEPARATOR: &str = ", ";
+
+/// Length of such texts with what separates them; an empty one is not written.
+fn joined(lengths: impl Iterator<Item = usize>) -> usize {
+    let written = lengths.filter(|length| *length > 0).map(|length| length + SEPARATOR.len());
+    written.sum::<usize>().saturating_sub(SEPARATOR.len())
+}
+
 const CONCURRENT: &str = ";qu=\"concurrent-requests\"";
 
 fn write_draft(headers: &mut Headers, one: &Told<'_>) {
@@ -116,7 +125,7 @@ fn write_draft(headers: &mut Headers, one: &Told<'_>) {
 /// A policy's name, and what follows it.
 fn name(text: &mut String, name: &str, then: &str) {
     if !text.is_empty() {
-        text.push_str(", ");
+        text.push_str(SEPARATOR);
     }
     text.push('"');
     text.push_str(name);
@@ -226,9 +235,14 @@ mod tests {
         }
         let quota = Quota::new(Rate { count: 1000, period: Duration::from_secs(1) }, 12_345);
         for requests in [0, 1, 7] {
-            let headers = draft([told("default", quota, requests)]);
-            assert_eq!(headers.policy.capacity(), headers.policy.len());
-            assert_eq!(headers.limit.capacity(), headers.limit.len());
+            let one = || told("default", quota, requests);
+            let unknown = Told { reply: None, ..told("u", quota, 0) };
+            for headers in
+                [draft([one()]), draft([one(), told("b", quota, 1)]), draft([unknown, told("b", quota, 1)])]
+            {
+                assert_eq!(headers.policy.capacity(), headers.policy.len());
+                assert_eq!(headers.limit.capacity(), headers.limit.len());
+            }
         }
     }
 

@@ -73,11 +73,7 @@ impl Desk {
             tokio::time::sleep(KEPT).await;
             let now_us = desk.now_us();
             let left = lock(&desk.meters).expired(&key, now_us);
-            if left > 0
-                && let Err(error) = desk.redis.refund(&amount(key, &quota, left)).await
-            {
-                tracing::debug!(%error, "drawn quota is lost until it comes back by itself: {error}");
-            }
+            desk.return_time(amount(key, &quota, 0), left.saturating_mul(quota.interval_us())).await;
         });
         true
     }

@@ -97,11 +97,7 @@ impl Drop for Place {
                 // Without a runtime the worker ends, and so does the lease.
                 let Ok(runtime) = Handle::try_current() else { return };
                 let (redis, key, name) = (redis.clone(), std::mem::take(&mut self.key), std::mem::take(name));
-                runtime.spawn(async move {
-                    if let Err(error) = redis.release(&key, &name).await {
-                        tracing::debug!(%error, "a place was not given back and ends by itself: {error}");
-                    }
-                });
+                runtime.spawn(async move { redis.let_go(&key, &name).await });
             }
         }
     }

@@ -117,7 +117,7 @@ impl Desk {
     ) -> Option<u64> {
         let terms = Terms::of(lease, quota).filter(|terms| terms.busy_only)?;
         // News of other things may be heard and the answers to a recall not yet.
-        let hears = self.listens.get().is_some() && self.redis.news_since().is_some();
+        let hears = self.hears_since().is_some();
         let is_hot = lock(&self.advance).is_hot(key, now_us);
         // With the reserve or more left others draw at any moment, and only the cost was too much.
         let until_drawn = terms.reserve.saturating_sub(remaining);

@@ -26,7 +26,7 @@ use crate::session::user::UserTag;
 /// Length of a genuine value without a user: `v1` and 6, 22 and 43 characters, each after a dot.
 const VALUE_LEN: usize = 76;
 /// With a user: `v2` and 11 characters and a dot more.
-const USER_VALUE_LEN: usize = 88;
+pub(super) const USER_VALUE_LEN: usize = 88;
 /// A ticket: `v3` and 8 characters and a dot more.
 const TICKET_LEN: usize = 85;
 /// Where the dots behind the key's name and behind the id are, and how long the signature is.

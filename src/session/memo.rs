@@ -9,6 +9,7 @@
 //! A value is found by the end of its signature, 48 bits that only its owner and we know, and then compared in constant
 //! time: how long a look takes tells a stranger nothing of others' cookies.
 
+use crate::session::cookie;
 use crate::session::cookie::Visitor;
 use crate::session::cookie::constant_time_eq;
 use crate::session::digest::Digest;
@@ -19,7 +20,7 @@ const SETS: usize = 4096;
 /// places, in turn, most are still found.
 const WAYS: usize = 4;
 /// Longest value that is kept; none of ours is longer.
-const VALUE_MAX: usize = 88;
+const VALUE_MAX: usize = cookie::USER_VALUE_LEN;
 /// Characters of the signature by which a value is found. The last one stands for two bits only and is left out.
 const MARK_LEN: usize = 8;
 

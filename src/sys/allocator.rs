@@ -29,8 +29,8 @@ const WORD: usize = align_of::<usize>();
 pub struct Allocator;
 
 /// Whether mimalloc's plain calls give memory that lies as this demands.
-fn is_plain(layout: Layout) -> bool {
-    layout.align() <= WORD || layout.align() <= ALIGNED && layout.size() >= layout.align()
+fn is_plain(size: usize, align: usize) -> bool {
+    align <= WORD || align <= ALIGNED && size >= align
 }
 
 // SAFETY: mimalloc's calls give memory of at least the size that is asked for, or null; with the alignment that is asked
@@ -38,7 +38,7 @@ fn is_plain(layout: Layout) -> bool {
 unsafe impl GlobalAlloc for Allocator {
     #[inline]
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        let memory = match is_plain(layout) {
+        let memory = match is_plain(layout.size(), layout.align()) {
             // SAFETY: any size may be asked for.
             true => unsafe { mimalloc::mi_malloc(layout.size()) },
             // SAFETY: as above; a layout's alignment is a power of two.
@@ -49,7 +49,7 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        let memory = match is_plain(layout) {
+        let memory = match is_plain(layout.size(), layout.align()) {
             // SAFETY: any size may be asked for.
             true => unsafe { mimalloc::mi_zalloc(layout.size()) },
             // SAFETY: as above; a layout's alignment is a power of two.
@@ -66,7 +66,7 @@ unsafe impl GlobalAlloc for Allocator {
 
     #[inline]
     unsafe fn realloc(&self, memory: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        let is_plain = is_plain(layout) && (layout.align() <= WORD || size >= layout.align());
+        let is_plain = is_plain(layout.size(), layout.align()) && is_plain(size, layout.align());
         let memory = match is_plain {
             // SAFETY: it is from mimalloc, as in `dealloc`; any size may be asked for.
             true => unsafe { mimalloc::mi_realloc(memory.cast(), size) },

@@ -28,7 +28,7 @@ pub(in crate::http) struct Limits {
     /// Decisions in the set's order, as far as limits were decided; `None`: allowed, and no more is known.
     decided: Standings,
     /// How they stood when one of them denied the request.
-    denied: Option<Vec<Option<LimitReply>>>,
+    denied: Option<Standings>,
     charges: Charges,
     places: Vec<Place>,
 }
@@ -67,7 +67,7 @@ impl Limits {
         self.charges.add(granted.charges);
     }
 
-    fn deny(&mut self, replies: Vec<Option<LimitReply>>) {
+    fn deny(&mut self, replies: Standings) {
         self.denied = Some(self.decided.iter().copied().chain(replies).collect());
     }
 }
@@ -75,7 +75,7 @@ impl Limits {
 impl Exchange {
     /// What the response says about the limits; `None`: they were not asked.
     pub(in crate::http) fn told(&self, limits: &Limits) -> Option<Headers> {
-        let replies = limits.denied.as_deref().unwrap_or(&limits.decided);
+        let replies = limits.denied.as_ref().unwrap_or(&limits.decided);
         let style = self.core.config.http.limit_headers;
         (!replies.is_empty()).then(|| limits.set.headers(replies, style))
     }
@@ -149,7 +149,7 @@ impl Exchange {
         self.denied(limits, replies)
     }
 
-    fn denied(&self, limits: &mut Limits, replies: Vec<Option<LimitReply>>) -> Failure {
+    fn denied(&self, limits: &mut Limits, replies: Standings) -> Failure {
         self.core.cell().limited();
         limits.deny(replies);
         Failure::Refused(Refusal::Denied(self.told(limits).unwrap_or_default()))

@@ -296,7 +296,7 @@ impl Exchange {
         session: Option<&SessionArg>,
         counters: &[CounterArg],
     ) -> Result<(SessionReply, Vec<i64>), Failure> {
-        let asked = self.admit(begun).await?;
+        let mut asked = self.admit(begun).await?;
         let limits = asked.as_ref().map_or(&[][..], Asked::limits);
         if limits.is_empty() && session.is_none() && counters.is_empty() {
             // All of it was drawn in advance.
@@ -309,7 +309,6 @@ impl Exchange {
         let request = begin::Request { limits, session, counters, token };
         let mut answer = self.core.redis.begin(&request).await;
         // Ends at the latest when the request has waited as long as it may (`limiter/recall.rs`).
-        let mut asked = asked;
         while let (Ok(begin::Reply::Denied { limits: replies }), Some(open)) = (&answer, &mut asked)
             && begun.limits.recalled(open, replies).await
         {

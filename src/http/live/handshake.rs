@@ -11,8 +11,6 @@ use axum::response::IntoResponse;
 use axum::response::Response;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use http::HeaderMap;
-use http::HeaderName;
 use http::HeaderValue;
 use http::Method;
 use http::StatusCode;
@@ -29,6 +27,7 @@ use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use crate::http::body::Lasting;
 use crate::http::error::Error;
 use crate::http::exchange::Exchange;
+use crate::http::head::has_token;
 use crate::http::identity::Client;
 use crate::http::live::wire::Wire;
 use crate::http::origin;
@@ -151,11 +150,6 @@ impl Refused {
             }
         }
     }
-}
-
-fn has_token(headers: &HeaderMap, name: &HeaderName, wanted: &str) -> bool {
-    let values = headers.get_all(name).iter().filter_map(|value| value.to_str().ok());
-    values.flat_map(|value| value.split(',')).any(|token| token.trim().eq_ignore_ascii_case(wanted))
 }
 
 #[cfg(test)]

@@ -2,9 +2,9 @@
 //!
 //! What is drawn is charged in Redis before it is used, and it is worth only what of that charge is still ahead
 //! (`lots.rs`): time takes it from the worker as it takes it from Redis, so no number of workers allows more than the
-//! limit does, in any window. A worker holds what it will need in a tenth of a second (or what the rate brings in it,
+//! limit does, in any window (but for what passes while the news of a return is on its way). A worker holds what it will need in a tenth of a second (or what the rate brings in it,
 //! where it is leased by default: less would be passed before it is used), at most what the policy's `Terms` say. It
-//! gives back what it did not use within two tenths, or as soon as another worker is denied; one that dies leaves that
+//! gives back what it did not use within two tenths (under `auto` not what time takes within two more), or as soon as another worker is denied; one that dies leaves that
 //! much unused. Where a policy is leased by default, nothing is kept of a subject until it comes often, and nothing is
 //! drawn of the last half of its burst. What passes unused was charged for nothing: a client may be denied that is less
 //! than what the rate brings in half a second below its burst. Pure; times are µs of the worker's clock.
@@ -55,7 +55,7 @@ pub struct Advance {
 /// An answer to a draw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Draw {
-    /// Requests that were charged; 0 if Redis had none, or did not answer.
+    /// Requests that were charged; 0 if Redis had none.
     pub requests: u64,
     /// When the limit is as if never used, µs after it was asked.
     pub reset_us: u64,

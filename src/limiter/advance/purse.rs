@@ -57,7 +57,12 @@ impl Purse {
 
     /// Requests that are paid for.
     pub(super) fn held(&self, now_us: u64) -> u64 {
-        if self.until_us > now_us { self.lots.left_us(now_us) / self.quota.interval_us() } else { 0 }
+        self.held_us(now_us) / self.quota.interval_us()
+    }
+
+    /// The same as time.
+    fn held_us(&self, now_us: u64) -> u64 {
+        if self.until_us > now_us { self.lots.left_us(now_us) } else { 0 }
     }
 
     /// Requests that Redis would allow now besides what is held here; `None`: not known.
@@ -77,9 +82,8 @@ impl Purse {
         let (burst, interval_us) = (self.quota.burst(), self.quota.interval_us());
         // A flood draws what there is: what is held is all that this worker can say.
         let in_redis = if self.hot.is_some() { None } else { self.in_redis_us(now_us) };
-        let held_us = if self.until_us > now_us { self.lots.left_us(now_us) } else { 0 };
         // Parts of requests count together: what time took of the one came back in the other.
-        let left_us = in_redis.unwrap_or_default().saturating_add(held_us);
+        let left_us = in_redis.unwrap_or_default().saturating_add(self.held_us(now_us));
         let remaining = (left_us / interval_us).min(burst);
         let reset_us = (burst - remaining).saturating_mul(interval_us);
         LimitReply { allowed: true, remaining, retry_after_us: None, reset_us }
