@@ -9,15 +9,13 @@ use nix::time::ClockId;
 use nix::time::clock_gettime;
 use regatta::Fleet;
 use regatta::State;
-use regatta::Visit;
 use regatta::Worker;
+
+use crate::pages::hello;
+use crate::pages::visit;
 
 /// CPU time of a request that is work.
 pub(crate) const WORK: Duration = Duration::from_millis(1);
-
-/// As the shipped program.
-#[global_allocator]
-static ALLOCATOR: regatta::Allocator = regatta::Allocator;
 
 /// Serves until it is told to stop.
 pub(crate) fn serve() -> ExitCode {
@@ -29,14 +27,6 @@ pub(crate) fn serve() -> ExitCode {
             .with_state(fleet)
     })
     .run()
-}
-
-async fn hello(worker: Worker) -> String {
-    format!("Handled by worker {}\n", worker.pid())
-}
-
-async fn visit(worker: Worker, visit: Visit) -> String {
-    format!("PID: {} | Views: {}\n", worker.pid(), visit.views())
 }
 
 /// Keeps the worker's one thread, so that all other requests of this worker wait.

@@ -8,27 +8,19 @@ use std::net::SocketAddr;
 use std::net::TcpListener;
 use std::net::TcpStream;
 use std::path::Path;
-use std::process::Child;
 use std::process::Command;
-use std::process::Stdio;
 use std::time::Duration;
-use std::time::Instant;
-
-use nix::sys::signal;
-use nix::sys::signal::Signal;
-use nix::unistd::Pid;
 
 use crate::Outcome;
+use crate::process;
+use crate::process::Running;
 
 /// Tells the program that is started that it is the fleet.
 pub(crate) const SERVES: &str = "FAIRNESS_SERVES";
 
-/// Longest wait for a fleet to start.
-const PATIENCE: Duration = Duration::from_secs(30);
-
 /// A fleet, running; told to stop when dropped.
 pub(crate) struct Fleet {
-    child: Child,
+    running: Running,
     pub(crate) address: SocketAddr,
     admin: SocketAddr,
     workers: Vec<u32>,
@@ -51,15 +43,11 @@ impl Fleet {
         command.env("REGATTA_WORKERS__COUNT", workers.to_string());
         command.env("REGATTA_RUN_DIR", folder.join("run")).env("REGATTA_DATA_DIR", folder.join("data"));
         settings.iter().for_each(|(name, value)| _ = command.env(name, value));
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
-        let mut fleet = Self { child, address, admin, workers: Vec::new() };
-        let started = Instant::now();
-        while TcpStream::connect(address).is_err() || fleet.children().len() < workers {
-            if started.elapsed() > PATIENCE {
-                return Err(format!("a fleet with {settings:?} did not start").into());
-            }
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        let running = Running::start(command, &folder.join("log"))?;
+        let mut fleet = Self { running, address, admin, workers: Vec::new() };
+        process::wait_until(&format!("a fleet with {settings:?} serves"), || {
+            TcpStream::connect(address).is_ok() && fleet.children().len() >= workers
+        })?;
         // Boot is over; the first heartbeats too.
         std::thread::sleep(Duration::from_secs(1));
         fleet.workers = fleet.children();
@@ -68,11 +56,9 @@ impl Fleet {
 
     /// Processes it has forked that are the same program: all but the private Redis.
     fn children(&self) -> Vec<u32> {
-        let pid = self.child.id();
+        let pid = self.running.pid();
         let program = |pid: u32| fs::read_link(format!("/proc/{pid}/exe")).ok();
-        let list = fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap_or_default();
-        let children = list.split_whitespace().filter_map(|child| child.parse().ok());
-        children.filter(|child| program(*child) == program(pid)).collect()
+        process::descendants(pid).into_iter().filter(|child| program(*child) == program(pid)).collect()
     }
 
     /// CPU time that the threads of its workers have used so far.
@@ -97,15 +83,5 @@ impl Fleet {
         stream.read_to_string(&mut answer)?;
         let lines = answer.lines().filter(|line| line.starts_with("regatta_connections_passed_total"));
         Ok(lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum())
-    }
-}
-
-impl Drop for Fleet {
-    fn drop(&mut self) {
-        let pid = i32::try_from(self.child.id()).map(Pid::from_raw);
-        if pid.is_ok_and(|pid| signal::kill(pid, Signal::SIGTERM).is_err()) {
-            drop(self.child.kill());
-        }
-        drop(self.child.wait());
     }
 }

@@ -16,6 +16,14 @@ mod balance;
 mod fleet;
 mod load;
 mod options;
+#[allow(dead_code, reason = "the gate uses all of it")]
+#[path = "../gate/app.rs"]
+mod pages;
+#[allow(dead_code, reason = "the other benchmarks use all of it")]
+#[path = "../http/process.rs"]
+mod process;
+#[path = "../gate/start.rs"]
+mod start;
 mod steering;
 
 use std::error::Error;
@@ -26,12 +34,8 @@ use crate::options::Options;
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    if std::env::var_os(fleet::SERVES).is_some() {
-        return app::serve();
-    }
-    // `cargo test --all-targets` starts benchmarks too, without this flag.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return ExitCode::SUCCESS;
+    if let Some(code) = start::not_to_measure(fleet::SERVES, app::serve) {
+        return code;
     }
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     match Options::parse(&arguments).and_then(|options| run(&options)) {

@@ -50,11 +50,11 @@ pub(crate) fn serve() -> ExitCode {
     .run()
 }
 
-async fn hello(worker: Worker) -> String {
+pub(crate) async fn hello(worker: Worker) -> String {
     format!("Handled by worker {}\n", worker.pid())
 }
 
-async fn visit(worker: Worker, visit: Visit) -> String {
+pub(crate) async fn visit(worker: Worker, visit: Visit) -> String {
     format!("PID: {} | Views: {}\n", worker.pid(), visit.views())
 }
 

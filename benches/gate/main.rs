@@ -18,6 +18,7 @@ mod profile;
 mod redis;
 mod report;
 mod scenarios;
+mod start;
 mod valgrind;
 mod verdict;
 mod versions;
@@ -42,12 +43,8 @@ const ROUNDS: usize = 3;
 type Outcome<T> = Result<T, Box<dyn Error>>;
 
 fn main() -> ExitCode {
-    if std::env::var_os(fleet::SERVES).is_some() {
-        return app::serve();
-    }
-    // `cargo test --all-targets` starts benchmarks too, without this flag.
-    if !std::env::args().any(|argument| argument == "--bench") {
-        return ExitCode::SUCCESS;
+    if let Some(code) = start::not_to_measure(fleet::SERVES, app::serve) {
+        return code;
     }
     let write = std::env::args().any(|argument| argument == "--write");
     match run(write) {

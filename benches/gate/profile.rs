@@ -6,9 +6,8 @@ use std::collections::BTreeMap;
 use std::collections::HashMap;
 
 /// Calls of these by anything but the allocator itself are allocations.
-const ALLOCATING: [&str; 9] = [
+const ALLOCATING: [&str; 8] = [
     "mi_malloc",
-    "mi_zalloc",
     "mi_malloc_aligned",
     "mi_zalloc",
     "mi_zalloc_aligned",
