@@ -18,8 +18,11 @@ use crate::sys::pass;
 /// Bytes of a note: the slot, and when the connection was put into the queue.
 const NOTE: usize = 16;
 
-/// Bells of a fleet. A slot's is that of its number, counted round and round: as many as this are woken alone, and with
-/// twice as many slots two are woken for one connection.
+/// Bells of a fleet.
+///
+/// A slot's is that of its number, counted round and round: as many as this are woken alone, and with twice as many
+/// slots two are woken for one connection. The state that an upgrade hands over has a field of so many
+/// (`supervisor/handoff.rs`): another number needs another field there.
 pub const BELLS: usize = 8;
 
 /// Both ends of the queue, and what wakes the workers that are to look at it.
@@ -30,7 +33,7 @@ pub const BELLS: usize = 8;
 pub struct SharedQueue {
     pub(crate) entrance: OwnedFd,
     pub(crate) exit: OwnedFd,
-    pub(crate) bells: [OwnedFd; BELLS],
+    bells: [OwnedFd; BELLS],
 }
 
 /// A connection from the queue.

@@ -318,10 +318,7 @@ fn announces(head: &Parts, body: &Incoming) -> bool {
 
 /// Whether a client of HTTP/1 keeps no connection beyond this request (RFC 9112 §9.3).
 fn ends_connection<B>(request: &Request<B>) -> bool {
-    let said = |word: &str| {
-        let values = request.headers().get_all(CONNECTION).iter().filter_map(|value| value.to_str().ok());
-        values.flat_map(|value| value.split(',')).any(|it| it.trim().eq_ignore_ascii_case(word))
-    };
+    let said = |word| http::has_token(request.headers(), &CONNECTION, word);
     said("close") || request.version() < Version::HTTP_11 && !said("keep-alive")
 }
 

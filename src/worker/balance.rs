@@ -127,6 +127,7 @@ impl Balance {
             before = accepted;
             let share = self.share(time::monotonic(), 0).filter(|_| self.cell().takes());
             let each = share.map(|share| share.each);
+            // A beat is two thirds of a second, and a second is what `tolerated` is about.
             connections.end_after_answers(surplus.look(open, each, tolerated(came + came / 2, open)));
             // The worker that has put one into the queue and the one that was rung for it may both stand still.
             if self.scoreboard.connections_passing().0 > 0 {
@@ -163,7 +164,7 @@ impl Balance {
     /// The next connection that this worker is to take.
     ///
     /// # Cancel safety
-    /// A connection is either still in the queue or returned.
+    /// A connection is either still in the queue or returned, unless this fails.
     pub(super) async fn next(&self) -> io::Result<TcpStream> {
         loop {
             match self.look(time::monotonic()) {

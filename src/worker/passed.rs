@@ -36,7 +36,7 @@ impl<A: Answer> Door<A> {
                         return;
                     }
                 }
-                // It stays in the queue, and another worker takes it if this one cannot soon.
+                // What could not be taken out stays in the queue, and another worker takes it if this one cannot soon.
                 Err(error) => self.make_room(&error, "cannot take what another worker passes on").await,
             }
         }

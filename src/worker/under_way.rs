@@ -56,8 +56,10 @@ impl UnderWay {
 
     /// Whether the connection ends with its response: something of the request's body is left unread, or the worker has
     /// too many connections and this one `may_stay`. In HTTP/2 that would end requests that have nothing to do with it.
+    ///
+    /// Asked once a response: the answer may use up one of those that are to end.
     pub(super) fn must_close(&self, may_stay: impl FnOnce() -> bool) -> bool {
-        !self.http2 && (self.entry.connection.is_unread() || !self.ends && self.entry.is_surplus(may_stay))
+        !self.http2 && (self.entry.connection.is_unread() || !self.ends && self.entry.takes_end(may_stay))
     }
 }
 

@@ -193,7 +193,7 @@ async fn caller(redis: Redis, number: usize, shared: Arc<Shared>) -> Seen {
 async fn one(redis: &Redis, number: usize) -> Result<[i64; 2], Error> {
     let session = SessionArg {
         key: format!("p:s:{number}"),
-        // Of users' sessions more is asked: theirs is the general form.
+        // Some are a user's, whose generation is read with them.
         generation: number.is_multiple_of(4).then(|| format!("p:g:{number}")),
         mode: SessionMode::Visit,
         ticket: None,

@@ -30,9 +30,9 @@ use regatta::redis::commit::Reply;
 use regatta::redis::commit::Request;
 use regatta::redis::commit::batch;
 use regatta::redis::commit::batch::Entry;
-use regatta::redis::library;
 use tokio::task::JoinSet;
 
+use crate::batches::calls;
 use crate::support::property;
 use crate::support::proxy::Proxy;
 use crate::support::redis::RedisServer;
@@ -147,10 +147,6 @@ async fn crowd(redis: &Redis, changes: Vec<Change>) -> Vec<Result<Reply, Error>>
 fn session(server: &RedisServer, key: &str) {
     let now = regatta::sys::time::unix().as_millis().to_string();
     server.cli(&["HSET", key, "_c", &now, "_t", &now, "_v", "1"]);
-}
-
-fn calls(server: &RedisServer, command: &str) -> u64 {
-    server.commands().get(command).copied().unwrap_or(0)
 }
 
 /// The application's fields as the next request sees them.
@@ -520,9 +516,7 @@ async fn check(world: &World, run: u64, changes: &[Change], noted: bool) -> Resu
 #[test]
 fn a_batch_of_commits_does_what_they_do_one_by_one_and_does_it_once() {
     let server = RedisServer::start();
-    for name in ["regatta_v2", "regatta_v6"] {
-        assert_eq!(server.cli(&["FUNCTION", "LOAD", library::named(name).unwrap().text]), name);
-    }
+    server.load(&["regatta_v2", "regatta_v6"]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let world = runtime.block_on(World::start(&server));
     let values = (vec(change(), 1..12), any::<bool>());

@@ -13,13 +13,13 @@ use regatta::limiter::Desk;
 use regatta::limiter::Policies;
 use regatta::limiter::Subject;
 use regatta::limiter::asked::Granted;
+use regatta::limiter::asked::Standings;
 use regatta::limiter::asked::Without;
 use regatta::limiter::desk::Admission;
 use regatta::limiter::quota::Part;
 use regatta::redis::Redis;
 use regatta::redis::begin;
 use regatta::redis::begin::LimitArg;
-use regatta::redis::begin::LimitReply;
 use tokio::task::JoinSet;
 
 use crate::support::redis::RedisServer;
@@ -44,7 +44,7 @@ pub(crate) struct Worker {
 #[derive(Debug)]
 pub(crate) enum Verdict {
     Allowed(Granted),
-    Denied(Vec<Option<LimitReply>>),
+    Denied(Standings),
     Closed,
 }
 

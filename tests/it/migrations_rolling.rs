@@ -38,7 +38,7 @@ use crate::support::redis::ticket;
 
 const DAY_MS: u64 = 86_400_000;
 
-/// A worker of the release before: it calls version 2, as it always did.
+/// A worker of an earlier release, which calls what it always did.
 #[derive(Clone)]
 struct Old(Client);
 

@@ -52,7 +52,7 @@ impl Entry {
     }
 
     /// Whether it ends with the answer that is about to be sent, so that its client's next one goes to another worker.
-    pub(in crate::worker) fn is_surplus(&self, may_stay: impl FnOnce() -> bool) -> bool {
+    pub(in crate::worker) fn takes_end(&self, may_stay: impl FnOnce() -> bool) -> bool {
         self.all.takes_end(may_stay)
     }
 
