@@ -5,6 +5,8 @@ SHELL := /bin/sh
 CARGO ?= cargo
 IMAGE ?= regatta:latest
 VENV := .cache/venv
+# Tests, benchmarks and examples have these by themselves (`[dev-dependencies]` in Cargo.toml); a plain build has not.
+DEMO := --features demo
 DENY_VERSION := 0.20.2
 # Servers live in sbin, which is not on everybody's PATH; rustup's folder is not in a fresh shell's.
 export PATH := $(PATH):/usr/sbin:/sbin:$(HOME)/.cargo/bin
@@ -21,7 +23,7 @@ help: ## this list
 
 .PHONY: run
 run: deps-run ## build and serve on http://localhost:3000, with a private Redis; Ctrl-C stops it
-	@$(CARGO) build --release --locked
+	@$(CARGO) build --release --locked $(DEMO)
 	@exec target/release/regatta
 
 # REGATTA_TEST_REDIS_SERVER=PROGRAM in the environment runs them on another server than redis-server, such as a Valkey.
@@ -86,6 +88,7 @@ fmt: ## is everything formatted?
 clippy: ## lints, none allowed
 	@$(CARGO) clippy --locked --all-targets -- -D warnings
 	@$(CARGO) clippy --locked --lib --no-default-features -- -D warnings
+	@$(CARGO) clippy --locked --lib --bins $(DEMO) -- -D warnings
 
 .PHONY: docs
 docs: ## documentation, without a broken link

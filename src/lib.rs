@@ -13,26 +13,37 @@
 //!
 //! The rooms stand on six floors, and a room names only rooms of lower floors:
 //!
-//! 6 [`cli`] · 5 [`supervisor`] [`worker`] · 4 [`http`] · 3 [`session`] [`counter`] [`limiter`] [`broadcast`] [`task`] [`control`] [`telemetry`] ·
-//! 2 [`redis`] [`listener`] [`scoreboard`] · 1 [`config`] [`breaker`] [`sys`]
+//! 6 `cli` · 5 `supervisor` `worker` · 4 `http` · 3 `session` `counter` `limiter` `broadcast` `task` `control` `telemetry` ·
+//! 2 `redis` `listener` `scoreboard` · 1 `config` `breaker` `sys`
 
-pub mod breaker;
-pub mod broadcast;
-pub mod cli;
-pub mod config;
-pub mod control;
-pub mod counter;
-pub mod http;
-pub mod limiter;
-pub mod listener;
-pub mod redis;
-pub mod scoreboard;
-pub mod session;
-pub mod supervisor;
-pub mod sys;
-pub mod task;
-pub mod telemetry;
-pub mod worker;
+// Behind `__internals` the rooms' public items are public; without it they are the crate's own.
+#![cfg_attr(
+    not(feature = "__internals"),
+    allow(
+        dead_code,
+        unreachable_pub,
+        unused_imports,
+        reason = "the project's own tests reach these by __internals"
+    )
+)]
+
+mod breaker;
+mod broadcast;
+mod cli;
+mod config;
+mod control;
+mod counter;
+mod http;
+mod limiter;
+mod listener;
+mod redis;
+mod scoreboard;
+mod session;
+mod supervisor;
+mod sys;
+mod task;
+mod telemetry;
+mod worker;
 
 // The names an application is written with: one import each, whatever room they live in.
 pub use broadcast::Here;
@@ -68,9 +79,67 @@ pub use redis::task::TaskId;
 pub use redis::task::TaskState;
 pub use scoreboard::snapshot::SlotSnapshot;
 pub use session::account::Listed as ListedSession;
-#[cfg(feature = "app")]
+#[cfg(feature = "demo")]
 pub use sys::allocator::Allocator;
 pub use task::Failure as TaskFailure;
 pub use task::Progress;
 pub use task::Tasks;
 pub use tower_sessions::Session;
+
+/// The rooms, for the project's own tests, benchmarks and fuzz targets. Not API: anything here changes without notice.
+#[cfg(feature = "__internals")]
+#[doc(hidden)]
+#[allow(missing_docs, reason = "each room says what it is")]
+pub mod __internals {
+    pub mod breaker {
+        pub use crate::breaker::*;
+    }
+    pub mod broadcast {
+        pub use crate::broadcast::*;
+    }
+    pub mod cli {
+        pub use crate::cli::*;
+    }
+    pub mod config {
+        pub use crate::config::*;
+    }
+    pub mod control {
+        pub use crate::control::*;
+    }
+    pub mod counter {
+        pub use crate::counter::*;
+    }
+    pub mod http {
+        pub use crate::http::*;
+    }
+    pub mod limiter {
+        pub use crate::limiter::*;
+    }
+    pub mod listener {
+        pub use crate::listener::*;
+    }
+    pub mod redis {
+        pub use crate::redis::*;
+    }
+    pub mod scoreboard {
+        pub use crate::scoreboard::*;
+    }
+    pub mod session {
+        pub use crate::session::*;
+    }
+    pub mod supervisor {
+        pub use crate::supervisor::*;
+    }
+    pub mod sys {
+        pub use crate::sys::*;
+    }
+    pub mod task {
+        pub use crate::task::*;
+    }
+    pub mod telemetry {
+        pub use crate::telemetry::*;
+    }
+    pub mod worker {
+        pub use crate::worker::*;
+    }
+}

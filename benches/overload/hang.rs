@@ -66,7 +66,7 @@ pub(crate) fn measure(options: &Options) -> Outcome<Section> {
 }
 
 fn now_ms() -> i64 {
-    i64::try_from(regatta::sys::time::unix().as_millis()).unwrap_or(0)
+    i64::try_from(regatta::__internals::sys::time::unix().as_millis()).unwrap_or(0)
 }
 
 /// When a line was written: milliseconds since 1970.

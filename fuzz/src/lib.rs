@@ -9,18 +9,18 @@ use std::path::PathBuf;
 
 use http::HeaderMap;
 use http::HeaderValue;
-use regatta::config;
-use regatta::config::Content;
-use regatta::config::Inputs;
-use regatta::config::schema::ForwardHeader;
-use regatta::config::schema::Proxy;
-use regatta::control::protocol;
-use regatta::http::identity;
-use regatta::http::identity::Transport;
-use regatta::session::cookie;
-use regatta::session::cookie::Keyring;
-use regatta::session::cookie_header;
-use regatta::session::user::UserTag;
+use regatta::__internals::config;
+use regatta::__internals::config::Content;
+use regatta::__internals::config::Inputs;
+use regatta::__internals::config::schema::ForwardHeader;
+use regatta::__internals::config::schema::Proxy;
+use regatta::__internals::control::protocol;
+use regatta::__internals::http::identity;
+use regatta::__internals::http::identity::Transport;
+use regatta::__internals::session::cookie;
+use regatta::__internals::session::cookie::Keyring;
+use regatta::__internals::session::cookie_header;
+use regatta::__internals::session::user::UserTag;
 
 const SECRETS: [&[u8]; 2] = [b"a new secret with thirty-two bytes", b"an old secret of thirty-two bytes"];
 

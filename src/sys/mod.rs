@@ -4,7 +4,7 @@
     reason = "the wall of the house: system calls without a safe face live here and nowhere else"
 )]
 
-#[cfg(feature = "app")]
+#[cfg(feature = "demo")]
 pub mod allocator;
 pub mod backtrace;
 pub mod bpf;

@@ -13,15 +13,15 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::Redis;
-use regatta::redis::begin::CounterArg;
-use regatta::redis::begin::Reply;
-use regatta::redis::begin::Request;
-use regatta::redis::begin::SessionArg;
-use regatta::redis::begin::SessionMode;
-use regatta::redis::begin::SessionReply;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::begin::CounterArg;
+use regatta::__internals::redis::begin::Reply;
+use regatta::__internals::redis::begin::Request;
+use regatta::__internals::redis::begin::SessionArg;
+use regatta::__internals::redis::begin::SessionMode;
+use regatta::__internals::redis::begin::SessionReply;
 use tokio::task::JoinSet;
 
 use crate::support::clock::Clock;
@@ -83,7 +83,7 @@ struct Crowd {
 impl Crowd {
     fn start(server: &RedisServer, proxy: Option<&Proxy>, mode: Mode) -> Self {
         for number in 0..CALLERS {
-            let now = regatta::sys::time::unix().as_millis().to_string();
+            let now = regatta::__internals::sys::time::unix().as_millis().to_string();
             server.cli(&["HSET", &format!("p:s:{number}"), "_c", &now, "_t", &now, "_v", "0"]);
         }
         let shared = Arc::new(Shared::default());

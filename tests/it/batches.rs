@@ -4,15 +4,15 @@ use std::time::Duration;
 use std::time::Instant;
 
 use futures_util::FutureExt;
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::Redis;
-use regatta::redis::Refusal;
-use regatta::redis::begin::CounterArg;
-use regatta::redis::begin::LimitArg;
-use regatta::redis::begin::LimitKind;
-use regatta::redis::begin::Reply;
-use regatta::redis::begin::Request;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::Refusal;
+use regatta::__internals::redis::begin::CounterArg;
+use regatta::__internals::redis::begin::LimitArg;
+use regatta::__internals::redis::begin::LimitKind;
+use regatta::__internals::redis::begin::Reply;
+use regatta::__internals::redis::begin::Request;
 use tokio::task::JoinSet;
 
 use crate::support::proxy::Proxy;

@@ -8,19 +8,19 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::Health;
-use regatta::redis::Redis;
-use regatta::redis::begin::CounterArg;
-use regatta::redis::begin::LimitArg;
-use regatta::redis::begin::LimitKind;
-use regatta::redis::begin::Reply;
-use regatta::redis::begin::Request;
-use regatta::redis::begin::SessionArg;
-use regatta::redis::begin::SessionMode;
-use regatta::redis::begin::SessionReply;
-use regatta::redis::keys;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Health;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::begin::CounterArg;
+use regatta::__internals::redis::begin::LimitArg;
+use regatta::__internals::redis::begin::LimitKind;
+use regatta::__internals::redis::begin::Reply;
+use regatta::__internals::redis::begin::Request;
+use regatta::__internals::redis::begin::SessionArg;
+use regatta::__internals::redis::begin::SessionMode;
+use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::keys;
 use tokio::task::JoinSet;
 
 use crate::support::property;
@@ -402,7 +402,7 @@ async fn answer(redis: &Redis, prefix: &str, spec: &Spec, token: &str) -> String
     };
     let counters: Vec<_> = spec.counters.iter().map(counter).collect();
     let request = Request { limits: &limits, session: session.as_ref(), counters: &counters, token };
-    let stand = |limits: Vec<regatta::redis::begin::LimitReply>| {
+    let stand = |limits: Vec<regatta::__internals::redis::begin::LimitReply>| {
         limits.iter().map(|limit| (limit.allowed, limit.remaining)).collect::<Vec<_>>()
     };
     match redis.begin(&request).await {

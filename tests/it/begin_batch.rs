@@ -10,21 +10,21 @@ use fred::types::config::ServerConfig;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use regatta::redis::Error;
-use regatta::redis::begin::CounterArg;
-use regatta::redis::begin::LimitArg;
-use regatta::redis::begin::LimitKind;
-use regatta::redis::begin::Reply;
-use regatta::redis::begin::Request;
-use regatta::redis::begin::SessionArg;
-use regatta::redis::begin::SessionMode;
-use regatta::redis::begin::SessionReply;
-use regatta::redis::begin::TicketArg;
-use regatta::redis::begin::batch;
-use regatta::redis::begin::batch::Entry;
-use regatta::redis::begin::batch::Ledger;
-use regatta::redis::commit;
-use regatta::redis::library;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::begin::CounterArg;
+use regatta::__internals::redis::begin::LimitArg;
+use regatta::__internals::redis::begin::LimitKind;
+use regatta::__internals::redis::begin::Reply;
+use regatta::__internals::redis::begin::Request;
+use regatta::__internals::redis::begin::SessionArg;
+use regatta::__internals::redis::begin::SessionMode;
+use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::begin::TicketArg;
+use regatta::__internals::redis::begin::batch;
+use regatta::__internals::redis::begin::batch::Entry;
+use regatta::__internals::redis::begin::batch::Ledger;
+use regatta::__internals::redis::commit;
+use regatta::__internals::redis::library;
 
 use crate::support::property;
 use crate::support::redis::RedisServer;
@@ -233,8 +233,8 @@ impl World {
             details if details.contains("would overflow") => Error::Overflow,
             details => Error::Refused {
                 refusal: match details.starts_with("WRONGTYPE") {
-                    true => regatta::redis::Refusal::WrongType,
-                    false => regatta::redis::Refusal::Other,
+                    true => regatta::__internals::redis::Refusal::WrongType,
+                    false => regatta::__internals::redis::Refusal::Other,
                 },
                 reason: details.to_owned(),
             },
@@ -511,7 +511,7 @@ async fn set(world: &World, key: &str, field: u8) {
 /// Carries the steps out on one session; no view is lost or told twice, and no field is missed.
 async fn walk(world: &World, server: &RedisServer, run: u64, steps: &[Step]) -> Result<(), TestCaseError> {
     let key = format!("w{run}:s:0");
-    let created_ms = regatta::sys::time::unix().as_millis().to_string();
+    let created_ms = regatta::__internals::sys::time::unix().as_millis().to_string();
     server.cli(&["HSET", &key, "_c", &created_ms, "_t", &created_ms, "_v", "0"]);
     let (mut views, mut fields, mut remembered) = (0, std::collections::BTreeSet::new(), false);
     for (number, step) in steps.iter().enumerate() {

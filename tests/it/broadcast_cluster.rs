@@ -3,11 +3,11 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::broadcast::Event;
-use regatta::broadcast::Hub;
-use regatta::broadcast::Subscription;
-use regatta::broadcast::Topic;
-use regatta::config::schema::Mode;
+use regatta::__internals::broadcast::Event;
+use regatta::__internals::broadcast::Hub;
+use regatta::__internals::broadcast::Subscription;
+use regatta::__internals::broadcast::Topic;
+use regatta::__internals::config::schema::Mode;
 
 use crate::support::broadcasts::next;
 use crate::support::broadcasts::settings;
@@ -79,7 +79,8 @@ async fn every_worker_hears_of_it_whichever_node_it_listens_to() {
         let mut here = hubs[2].here(&chat);
         eventually("all are counted", async || here.next().await == 4).await;
         drop(everywhere);
-        let mut back = hubs[3].subscribe(&chat, Some(regatta::broadcast::Id::ZERO)).await.unwrap();
+        let mut back =
+            hubs[3].subscribe(&chat, Some(regatta::__internals::broadcast::Id::ZERO)).await.unwrap();
         if mode == Mode::Evalsha {
             for expected in texts {
                 assert_eq!(text(&mut back).await, expected);
@@ -141,7 +142,7 @@ async fn a_node_that_dies_costs_at_most_what_its_replica_had_not() {
         insist(&one, &chat, &number.to_string()).await;
     }
     let gaps = rising(&mut here, 20, 40).await;
-    let mut back = other.subscribe(&chat, Some(regatta::broadcast::Id::ZERO)).await.unwrap();
+    let mut back = other.subscribe(&chat, Some(regatta::__internals::broadcast::Id::ZERO)).await.unwrap();
     assert_eq!(rising(&mut back, 0, 40).await, 0, "the replica had it all");
     eprintln!("a node's death: {gaps} gaps told");
 }

@@ -6,14 +6,14 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::broadcast::Error;
-use regatta::broadcast::Event;
-use regatta::broadcast::Hub;
-use regatta::broadcast::Id;
-use regatta::broadcast::Subscription;
-use regatta::broadcast::Topic;
-use regatta::config::schema::Broadcast;
-use regatta::config::schema::Mode;
+use regatta::__internals::broadcast::Error;
+use regatta::__internals::broadcast::Event;
+use regatta::__internals::broadcast::Hub;
+use regatta::__internals::broadcast::Id;
+use regatta::__internals::broadcast::Subscription;
+use regatta::__internals::broadcast::Topic;
+use regatta::__internals::config::schema::Broadcast;
+use regatta::__internals::config::schema::Mode;
 use tokio::task::JoinSet;
 
 use crate::support::broadcasts::gap;

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use regatta::broadcast::Error;
-use regatta::broadcast::Event;
-use regatta::broadcast::Hub;
-use regatta::broadcast::Id;
-use regatta::broadcast::Topic;
-use regatta::config::schema::Broadcast;
-use regatta::config::schema::Mode;
-use regatta::redis;
+use regatta::__internals::broadcast::Error;
+use regatta::__internals::broadcast::Event;
+use regatta::__internals::broadcast::Hub;
+use regatta::__internals::broadcast::Id;
+use regatta::__internals::broadcast::Topic;
+use regatta::__internals::config::schema::Broadcast;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use regatta::broadcast::Hub;
-use regatta::broadcast::Subscription;
-use regatta::config::schema::Broadcast;
-use regatta::config::schema::Mode;
-use regatta::redis::Redis;
-use regatta::redis::keys;
+use regatta::__internals::broadcast::Hub;
+use regatta::__internals::broadcast::Subscription;
+use regatta::__internals::config::schema::Broadcast;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::keys;
 
 use crate::support::broadcasts::next;
 use crate::support::broadcasts::numbers;

@@ -6,13 +6,13 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::schema::Mode;
-use regatta::redis::Redis;
-use regatta::redis::claim::Claim;
-use regatta::redis::claim::Claimed;
-use regatta::redis::fleet;
-use regatta::redis::fleet::Machine;
-use regatta::redis::task::Begun;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::claim::Claim;
+use regatta::__internals::redis::claim::Claimed;
+use regatta::__internals::redis::fleet;
+use regatta::__internals::redis::fleet::Machine;
+use regatta::__internals::redis::task::Begun;
 
 use crate::support::client::Request;
 use crate::support::client::Visitor;
@@ -205,9 +205,9 @@ fn whoever_logs_in_after_the_step_stays_and_his_oldest_session_ends() {
 
 #[tokio::test]
 async fn a_window_without_server_side_code_is_as_long_as_one_is() {
-    use regatta::redis::begin;
-    use regatta::redis::begin::LimitArg;
-    use regatta::redis::begin::LimitKind;
+    use regatta::__internals::redis::begin;
+    use regatta::__internals::redis::begin::LimitArg;
+    use regatta::__internals::redis::begin::LimitKind;
     for step in STEPS {
         let (clock, _server, redis) = setting(Mode::Plain).await;
         let kind = LimitKind::Rate { interval_us: 400_000, tolerance_us: 400_000 };

@@ -16,20 +16,20 @@ use futures_util::FutureExt;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::TestCaseError;
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::Redis;
-use regatta::redis::Refusal;
-use regatta::redis::begin;
-use regatta::redis::begin::SessionArg;
-use regatta::redis::begin::SessionMode;
-use regatta::redis::begin::SessionReply;
-use regatta::redis::begin::batch::Ledger;
-use regatta::redis::commit::Create;
-use regatta::redis::commit::Reply;
-use regatta::redis::commit::Request;
-use regatta::redis::commit::batch;
-use regatta::redis::commit::batch::Entry;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::Refusal;
+use regatta::__internals::redis::begin;
+use regatta::__internals::redis::begin::SessionArg;
+use regatta::__internals::redis::begin::SessionMode;
+use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::begin::batch::Ledger;
+use regatta::__internals::redis::commit::Create;
+use regatta::__internals::redis::commit::Reply;
+use regatta::__internals::redis::commit::Request;
+use regatta::__internals::redis::commit::batch;
+use regatta::__internals::redis::commit::batch::Entry;
 use tokio::task::JoinSet;
 
 use crate::batches::calls;
@@ -124,7 +124,7 @@ fn stored_name(name: &str) -> Value {
 
 fn now_ms() -> u64 {
     // Of the hour: the same for both ways of asking.
-    let now_ms = u64::try_from(regatta::sys::time::unix().as_millis()).unwrap();
+    let now_ms = u64::try_from(regatta::__internals::sys::time::unix().as_millis()).unwrap();
     now_ms - now_ms % 3_600_000
 }
 
@@ -145,7 +145,7 @@ async fn crowd(redis: &Redis, changes: Vec<Change>) -> Vec<Result<Reply, Error>>
 }
 
 fn session(server: &RedisServer, key: &str) {
-    let now = regatta::sys::time::unix().as_millis().to_string();
+    let now = regatta::__internals::sys::time::unix().as_millis().to_string();
     server.cli(&["HSET", key, "_c", &now, "_t", &now, "_v", "1"]);
 }
 

@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use regatta::supervisor::redis_server::RedisServer as RedisChild;
+use regatta::__internals::supervisor::redis_server::RedisServer as RedisChild;
 
 use crate::support::client::Request;
 use crate::support::client::Visitor;

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 
 use nix::sys::signal::Signal;
-use regatta::control;
+use regatta::__internals::control;
 use serde_json::Value;
 
 use crate::support::fleet::Fleet;

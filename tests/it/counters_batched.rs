@@ -6,11 +6,11 @@ use std::time::Duration;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use regatta::config::schema::Mode;
-use regatta::counter::Name;
-use regatta::counter::batched::Batches;
-use regatta::redis::Redis;
-use regatta::scoreboard::Scoreboard;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::counter::Name;
+use regatta::__internals::counter::batched::Batches;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::scoreboard::Scoreboard;
 
 use crate::support::client;
 use crate::support::client::Connection;

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use regatta::config::schema::Mode;
-use regatta::counter::Error;
-use regatta::counter::Name;
-use regatta::counter::bounded;
-use regatta::counter::bounded::Wish;
-use regatta::counter::unique;
-use regatta::redis::count::Shared;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::counter::Error;
+use regatta::__internals::counter::Name;
+use regatta::__internals::counter::bounded;
+use regatta::__internals::counter::bounded::Wish;
+use regatta::__internals::counter::unique;
+use regatta::__internals::redis::count::Shared;
 
 use crate::support::client;
 use crate::support::client::Request;
@@ -130,7 +130,8 @@ async fn unique_counters_are_near_the_truth_and_know_their_window() {
         let day = Some(Duration::from_secs(86_400));
         let today = unique::see(&redis, "p", &name, day, &[b"a", b"b"], Duration::ZERO).await;
         assert_eq!(today, Ok((true, 2)));
-        let again = unique::see(&redis, "p", &name, day, &[b"a"], regatta::sys::time::unix()).await;
+        let again =
+            unique::see(&redis, "p", &name, day, &[b"a"], regatta::__internals::sys::time::unix()).await;
         assert_eq!(again, Ok((false, 2)));
         let key = server.keys().into_iter().find(|key| key.starts_with("p:dw:86400000:")).unwrap();
         let left: u64 = server.cli(&["PTTL", &key]).parse().unwrap();

@@ -7,8 +7,8 @@ use std::process::Command;
 use std::process::Output;
 use std::time::Duration;
 
-use regatta::config;
-use regatta::config::Inputs;
+use regatta::__internals::config;
+use regatta::__internals::config::Inputs;
 use serde_json::Value;
 
 /// Prints every document of the YAML files named as arguments, as one JSON list.

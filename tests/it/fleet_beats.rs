@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::fleet;
-use regatta::redis::fleet::Machine;
-use regatta::redis::fleet::Machines;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::fleet;
+use regatta::__internals::redis::fleet::Machine;
+use regatta::__internals::redis::fleet::Machines;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
@@ -113,7 +113,7 @@ async fn a_key_of_another_kind_is_an_error_and_nothing_is_written() {
 async fn who_only_looks_needs_no_code_on_the_server_and_leaves_none() {
     let server = RedisServer::start();
     let settings = server.settings("p", Mode::Auto);
-    let looker = regatta::redis::Redis::new(&settings, &server.url(), "looker").unwrap();
+    let looker = regatta::__internals::redis::Redis::new(&settings, &server.url(), "looker").unwrap();
     let machines = fleet::machines(&looker, LONG).await.unwrap();
     assert_eq!((ids(&machines), machines.complete), (Vec::new(), false));
     assert_eq!((server.keys(), server.cli(&["FUNCTION", "LIST"])), (vec![], String::new()));
@@ -122,6 +122,7 @@ async fn who_only_looks_needs_no_code_on_the_server_and_leaves_none() {
     assert_eq!(ids(&fleet::machines(&looker, LONG).await.unwrap()), ["a"]);
     let absent = RedisServer::absent(&[]);
     let nobody =
-        regatta::redis::Redis::new(&absent.settings("p", Mode::Auto), &absent.url(), "looker").unwrap();
+        regatta::__internals::redis::Redis::new(&absent.settings("p", Mode::Auto), &absent.url(), "looker")
+            .unwrap();
     assert!(matches!(fleet::machines(&nobody, LONG).await, Err(Error::Unavailable { .. })));
 }

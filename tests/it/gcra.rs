@@ -2,10 +2,10 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
-use regatta::config::limit::Rate;
-use regatta::limiter::gcra;
-use regatta::limiter::quota::Quota;
-use regatta::redis::library;
+use regatta::__internals::config::limit::Rate;
+use regatta::__internals::limiter::gcra;
+use regatta::__internals::limiter::quota::Quota;
+use regatta::__internals::redis::library;
 
 use crate::support::property;
 use crate::support::redis::RedisServer;

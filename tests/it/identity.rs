@@ -7,11 +7,11 @@ use http::HeaderValue;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use regatta::config::schema::ForwardHeader;
-use regatta::config::schema::Proxy;
-use regatta::http::identity;
-use regatta::http::identity::Client;
-use regatta::http::identity::Transport;
+use regatta::__internals::config::schema::ForwardHeader;
+use regatta::__internals::config::schema::Proxy;
+use regatta::__internals::http::identity;
+use regatta::__internals::http::identity::Client;
+use regatta::__internals::http::identity::Transport;
 
 /// The nearest proxy, which is trusted.
 const PEER: &str = "127.0.0.1";

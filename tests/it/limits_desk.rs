@@ -6,20 +6,20 @@ use std::sync::OnceLock;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::Content;
-use regatta::config::Inputs;
-use regatta::config::schema::Mode;
-use regatta::limiter::Desk;
-use regatta::limiter::Policies;
-use regatta::limiter::Subject;
-use regatta::limiter::asked::Granted;
-use regatta::limiter::asked::Standings;
-use regatta::limiter::asked::Without;
-use regatta::limiter::desk::Admission;
-use regatta::limiter::quota::Part;
-use regatta::redis::Redis;
-use regatta::redis::begin;
-use regatta::redis::begin::LimitArg;
+use regatta::__internals::config::Content;
+use regatta::__internals::config::Inputs;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::limiter::Desk;
+use regatta::__internals::limiter::Policies;
+use regatta::__internals::limiter::Subject;
+use regatta::__internals::limiter::asked::Granted;
+use regatta::__internals::limiter::asked::Standings;
+use regatta::__internals::limiter::asked::Without;
+use regatta::__internals::limiter::desk::Admission;
+use regatta::__internals::limiter::quota::Part;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::begin;
+use regatta::__internals::redis::begin::LimitArg;
 use tokio::task::JoinSet;
 
 use crate::support::redis::RedisServer;
@@ -57,7 +57,7 @@ impl Verdict {
 fn policies(text: &str) -> Policies {
     let text = format!("[limits.default]\nenabled = false\n{text}");
     let content = Content::Text { path: PathBuf::from("regatta.toml"), text, real: None };
-    let config = regatta::config::load(&Inputs { content, ..Inputs::default() }).unwrap();
+    let config = regatta::__internals::config::load(&Inputs { content, ..Inputs::default() }).unwrap();
     Policies::new(&config.limits, "p")
 }
 
@@ -272,9 +272,9 @@ async fn without_redis_a_request_that_is_dear_is_not_allowed_by_each_worker() {
 async fn workers_of_two_releases_draw_from_one_limit() {
     let server = RedisServer::start();
     let redis = connect(&server, "p", Mode::Fcall).await;
-    let old = regatta::redis::library::named("regatta_limit_v1").unwrap();
+    let old = regatta::__internals::redis::library::named("regatta_limit_v1").unwrap();
     server.cli(&["FUNCTION", "LOAD", old.text]);
-    let amount = |requests| regatta::redis::limit::Amount {
+    let amount = |requests| regatta::__internals::redis::limit::Amount {
         key: "p:l:a:v:1".into(),
         interval_us: 3_600_000_000,
         tolerance_us: 18_000_000_000,
@@ -295,7 +295,7 @@ async fn a_draw_that_gets_nothing_stores_what_it_cut() {
     for mode in [Mode::Fcall, Mode::Evalsha] {
         let server = RedisServer::start();
         let redis = connect(&server, "p", mode).await;
-        let amount = |requests| regatta::redis::limit::Amount {
+        let amount = |requests| regatta::__internals::redis::limit::Amount {
             key: "p:l:a:v:1".into(),
             interval_us: 1_000_000,
             tolerance_us: 5_000_000,
@@ -484,7 +484,7 @@ async fn what_was_drawn_is_used_even_if_redis_has_no_more() {
     })
     .await;
     let key = one.look().key;
-    let all = regatta::redis::limit::Amount {
+    let all = regatta::__internals::redis::limit::Amount {
         key,
         interval_us: 3_600_000_000,
         tolerance_us: 3_600_000_000_000,
@@ -582,7 +582,7 @@ async fn the_errands_do_the_same_on_functions_and_on_scripts() {
     for mode in [Mode::Fcall, Mode::Evalsha] {
         let server = RedisServer::start();
         let redis = connect(&server, "p", mode).await;
-        let amount = |requests| regatta::redis::limit::Amount {
+        let amount = |requests| regatta::__internals::redis::limit::Amount {
             key: "p:l:a:v:1".into(),
             interval_us: 3_600_000_000,
             tolerance_us: 18_000_000_000,

@@ -4,9 +4,9 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::schema::Mode;
-use regatta::limiter::Subject;
-use regatta::redis::limit::Amount;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::limiter::Subject;
+use regatta::__internals::redis::limit::Amount;
 use tokio::task::JoinSet;
 
 use crate::limits_desk::CLIENT;
@@ -42,8 +42,8 @@ async fn is_paid(worker: &Worker, client: &str) -> bool {
     let subject = Subject { client, ..Subject::default() };
     match worker.desk.admit(&set, 0, &subject).await {
         // Dropped: what it took is held again.
-        regatta::limiter::desk::Admission::Ask(asked) => asked.limits().is_empty(),
-        regatta::limiter::desk::Admission::Denied(_) => false,
+        regatta::__internals::limiter::desk::Admission::Ask(asked) => asked.limits().is_empty(),
+        regatta::__internals::limiter::desk::Admission::Denied(_) => false,
     }
 }
 

@@ -140,7 +140,7 @@ fn message(line: &Value) -> String {
 }
 
 fn is_notice(line: &Value) -> bool {
-    line["target"] == "regatta::telemetry::line" && message(line).contains("dropped")
+    line["target"] == "regatta::__internals::telemetry::line" && message(line).contains("dropped")
 }
 
 #[test]

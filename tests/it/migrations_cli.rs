@@ -1,7 +1,7 @@
 //! `regatta migrate`: what it says, what it changes, and how it ends.
 
-use regatta::redis::library;
-use regatta::redis::migrations::checksum;
+use regatta::__internals::redis::library;
+use regatta::__internals::redis::migrations::checksum;
 use serde_json::Value;
 
 use crate::support::fleet::Plan;

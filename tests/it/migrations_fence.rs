@@ -6,13 +6,13 @@ use std::task::Poll;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::Redis;
-use regatta::redis::migrations::Migration;
-use regatta::redis::migrations::SHIPPED;
-use regatta::redis::migrations::Series;
-use regatta::redis::migrations::Step;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::migrations::Migration;
+use regatta::__internals::redis::migrations::SHIPPED;
+use regatta::__internals::redis::migrations::Series;
+use regatta::__internals::redis::migrations::Step;
 
 use crate::support::redis::RedisServer;
 use crate::support::wait;
@@ -86,7 +86,7 @@ end
 /// Walks on a runtime of its own, and tells after each step.
 fn walk(server: &RedisServer, name: &str, mut told: impl FnMut()) -> Result<Vec<Step>, Error> {
     let work = async |redis: Redis| Series::of(SLOW).apply(&redis, |_| told()).await;
-    regatta::redis::once(&server.settings("p", Mode::Fcall), &server.url(), name, work).unwrap()
+    regatta::__internals::redis::once(&server.settings("p", Mode::Fcall), &server.url(), name, work).unwrap()
 }
 
 #[test]

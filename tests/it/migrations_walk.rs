@@ -6,14 +6,14 @@ use std::task::Poll;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::Redis;
-use regatta::redis::migrations::Migration;
-use regatta::redis::migrations::Progress;
-use regatta::redis::migrations::Series;
-use regatta::redis::migrations::Status;
-use regatta::redis::migrations::Step;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::migrations::Migration;
+use regatta::__internals::redis::migrations::Progress;
+use regatta::__internals::redis::migrations::Series;
+use regatta::__internals::redis::migrations::Status;
+use regatta::__internals::redis::migrations::Step;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;

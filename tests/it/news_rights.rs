@@ -2,12 +2,12 @@
 
 use std::path::Path;
 
-use regatta::broadcast::Hub;
-use regatta::config::schema::Mode;
-use regatta::config::schema::RedisUrl;
-use regatta::redis::Finding;
-use regatta::redis::Health;
-use regatta::redis::Redis;
+use regatta::__internals::broadcast::Hub;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::config::schema::RedisUrl;
+use regatta::__internals::redis::Finding;
+use regatta::__internals::redis::Health;
+use regatta::__internals::redis::Redis;
 
 use crate::support::broadcasts::numbers;
 use crate::support::broadcasts::settings;

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use regatta::config::schema::Mode;
-use regatta::redis::Redis;
-use regatta::redis::claim::Names;
-use regatta::redis::keys;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::claim::Names;
+use regatta::__internals::redis::keys;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;

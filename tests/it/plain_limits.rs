@@ -1,16 +1,16 @@
 //! Limits and counters where no server-side code is allowed.
 
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::begin;
-use regatta::redis::begin::CounterArg;
-use regatta::redis::begin::LimitArg;
-use regatta::redis::begin::LimitKind;
-use regatta::redis::begin::LimitReply;
-use regatta::redis::begin::Reply;
-use regatta::redis::begin::SessionArg;
-use regatta::redis::begin::SessionMode;
-use regatta::redis::limit::Amount;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::begin;
+use regatta::__internals::redis::begin::CounterArg;
+use regatta::__internals::redis::begin::LimitArg;
+use regatta::__internals::redis::begin::LimitKind;
+use regatta::__internals::redis::begin::LimitReply;
+use regatta::__internals::redis::begin::Reply;
+use regatta::__internals::redis::begin::SessionArg;
+use regatta::__internals::redis::begin::SessionMode;
+use regatta::__internals::redis::limit::Amount;
 
 use crate::support::fleet::Plan;
 use crate::support::load;

@@ -5,11 +5,11 @@ use std::time::Duration;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use regatta::config::schema::Mode;
-use regatta::redis::Absences;
-use regatta::redis::Error;
-use regatta::redis::Health;
-use regatta::redis::Redis;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Absences;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Health;
+use regatta::__internals::redis::Redis;
 
 use crate::support::client::Request;
 use crate::support::client::Visitor;
@@ -161,8 +161,10 @@ async fn a_server_that_answers_on_another_connection_has_lost_the_silent_one() {
 #[tokio::test]
 async fn whoever_has_no_patience_waits_for_nobody() {
     let server = RedisServer::start();
-    let settings =
-        regatta::config::schema::Redis { patience: Duration::ZERO, ..server.settings("p", Mode::Auto) };
+    let settings = regatta::__internals::config::schema::Redis {
+        patience: Duration::ZERO,
+        ..server.settings("p", Mode::Auto)
+    };
     let redis = Redis::new(&settings, &server.url(), "test").unwrap();
     redis.start();
     eventually("it is connected", async || redis.health().is_up()).await;

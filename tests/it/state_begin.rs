@@ -1,20 +1,20 @@
 //! What one round trip does, on functions and on scripts alike.
 
 use bytes::Bytes;
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::Redis;
-use regatta::redis::begin;
-use regatta::redis::begin::CounterArg;
-use regatta::redis::begin::LimitArg;
-use regatta::redis::begin::LimitKind;
-use regatta::redis::begin::LimitReply;
-use regatta::redis::begin::Reply;
-use regatta::redis::begin::SessionArg;
-use regatta::redis::begin::SessionMode;
-use regatta::redis::begin::SessionReply;
-use regatta::redis::commit;
-use regatta::redis::library;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::begin;
+use regatta::__internals::redis::begin::CounterArg;
+use regatta::__internals::redis::begin::LimitArg;
+use regatta::__internals::redis::begin::LimitKind;
+use regatta::__internals::redis::begin::LimitReply;
+use regatta::__internals::redis::begin::Reply;
+use regatta::__internals::redis::begin::SessionArg;
+use regatta::__internals::redis::begin::SessionMode;
+use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::commit;
+use regatta::__internals::redis::library;
 use tokio::task::JoinSet;
 
 use crate::support::redis::RedisServer;
@@ -398,8 +398,8 @@ async fn fleets_with_other_prefixes_are_strangers_and_with_the_same_are_one() {
     assert_eq!(one.generated_secrets(), same.generated_secrets());
     assert_ne!(one.generated_secrets(), other.generated_secrets());
     assert!(server.keys().iter().all(|key| key.starts_with("one:") || key.starts_with("other:")));
-    let name = regatta::counter::Name::parse("hits").unwrap();
-    assert_eq!(regatta::counter::add(&one, "one", &name, 3).await, Ok(3));
-    assert_eq!(regatta::counter::value(&same, "one", &name).await, Ok(3));
-    assert_eq!(regatta::counter::value(&other, "other", &name).await, Ok(0));
+    let name = regatta::__internals::counter::Name::parse("hits").unwrap();
+    assert_eq!(regatta::__internals::counter::add(&one, "one", &name, 3).await, Ok(3));
+    assert_eq!(regatta::__internals::counter::value(&same, "one", &name).await, Ok(3));
+    assert_eq!(regatta::__internals::counter::value(&other, "other", &name).await, Ok(0));
 }

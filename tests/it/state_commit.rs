@@ -1,18 +1,18 @@
 //! What a commit promises besides storing, and the limits and sessions that only version 2 of the code knows.
 
 use bytes::Bytes;
-use regatta::config::schema::Mode;
-use regatta::redis::Redis;
-use regatta::redis::begin;
-use regatta::redis::begin::LimitArg;
-use regatta::redis::begin::LimitKind;
-use regatta::redis::begin::LimitReply;
-use regatta::redis::begin::Reply;
-use regatta::redis::begin::SessionArg;
-use regatta::redis::begin::SessionMode;
-use regatta::redis::begin::SessionReply;
-use regatta::redis::commit;
-use regatta::redis::commit::Create;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::begin;
+use regatta::__internals::redis::begin::LimitArg;
+use regatta::__internals::redis::begin::LimitKind;
+use regatta::__internals::redis::begin::LimitReply;
+use regatta::__internals::redis::begin::Reply;
+use regatta::__internals::redis::begin::SessionArg;
+use regatta::__internals::redis::begin::SessionMode;
+use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::commit;
+use regatta::__internals::redis::commit::Create;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;

@@ -3,17 +3,17 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::Inputs;
-use regatta::config::schema::Mode;
-use regatta::config::schema::RedisUrl;
-use regatta::redis::Error;
-use regatta::redis::Health;
-use regatta::redis::Lane;
-use regatta::redis::Redis;
-use regatta::redis::begin;
-use regatta::redis::begin::CounterArg;
-use regatta::redis::begin::Reply;
-use regatta::redis::keys;
+use regatta::__internals::config::Inputs;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::config::schema::RedisUrl;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Health;
+use regatta::__internals::redis::Lane;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::begin;
+use regatta::__internals::redis::begin::CounterArg;
+use regatta::__internals::redis::begin::Reply;
+use regatta::__internals::redis::keys;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
@@ -141,7 +141,11 @@ async fn a_wrong_password_or_database_is_told_without_the_password() {
 fn url_of(text: &str) -> RedisUrl {
     let flags = vec![("redis.url".to_owned(), text.to_owned(), "--redis".to_owned())];
     let inputs = Inputs { flags, ..Inputs::default() };
-    regatta::config::load(&inputs).expect("a usable configuration").redis.url.expect("the URL given")
+    regatta::__internals::config::load(&inputs)
+        .expect("a usable configuration")
+        .redis
+        .url
+        .expect("the URL given")
 }
 
 #[tokio::test]

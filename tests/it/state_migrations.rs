@@ -1,13 +1,13 @@
 //! Server-side code: applied once by a whole fleet, recorded, never replaced under its name.
 
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::Health;
-use regatta::redis::Redis;
-use regatta::redis::library;
-use regatta::redis::migrations;
-use regatta::redis::migrations::SHIPPED;
-use regatta::redis::migrations::Status;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Health;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::library;
+use regatta::__internals::redis::migrations;
+use regatta::__internals::redis::migrations::SHIPPED;
+use regatta::__internals::redis::migrations::Status;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
@@ -111,7 +111,7 @@ async fn a_server_without_functions_gets_scripts() {
         RedisServer::start_with(&["--rename-command", "FUNCTION", "", "--rename-command", "FCALL", ""]);
     let redis = connect(&server, "p", Mode::Auto).await;
     assert_eq!(redis.count("p:c:x", 1).await, Ok(1));
-    let request = regatta::redis::begin::Request::default();
+    let request = regatta::__internals::redis::begin::Request::default();
     assert!(redis.begin(&request).await.is_ok());
     assert!(server.commands().contains_key("evalsha"));
 }

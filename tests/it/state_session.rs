@@ -3,21 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use regatta::config::schema::Mode;
-use regatta::redis::Redis;
-use regatta::redis::begin;
-use regatta::redis::begin::Reply;
-use regatta::redis::begin::SessionArg;
-use regatta::redis::begin::SessionMode;
-use regatta::redis::begin::SessionReply;
-use regatta::session;
-use regatta::session::Error;
-use regatta::session::Lifetimes;
-use regatta::session::Setup;
-use regatta::session::cookie;
-use regatta::session::store::Outcome;
-use regatta::session::store::RequestStore;
-use regatta::session::store::Source;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::begin;
+use regatta::__internals::redis::begin::Reply;
+use regatta::__internals::redis::begin::SessionArg;
+use regatta::__internals::redis::begin::SessionMode;
+use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::session;
+use regatta::__internals::session::Error;
+use regatta::__internals::session::Lifetimes;
+use regatta::__internals::session::Setup;
+use regatta::__internals::session::cookie;
+use regatta::__internals::session::store::Outcome;
+use regatta::__internals::session::store::RequestStore;
+use regatta::__internals::session::store::Source;
 use tower_sessions::Session;
 use tower_sessions::session::Id;
 

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
+use regatta::__internals::redis::task::Begun;
+use regatta::__internals::redis::task::Cancelled;
+use regatta::__internals::redis::task::Execution;
+use regatta::__internals::redis::task::Outcome;
+use regatta::__internals::redis::task::Rules;
 use regatta::TaskId;
 use regatta::TaskState;
-use regatta::redis::task::Begun;
-use regatta::redis::task::Cancelled;
-use regatta::redis::task::Execution;
-use regatta::redis::task::Outcome;
-use regatta::redis::task::Rules;
 
 use crate::support::wait;
 use crate::task_steps::MODES;
@@ -94,7 +94,10 @@ async fn a_full_server_ends_gives_back_cancels_and_tells() {
         // Until the breaker of writes has opened.
         for _ in 0..20 {
             let full = redis.enqueue_task(TaskId::new().unwrap(), "a", "7", &RULES).await;
-            assert!(matches!(full, Err(regatta::redis::Error::Refused { .. })), "{mode:?} {full:?}");
+            assert!(
+                matches!(full, Err(regatta::__internals::redis::Error::Refused { .. })),
+                "{mode:?} {full:?}"
+            );
         }
         let [done, failed, retried, back] = &running[..] else { panic!() };
         assert_eq!(redis.renew_task(done, Some(50)).await, Ok(true), "{mode:?}");

@@ -4,13 +4,13 @@ use std::time::Duration;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::task::Cancelled;
 use regatta::Progress;
 use regatta::Task;
 use regatta::TaskId;
 use regatta::TaskState;
 use regatta::Tasks;
-use regatta::config::schema::Mode;
-use regatta::redis::task::Cancelled;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;

@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use regatta::__internals::config;
+use regatta::__internals::config::Inputs;
+use regatta::__internals::config::schema;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Health;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::task::Error;
+use regatta::__internals::task::INPUT_MAX;
 use regatta::Progress;
 use regatta::TaskState;
 use regatta::Tasks;
-use regatta::config;
-use regatta::config::Inputs;
-use regatta::config::schema;
-use regatta::config::schema::Mode;
-use regatta::redis::Health;
-use regatta::redis::Redis;
-use regatta::task::Error;
-use regatta::task::INPUT_MAX;
 use tokio::task::JoinSet;
 
 use crate::support::redis::RedisServer;

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::task::Begun;
+use regatta::__internals::redis::task::Cancelled;
+use regatta::__internals::redis::task::Enqueued;
+use regatta::__internals::redis::task::Execution;
+use regatta::__internals::redis::task::Outcome;
+use regatta::__internals::redis::task::Rules;
+use regatta::__internals::redis::task::Taken;
 use regatta::TaskId;
 use regatta::TaskState;
-use regatta::config::schema::Mode;
-use regatta::redis::Redis;
-use regatta::redis::task::Begun;
-use regatta::redis::task::Cancelled;
-use regatta::redis::task::Enqueued;
-use regatta::redis::task::Execution;
-use regatta::redis::task::Outcome;
-use regatta::redis::task::Rules;
-use regatta::redis::task::Taken;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;
@@ -300,10 +300,10 @@ async fn no_more_wait_than_may_and_what_waits_too_long_is_given_up() {
 async fn without_server_side_code_there_are_no_tasks() {
     let (_server, redis) = setting(Mode::Plain).await;
     let id = TaskId::new().unwrap();
-    let unsupported = regatta::redis::Error::Unsupported { what: "tasks" };
+    let unsupported = regatta::__internals::redis::Error::Unsupported { what: "tasks" };
     assert_eq!(redis.look_at_task(id).await.map(|_| ()), Err(unsupported));
     assert!(matches!(
         redis.enqueue_task(id, "a", "1", &RULES).await,
-        Err(regatta::redis::Error::Unsupported { .. })
+        Err(regatta::__internals::redis::Error::Unsupported { .. })
     ));
 }

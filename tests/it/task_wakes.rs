@@ -9,13 +9,13 @@ use fred::interfaces::PubsubInterface;
 use fred::types::RespVersion;
 use fred::types::config::Config;
 use fred::types::config::ServerConfig;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::keys;
 use regatta::Progress;
 use regatta::TaskId;
 use regatta::TaskState;
 use regatta::Tasks;
-use regatta::config::schema::Mode;
-use regatta::redis::Redis;
-use regatta::redis::keys;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;

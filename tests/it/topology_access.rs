@@ -3,14 +3,14 @@
 use std::time::Duration;
 use std::time::Instant;
 
+use regatta::__internals::config;
+use regatta::__internals::config::Inputs;
+use regatta::__internals::redis::Redis;
 use regatta::Progress;
 use regatta::RedisHealth;
 use regatta::TaskFailure;
 use regatta::TaskState;
 use regatta::Tasks;
-use regatta::config;
-use regatta::config::Inputs;
-use regatta::redis::Redis;
 
 use crate::support::client;
 use crate::support::client::Request;

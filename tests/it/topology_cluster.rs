@@ -5,23 +5,23 @@ use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use regatta::config::schema;
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
-use regatta::redis::Health;
-use regatta::redis::Redis;
-use regatta::redis::begin;
-use regatta::redis::begin::CounterArg;
-use regatta::redis::begin::LimitArg;
-use regatta::redis::begin::LimitKind;
-use regatta::redis::begin::NewSessions;
-use regatta::redis::begin::Reply;
-use regatta::redis::begin::SessionArg;
-use regatta::redis::begin::SessionMode;
-use regatta::redis::begin::SessionReply;
-use regatta::redis::begin::TicketArg;
-use regatta::redis::keys;
-use regatta::redis::library;
+use regatta::__internals::config::schema;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Health;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::begin;
+use regatta::__internals::redis::begin::CounterArg;
+use regatta::__internals::redis::begin::LimitArg;
+use regatta::__internals::redis::begin::LimitKind;
+use regatta::__internals::redis::begin::NewSessions;
+use regatta::__internals::redis::begin::Reply;
+use regatta::__internals::redis::begin::SessionArg;
+use regatta::__internals::redis::begin::SessionMode;
+use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::begin::TicketArg;
+use regatta::__internals::redis::keys;
+use regatta::__internals::redis::library;
 use tokio::task::JoinSet;
 
 use crate::support::fleet::Plan;
@@ -47,8 +47,8 @@ fn handle(cluster: &RedisCluster, mode: Mode) -> Redis {
 
 fn url_of(text: &str) -> schema::RedisUrl {
     let flags = vec![("redis.url".to_owned(), text.to_owned(), "test".to_owned())];
-    let inputs = regatta::config::Inputs { flags, ..Default::default() };
-    regatta::config::load(&inputs).unwrap().redis.url.unwrap()
+    let inputs = regatta::__internals::config::Inputs { flags, ..Default::default() };
+    regatta::__internals::config::load(&inputs).unwrap().redis.url.unwrap()
 }
 
 pub(crate) async fn connect(cluster: &RedisCluster, mode: Mode) -> Redis {

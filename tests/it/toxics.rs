@@ -7,8 +7,8 @@ use std::net::TcpStream;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::schema::Mode;
-use regatta::redis::Error;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Error;
 
 use crate::support::proxy::Link;
 use crate::support::proxy::Proxy;
@@ -83,7 +83,7 @@ async fn function_calls_are_counted_by_the_functions_name_and_setting_up_is_hous
         let proxy = Proxy::before(&server);
         let redis = proxy.connect(&server, "p", mode).await;
         assert_eq!((proxy.counts().total(), proxy.counts().rounds), (0, 0), "{:?}", proxy.counts());
-        redis.begin(&regatta::redis::begin::Request::default()).await.unwrap();
+        redis.begin(&regatta::__internals::redis::begin::Request::default()).await.unwrap();
         let counts = proxy.counts();
         assert_eq!((counts.of(name), counts.total(), counts.rounds), (1, 1, 1), "{counts}");
     }

@@ -6,7 +6,7 @@ use fred::interfaces::ClientLike;
 use fred::interfaces::FunctionInterface;
 use fred::types::config::Config;
 use fred::types::config::ServerConfig;
-use regatta::config::schema::Mode;
+use regatta::__internals::config::schema::Mode;
 
 use crate::support::redis::RedisServer;
 use crate::support::redis::connect;

@@ -1,7 +1,7 @@
 //! Redis killed, frozen or unreachable.
 
-use regatta::config::schema::Mode;
-use regatta::redis::Health;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Health;
 
 use crate::faults::Watch;
 use crate::faults::assert_defined;

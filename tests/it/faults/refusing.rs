@@ -3,7 +3,7 @@
 use std::thread;
 use std::time::Instant;
 
-use regatta::redis::Finding;
+use regatta::__internals::redis::Finding;
 
 use crate::faults::BACK;
 use crate::faults::HANG;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::schema::Mode;
+use regatta::__internals::config::schema::Mode;
 
 use crate::faults::Watch;
 use crate::faults::impatient;

@@ -16,8 +16,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::select;
 use proptest::test_runner::TestRunner;
-use regatta::config::schema::Mode;
-use regatta::redis::Redis;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::redis::Redis;
 use tokio::runtime::Runtime;
 use tokio::task::JoinSet;
 

@@ -3,17 +3,17 @@
 use std::collections::BTreeMap;
 
 use bytes::Bytes;
-use regatta::redis::Error;
-use regatta::redis::Redis;
-use regatta::redis::begin;
-use regatta::redis::begin::CounterArg;
-use regatta::redis::begin::LimitArg;
-use regatta::redis::begin::LimitKind;
-use regatta::redis::begin::LimitReply;
-use regatta::redis::begin::SessionArg;
-use regatta::redis::begin::SessionMode;
-use regatta::redis::begin::SessionReply;
-use regatta::redis::commit;
+use regatta::__internals::redis::Error;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::begin;
+use regatta::__internals::redis::begin::CounterArg;
+use regatta::__internals::redis::begin::LimitArg;
+use regatta::__internals::redis::begin::LimitKind;
+use regatta::__internals::redis::begin::LimitReply;
+use regatta::__internals::redis::begin::SessionArg;
+use regatta::__internals::redis::begin::SessionMode;
+use regatta::__internals::redis::begin::SessionReply;
+use regatta::__internals::redis::commit;
 
 use crate::oracle::model::AT_ONCE;
 use crate::oracle::model::Answer;

@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use regatta::broadcast::Event;
-use regatta::broadcast::Hub;
-use regatta::broadcast::Subscription;
-use regatta::broadcast::Topic;
-use regatta::config::schema::Broadcast;
-use regatta::config::schema::Mode;
+use regatta::__internals::broadcast::Event;
+use regatta::__internals::broadcast::Hub;
+use regatta::__internals::broadcast::Subscription;
+use regatta::__internals::broadcast::Topic;
+use regatta::__internals::config::schema::Broadcast;
+use regatta::__internals::config::schema::Mode;
 use tokio::time::timeout;
 
 use crate::support::redis::RedisServer;

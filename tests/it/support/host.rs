@@ -14,11 +14,11 @@ use std::thread;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use regatta::control;
-use regatta::control::protocol::Request;
-use regatta::control::server::ClientId;
-use regatta::control::server::Server;
-use regatta::sys::fd;
+use regatta::__internals::control;
+use regatta::__internals::control::protocol::Request;
+use regatta::__internals::control::server::ClientId;
+use regatta::__internals::control::server::Server;
+use regatta::__internals::sys::fd;
 use serde_json::Value;
 use tempfile::TempDir;
 

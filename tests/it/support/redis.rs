@@ -8,13 +8,13 @@ use std::process::Stdio;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::schema;
-use regatta::config::schema::Mode;
-use regatta::config::schema::RedisUrl;
-use regatta::redis::Health;
-use regatta::redis::Redis;
-use regatta::redis::begin::TicketArg;
-use regatta::redis::library;
+use regatta::__internals::config::schema;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::config::schema::RedisUrl;
+use regatta::__internals::redis::Health;
+use regatta::__internals::redis::Redis;
+use regatta::__internals::redis::begin::TicketArg;
+use regatta::__internals::redis::library;
 use tempfile::TempDir;
 
 use crate::support::clock::Clock;
@@ -195,7 +195,7 @@ pub(crate) async fn connect(server: &RedisServer, prefix: &str, mode: Mode) -> R
 
 /// A ticket that makes a session with a view: what a first visit leaves behind.
 pub(crate) fn ticket() -> TicketArg {
-    let issued_ms = u64::try_from(regatta::sys::time::unix().as_millis()).unwrap();
+    let issued_ms = u64::try_from(regatta::__internals::sys::time::unix().as_millis()).unwrap();
     TicketArg { issued_ms, viewed: true, term_ms: 600_000, makes: true, limit: None }
 }
 

@@ -4,10 +4,10 @@ use std::time::Duration;
 use std::time::Instant;
 
 use nix::sys::signal::Signal;
-use regatta::control::client::Client;
-use regatta::control::protocol as control;
-use regatta::control::protocol::Reply;
-use regatta::sys::time;
+use regatta::__internals::control::client::Client;
+use regatta::__internals::control::protocol as control;
+use regatta::__internals::control::protocol::Reply;
+use regatta::__internals::sys::time;
 
 use crate::support::client::Connection;
 use crate::support::client::Request;

@@ -20,12 +20,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 use std::time::Instant;
 
-use regatta::config::Inputs;
-use regatta::config::schema;
-use regatta::config::schema::Mode;
-use regatta::config::schema::RedisUrl;
-use regatta::redis::Health;
-use regatta::redis::Redis;
+use regatta::__internals::config::Inputs;
+use regatta::__internals::config::schema;
+use regatta::__internals::config::schema::Mode;
+use regatta::__internals::config::schema::RedisUrl;
+use regatta::__internals::redis::Health;
+use regatta::__internals::redis::Redis;
 use tokio::sync::watch;
 
 pub(crate) use crate::support::proxy::counts::Counts;
@@ -183,7 +183,7 @@ impl Proxy {
     fn redis_url(&self) -> RedisUrl {
         let flags = vec![("redis.url".to_owned(), self.url(), "--redis".to_owned())];
         let inputs = Inputs { flags, ..Inputs::default() };
-        regatta::config::load(&inputs).unwrap().redis.url.unwrap()
+        regatta::__internals::config::load(&inputs).unwrap().redis.url.unwrap()
     }
 
     /// A worker's connection to the server through it, ready.
